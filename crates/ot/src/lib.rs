@@ -1,1 +1,5 @@
-//! cryptogen-ot
+//! Oblivious transfer and distributed point functions.
+
+pub mod channel;
+
+pub use channel::{Channel, ChannelError, Role, Turn};
