@@ -50,26 +50,44 @@ pub enum Turn {
     ReceiveFirst,
 }
 
-/// Why a message was not delivered.
-#[derive(Debug, Error)]
+/// Why a message was not delivered. Carries no payload bytes, so it can be logged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ChannelError {
+    /// The peer has gone away.
+    #[error("channel closed by the peer")]
+    Closed,
     /// The peer's message has another length than the protocol prescribes at this point.
-    #[error("peer message has {actual} bytes, expected {expected}")]
+    #[error("peer message has {got} bytes, expected {expected}")]
     Length {
         /// Bytes the protocol prescribes.
         expected: usize,
         /// Bytes received (or announced by the frame).
-        actual: usize,
+        got: usize,
     },
-    /// The peer has gone away.
-    #[error("channel closed by the peer, expected {expected} more bytes")]
-    Closed {
-        /// Bytes of the message that was under way.
-        expected: usize,
+    /// A message exceeds what the transport carries.
+    #[error("message of {got} bytes exceeds the limit of {limit} bytes")]
+    TooLarge {
+        /// Largest message allowed, bytes.
+        limit: usize,
+        /// Bytes asked for or announced.
+        got: usize,
     },
+    /// The peer sent something that breaks the framing.
+    #[error("malformed frame: {0}")]
+    Malformed(&'static str),
+    /// The peer reported that it failed (its short text, bounded by the transport).
+    #[error("peer failed: {0}")]
+    Peer(String),
+    /// We were asked to stop while waiting.
+    #[error("interrupted")]
+    Interrupted,
+    /// The peer was silent for too long.
+    #[error("timed out waiting for the peer")]
+    Timeout,
     /// The transport below failed.
     #[error("transport failed: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::ErrorKind),
 }
 
 /// A reliable, ordered pipe of whole messages to the peer.
