@@ -1,0 +1,101 @@
+"""Every error that `cryptogen` raises on purpose. They carry what was expected and what was found, never a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class CryptogenError(Exception):
+    """Base of all errors of this package."""
+
+
+class InputError(CryptogenError):
+    """A caller's value (tokens, sampling options, messages) is outside what the operation accepts."""
+
+
+class ContextOverflow(InputError):
+    """More tokens than the model has positions for."""
+
+    def __init__(self, positions: int, context: int) -> None:
+        self.positions, self.context = positions, context
+        super().__init__(f"{positions} positions needed, the model's context has {context}")
+
+
+class TokenizerError(CryptogenError):
+    """A tokenizer file or its metadata cannot be read, or a token id is unknown to it."""
+
+
+class WeightsError(CryptogenError):
+    """Base of everything that can go wrong between a path and a `Checkpoint`."""
+
+
+class UnsupportedModel(WeightsError):
+    """The checkpoint is sound but asks for something that is not computed here; running it anyway would be wrong."""
+
+    def __init__(self, option: str, value: object, supported: Iterable[object]) -> None:
+        self.option, self.value, self.supported = option, value, tuple(supported)
+        names = ", ".join(repr(s) for s in self.supported)
+        super().__init__(f"unsupported model: {option} = {value!r}; supported: {names}")
+
+
+class InvalidConfig(WeightsError):
+    """A configuration value is missing, has the wrong type, or contradicts another one."""
+
+    def __init__(self, option: str, expected: str, actual: object) -> None:
+        self.option, self.expected, self.actual = option, expected, actual
+        super().__init__(f"invalid configuration: {option} is {actual!r}, expected {expected}")
+
+
+class MissingFile(WeightsError):
+    """No file where one is needed."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        super().__init__(f"{path}: no such file ({what})")
+
+
+class MalformedFile(WeightsError):
+    """A file is there but its content is not what its format promises."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
+
+
+class WrongFileSize(MalformedFile):
+    """A file is shorter (truncated) or longer than its header says."""
+
+    def __init__(self, path: Path, expected: int, actual: int) -> None:
+        self.expected, self.actual = expected, actual
+        kind = "truncated" if actual < expected else "too long"
+        super().__init__(path, f"{kind}: {expected} bytes expected, {actual} found")
+
+
+class MissingTensor(WeightsError):
+    """A tensor that the architecture needs is absent."""
+
+    def __init__(self, name: str, source: object) -> None:
+        self.name, self.source = name, source
+        super().__init__(f"{source}: tensor {name!r} is missing")
+
+
+class UnexpectedTensor(WeightsError):
+    """A tensor that the architecture does not have: ignoring it would compute another model."""
+
+    def __init__(self, names: Iterable[str], source: object) -> None:
+        self.names, self.source = tuple(sorted(names)), source
+        shown = ", ".join(self.names[:5]) + (", …" if len(self.names) > 5 else "")
+        super().__init__(f"{source}: {len(self.names)} tensor(s) unknown to this architecture: {shown}")
+
+
+class TensorMismatch(WeightsError):
+    """A tensor has another shape, dtype or kind of values than the configuration says."""
+
+    def __init__(self, name: str, field: str, expected: object, actual: object) -> None:
+        self.name, self.field, self.expected, self.actual = name, field, expected, actual
+        super().__init__(f"tensor {name!r}: {field} is {actual}, expected {expected}")
+
+
+class MissingPackage(WeightsError):
+    """A model package is neither installed nor downloaded, or the download failed."""

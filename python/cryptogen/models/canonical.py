@@ -1,0 +1,79 @@
+"""The exact rewrite of a checkpoint for integer backends: plain RMS norms, everything else folded into matrices.
+
+Every norm becomes `x̂ = h / √(mean(h²) + ε)`, without gain, bias or mean. In real arithmetic nothing changes:
+- gain γ: `W·(γ ⊙ x̂) = (W·diag γ)·x̂`, into the matrix that follows;
+- LayerNorm's bias β: `W·(x̂ + β) = W·x̂ + W·β`, into the bias that follows (the head gets one);
+- LayerNorm's mean: only norms read the residual stream and none of them sees its mean, so every writer (embedding,
+  positions, `o`, `down`) may write centred rows, `(I − 11ᵀ/d)·y`; then the variance is the mean square;
+- `1/√head_dim`: into the q rows of `qkv` (RoPE is linear, so it commutes).
+The fold is what SliceGPT (Ashkboos et al. 2024, §3.2) uses. Cost: one pass over the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.models.config import ModelConfig
+from cryptogen.weights.checkpoint import Checkpoint
+
+Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """Weights under plain RMS norms. Matrices are [d_out, d_in] float32, one per site of `config.linear_shapes()`."""
+
+    config: ModelConfig
+    embed: Array  # [vocab, d]
+    pos: Array | None  # [context, d]
+    weight: dict[str, Array]  # site -> [d_out, d_in]; "head" is always present, tied or not
+    bias: dict[str, Array | None]  # site -> [d_out]
+
+
+def canonicalise(checkpoint: Checkpoint) -> Canonical:
+    """Rewrite a checkpoint; the float backend computes the same logits on either, up to float32 rounding."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    centre = config.arch == "gpt2"
+    weight: dict[str, Array] = {}
+    bias: dict[str, Array | None] = {}
+    for site in config.linear_shapes():
+        w: Wide = (checkpoint.head if site == "head" else tensors[f"{site}.weight"]).astype(np.float64)
+        stored = tensors.get(f"{site}.bias")
+        b: Wide | None = None if stored is None else stored.astype(np.float64)
+        if (norm := _norm_before(site)) is not None:
+            if (beta := tensors.get(f"{norm}.bias")) is not None:
+                b = w @ beta.astype(np.float64) + (0.0 if b is None else b)
+            w = w * tensors[f"{norm}.gain"].astype(np.float64)
+        elif centre:  # `o` and `down` write the residual stream
+            w = w - w.mean(axis=0, keepdims=True)
+            b = None if b is None else b - b.mean()
+        if site.endswith(".qkv"):
+            scale = np.ones(config.qkv_width)
+            scale[: config.q_width] = config.head_dim**-0.5
+            w = w * scale[:, None]
+            b = None if b is None else b * scale
+        weight[site] = w.astype(np.float32)
+        bias[site] = None if b is None else b.astype(np.float32)
+    pos = tensors.get("pos")
+    embed = tensors["embed"]
+    if centre:
+        embed = _centred(embed)
+        pos = None if pos is None else _centred(pos)
+    return Canonical(config, embed, pos, weight, bias)
+
+
+def _norm_before(site: str) -> str | None:
+    """The norm whose output enters a site, if one does."""
+    if site == "head":
+        return "final_norm"
+    layer, _, name = site.rpartition(".")
+    return {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm"}.get(name)
+
+
+def _centred(rows: Array) -> Array:
+    wide = rows.astype(np.float64)
+    return (wide - wide.mean(axis=1, keepdims=True)).astype(np.float32)

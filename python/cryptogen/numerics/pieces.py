@@ -1,0 +1,100 @@
+"""Integer tables of the piecewise-linear functions (`docs/protocols/arithmetic.md`, A2–A4).
+
+A segment index made by local truncation is stochastic: piece `j` is met for `x` in `[offset + j·2^h, offset + (j+2)·2^h)`.
+Each piece is therefore fitted on that double interval: the chord, shifted half-way to the curve so that the error is
+balanced. Source: the classical minimax line of a convex function; the double interval is this project's.
+Everything is float64 numpy and depends on the arguments alone; both parties compute the tables and compare digests.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.models.functions import ACTIVATIONS
+
+F = 12
+MAX_ENTRY = 1 << 46
+
+IntTable = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int) -> tuple[IntTable, IntTable]:
+    """Tables `A`, `B` [2^k] with `A[j]·(x − center) + B[j] ≈ fn(x)`; `x` and `fn` are in integer units.
+
+    `B` is computed with the rounded `A`, so rounding `A` costs nothing in the middle of the double interval.
+    """
+    x = offset + np.arange(2**k + 2, dtype=np.float64) * 2.0**h  # [2^k + 2] interval ends
+    y = fn(x)
+    left, mid, right = y[:-2], y[1:-1], y[2:]
+    slope = np.rint((right - left) / 2.0 ** (h + 1))  # [2^k]
+    chord = (left + right) / 2
+    value = chord + (mid - chord) / 2
+    return slope.astype(np.int64), np.rint(value - slope * (x[1:-1] - center)).astype(np.int64)
+
+
+def _exp(f: dict[str, Any]) -> list[IntTable]:
+    """`2^bits · e^((x − center)/2^F)`; the window ends at `center`, so one table serves every head of the same width."""
+    width = 1 << (f["k"] + f["h"])
+    return list(fit(lambda x: 2.0 ** f["bits"] * np.exp(x / 2**F), -width, 0, f["h"], f["k"]))
+
+
+def _activation(f: dict[str, Any]) -> list[IntTable]:
+    """`2^(F + bits) · act(x/2^F)`: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`."""
+    act = ACTIVATIONS[f["kind"]]
+    return list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), f["offset"], 0, f["h"], f["k"]))
+
+
+def _below(tables: list[IntTable], f: dict[str, Any]) -> list[IntTable]:
+    """Clears the pieces that the fine range answers for and appends the selector `Z`."""
+    if f["below"] is None:
+        return tables
+    z = (np.arange(1 << f["k"]) < f["below"]).astype(np.int64)
+    return [np.where(z == 1, 0, t) for t in tables] + [z]
+
+
+def _reciprocal(f: dict[str, Any]) -> list[IntTable]:
+    """`2^bits / x`; constant below the first interval end, where no calibrated value lies."""
+    first = 2.0 ** f["h"]
+    return _below(list(fit(lambda x: 2.0 ** f["bits"] / np.maximum(x, first), 0, 0, f["h"], f["k"])), f)
+
+
+def _rsqrt(f: dict[str, Any]) -> list[IntTable]:
+    """`numerator / √(x + eps)`, `eps` and `numerator` already in units of `x` and of the output."""
+    first = 2.0 ** f["h"]
+    root = lambda x: f["numerator"] / np.sqrt(np.maximum(x, first) + f["eps"])  # noqa: E731
+    return _below(list(fit(root, 0, 0, f["h"], f["k"])), f)
+
+
+def rotary(kind: str, bits: int, theta: float, positions: int, pairs: int) -> IntTable:
+    """`round(2^bits · cos|sin(t·θ^(−i/pairs)))` [positions·pairs], position-major (RoFormer, Su et al. 2021)."""
+    angle = np.arange(positions)[:, None] * theta ** (-np.arange(pairs) / pairs)  # [positions, pairs]
+    return np.rint(2.0**bits * (np.cos(angle) if kind == "rope_cos" else np.sin(angle))).astype(np.int64).reshape(-1)
+
+
+def _rotary(f: dict[str, Any]) -> list[IntTable]:
+    return [rotary(f["kind"], f["bits"], f["theta"], f["positions"], f["pairs"])]
+
+
+MAKERS: dict[str, Callable[[dict[str, Any]], list[IntTable]]] = {
+    "exp": _exp,
+    "reciprocal": _reciprocal,
+    "rsqrt": _rsqrt,
+    "rope_cos": _rotary,
+    "rope_sin": _rotary,
+    **{name: _activation for name in ACTIVATIONS},
+}
+
+
+def make(function: dict[str, Any]) -> list[IntTable]:
+    """The tables of one entry of the plan's `functions`, in the order of its `tables` ids.
+
+    Raises KeyError for an unknown kind or a missing parameter, ValueError for an entry that does not fit 46 bits.
+    """
+    tables = MAKERS[function["kind"]](function)
+    for table in tables:
+        if np.abs(table).max() >= MAX_ENTRY:
+            raise ValueError(f"{function['kind']}: entry {int(np.abs(table).max())}, expected below 2^46")
+    return tables

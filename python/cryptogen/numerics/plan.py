@@ -1,0 +1,291 @@
+"""The numeric plan: every public constant of the integer arithmetic (`docs/protocols/plan-schema.md`).
+
+Made by `calibrate`, stored as JSON beside the model, agreed on by digest when a session opens. Nothing in it is secret.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .document import PlanError, read
+from .pieces import F, IntTable, make
+
+VERSION = 1
+MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
+ARCHITECTURES = ("gpt2", "llama")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    arch: str
+    layers: int
+    d: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ff: int
+    gated: bool
+    rope: bool
+    vocab: int
+    context: int
+
+    @property
+    def q_dim(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """Linear sites in execution order with `(d_in, d_out)`."""
+        sites = {}
+        for i in range(self.layers):
+            sites[f"layers.{i}.qkv"] = (self.d, self.q_dim + 2 * self.kv_dim)
+            sites[f"layers.{i}.o"] = (self.q_dim, self.d)
+            sites[f"layers.{i}.up"] = (self.d, (2 if self.gated else 1) * self.ff)
+            sites[f"layers.{i}.down"] = (self.ff, self.d)
+        return sites | {"head": (self.d, self.vocab)}
+
+    def norm_sites(self) -> list[str]:
+        """Norm sites in the order of `Plan.norms`."""
+        return [f"layers.{i}.{n}" for i in range(self.layers) for n in ("attn_norm", "mlp_norm")] + ["final_norm"]
+
+
+@dataclass(frozen=True)
+class Embed:
+    shift: int
+    bound: int  # of E + P before its truncation
+
+
+@dataclass(frozen=True)
+class Rope:
+    bits: int
+    cos: int  # table ids, [context · head_dim/2] entries, position-major
+    sin: int
+
+
+@dataclass(frozen=True)
+class Range:
+    mu: int
+    h: int
+    k: int
+    a: int
+    b: int
+    z: int | None
+
+
+@dataclass(frozen=True)
+class Scalar:
+    hi: Range
+    lo: Range | None
+    out_shift: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    pre_shift: int
+    h_bound: int  # of h, scale F
+    scalar: Scalar
+
+
+@dataclass(frozen=True)
+class Linear:
+    d_in: int
+    d_out: int
+    in_shift: tuple[int, ...]
+    in_bound: int  # of the exact product that enters, before its truncation
+    out_shift: int
+    out_bound: int  # of W·x + b before its truncation
+
+
+@dataclass(frozen=True)
+class Head:
+    offset: int
+    center: int
+    h: int
+    a: int
+    b: int
+    e_shift: int
+    o_shift: int
+    scalar: Scalar
+
+
+@dataclass(frozen=True)
+class Attention:
+    k: int
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True)
+class Activation:
+    offset: int
+    center: int
+    h: int
+    k: int
+    a: int
+    b: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    version: int
+    model_digest: str
+    model: ModelShape
+    f: int
+    logit_bits: int
+    embed: Embed
+    rope: Rope | None
+    norms: tuple[Norm, ...]
+    linears: dict[str, Linear]
+    attention: tuple[Attention, ...]
+    activations: tuple[Activation, ...]
+    tables: int
+    functions: tuple[dict[str, Any], ...]
+    statistics: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Canonical compact JSON (sorted keys): what is stored, sent and hashed."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> "Plan":
+        """Parses and checks a document. Raises PlanError on anything but a sound plan of this version."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise PlanError("document", "JSON", str(error)) from None
+        if not isinstance(value, dict):
+            raise PlanError("document", "an object", type(value).__name__)
+        if value.get("version") != VERSION:
+            raise PlanError("version", VERSION, value.get("version"))
+        plan: Plan = read(Plan, value, "")
+        check(plan)
+        return plan
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> "Plan":
+        """Raises PlanError (content) or OSError (file)."""
+        return Plan.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def tables(plan: Plan) -> list[IntTable]:
+    """All public integer tables, numbered as the plan numbers them. Deterministic; computed alike by both parties."""
+    out: list[IntTable | None] = [None] * plan.tables
+    for i, function in enumerate(plan.functions):
+        try:
+            made = make(function)
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise PlanError(f"functions[{i}]", "a known function with its parameters", str(error)) from None
+        if len(made) != len(function["tables"]):
+            raise PlanError(f"functions[{i}].tables", f"{len(made)} ids", function["tables"])
+        for number, table in zip(function["tables"], made, strict=True):
+            out[number] = table
+    return [table for table in out if table is not None]
+
+
+def tables_digest(made: list[IntTable]) -> str:
+    """SHA-256 over every table: its length, then its entries, all little-endian 64-bit."""
+    digest = hashlib.sha256()
+    for table in made:
+        digest.update(len(table).to_bytes(8, "little") + np.ascontiguousarray(table, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def check(plan: Plan) -> None:
+    """Everything the arithmetic relies on. Raises PlanError."""
+    m = plan.model
+    _equal("f", F, plan.f)
+    if m.arch not in ARCHITECTURES:
+        raise PlanError("model.arch", ARCHITECTURES, m.arch)
+    for name in ("layers", "d", "heads", "kv_heads", "head_dim", "ff", "vocab", "context"):
+        _within(f"model.{name}", getattr(m, name), 1, 1 << 20)
+    _equal("model.heads mod kv_heads", 0, m.heads % m.kv_heads)
+    _equal("rope given", m.rope, plan.rope is not None)
+    _equal("norms", 2 * m.layers + 1, len(plan.norms))
+    _equal("attention", m.layers, len(plan.attention))
+    _equal("activations", m.layers, len(plan.activations))
+    _equal("linears", sorted(m.sites()), sorted(plan.linears))
+    for site, (d_in, d_out) in m.sites().items():
+        linear = plan.linears[site]
+        _equal(f"{site}.d_in", d_in, linear.d_in)
+        _equal(f"{site}.d_out", d_out, linear.d_out)
+        _equal(f"{site}.in_shift", d_in, len(linear.in_shift))
+    for layer, attention in enumerate(plan.attention):
+        _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
+        kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
+        _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
+    for where, shift in _shifts(plan):
+        _within(where, shift, 0, MAX_SHIFT)
+    for where, k, ids in _lookups(plan):
+        _within(f"{where}: k", k, 4, 16)
+        for number in ids:
+            _within(f"{where}: table", number, 0, plan.tables - 1)
+    numbers = [n for f in plan.functions for n in f.get("tables", ())]
+    _equal("tables made by functions", list(range(plan.tables)), sorted(numbers))
+
+
+def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
+    yield "embed.shift", plan.embed.shift
+    if plan.rope:
+        yield "rope.bits", plan.rope.bits
+    for site, linear in plan.linears.items():
+        yield from ((f"{site}: shift", s) for s in (*linear.in_shift, linear.out_shift))
+    for i, norm in enumerate(plan.norms):
+        yield f"norms[{i}].pre_shift", norm.pre_shift
+        yield from _scalar_shifts(f"norms[{i}]", norm.scalar)
+    for i, attention in enumerate(plan.attention):
+        for head in attention.heads:
+            yield from ((f"attention[{i}]: shift", s) for s in (head.h, head.e_shift, head.o_shift))
+            yield from _scalar_shifts(f"attention[{i}]", head.scalar)
+    for i, activation in enumerate(plan.activations):
+        yield f"activations[{i}].h", activation.h
+
+
+def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:
+    yield f"{where}.scalar.out_shift", scalar.out_shift
+    for r in (scalar.hi, scalar.lo):
+        if r:
+            yield f"{where}.scalar.mu", r.mu
+            yield f"{where}.scalar.h", r.h
+
+
+def _lookups(plan: Plan) -> Iterator[tuple[str, int, list[int]]]:
+    for i, norm in enumerate(plan.norms):
+        yield from _scalar_lookups(f"norms[{i}]", norm.scalar)
+    for i, attention in enumerate(plan.attention):
+        for head in attention.heads:
+            yield f"attention[{i}]", attention.k, [head.a, head.b]
+            yield from _scalar_lookups(f"attention[{i}]", head.scalar)
+    for i, activation in enumerate(plan.activations):
+        yield f"activations[{i}]", activation.k, [activation.a, activation.b]
+
+
+def _scalar_lookups(where: str, scalar: Scalar) -> Iterator[tuple[str, int, list[int]]]:
+    _equal(f"{where}: selector given", scalar.lo is not None, scalar.hi.z is not None)
+    for r in (scalar.hi, scalar.lo):
+        if r:
+            yield where, r.k, [r.a, r.b] + ([] if r.z is None else [r.z])
+
+
+def _equal(field: str, expected: object, got: object) -> None:
+    if expected != got:
+        raise PlanError(field, expected, got)
+
+
+def _within(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise PlanError(field, f"{low}..{high}", value)

@@ -1,0 +1,70 @@
+"""Canonical float weights → integers (`docs/protocols/arithmetic.md`, A5)."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.models.canonical import Canonical
+
+from .document import PlanError
+from .pieces import F
+from .plan import Plan
+
+WEIGHT_LIMIT = 1 << 15  # |W| stays below
+MAX_WEIGHT_BITS = 12
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """What the server computes with. Matrices [d_out, d_in] int16 at scale 2^weight_bits, the rest int64."""
+
+    embed: NDArray[np.int64]  # [vocab, d], scale F + shift
+    pos: NDArray[np.int64] | None  # [context, d]
+    matrices: dict[str, NDArray[np.int16]]
+    biases: dict[str, NDArray[np.int64]]  # [d_out], scale F + weight_bits; absent where there is none
+    weight_bits: dict[str, int]
+
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and contents, hex."""
+        digest = hashlib.sha256()
+        arrays = [("embed", self.embed), ("pos", self.pos), *sorted(self.matrices.items()), *sorted(self.biases.items())]
+        for name, array in arrays:
+            if array is not None:
+                digest.update(f"{name}{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def weight_bits(matrix: NDArray[np.float32]) -> int:
+    """The largest `f_w ≤ 12` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
+    largest = float(np.abs(matrix).max(initial=0.0))
+    for bits in range(MAX_WEIGHT_BITS, -1, -1):
+        if round(largest * 2.0**bits) < WEIGHT_LIMIT:
+            return bits
+    raise PlanError("weights", f"entries below {WEIGHT_LIMIT}", largest)
+
+
+def quantise(model: Canonical, plan: Plan) -> IntegerModel:
+    """Rounds every weight to the scales of the plan. Raises PlanError if they do not fit the model."""
+    bits = {site: linear.out_shift for site, linear in plan.linears.items()}
+    bits["head"] = plan.logit_bits - F
+    matrices, biases = {}, {}
+    for site, (d_in, d_out) in plan.model.sites().items():
+        weight = model.weight[site]
+        if weight.shape != (d_out, d_in):
+            raise PlanError(site, (d_out, d_in), weight.shape)
+        scaled = np.rint(weight.astype(np.float64) * 2.0 ** bits[site])  # [d_out, d_in]
+        if np.abs(scaled).max() >= WEIGHT_LIMIT:
+            raise PlanError(f"{site}: weight", f"below 2^15 at {bits[site]} fractional bits", float(np.abs(scaled).max()))
+        matrices[site] = scaled.astype(np.int16)
+        if (bias := model.bias[site]) is not None:
+            biases[site] = integers(bias, F + bits[site])
+    scale = F + plan.embed.shift
+    pos = None if model.pos is None else integers(model.pos, scale)
+    return IntegerModel(integers(model.embed, scale), pos, matrices, biases, bits)
+
+
+def integers(values: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
+    """`round(values · 2^bits)`."""
+    return np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)

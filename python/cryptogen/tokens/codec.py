@@ -1,0 +1,79 @@
+"""Text <-> token ids, over the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from cryptogen.errors import InputError, MissingFile, TokenizerError
+from cryptogen.tokens.chat import END, START, ChatML, Message
+from cryptogen.tokens.stream import StreamDecoder
+
+
+class TextCodec:
+    """A tokenizer and, for instruction-tuned models, the chat format."""
+
+    def __init__(self, tokenizer: Tokenizer, chat: ChatML | None = None) -> None:
+        self._tokenizer, self.chat = tokenizer, chat
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TextCodec:
+        """Read a tokenizer.json. `MissingFile`, `TokenizerError`."""
+        path = Path(path)
+        if not path.exists():
+            raise MissingFile(path, "tokenizer")
+        return cls.from_json(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "tokenizer") -> TextCodec:
+        """Read the text of a tokenizer.json. `TokenizerError`."""
+        try:
+            return cls(Tokenizer.from_str(text))
+        except Exception as e:  # the library raises bare Exception
+            raise TokenizerError(f"{source}: not a tokenizer.json ({e})") from e
+
+    def to_json(self) -> str:
+        """The text of a tokenizer.json (without the chat format)."""
+        return str(self._tokenizer.to_str())
+
+    def with_chat_template(self, template: str) -> TextCodec:
+        """Add the chat format if a Jinja template is ChatML and the vocabulary has its two tokens; else unchanged."""
+        start, end = self.token_id(START), self.token_id(END)
+        if START not in template or start is None or end is None:
+            return self
+        return TextCodec(self._tokenizer, ChatML.from_template(template, start, end))
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, special ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its exact name."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a text; `special` adds the begin-of-sequence token of models trained with one."""
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        except Exception as e:  # lone surrogates, a character without a token: the text stays out of the message
+            raise TokenizerError(f"the tokenizer cannot encode this text ({type(e).__name__})") from None
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, ending in an open assistant turn. `InputError` if the model has no chat format."""
+        if self.chat is None:
+            raise InputError("this model has no chat format that is known here (ChatML)")
+        return self.encode(self.chat.render(messages), special=False)
+
+    def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids; `InputError` for ids that do not fit the library's 32 bits. Unknown ids decode to nothing."""
+        if any(not 0 <= t < 1 << 32 for t in tokens):
+            raise InputError("token id outside 0..2^32 − 1")
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special))
+
+    def stream(self, skip_special: bool = True) -> StreamDecoder:
+        """A decoder for tokens that come one at a time."""
+        return StreamDecoder(lambda tokens: self.decode(tokens, skip_special))

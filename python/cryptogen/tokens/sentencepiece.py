@@ -1,0 +1,57 @@
+"""A SentencePiece BPE vocabulary (pieces with scores, as GGUF and llama2.c store it) as a `tokenizers` BPE.
+
+SentencePiece joins, at every step, the neighbours whose joint piece has the best score. Listing every split of every
+piece into two pieces as a merge rule, best score first, gives the same result: the conversion that transformers does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+from cryptogen.errors import TokenizerError
+
+
+@dataclass(frozen=True)
+class Piece:
+    text: str  # spaces written as ▁
+    score: float
+    special: bool  # never made from text
+
+
+def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, space_prefix: bool) -> Tokenizer:
+    """Token i is `pieces[i]`. `bos`, if given, starts every encoded text; `space_prefix`: text gets a leading space."""
+    vocab: dict[str, int] = {}
+    for token, piece in enumerate(pieces):
+        if vocab.setdefault(piece.text, token) != token:
+            raise TokenizerError(f"tokens {vocab[piece.text]} and {token} have the same text")
+    if not 0 <= unknown < len(pieces) or not 0 <= (bos or 0) < len(pieces):
+        raise TokenizerError(f"unknown = {unknown} or bos = {bos} outside 0..{len(pieces) - 1}")
+    unk = pieces[unknown].text
+    tokenizer = Tokenizer(models.BPE(vocab, _merges(pieces, vocab), unk_token=unk, fuse_unk=True, byte_fallback=True))
+    prepend = [normalizers.Prepend("▁")] if space_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
+    strip = [decoders.Strip(" ", 1, 0)] if space_prefix else []
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    specials = [p.text for t, p in enumerate(pieces) if p.special or t in (unknown, bos)]
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+    if bos is not None:
+        first = pieces[bos].text
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A", pair=f"{first} $A {first} $B", special_tokens=[(first, bos)]
+        )
+    return tokenizer
+
+
+def _merges(pieces: Sequence[Piece], vocab: dict[str, int]) -> list[tuple[str, str]]:
+    rules: list[tuple[float, int, str, str]] = []
+    for piece in pieces:
+        if piece.special or (piece.text.startswith("<0x") and piece.text.endswith(">")):
+            continue
+        for cut in range(1, len(piece.text)):
+            left, right = piece.text[:cut], piece.text[cut:]
+            if left in vocab and right in vocab:
+                rules.append((-piece.score, vocab[piece.text], left, right))
+    return [(left, right) for *_, left, right in sorted(rules, key=lambda r: r[:2])]

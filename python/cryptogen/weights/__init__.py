@@ -1,0 +1,34 @@
+"""Model files to one `Checkpoint`: Hugging Face folders, GGUF, llama2.c."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptogen.errors import MissingFile, UnsupportedModel
+from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
+from cryptogen.weights.gguf import load_gguf
+from cryptogen.weights.huggingface import load_folder
+from cryptogen.weights.llama2c import load_bin
+
+__all__ = ["Checkpoint", "load", "tensor_shapes"]
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a model, whatever its format: a folder with config.json (or a single .gguf), a .gguf or a llama2.c .bin file.
+
+    Errors: `MissingFile`, `MalformedFile`, `InvalidConfig`, `UnsupportedModel`, `MissingTensor`, `UnexpectedTensor`,
+    `TensorMismatch`, all of them `WeightsError`; `TokenizerError`.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        packed = sorted(path.glob("*.gguf"))
+        if not (path / "config.json").exists() and len(packed) == 1:
+            return load_gguf(packed[0])
+        return load_folder(path)
+    if not path.exists():
+        raise MissingFile(path, "model")
+    if path.suffix == ".gguf":
+        return load_gguf(path)
+    if path.suffix == ".bin":
+        return load_bin(path)
+    raise UnsupportedModel("file type", path.suffix, ["folder", ".gguf", ".bin"])

@@ -1,0 +1,85 @@
+"""A model in memory, one layout whatever file it came from.
+
+Tensors are float32, matrices `[d_out, d_in]`, q/k rows in the half-rotation RoPE layout. Names:
+`embed` [vocab, d], `pos` [context, d] (gpt2), and per site of the decoder `{norm}.gain`, `{norm}.bias` [d] (gpt2),
+`{linear}.weight`, `{linear}.bias` [d_out] (gpt2); `head.weight` [vocab, d] unless tied to `embed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.errors import MissingTensor, TensorMismatch, UnexpectedTensor
+from cryptogen.models.config import ModelConfig
+from cryptogen.tokens.codec import TextCodec
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, shape and tokenizer of one model. Every tensor is checked against the configuration when made."""
+
+    config: ModelConfig
+    tensors: Mapping[str, Array]
+    tokenizer: TextCodec | None
+    source: Path
+    bos: int | None = None
+    eos: int | None = None
+    stop: frozenset[int] = frozenset()  # any of these ends a generation
+
+    def __post_init__(self) -> None:
+        shapes = tensor_shapes(self.config)
+        for name, shape in shapes.items():
+            if name not in self.tensors:
+                raise MissingTensor(name, self.source)
+            tensor = self.tensors[name]
+            if tensor.shape != shape:
+                raise TensorMismatch(name, "shape", list(shape), list(tensor.shape))
+            if tensor.dtype != np.float32:
+                raise TensorMismatch(name, "dtype", "float32", tensor.dtype)
+            if not np.isfinite(tensor).all():
+                raise TensorMismatch(name, "content", "finite numbers", "NaN or infinity")
+        if extra := set(self.tensors) - set(shapes):
+            raise UnexpectedTensor(extra, self.source)
+
+    @property
+    def head(self) -> Array:
+        """The output matrix [vocab, d]; the embedding itself when tied."""
+        return self.tensors["embed" if self.config.tied else "head.weight"]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over configuration and tensors (not the tokenizer): equal models have equal digests."""
+        h = hashlib.sha256(json.dumps(self.config.as_dict(), sort_keys=True).encode())
+        for name in tensor_shapes(self.config):
+            h.update(name.encode() + b"\0")
+            h.update(np.ascontiguousarray(self.tensors[name], dtype="<f4").data)
+        return h.hexdigest()
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a checkpoint of this configuration has, in digest order."""
+    bias = config.arch == "gpt2"
+    shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab, config.d)}
+    if not config.rope:
+        shapes["pos"] = (config.context, config.d)
+    for site in config.norm_sites():
+        shapes[f"{site}.gain"] = (config.d,)
+        if bias:
+            shapes[f"{site}.bias"] = (config.d,)
+    for site, shape in config.linear_shapes().items():
+        if site == "head" and config.tied:
+            continue
+        shapes[f"{site}.weight"] = shape
+        if bias and site != "head":
+            shapes[f"{site}.bias"] = shape[:1]
+    return shapes

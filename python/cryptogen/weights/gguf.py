@@ -1,0 +1,102 @@
+"""GGUF files of architecture `llama`, in every quantisation that the `gguf` package can expand.
+
+llama.cpp rotates q and k in the interleaved layout, so its converter permuted their rows; they are permuted back here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from cryptogen.errors import MalformedFile, MissingFile, TensorMismatch, UnsupportedModel
+from cryptogen.models.config import ModelConfig
+from cryptogen.weights.checkpoint import Checkpoint
+from cryptogen.weights.config_fields import ConfigFields
+from cryptogen.weights.gguf_tokenizer import read_tokenizer
+from cryptogen.weights.reader import Array, TensorReader, half_rotation
+
+
+def load_gguf(path: Path) -> Checkpoint:
+    """Read a GGUF file, with the tokenizer of its metadata. Errors: the `WeightsError` family, `TokenizerError`."""
+    if not path.exists():
+        raise MissingFile(path, "GGUF weights")
+    try:
+        file = gguf.GGUFReader(path)
+        values = {name: field.contents() for name, field in file.fields.items()}
+    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError, TypeError) as e:
+        raise MalformedFile(path, f"not a complete GGUF file ({type(e).__name__}: {e})") from e
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    config = _read_config(values, tensors)
+    reader = TensorReader(path, {name: partial(_expand, tensor) for name, tensor in tensors.items()})
+    out = _tensors(reader, config)
+    reader.finish()
+    fields = ConfigFields(values)
+    codec = read_tokenizer(values) if "tokenizer.ggml.model" in values else None
+    bos = fields.token_ids("tokenizer.ggml.bos_token_id")
+    eos = fields.token_ids("tokenizer.ggml.eos_token_id")
+    stop = {*eos, *fields.token_ids("tokenizer.ggml.eot_token_id")}
+    if codec is not None and codec.chat is not None:
+        stop.add(codec.chat.end_id)
+    return Checkpoint(config, out, codec, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop))
+
+
+def _read_config(values: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:
+    f = ConfigFields(values)
+    if (arch := f.text("general.architecture")) != "llama":
+        raise UnsupportedModel("general.architecture", arch, ["llama"])
+    f.only("llama.expert_count", [0])
+    f.only("llama.rope.scaling.type", ["none"])
+    f.only("llama.attention.sliding_window", [0])
+    if "rope_freqs.weight" in tensors:  # Llama 3's scaled frequencies
+        raise UnsupportedModel("rope_freqs.weight", "present", ["absent (plain RoPE)"])
+    d, heads = f.integer("llama.embedding_length"), f.integer("llama.attention.head_count")
+    head_dim = f.integer("llama.attention.key_length", d // max(heads, 1))
+    f.only("llama.attention.value_length", [head_dim])
+    f.only("llama.rope.dimension_count", [head_dim])
+    embedding = tensors.get("token_embd.weight")
+    vocab = f.integer("llama.vocab_size", None if embedding is None else int(embedding.shape[-1]))
+    return ModelConfig(
+        arch="llama", layers=f.integer("llama.block_count"), d=d, heads=heads,
+        kv_heads=f.integer("llama.attention.head_count_kv", heads), head_dim=head_dim,
+        ff=f.integer("llama.feed_forward_length"), gated=True, rope=True,
+        rope_theta=f.number("llama.rope.freq_base", 10000.0), vocab=vocab, context=f.integer("llama.context_length"),
+        norm_eps=_decimal(f.number("llama.attention.layer_norm_rms_epsilon")), activation="silu",
+        tied="output.weight" not in tensors,
+    )  # fmt: skip
+
+
+def _decimal(value: float) -> float:
+    """The file stores ε in float32: 9.99999974e-06 was written as 1e-5."""
+    return float(np.format_float_scientific(np.float32(value)))
+
+
+def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+    out = {"embed": reader.take("token_embd.weight", c.vocab, c.d)}
+    for i in range(c.layers):
+        take = lambda name, *shape, i=i: reader.take(f"blk.{i}.{name}.weight", *shape)  # noqa: E731
+        out[f"layers.{i}.attn_norm.gain"] = take("attn_norm", c.d)
+        out[f"layers.{i}.mlp_norm.gain"] = take("ffn_norm", c.d)
+        q = half_rotation(take("attn_q", c.q_width, c.d), c.heads)
+        k = half_rotation(take("attn_k", c.kv_width, c.d), c.kv_heads)
+        out[f"layers.{i}.qkv.weight"] = np.concatenate([q, k, take("attn_v", c.kv_width, c.d)])
+        out[f"layers.{i}.o.weight"] = take("attn_output", c.d, c.q_width)
+        out[f"layers.{i}.up.weight"] = np.concatenate([take("ffn_gate", c.ff, c.d), take("ffn_up", c.ff, c.d)])
+        out[f"layers.{i}.down.weight"] = take("ffn_down", c.d, c.ff)
+    out["final_norm.gain"] = reader.take("output_norm.weight", c.d)
+    if not c.tied:
+        out["head.weight"] = reader.take("output.weight", c.vocab, c.d)
+    return out
+
+
+def _expand(tensor: Any) -> Array:
+    """Float32 values of one tensor, [d_out, d_in]."""
+    try:
+        return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+    except NotImplementedError as e:
+        raise UnsupportedModel("tensor type", tensor.tensor_type.name, ["what gguf.dequantize supports"]) from e
+    except ValueError as e:
+        raise TensorMismatch(tensor.name, "content", f"{tensor.tensor_type.name} blocks", str(e)) from e

@@ -1,0 +1,87 @@
+"""The tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from cryptogen.errors import TokenizerError, UnsupportedModel
+from cryptogen.tokens.codec import TextCodec
+from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
+from cryptogen.weights.config_fields import ConfigFields
+
+_UNKNOWN, _CONTROL, _USER = 2, 3, 4  # gguf.TokenType
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def read_tokenizer(values: Mapping[str, Any]) -> TextCodec:
+    """`UnsupportedModel` for other kinds, `TokenizerError` for metadata that contradicts itself."""
+    fields = ConfigFields(values)
+    kind = fields.text("tokenizer.ggml.model")
+    tokens, types = _list(values, "tokenizer.ggml.tokens", str), _list(values, "tokenizer.ggml.token_type", int)
+    if len(types) != len(tokens):
+        raise TokenizerError(f"tokenizer.ggml.token_type has {len(types)} entries, expected {len(tokens)}")
+    bos = (fields.token_ids("tokenizer.ggml.bos_token_id") or [None])[0]
+    if not fields.flag("tokenizer.ggml.add_bos_token", kind == "llama"):
+        bos = None
+    if bos is not None and not 0 <= bos < len(tokens):
+        raise TokenizerError(f"tokenizer.ggml.bos_token_id is {bos}, expected 0..{len(tokens) - 1}")
+    if kind == "gpt2":
+        tokenizer = _byte_level(values, tokens, types, bos)
+    elif kind == "llama":
+        scores = _list(values, "tokenizer.ggml.scores", float)
+        if len(scores) != len(tokens):
+            raise TokenizerError(f"tokenizer.ggml.scores has {len(scores)} entries, expected {len(tokens)}")
+        pieces = [
+            Piece(t, s, k in (_UNKNOWN, _CONTROL, _USER)) for t, s, k in zip(tokens, scores, types, strict=True)
+        ]
+        prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
+        tokenizer = bpe_from_pieces(pieces, fields.integer("tokenizer.ggml.unknown_token_id", 0), bos, prefix)
+    else:
+        raise UnsupportedModel("tokenizer.ggml.model", kind, ["gpt2", "llama"])
+    return TextCodec(tokenizer).with_chat_template(fields.text("tokenizer.chat_template", ""))
+
+
+def _byte_level(values: Mapping[str, Any], tokens: list[str], types: list[int], bos: int | None) -> Tokenizer:
+    merges = [tuple(m.split(" ")) for m in _list(values, "tokenizer.ggml.merges", str)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab, merges))  # type: ignore[arg-type]
+    except Exception as e:  # the library raises bare Exception
+        raise TokenizerError(f"tokenizer.ggml.merges do not fit the tokens ({e})") from e
+    tokenizer.pre_tokenizer = _pre_tokenizer(ConfigFields(values).text("tokenizer.ggml.pre", "default"))
+    tokenizer.decoder = decoders.ByteLevel()
+    control = [AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=True) if k == _CONTROL]
+    user = [AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=True) if k == _USER]
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens(user)
+    if bos is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A {tokens[bos]} $B", special_tokens=[(tokens[bos], bos)]
+        )
+    return tokenizer
+
+
+def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
+    """How text is cut into words before merging; llama.cpp names the recipes after the model that introduced them."""
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name in ("default", "gpt-2"):
+        return gpt2
+    if name == "smollm":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+    if name == "llama-bpe":
+        split = pre_tokenizers.Split(Regex(_LLAMA3), behavior="isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raise UnsupportedModel("tokenizer.ggml.pre", name, ["default", "gpt-2", "smollm", "llama-bpe"])
+
+
+def _list(values: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    value = values.get(name)
+    if not isinstance(value, list) or not all(isinstance(v, kind) for v in value):
+        raise TokenizerError(f"{name} is missing or not a list of {kind.__name__}")
+    return value

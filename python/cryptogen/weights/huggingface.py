@@ -1,0 +1,154 @@
+"""A Hugging Face folder: config.json, model.safetensors (or shards and their index), tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from cryptogen.errors import InvalidConfig, MalformedFile, MissingFile, TensorMismatch
+from cryptogen.models.config import ModelConfig
+from cryptogen.tokens.codec import TextCodec
+from cryptogen.weights.checkpoint import Checkpoint
+from cryptogen.weights.config_fields import ConfigFields
+from cryptogen.weights.huggingface_config import read_config
+from cryptogen.weights.reader import Array, TensorReader
+
+_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+# Buffers that old versions of transformers stored beside the weights; they hold no parameters.
+_BUFFERS = r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+
+
+def load_folder(folder: Path) -> Checkpoint:
+    """Read a folder. Errors: the `WeightsError` family."""
+    values = _json(folder / "config.json", "model configuration")
+    config = read_config(values)
+    reader = TensorReader(folder, _tensors(folder), _BUFFERS)
+    tensors = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
+    reader.finish()
+    codec = TextCodec.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
+    if codec is not None and (chat := _chat_template(folder)) is not None:
+        codec = codec.with_chat_template(chat)
+    generation = folder / "generation_config.json"
+    extra = ConfigFields(_json(generation, "generation defaults") if generation.exists() else {})
+    bos, eos = ConfigFields(values).token_ids("bos_token_id"), ConfigFields(values).token_ids("eos_token_id")
+    stop = {t for t in [*eos, *extra.token_ids("eos_token_id")] if 0 <= t < config.vocab}
+    if codec is not None and codec.chat is not None:
+        stop.add(codec.chat.end_id)
+    return Checkpoint(config, tensors, codec, folder, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop))
+
+
+def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+    prefix = "transformer." if "transformer.wte.weight" in reader else ""
+    take = lambda name, *shape: reader.take(f"{prefix}{name}", *shape)  # noqa: E731
+    out = {"embed": take("wte.weight", c.vocab, c.d), "pos": take("wpe.weight", c.context, c.d)}
+    for i in range(c.layers):
+        for site, name in (("attn_norm", "ln_1"), ("mlp_norm", "ln_2")):
+            out[f"layers.{i}.{site}.gain"] = take(f"h.{i}.{name}.weight", c.d)
+            out[f"layers.{i}.{site}.bias"] = take(f"h.{i}.{name}.bias", c.d)
+        for site, name in (("qkv", "attn.c_attn"), ("o", "attn.c_proj"), ("up", "mlp.c_fc"), ("down", "mlp.c_proj")):
+            d_out, d_in = c.linear_shapes()[f"layers.{i}.{site}"]
+            stored = take(f"h.{i}.{name}.weight", d_in, d_out)  # GPT-2's Conv1D is [d_in, d_out]
+            out[f"layers.{i}.{site}.weight"] = np.ascontiguousarray(stored.T)
+            out[f"layers.{i}.{site}.bias"] = take(f"h.{i}.{name}.bias", d_out)
+    out["final_norm.gain"], out["final_norm.bias"] = take("ln_f.weight", c.d), take("ln_f.bias", c.d)
+    return out | _head(reader, c)
+
+
+def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+    out = {"embed": reader.take("model.embed_tokens.weight", c.vocab, c.d)}
+    for i in range(c.layers):
+        take = lambda name, *shape, i=i: reader.take(f"model.layers.{i}.{name}.weight", *shape)  # noqa: E731
+        out[f"layers.{i}.attn_norm.gain"] = take("input_layernorm", c.d)
+        out[f"layers.{i}.mlp_norm.gain"] = take("post_attention_layernorm", c.d)
+        q = take("self_attn.q_proj", c.q_width, c.d)
+        k, v = (take(f"self_attn.{n}_proj", c.kv_width, c.d) for n in "kv")
+        out[f"layers.{i}.qkv.weight"] = np.concatenate([q, k, v])
+        out[f"layers.{i}.o.weight"] = take("self_attn.o_proj", c.d, c.q_width)
+        gate, up = (take(f"mlp.{n}_proj", c.ff, c.d) for n in ("gate", "up"))
+        out[f"layers.{i}.up.weight"] = np.concatenate([gate, up])
+        out[f"layers.{i}.down.weight"] = take("mlp.down_proj", c.d, c.ff)
+    out["final_norm.gain"] = reader.take("model.norm.weight", c.d)
+    return out | _head(reader, c)
+
+
+def _head(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+    if c.tied:
+        reader.skip("lm_head.weight")  # some files repeat the embedding
+        return {}
+    return {"head.weight": reader.take("lm_head.weight", c.vocab, c.d)}
+
+
+def _tensors(folder: Path) -> dict[str, Callable[[], NDArray[Any]]]:
+    """Name -> reader of every tensor in the folder."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.exists() or not index.exists():
+        return _file_tensors(single)
+    shard_of = _json(index, "shard index").get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
+        raise MalformedFile(index, "weight_map is not a mapping of tensor names to file names")
+    found: dict[str, Callable[[], NDArray[Any]]] = {}
+    for shard in sorted(set(shard_of.values())):
+        if Path(shard).name != shard:
+            raise MalformedFile(index, f"shard {shard!r} lies outside the folder")
+        found |= {name: load for name, load in _file_tensors(folder / shard).items() if shard_of.get(name) == shard}
+    return found
+
+
+def _file_tensors(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
+    """Tensors of one safetensors file. The library checks header and size; the bytes are then mapped, because its
+    numpy side has no bfloat16."""
+    if not path.exists():
+        raise MissingFile(path, "weights")
+    try:
+        with safe_open(path, framework="np") as file:
+            file.keys()
+        with path.open("rb") as raw:
+            (size,) = struct.unpack("<Q", raw.read(8))
+            header = json.loads(raw.read(size))
+    except (SafetensorError, OSError, ValueError, struct.error) as e:
+        raise MalformedFile(path, f"not a complete safetensors file ({e})") from e
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return {name: partial(_map_tensor, path, 8 + size, name, entry) for name, entry in entries.items()}
+
+
+def _map_tensor(path: Path, base: int, name: str, entry: dict[str, Any]) -> NDArray[Any]:
+    if entry["dtype"] not in _DTYPES:
+        raise TensorMismatch(name, "dtype", f"one of {', '.join(_DTYPES)}", entry["dtype"])
+    begin, _ = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if 0 in shape:
+        return np.empty(shape, dtype=np.float32)
+    raw = np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=base + begin, shape=shape)
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        return (raw.astype("<u4") << 16).view("<f4")
+    return raw
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The Jinja text that newer folders keep in its own file, older ones in tokenizer_config.json."""
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if (folder / "tokenizer_config.json").exists():
+        template = _json(folder / "tokenizer_config.json", "tokenizer options").get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _json(path: Path, what: str) -> dict[str, Any]:
+    if not path.exists():
+        raise MissingFile(path, what)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise MalformedFile(path, f"not readable as JSON ({e})") from e
+    if not isinstance(values, dict):
+        raise InvalidConfig(path.name, "a JSON object", type(values).__name__)
+    return values
