@@ -2,8 +2,13 @@
 //! transforms and the hot loops (`kernels`).
 
 pub mod field;
+pub mod kernels;
+pub mod modulus;
+pub mod ntt;
 pub mod prg;
 pub mod trunc;
 
 pub use field::{fp_from_bytes, fp_to_bytes, Fp, P};
+pub use modulus::Modulus;
+pub use ntt::{FpNtt, Ntt};
 pub use prg::{Prg, Seed};

@@ -1,0 +1,82 @@
+//! Integer matrix product modulo a 28-bit prime: a panel of `CR` columns of `x` is packed for the first-level cache, four rows
+//! of `w` are multiplied with it in registers. Products have 56 bits, so 255 of them fit a 64-bit accumulator.
+
+use crate::modulus::Modulus;
+
+const MR: usize = 4;
+const DEPTH: usize = 255;
+
+#[inline(always)]
+pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize) {
+    let k = x.len();
+    if k == 0 {
+        return;
+    }
+    let columns = x[0].len();
+    let rows = w.len() / k;
+    assert!(w.len() == rows * k && x.iter().all(|r| r.len() == columns), "matrix shapes disagree");
+    assert!(
+        columns <= stride && (rows == 0 || out.len() >= (rows - 1) * stride + columns),
+        "output too short"
+    );
+    let mut panel = [[0u32; CR]; DEPTH];
+    for c0 in (0..columns).step_by(CR) {
+        let width = CR.min(columns - c0);
+        for k0 in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - k0);
+            for (p, row) in panel.iter_mut().zip(&x[k0..k0 + depth]) {
+                p[..width].copy_from_slice(&row[c0..c0 + width]);
+            }
+            let panel = &panel[..depth];
+            let mut m = 0;
+            while m + MR <= rows {
+                let acc = tile::<MR, CR>(&w[m * k + k0..], k, panel);
+                store(q, &acc, &mut out[m * stride + c0..], stride, width);
+                m += MR;
+            }
+            while m < rows {
+                let acc = tile::<1, CR>(&w[m * k + k0..], k, panel);
+                store(q, &acc, &mut out[m * stride + c0..], stride, width);
+                m += 1;
+            }
+        }
+    }
+}
+
+/// `R × CR` sums over the depth of the panel; row `r` of the weights starts at `r·k`.
+#[inline(always)]
+fn tile<const R: usize, const CR: usize>(w: &[u32], k: usize, panel: &[[u32; CR]]) -> [[u64; CR]; R] {
+    let mut acc = [[0u64; CR]; R];
+    let rows: [&[u32]; R] = core::array::from_fn(|r| &w[r * k..r * k + panel.len()]);
+    for (i, x) in panel.iter().enumerate() {
+        for r in 0..R {
+            let factor = rows[r][i] as u64;
+            for c in 0..CR {
+                acc[r][c] += factor * x[c] as u64;
+            }
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn store<const R: usize, const CR: usize>(
+    q: &Modulus,
+    acc: &[[u64; CR]; R],
+    out: &mut [u32],
+    stride: usize,
+    width: usize,
+) {
+    for (r, sums) in acc.iter().enumerate() {
+        let row = &mut out[r * stride..r * stride + width];
+        if let Ok(row) = <&mut [u32; CR]>::try_from(&mut *row) {
+            for c in 0..CR {
+                row[c] = q.reduce(sums[c] + row[c] as u64);
+            }
+        } else {
+            for (y, &s) in row.iter_mut().zip(sums) {
+                *y = q.reduce(s + *y as u64);
+            }
+        }
+    }
+}

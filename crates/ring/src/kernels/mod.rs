@@ -1,0 +1,166 @@
+//! The hot loops. Each is one ordinary, safe Rust function, compiled three times: for AVX-512, for AVX2 and portably.
+//! The best one the machine can run is chosen at each call (a cached look-up). All variants give equal results.
+//!
+//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected.
+#![allow(unsafe_code)]
+
+mod butterfly;
+mod gemm;
+mod matvec;
+mod pointwise;
+#[cfg(test)]
+mod tests;
+
+use core::ops::Range;
+
+use crate::field::Fp;
+use crate::modulus::{Factor, Modulus};
+pub use matvec::SplitInput;
+
+/// Which compilation of the kernels runs.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Whatever the target guarantees.
+    Portable,
+    /// 256-bit vectors.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
+}
+
+impl Isa {
+    /// The variants this machine can run, slowest first.
+    pub fn available() -> Vec<Isa> {
+        [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The widest variant this machine can run.
+    #[inline]
+    pub fn best() -> Isa {
+        if Isa::Avx512.is_available() {
+            Isa::Avx512
+        } else if Isa::Avx2.is_available() {
+            Isa::Avx2
+        } else {
+            Isa::Portable
+        }
+    }
+
+    #[inline]
+    fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+}
+
+/// Defines `name` (best variant) and `name_on` (a given one) from a safe inlined body per variant.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $name:ident, $on:ident ($($arg:ident : $ty:ty),* $(,)?),
+     $portable:expr, $avx2:expr, $avx512:expr) => {
+        $(#[$doc])*
+        #[inline]
+        #[allow(clippy::too_many_arguments)]
+        pub fn $name($($arg: $ty),*) {
+            $on(Isa::best(), $($arg),*)
+        }
+
+        /// The same by a given variant (portable if the machine lacks it), for tests and measurements.
+        #[allow(clippy::too_many_arguments)]
+        pub fn $on(isa: Isa, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($arg: $ty),*) { $avx2($($arg),*) }
+                #[target_feature(enable = "avx2,avx512f,avx512vl,avx512dq,avx512bw")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($arg: $ty),*) { $avx512($($arg),*) }
+                match isa {
+                    // SAFETY: the features were detected on this machine.
+                    Isa::Avx512 if isa.is_available() => return unsafe { avx512($($arg),*) },
+                    Isa::Avx2 if isa.is_available() => return unsafe { avx2($($arg),*) },
+                    _ => {}
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = isa;
+            $portable($($arg),*)
+        }
+    };
+}
+
+kernel! {
+    /// `out[m·stride + c] += Σ_k w[m][k]·x[k][c] mod q`: `w` is `[M][K]` row-major with `K = x.len()`, the rows `x[k]`
+    /// have equal length `C ≤ stride`, `out` holds `M` rows at distance `stride`. All residues canonical.
+    gemm_mod, gemm_mod_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize),
+    gemm::gemm::<8>, gemm::gemm::<8>, gemm::gemm::<16>
+}
+
+kernel! {
+    /// `out[i] += x[i]·y[i] mod q`, canonical residues.
+    multiply_add, multiply_add_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
+    pointwise::multiply_add, pointwise::multiply_add, pointwise::multiply_add
+}
+
+kernel! {
+    /// `out[i] = x[i]·y[i] mod q`, canonical residues.
+    multiply, multiply_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
+    pointwise::multiply, pointwise::multiply, pointwise::multiply
+}
+
+kernel! {
+    /// `out[i] = (x[i] as a number in (−p/2, p/2)) mod q`.
+    centred_residues, centred_residues_on(modulus: &Modulus, x: &[Fp], out: &mut [u32]),
+    pointwise::centred_residues, pointwise::centred_residues, pointwise::centred_residues
+}
+
+kernel! {
+    /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo `last`: one step of dropping
+    /// the limb `last` with rounding, for `w = last^{−1} mod q`.
+    drop_limb, drop_limb_on(modulus: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
+    pointwise::drop_limb, pointwise::drop_limb, pointwise::drop_limb
+}
+
+kernel! {
+    /// The levels of the forward transform; see [`crate::Ntt::forward`].
+    ntt_forward, ntt_forward_on(modulus: &Modulus, values: &[u32], quotients: &[u32], a: &mut [u32], levels: Range<u32>),
+    butterfly::forward, butterfly::forward, butterfly::forward
+}
+
+kernel! {
+    /// The levels of the inverse transform, times `scale`; see [`crate::Ntt::inverse`].
+    ntt_inverse, ntt_inverse_on(modulus: &Modulus, values: &[u32], quotients: &[u32], scale: Factor, a: &mut [u32],
+        levels: Range<u32>),
+    butterfly::inverse, butterfly::inverse, butterfly::inverse
+}
+
+kernel! {
+    /// `out[o][t] = Σ_i w[o][i]·x[t][i] mod p`; `w` is `[rows][d_in]` row-major, `out` `[rows][T]`.
+    /// Each row of `w` is read once per four inputs. Callers split `w` and `out` by rows to use several cores.
+    matvec_i16_rows, matvec_i16_rows_on(w: &[i16], x: &SplitInput, out: &mut [Fp]),
+    matvec::rows, matvec::rows, matvec::rows
+}
+
+/// `out[t][o] = Σ_i w[o][i]·x[t][i] mod p` on one core; `w` is `[d_out][d_in]`, `x` `[T][d_in]`, `out` `[T][d_out]`, row-major.
+pub fn matvec_i16(w: &[i16], d_in: usize, x: &[Fp], out: &mut [Fp]) {
+    let input = SplitInput::new(x, d_in);
+    let (d_out, t) = (w.len() / d_in, input.count());
+    let mut columns = vec![Fp::ZERO; d_out * t];
+    matvec_i16_rows(w, &input, &mut columns);
+    for (o, row) in columns.chunks_exact(t.max(1)).enumerate() {
+        row.iter().enumerate().for_each(|(t, &y)| out[t * d_out + o] = y);
+    }
+}

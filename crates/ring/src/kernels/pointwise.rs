@@ -1,0 +1,45 @@
+//! Element-by-element loops.
+
+use crate::field::{Fp, P};
+use crate::modulus::{Factor, Modulus};
+
+#[inline(always)]
+pub(super) fn multiply_add(q: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]) {
+    assert!(x.len() == out.len() && y.len() == out.len(), "lengths disagree");
+    for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
+        *o = q.reduce(x as u64 * y as u64 + *o as u64);
+    }
+}
+
+#[inline(always)]
+pub(super) fn multiply(q: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]) {
+    assert!(x.len() == out.len() && y.len() == out.len(), "lengths disagree");
+    for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
+        *o = q.mul(x, y);
+    }
+}
+
+#[inline(always)]
+pub(super) fn centred_residues(q: &Modulus, x: &[Fp], out: &mut [u32]) {
+    assert!(x.len() == out.len(), "lengths disagree");
+    let p = q.reduce(P);
+    for (o, x) in out.iter_mut().zip(x) {
+        let x = x.value();
+        // p is subtracted from the upper half; a mask instead of a branch, since x may be secret.
+        let mask = ((x > P / 2) as u32).wrapping_neg();
+        *o = q.sub(q.reduce(x), p & mask);
+    }
+}
+
+#[inline(always)]
+pub(super) fn drop_limb(q: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]) {
+    assert!(x.len() == out.len(), "lengths disagree");
+    let l = last.value();
+    // l mod q, for any order of the two primes (both are 28-bit numbers).
+    let l_mod = q.reduce(l as u64);
+    for (o, &x) in out.iter_mut().zip(x) {
+        let mask = ((x > l / 2) as u32).wrapping_neg();
+        let centred = q.sub(q.reduce(x as u64), l_mod & mask);
+        *o = q.mul_factor(q.sub(*o, centred), w);
+    }
+}

@@ -1,0 +1,126 @@
+//! Every variant the machine can run against the definition.
+
+use super::*;
+use crate::field::P;
+use rand::{rngs::StdRng, Rng, SeedableRng};
+
+const Q: u32 = 268_369_921;
+
+fn residues(rng: &mut StdRng, n: usize) -> Vec<u32> {
+    (0..n).map(|i| if i % 7 == 0 { Q - 1 } else { rng.gen_range(0..Q) }).collect()
+}
+
+#[test]
+fn gemm_is_the_matrix_product() {
+    let (q, mut rng) = (Modulus::new(Q), StdRng::seed_from_u64(1));
+    for (m, k, c) in [(1, 1, 1), (3, 5, 17), (4, 255, 8), (9, 600, 33), (32, 72, 64), (2, 0, 8)] {
+        let stride = c + 3;
+        let w = if k == 300 { vec![Q - 1; m * k] } else { residues(&mut rng, m * k) };
+        let x: Vec<Vec<u32>> = (0..k).map(|_| residues(&mut rng, c)).collect();
+        let rows: Vec<&[u32]> = x.iter().map(|r| r.as_slice()).collect();
+        let start = residues(&mut rng, m * stride);
+        let mut expected = start.clone();
+        for i in 0..m {
+            for j in 0..c {
+                let sum = (0..k)
+                    .fold(start[i * stride + j] as u128, |s, l| s + w[i * k + l] as u128 * x[l][j] as u128);
+                expected[i * stride + j] = (sum % Q as u128) as u32;
+            }
+        }
+        for isa in Isa::available() {
+            let mut out = start.clone();
+            gemm_mod_on(isa, &q, &w, &rows, &mut out, stride);
+            assert_eq!(out, expected, "{isa:?} {m} {k} {c}");
+        }
+    }
+}
+
+#[test]
+fn accumulators_hold_the_largest_products() {
+    let q = Modulus::new(Q);
+    let row = vec![Q - 1; 16];
+    let rows = vec![row.as_slice(); 255];
+    for isa in Isa::available() {
+        let mut out = vec![Q - 1; 16];
+        gemm_mod_on(isa, &q, &vec![Q - 1; 255], &rows, &mut out, 16);
+        assert!(out.iter().all(|&y| y == 254), "{isa:?}");
+    }
+}
+
+#[test]
+fn pointwise_loops_agree_with_the_definition() {
+    let (q, last, mut rng) = (Modulus::new(Q), Modulus::new(267_583_489), StdRng::seed_from_u64(2));
+    let n = 101;
+    let (x, y, z) = (residues(&mut rng, n), residues(&mut rng, n), residues(&mut rng, n));
+    let fp: Vec<Fp> =
+        (0..n as u64).map(|i| if i < 4 { Fp::new(P / 2 + i - 1) } else { Fp::new(rng.gen()) }).collect();
+    let dropped: Vec<u32> = x.iter().map(|&v| v % last.value()).collect();
+    let w = q.factor(q.inv(last.value() % Q));
+    for isa in Isa::available() {
+        let mut out = z.clone();
+        multiply_add_on(isa, &q, &x, &y, &mut out);
+        assert!((0..n).all(|i| out[i] as u64 == (x[i] as u64 * y[i] as u64 + z[i] as u64) % Q as u64));
+        multiply_on(isa, &q, &x, &y, &mut out);
+        assert!((0..n).all(|i| out[i] as u64 == x[i] as u64 * y[i] as u64 % Q as u64));
+        centred_residues_on(isa, &q, &fp, &mut out);
+        assert!((0..n).all(|i| out[i] as i64 == fp[i].to_i64().rem_euclid(Q as i64)));
+        out.copy_from_slice(&z);
+        drop_limb_on(isa, &q, &last, w, &dropped, &mut out);
+        for i in 0..n {
+            let l = last.value() as i64;
+            let centred = if dropped[i] as i64 > l / 2 { dropped[i] as i64 - l } else { dropped[i] as i64 };
+            let expected = q.mul((z[i] as i64 - centred).rem_euclid(Q as i64) as u32, w.value);
+            assert_eq!(out[i], expected);
+        }
+    }
+}
+
+#[test]
+fn transforms_agree_between_variants() {
+    let mut rng = StdRng::seed_from_u64(3);
+    let q = Modulus::new(Q);
+    let ntt = crate::Ntt::new(q, 13);
+    let a = residues(&mut rng, 8192);
+    let mut reference = a.clone();
+    ntt.forward(&mut reference, 0..13);
+    let twiddle = |w: u32| q.factor(w).quotient;
+    // The kernels are given their own tables here: powers of an arbitrary number are enough to compare variants.
+    let values: Vec<u32> = (0..8192).map(|i| q.pow(3, i)).collect();
+    let quotients: Vec<u32> = values.iter().map(|&w| twiddle(w)).collect();
+    let scale = q.factor(q.inv(1 << 13));
+    let mut results = Vec::new();
+    for isa in Isa::available() {
+        let mut b = a.clone();
+        ntt_forward_on(isa, &q, &values, &quotients, &mut b, 0..13);
+        let mut c = b.clone();
+        ntt_inverse_on(isa, &q, &values, &quotients, scale, &mut c, 0..13);
+        results.push((b, c));
+    }
+    assert!(results.windows(2).all(|r| r[0] == r[1]));
+    ntt.inverse(&mut reference, 0..13);
+    assert_eq!(reference, a);
+}
+
+#[test]
+fn linear_layer_agrees_with_field_arithmetic() {
+    let mut rng = StdRng::seed_from_u64(4);
+    for (d_out, d_in, t) in [(1, 1, 1), (5, 37, 1), (3, 130, 6), (2, 8192, 4)] {
+        let w: Vec<i16> = (0..d_out * d_in).map(|i| if i % 5 == 0 { i16::MIN } else { rng.gen() }).collect();
+        let edges = [P / 2 - 1, P / 2, P / 2 + 1, P - 1, 0x7FFF_FFFF_8000_0000, 0x8000_0000, 0];
+        let x: Vec<Fp> = (0..t * d_in).map(|i| Fp::new(*edges.get(i).unwrap_or(&rng.gen()))).collect();
+        let mut expected = vec![Fp::ZERO; t * d_out];
+        for (i, y) in expected.iter_mut().enumerate() {
+            let (t, o) = (i / d_out, i % d_out);
+            *y = (0..d_in).map(|j| Fp::from_i64(w[o * d_in + j] as i64) * x[t * d_in + j]).sum();
+        }
+        let mut out = vec![Fp::ZERO; t * d_out];
+        matvec_i16(&w, d_in, &x, &mut out);
+        assert_eq!(out, expected);
+        let split = SplitInput::new(&x, d_in);
+        for isa in Isa::available() {
+            let mut columns = vec![Fp::ZERO; t * d_out];
+            matvec_i16_rows_on(isa, &w, &split, &mut columns);
+            assert!((0..t * d_out).all(|i| columns[(i % d_out) * t + i / d_out] == expected[i]), "{isa:?}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Negacyclic number-theoretic transforms, modulo a 28-bit prime ([`Ntt`]) and over `F_p` ([`FpNtt`]).
+//!
+//! The forward transform is decimation in bit-reversed order (Longa–Naehrig, CANS 2016, Algorithm 1). Its first
+//! `levels` levels split `Z_q[X]/(X^n + 1)` into `F = 2^levels` contiguous blocks `Z_q[X]/(X^C − ζ_κ)`, `C = n/F`: the
+//! *partial domain* `[κ][c]`. The twiddle factors of those levels do not depend on `n`, hence
+//! * one table serves every length, and
+//! * the same call on `[F][batch]` transforms `batch` vectors of length `F` at once.
+
+use core::ops::Range;
+
+use crate::field::Fp;
+use crate::kernels;
+use crate::modulus::{Factor, Modulus};
+
+/// Twiddle factors modulo one prime for lengths up to `2^log_n`.
+pub struct Ntt {
+    modulus: Modulus,
+    log_n: u32,
+    /// `ψ^brv(i)` at index `i`, and the inverses; values and Shoup quotients apart.
+    forward: Twiddles,
+    inverse: Twiddles,
+    /// `2^−k` at index `k`.
+    halves: Vec<Factor>,
+}
+
+pub(crate) struct Twiddles {
+    pub(crate) values: Vec<u32>,
+    pub(crate) quotients: Vec<u32>,
+}
+
+impl Ntt {
+    /// Tables for a prime `q ≡ 1 mod 2^(log_n+1)`; panics otherwise (parameters are fixed, not an input).
+    pub fn new(modulus: Modulus, log_n: u32) -> Ntt {
+        let q = modulus.value();
+        assert!((q - 1).trailing_zeros() > log_n, "no root of unity of order 2^{} modulo {q}", log_n + 1);
+        // The first element of full 2-power order; its 2^log_n-th power is −1.
+        let psi = (2..q)
+            .map(|g| modulus.pow(g, ((q - 1) >> (log_n + 1)) as u64))
+            .find(|&root| modulus.pow(root, 1 << log_n) == q - 1)
+            .expect("a prime field has a generator");
+        let table = |root: u32| {
+            let powers = bit_reversed_powers(log_n, 1, |x| modulus.mul(x, root));
+            let quotients = powers.iter().map(|&w| modulus.factor(w).quotient).collect();
+            Twiddles { values: powers, quotients }
+        };
+        let half = modulus.inv(2);
+        Ntt {
+            modulus,
+            log_n,
+            forward: table(psi),
+            inverse: table(modulus.inv(psi)),
+            halves: (0..=log_n as u64).map(|k| modulus.factor(modulus.pow(half, k))).collect(),
+        }
+    }
+
+    /// The prime.
+    pub fn modulus(&self) -> &Modulus {
+        &self.modulus
+    }
+
+    /// Runs the given levels, `0..levels` being coefficients → partial domain and `levels..log2(n)` partial → full.
+    /// Residues are canonical on entry and on return. Panics if the length is not a multiple of `2^levels.end`.
+    pub fn forward(&self, a: &mut [u32], levels: Range<u32>) {
+        self.check(a.len(), &levels);
+        kernels::ntt_forward(&self.modulus, &self.forward.values, &self.forward.quotients, a, levels);
+    }
+
+    /// The inverse of [`Ntt::forward`] with the same levels.
+    pub fn inverse(&self, a: &mut [u32], levels: Range<u32>) {
+        self.check(a.len(), &levels);
+        let scale = self.halves[levels.len()];
+        kernels::ntt_inverse(&self.modulus, &self.inverse.values, &self.inverse.quotients, scale, a, levels);
+    }
+
+    fn check(&self, len: usize, levels: &Range<u32>) {
+        assert!(
+            levels.end <= self.log_n && levels.start <= levels.end && len % (1 << levels.end) == 0,
+            "levels {levels:?} do not fit a transform of length {len}"
+        );
+    }
+}
+
+/// Twiddle factors in `F_p` for lengths up to `2^log_n`.
+pub struct FpNtt {
+    log_n: u32,
+    forward: Vec<Fp>,
+    inverse: Vec<Fp>,
+}
+
+impl FpNtt {
+    /// Tables for `log_n ≤ 31`.
+    pub fn new(log_n: u32) -> FpNtt {
+        let psi = Fp::root_of_unity(log_n + 1);
+        let table = |root: Fp| bit_reversed_powers(log_n, Fp::ONE, |x| x * root);
+        FpNtt { log_n, forward: table(psi), inverse: table(psi.inv()) }
+    }
+
+    /// Coefficients → partial domain with `2^levels` blocks.
+    pub fn forward(&self, a: &mut [Fp], levels: u32) {
+        self.check(a.len(), levels);
+        for level in 0..levels {
+            let half = a.len() >> (level + 1);
+            for (block, &w) in a.chunks_exact_mut(2 * half).zip(&self.forward[1 << level..]) {
+                let (low, high) = block.split_at_mut(half);
+                for (u, v) in low.iter_mut().zip(high) {
+                    let t = *v * w;
+                    (*u, *v) = (*u + t, *u - t);
+                }
+            }
+        }
+    }
+
+    /// The inverse of [`FpNtt::forward`].
+    pub fn inverse(&self, a: &mut [Fp], levels: u32) {
+        self.check(a.len(), levels);
+        for level in (0..levels).rev() {
+            let half = a.len() >> (level + 1);
+            for (block, &w) in a.chunks_exact_mut(2 * half).zip(&self.inverse[1 << level..]) {
+                let (low, high) = block.split_at_mut(half);
+                for (u, v) in low.iter_mut().zip(high) {
+                    (*u, *v) = (*u + *v, (*u - *v) * w);
+                }
+            }
+        }
+        if levels > 0 {
+            let scale = Fp::new(1 << levels).inv();
+            a.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+
+    fn check(&self, len: usize, levels: u32) {
+        assert!(
+            levels <= self.log_n && len % (1 << levels) == 0,
+            "{levels} levels do not fit a transform of length {len}"
+        );
+    }
+}
+
+/// `root^brv(i)` at index `i < 2^log_n`.
+fn bit_reversed_powers<T: Copy>(log_n: u32, one: T, times_root: impl Fn(T) -> T) -> Vec<T> {
+    let n = 1usize << log_n;
+    let mut table = vec![one; n];
+    let mut power = one;
+    for i in 0..n {
+        let reversed = if log_n == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - log_n) };
+        table[reversed] = power;
+        power = times_root(power);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{rngs::StdRng, Rng, SeedableRng};
+
+    const LOG_N: u32 = 7;
+    const N: usize = 1 << LOG_N;
+
+    fn ntt() -> Ntt {
+        Ntt::new(Modulus::new(268_369_921), LOG_N)
+    }
+
+    /// `a·b mod X^n + 1` by the definition.
+    fn schoolbook(q: &Modulus, a: &[u32], b: &[u32]) -> Vec<u32> {
+        let n = a.len();
+        let mut out = vec![0; n];
+        for i in 0..n {
+            for j in 0..n {
+                let t = q.mul(a[i], b[j]);
+                let k = (i + j) % n;
+                out[k] = if i + j < n { q.add(out[k], t) } else { q.sub(out[k], t) };
+            }
+        }
+        out
+    }
+
+    fn random(rng: &mut StdRng, q: u32, n: usize) -> Vec<u32> {
+        (0..n).map(|_| rng.gen_range(0..q)).collect()
+    }
+
+    #[test]
+    fn full_transform_multiplies() {
+        let (t, mut rng) = (ntt(), StdRng::seed_from_u64(1));
+        let q = *t.modulus();
+        let (mut a, mut b) = (random(&mut rng, q.value(), N), random(&mut rng, q.value(), N));
+        let expected = schoolbook(&q, &a, &b);
+        t.forward(&mut a, 0..LOG_N);
+        t.forward(&mut b, 0..LOG_N);
+        let mut c: Vec<u32> = a.iter().zip(&b).map(|(&x, &y)| q.mul(x, y)).collect();
+        t.inverse(&mut c, 0..LOG_N);
+        assert_eq!(c, expected);
+    }
+
+    #[test]
+    fn partial_domain_multiplies_by_a_vector() {
+        // A polynomial in Y = X^C times a polynomial in X is a scalar per block.
+        let (t, mut rng) = (ntt(), StdRng::seed_from_u64(2));
+        let q = *t.modulus();
+        for levels in 0..=LOG_N {
+            let (f, c) = (1usize << levels, N >> levels);
+            let mut w = random(&mut rng, q.value(), f);
+            let mut a = random(&mut rng, q.value(), N);
+            let mut spread = vec![0; N];
+            w.iter().enumerate().for_each(|(i, &x)| spread[i * c] = x);
+            let expected = schoolbook(&q, &a, &spread);
+            t.forward(&mut w, 0..levels);
+            t.forward(&mut a, 0..levels);
+            a.chunks_exact_mut(c)
+                .zip(&w)
+                .for_each(|(block, &w)| block.iter_mut().for_each(|x| *x = q.mul(*x, w)));
+            t.inverse(&mut a, 0..levels);
+            assert_eq!(a, expected, "{levels} levels");
+        }
+    }
+
+    #[test]
+    fn ranges_of_levels_compose() {
+        let (t, mut rng) = (ntt(), StdRng::seed_from_u64(3));
+        let a = random(&mut rng, t.modulus().value(), N);
+        let mut whole = a.clone();
+        t.forward(&mut whole, 0..LOG_N);
+        for split in 0..=LOG_N {
+            let mut parts = a.clone();
+            t.forward(&mut parts, 0..split);
+            t.forward(&mut parts, split..LOG_N);
+            assert_eq!(parts, whole);
+            t.inverse(&mut parts, split..LOG_N);
+            t.inverse(&mut parts, 0..split);
+            assert_eq!(parts, a);
+        }
+    }
+
+    #[test]
+    fn field_transform_multiplies_blocks() {
+        let t = FpNtt::new(LOG_N);
+        let mut prg = crate::Prg::new(&crate::Seed::from_bytes([3; 32]));
+        for levels in 0..=LOG_N {
+            let (f, c) = (1usize << levels, N >> levels);
+            let (a, w) = (prg.fp_vec(N), prg.fp_vec(f));
+            let mut expected = vec![Fp::ZERO; N];
+            for (i, &x) in a.iter().enumerate() {
+                for (j, &y) in w.iter().enumerate() {
+                    let k = i + j * c;
+                    expected[k % N] += if k < N { x * y } else { -(x * y) };
+                }
+            }
+            let (mut fa, mut fw) = (a.clone(), w.clone());
+            t.forward(&mut fa, levels);
+            t.forward(&mut fw, levels);
+            fa.chunks_exact_mut(c).zip(&fw).for_each(|(block, &w)| block.iter_mut().for_each(|x| *x *= w));
+            t.inverse(&mut fa, levels);
+            assert_eq!(fa, expected);
+        }
+    }
+}
