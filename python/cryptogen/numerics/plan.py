@@ -230,6 +230,8 @@ def check(plan: Plan) -> None:
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
     for where, shift in _shifts(plan):
         _within(where, shift, 0, MAX_SHIFT)
+    for where, h in ((w, s) for w, s in _shifts(plan) if w.endswith(".h")):
+        _within(where, h, 1, MAX_SHIFT)
     for where, k, ids in _lookups(plan):
         _within(f"{where}: k", k, 4, 16)
         for number in ids:
@@ -249,7 +251,8 @@ def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
         yield from _scalar_shifts(f"norms[{i}]", norm.scalar)
     for i, attention in enumerate(plan.attention):
         for head in attention.heads:
-            yield from ((f"attention[{i}]: shift", s) for s in (head.h, head.e_shift, head.o_shift))
+            yield f"attention[{i}].h", head.h
+            yield from ((f"attention[{i}]: shift", s) for s in (head.e_shift, head.o_shift))
             yield from _scalar_shifts(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
         yield f"activations[{i}].h", activation.h
