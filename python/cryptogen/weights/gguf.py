@@ -95,7 +95,8 @@ def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
 def _expand(tensor: Any) -> Array:
     """Float32 values of one tensor, [d_out, d_in]."""
     try:
-        return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        plain = np.asarray(tensor.data)  # without the memmap subclass, whose slices are slow
+        return np.asarray(gguf.dequantize(plain, tensor.tensor_type), dtype=np.float32)
     except NotImplementedError as e:
         raise UnsupportedModel("tensor type", tensor.tensor_type.name, ["what gguf.dequantize supports"]) from e
     except ValueError as e:
