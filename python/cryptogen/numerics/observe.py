@@ -1,0 +1,132 @@
+"""What a model's activations look like on public text: the ranges that calibration turns into windows and shifts."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.backends.float import FloatBackend
+from cryptogen.models.canonical import Canonical
+from cryptogen.models.config import ModelConfig
+from cryptogen.models.decoder import forward
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class Extent:
+    """Range and mean absolute value of everything added."""
+
+    low: float = 0.0
+    high: float = 0.0
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, values: Array) -> None:
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.total += float(np.abs(values).sum(dtype=np.float64))
+        self.count += values.size
+
+    @property
+    def largest(self) -> float:
+        return max(-self.low, self.high)
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.count, 1)
+
+
+@dataclass
+class Rows:
+    """Per-row figures, one array per window."""
+
+    chunks: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        self.chunks.append(values)
+
+    @property
+    def all(self) -> NDArray[np.float64]:
+        return np.concatenate(self.chunks)
+
+
+@dataclass
+class Scores:
+    """One query head, over rows ≥ 1 (row 0 attends only to itself)."""
+
+    extent: Extent = field(default_factory=Extent)
+    low: float = np.inf
+    peak: float = -np.inf
+    log_sum: Rows = field(default_factory=Rows)  # log Σ_j exp(s_j) of each row
+
+    def add(self, scores: Array) -> None:
+        rows = scores[1:] if len(scores) > 1 else scores  # [T, L], masked entries −inf
+        seen = rows[np.isfinite(rows)]
+        self.extent.add(seen)
+        self.low, self.peak = min(self.low, float(seen.min())), max(self.peak, float(seen.max()))
+        top = rows.max(axis=1, keepdims=True).astype(np.float64)
+        self.log_sum.add(np.log(np.exp(rows - top).sum(axis=1)) + top[:, 0])
+
+
+class Observation:
+    """Everything that `calibrate` wants to know, gathered by running the float model on the rewritten weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.embed = Extent()
+        self.h = {site: Extent() for site in config.norm_sites()}  # input of a norm
+        self.mean_square = {site: Rows() for site in config.norm_sites()}
+        self.x = {site: Extent() for site in config.norm_sites()}  # output of a norm
+        self.y = {site: Extent() for site in config.linear_shapes()}  # output of a matrix
+        self.gate = [Extent() for _ in range(config.layers)]  # input of the activation
+        self.act = [Extent() for _ in range(config.layers)]
+        self.values = [[Extent() for _ in range(config.kv_heads)] for _ in range(config.layers)]
+        self.scores = [[Scores() for _ in range(config.heads)] for _ in range(config.layers)]
+        self.tokens = 0
+        self._head = 0
+
+    def run(self, model: Canonical, window: Sequence[int]) -> None:
+        """One sequence from position 0."""
+        backend = FloatBackend(model, observe=self._see)
+        forward(backend, self.config, window, "all")
+        self.tokens += len(window)
+
+    def _see(self, name: str, value: Array) -> None:
+        layer, _, kind = name.rpartition(".")
+        i = int(layer.split(".")[1]) if layer else 0
+        if name == "embed":
+            self.embed.add(value)
+        elif name in self.h:
+            self.h[name].add(value)
+            square = np.mean(value.astype(np.float64) ** 2, axis=1)  # [T]
+            self.mean_square[name].add(square)
+            self.x[name].add(value / np.sqrt(square + self.config.norm_eps)[:, None].astype(np.float32))
+        elif name in self.y:
+            self.y[name].add(value)
+            if kind == "up":
+                self.gate[i].add(value[:, : self.config.ff])
+            elif kind == "qkv":
+                self._see_values(i, value)
+        elif kind == "act":
+            self.act[i].add(value)
+        elif kind == "scores":
+            self.scores[i][self._head].add(value)
+            self._head = (self._head + 1) % self.config.heads
+
+    def _see_values(self, layer: int, qkv: Array) -> None:
+        v = qkv[:, -self.config.kv_width :].reshape(len(qkv), self.config.kv_heads, -1)  # [T, kv_heads, head_dim]
+        for g, extent in enumerate(self.values[layer]):
+            extent.add(v[:, g])
+
+
+def observe(
+    model: Canonical, windows: Iterable[Sequence[int]], progress: Callable[[int], None] | None = None
+) -> Observation:
+    """Runs every window (at least two tokens each) from position 0. `progress` is told how many are done."""
+    seen = Observation(model.config)
+    for n, window in enumerate(windows, 1):
+        seen.run(model, window)
+        if progress:
+            progress(n)
+    return seen

@@ -1,0 +1,141 @@
+"""What a plan costs in probability and material, computed from calibration; printed by `cryptogen inspect`.
+
+A local truncation of x is wrong with probability |x|/p (A1). Where the client knows its share offline it checks and
+discards the slot instead, with probability 2·bound/p.
+"""
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from .observe import Observation
+from .pieces import F
+from .plan import Plan, Scalar
+
+P = 2.0**64 - 2.0**32 + 1
+LENGTHS = (128, 512)
+
+
+def statistics(plan: Plan, seen: Observation) -> dict[str, Any]:
+    """JSON-ready record: calibrated tokens, log2 probabilities per token, ranges per layer."""
+    failures = {str(length): failure_parts(plan, seen, length) for length in LENGTHS}
+    return {
+        "tokens": seen.tokens,
+        "failure_log2": {length: log2(sum(parts.values())) for length, parts in failures.items()},
+        "failure_parts_log2": {part: log2(value) for part, value in failures[str(LENGTHS[-1])].items()},
+        "discard_log2": log2(discard(plan)),
+        "layers": [_ranges(seen, i) for i in range(plan.model.layers)],
+    }
+
+
+def log2(value: float) -> float:
+    return round(math.log2(max(value, 2.0**-99)), 2)
+
+
+def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float]:
+    """Expected number of wrong unchecked truncations per token, a row attending to `length` rows, by kind."""
+    parts: Counter[str] = Counter()
+    c = plan.model
+    for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
+        square = seen.mean_square[site].all
+        parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
+        parts["norm product"] += c.d * seen.x[site].mean * 2.0 ** (F + entry)
+        parts["1/rms"] += _mean(1 / np.sqrt(square + seen.config.norm_eps)) * 2.0 ** (entry + norm.scalar.out_shift)
+    for i, attention in enumerate(plan.attention):
+        shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
+        for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
+            scores, value = seen.scores[i][g], seen.values[i][g // seen.config.group].mean
+            sums = np.exp(scores.log_sum.all - head.center / 2**F)  # σ relative to the table's scale
+            sigma = _mean(sums) * 2.0 ** (40 - head.e_shift)
+            r = shift + head.o_shift
+            parts["score"] += length * scores.extent.mean * 2.0 ** (2 * F)
+            parts["exp"] += _mean(sums) * 2.0**40
+            parts["weighted values"] += c.head_dim * sigma * value * 2.0**F + 2 * sigma
+            parts["attention product"] += c.head_dim * value * 2.0 ** (F + shift)
+            parts["1/sum"] += _mean(1 / sums) * 2.0 ** (r + head.scalar.out_shift + head.e_shift - 40)
+        down = plan.linears[f"layers.{i}.down"].in_shift[0]
+        parts["activation"] += c.ff * seen.act[i].mean * 2.0 ** (F + down)
+    return {part: value / P for part, value in parts.items()}
+
+
+def discard(plan: Plan) -> float:
+    """Expected fraction of slots that the client's offline check throws away."""
+    c = plan.model
+    total = c.d * plan.embed.bound + sum(c.d * norm.h_bound for norm in plan.norms)
+    for site, linear in plan.linears.items():
+        after = linear.out_bound >> linear.out_shift
+        if site != "head":
+            total += linear.d_out * linear.out_bound
+        if site.endswith(".qkv") and plan.rope:
+            total += (c.q_dim + c.kv_dim) * (after << (plan.rope.bits + 1))
+        if site.endswith(".up"):
+            total += c.ff * after
+    return 2 * total / P
+
+
+def materials(plan: Plan) -> dict[str, int]:
+    """Tables used up by one token, `k=…, payloads=…` → number (a layer's σ and norms one row; exp per cached row)."""
+    c, used = plan.model, Counter[str]()
+    for norm in plan.norms:
+        _count_scalar(used, norm.scalar, 1)
+    for attention, activation in zip(plan.attention, plan.activations, strict=True):
+        used[f"k={attention.k}, payloads=1, per cached row"] += c.heads
+        _count_scalar(used, attention.heads[0].scalar, c.heads)
+        used[f"k={activation.k}, payloads={2 if c.gated else 1}"] += c.ff
+    return dict(used)
+
+
+def inspect_plan(plan: Plan) -> str:
+    """A table for people: sizes, scales, probabilities, material, ranges."""
+    c, s = plan.model, plan.statistics
+    linear = sum(a * b for a, b in c.sites().values())
+    lines = [
+        f"{c.arch}: {c.layers} layers, d {c.d}, {c.heads} heads ({c.kv_heads} kv), vocab {c.vocab}, {linear / 1e6:.1f} M weights",
+        f"plan {plan.digest()[:16]}…, {plan.tables} tables, calibrated on {s.get('tokens', 0)} tokens",
+    ]
+    for length, value in s.get("failure_log2", {}).items():
+        lines.append(f"wrong truncation, per token of a {length}-row context: 2^{value}")
+    lines += [f"    {part:<20} 2^{value}" for part, value in s.get("failure_parts_log2", {}).items()]
+    lines.append(f"slots discarded by the client's check: 2^{s.get('discard_log2')}")
+    if "events" in s:
+        lines.append(f"out-of-window events on {s['events_tokens']} tokens: {s['events'] or 'none'}")
+    lines += [f"tables per token, {kind}: {n}" for kind, n in materials(plan).items()]
+    lines.append("layer  residual        score window   activation input   activation window")
+    for i, row in enumerate(s.get("layers", [])):
+        a = plan.activations[i]
+        widths = [1 << (h.h + plan.attention[i].k - F) for h in plan.attention[i].heads]
+        scores = f"{min(widths)}–{max(widths)}"
+        gate = f"{row['gate'][0]:.1f} … {row['gate'][1]:.1f}"
+        lines.append(f"{i:>5}  {row['h']:<14.1f}  {scores:<13}  {gate:<17}  ±{(1 << (a.h + a.k - 1)) / 2**F:g}")
+    return "\n".join(lines)
+
+
+def _entered(plan: Plan) -> list[int]:
+    """in_shift of the matrix behind each norm."""
+    sites = [f"layers.{i}.{n}" for i in range(plan.model.layers) for n in ("qkv", "up")] + ["head"]
+    return [plan.linears[site].in_shift[0] for site in sites]
+
+
+def _ranges(seen: Observation, i: int) -> dict[str, Any]:
+    square = seen.mean_square[f"layers.{i}.mlp_norm"].all
+    heads = seen.scores[i]
+    return {
+        "h": round(seen.h[f"layers.{i}.mlp_norm"].largest, 2),
+        "mean_square": [float(f"{square.min():.4g}"), float(f"{square.max():.4g}")],
+        "score": [round(min(s.low for s in heads), 2), round(max(s.peak for s in heads), 2)],
+        "sigma_log2_spread": round(max(float(np.ptp(s.log_sum.all)) for s in heads) / math.log(2), 1),
+        "gate": [round(seen.gate[i].low, 2), round(seen.gate[i].high, 2)],
+        "act": round(seen.act[i].largest, 2),
+    }
+
+
+def _count_scalar(used: Counter[str], scalar: Scalar, n: int) -> None:
+    used[f"k={scalar.hi.k}, payloads={2 if scalar.lo else 1}"] += n
+    if scalar.lo:
+        used[f"k={scalar.lo.k}, payloads=1"] += n
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(values))
