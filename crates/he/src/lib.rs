@@ -1,1 +1,25 @@
-//! cryptogen-he
+//! Homomorphic encryption of field elements, for preprocessing: the key owner encrypts random masks, the other party returns
+//! encryptions of linear combinations minus its own masks, the key owner decrypts.
+//!
+//! The scheme is BFV (Fan–Vercauteren, ePrint 2012/144) over `R_q = Z_q[X]/(X^N + 1)`, `N = 8192`, with the plaintext
+//! modulus `t = p` of the share field, in residue number system. Only ciphertext × plaintext products are needed, so
+//! there are no relinearisation or rotation keys. [`Layout`] says what a plaintext multiplier can do.
+
+mod codec;
+mod combine;
+mod decrypt;
+mod encode;
+mod encrypt;
+mod error;
+mod keys;
+pub mod noise;
+mod params;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+pub use combine::{combine, Combiner, MaskedCiphertext};
+pub use encrypt::{Ciphertext, SeededCiphertext};
+pub use error::HeError;
+pub use keys::{PublicKey, SecretKey};
+pub use params::{Layout, ParamSet, Params, LIMBS, LOG_N, N, OUTPUT_LIMBS};

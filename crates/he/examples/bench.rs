@@ -1,0 +1,66 @@
+//! Times on this machine: `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example bench`.
+
+use std::time::Instant;
+
+use cryptogen_he::{
+    Ciphertext, Combiner, Layout, ParamSet, Params, PublicKey, SecretKey, SeededCiphertext, N,
+};
+use cryptogen_ring::{Prg, Seed};
+
+fn main() {
+    let params = Params::get(ParamSet::N8192Q196);
+    let mut rng = Prg::new(&Seed::from_bytes([1; 32]));
+    let sk = SecretKey::generate(params, &mut rng);
+    let pk = PublicKey::generate(&sk, &mut rng);
+    println!("{} worker threads", rayon::current_num_threads());
+    for log_f in [0, 3, 13] {
+        let layout = Layout::new(log_f).expect("in range");
+        let message = rng.fp_vec(N);
+        let (ct, t) = best(10, || sk.encrypt(&message, layout, &mut rng).expect("N elements"));
+        println!("F = {:4}: encrypt {:.2} ms", layout.slots(), t * 1e3);
+        let bytes = ct.to_bytes();
+        let (ct, t) = best(10, || SeededCiphertext::from_bytes(params, layout, &bytes).expect("valid"));
+        println!("F = {:4}: from_bytes {:.2} ms", layout.slots(), t * 1e3);
+        let (_, t) = best(10, || ct.expand(params));
+        println!("F = {:4}: expand {:.2} ms", layout.slots(), t * 1e3);
+    }
+    for (log_f, m, k) in [(3, 32, 72), (3, 64, 96), (0, 32, 576), (7, 32, 72), (13, 8, 8)] {
+        let layout = Layout::new(log_f).expect("in range");
+        let message = rng.fp_vec(N);
+        let fresh = sk.encrypt(&message, layout, &mut rng).expect("N elements");
+        let cts: Vec<Ciphertext> = (0..k).map(|_| fresh.expand(params)).collect();
+        let weights = rng.fp_vec(m * k * layout.slots());
+        let masks = rng.fp_vec(m * N);
+        let (mut add, mut finish, mut decrypt) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+        for _ in 0..3 {
+            let mut combiner = Combiner::new(params, layout, m);
+            add = add.min(best(1, || combiner.add_block(&cts, &weights).expect("fits")).1);
+            let mut combiner = Some(combiner);
+            let mut take = || combiner.take().expect("once").finish(&pk, &masks, &mut rng).expect("fits");
+            let (results, t) = best(1, &mut take);
+            finish = finish.min(t);
+            decrypt = decrypt.min(best(3, || sk.decrypt(&results[0], layout)).1);
+        }
+        let madds = (14 * m * k * N) as f64;
+        println!(
+            "F = {:4}, M = {m}, K = {k}: add_block {:.1} ms ({:.2} G multiply-adds/s), finish {:.2} ms each, decrypt {:.2} ms",
+            layout.slots(),
+            add * 1e3,
+            madds / add / 1e9,
+            finish * 1e3 / m as f64,
+            decrypt * 1e3
+        );
+    }
+}
+
+/// The last result and the shortest time in seconds.
+fn best<T>(repetitions: usize, mut f: impl FnMut() -> T) -> (T, f64) {
+    let mut shortest = f64::INFINITY;
+    let mut result = None;
+    for _ in 0..repetitions {
+        let start = Instant::now();
+        result = Some(f());
+        shortest = shortest.min(start.elapsed().as_secs_f64());
+    }
+    (result.expect("at least one repetition"), shortest)
+}

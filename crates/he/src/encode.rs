@@ -1,0 +1,93 @@
+//! Messages and multipliers as polynomials.
+
+use cryptogen_ring::{kernels, Fp, Modulus};
+use zeroize::Zeroizing;
+
+use crate::params::{Layout, Params, LIMBS, N};
+
+/// A message `[F][C]` on its way into ciphertexts: the numbers `r = [q·m]_t`, from which `round(q·m/t) ≡ −r·t^{−1}` modulo
+/// every prime (`q·m = t·round(q·m/t) + r` with `|r| ≤ t/2`, and `q ≡ 0`). Exact, no rounding of its own.
+pub(crate) struct Scaled(Zeroizing<Vec<Fp>>);
+
+impl Scaled {
+    pub(crate) fn new(params: &Params, layout: Layout, message: &[Fp]) -> Scaled {
+        let mut m = Zeroizing::new(message.to_vec());
+        params.fp.inverse(&mut m, layout.log_f());
+        m.iter_mut().for_each(|x| *x *= params.q_mod_t);
+        Scaled(m)
+    }
+
+    /// `r mod q_i`, which times `−t^{−1}` is the scaled message.
+    pub(crate) fn residues(&self, q: &Modulus) -> Zeroizing<Vec<u32>> {
+        let mut out = Zeroizing::new(vec![0; N]);
+        kernels::centred_residues(q, &self.0, &mut out);
+        out
+    }
+}
+
+/// `out += Σ_j weight_j·values_j + constant` modulo one prime, as one small matrix product.
+pub(crate) struct Terms<'a> {
+    q: &'a Modulus,
+    weights: Vec<u32>,
+    values: Vec<&'a [u32]>,
+}
+
+impl<'a> Terms<'a> {
+    pub(crate) fn new(q: &'a Modulus) -> Terms<'a> {
+        Terms { q, weights: Vec::with_capacity(8), values: Vec::with_capacity(8) }
+    }
+
+    /// Adds `weight·values`; `weight` canonical, `values` any 32-bit numbers (15 terms at most).
+    pub(crate) fn add(mut self, weight: u32, values: &'a [u32]) -> Self {
+        self.weights.push(weight);
+        self.values.push(values);
+        self
+    }
+
+    /// Adds numbers that carry a positive offset, without it.
+    pub(crate) fn add_offset(self, values: &'a [u32], offset: u32) -> Self {
+        let minus = self.q.neg(self.q.reduce(offset as u64));
+        self.add(1, values).constant(minus)
+    }
+
+    /// Adds the same residue everywhere.
+    pub(crate) fn constant(self, value: u32) -> Self {
+        self.add(value, &ONES)
+    }
+
+    pub(crate) fn add_to(self, out: &mut [u32]) {
+        let stride = out.len();
+        kernels::gemm_mod(self.q, &self.weights, &self.values, out, stride);
+    }
+}
+
+static ONES: [u32; N] = [1; N];
+
+/// Multipliers `[batch][F]` as residues of their polynomials in `Y = X^C`, in the slot domain modulo each prime:
+/// `[LIMBS]` arrays `[F][batch]`. The polynomial modulo `p` is lifted to `(−p/2, p/2)`: its size is what noise grows by.
+pub(crate) struct Multipliers {
+    pub(crate) limbs: Vec<Zeroizing<Vec<u32>>>,
+}
+
+impl Multipliers {
+    pub(crate) fn new<'a>(
+        params: &Params,
+        layout: Layout,
+        weights: impl ExactSizeIterator<Item = &'a [Fp]>,
+    ) -> Multipliers {
+        use rayon::prelude::*;
+        let (f, batch) = (layout.slots(), weights.len());
+        let mut transposed = Zeroizing::new(vec![Fp::ZERO; f * batch]);
+        for (b, w) in weights.enumerate() {
+            w.iter().enumerate().for_each(|(kappa, &x)| transposed[kappa * batch + b] = x);
+        }
+        params.fp.inverse(&mut transposed, layout.log_f());
+        let limb = |i: usize| {
+            let mut out = Zeroizing::new(vec![0; f * batch]);
+            kernels::centred_residues(params.modulus(i), &transposed, &mut out);
+            params.ntt(i).forward(&mut out, 0..layout.log_f());
+            out
+        };
+        Multipliers { limbs: (0..LIMBS).into_par_iter().map(limb).collect() }
+    }
+}

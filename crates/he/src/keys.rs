@@ -1,0 +1,115 @@
+//! Keys. The public key serves one purpose: encryptions of zero that hide a combination from the owner of the secret key.
+
+use cryptogen_ring::kernels;
+use rand_core::{CryptoRng, RngCore};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::codec::{pack, packed_bytes, unpack};
+use crate::encode::Terms;
+use crate::error::{check_length, HeError};
+use crate::params::{Params, LIMBS, LOG_N, N};
+use crate::sample::{self, ERROR_OFFSET, TERNARY_OFFSET};
+
+/// The ternary secret `s`. Wiped on drop; deliberately neither `Debug` nor `Clone`.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SecretKey {
+    #[zeroize(skip)]
+    params: &'static Params,
+    /// Coefficients plus 1, `[N]`.
+    coefficients: Vec<u32>,
+    /// `−s` in the full domain, `[LIMBS][N]`.
+    negated: Vec<u32>,
+}
+
+impl SecretKey {
+    /// Length of [`SecretKey::to_bytes`].
+    pub const BYTES: usize = N / 4;
+
+    /// A uniform ternary secret.
+    pub fn generate(params: &'static Params, rng: &mut (impl RngCore + CryptoRng)) -> SecretKey {
+        SecretKey::from_coefficients(params, sample::ternary(rng))
+    }
+
+    /// Four coefficients in a byte, two bits each: the coefficient plus 1.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let byte = |c: &[u32]| (c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6) as u8;
+        Zeroizing::new(self.coefficients.chunks_exact(4).map(byte).collect())
+    }
+
+    /// The inverse of [`SecretKey::to_bytes`].
+    pub fn from_bytes(params: &'static Params, bytes: &[u8]) -> Result<SecretKey, HeError> {
+        check_length("secret key", SecretKey::BYTES, bytes.len())?;
+        let pairs = bytes.iter().flat_map(|&b| [b & 3, b >> 2 & 3, b >> 4 & 3, b >> 6]);
+        let coefficients = Zeroizing::new(pairs.map(|pair| pair as u32).collect::<Vec<_>>());
+        match coefficients.iter().position(|&c| c > 2) {
+            Some(index) => Err(HeError::SecretKey { index }),
+            None => Ok(SecretKey::from_coefficients(params, coefficients)),
+        }
+    }
+
+    /// The parameter set of the key.
+    pub fn params(&self) -> &'static Params {
+        self.params
+    }
+
+    /// `−s` modulo one prime, full domain.
+    pub(crate) fn negated(&self, limb: usize) -> &[u32] {
+        &self.negated[limb * N..(limb + 1) * N]
+    }
+
+    fn from_coefficients(params: &'static Params, coefficients: Zeroizing<Vec<u32>>) -> SecretKey {
+        let mut negated = vec![0; LIMBS * N];
+        for (limb, out) in negated.chunks_exact_mut(N).enumerate() {
+            let q = params.modulus(limb);
+            Terms::new(q).add(q.neg(1), &coefficients).constant(TERNARY_OFFSET).add_to(out);
+            params.ntt(limb).forward(out, 0..LOG_N);
+        }
+        SecretKey { params, coefficients: coefficients.to_vec(), negated }
+    }
+}
+
+/// `(b, a)` with `b = −a·s + e`, both in the full domain; `a` comes from a public seed.
+pub struct PublicKey {
+    seed: [u8; 32],
+    /// `[LIMBS][N]` each.
+    pub(crate) b: Vec<u32>,
+    pub(crate) a: Vec<u32>,
+}
+
+impl PublicKey {
+    /// Length of [`PublicKey::to_bytes`].
+    pub const BYTES: usize = 32 + packed_bytes(LIMBS);
+
+    /// A public key of `secret`.
+    pub fn generate(secret: &SecretKey, rng: &mut (impl RngCore + CryptoRng)) -> PublicKey {
+        let params = secret.params;
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let a = sample::uniform(params, &seed);
+        let e = sample::error(rng);
+        let mut b = vec![0; LIMBS * N];
+        for (limb, out) in b.chunks_exact_mut(N).enumerate() {
+            let q = params.modulus(limb);
+            Terms::new(q).add_offset(&e, ERROR_OFFSET).add_to(out);
+            params.ntt(limb).forward(out, 0..LOG_N);
+            kernels::multiply_add(q, &a[limb * N..(limb + 1) * N], secret.negated(limb), out);
+        }
+        PublicKey { seed, b, a }
+    }
+
+    /// Seed, then the packed `b`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = self.seed.to_vec();
+        pack(&self.b, &mut out);
+        out
+    }
+
+    /// The inverse of [`PublicKey::to_bytes`], checked.
+    pub fn from_bytes(params: &'static Params, bytes: &[u8]) -> Result<PublicKey, HeError> {
+        check_length("public key", PublicKey::BYTES, bytes.len())?;
+        let (seed, b) = bytes.split_at(32);
+        let seed: [u8; 32] = seed.try_into().expect("split at 32");
+        let b = unpack(params, LIMBS, "public key", b)?;
+        Ok(PublicKey { seed, b, a: sample::uniform(params, &seed) })
+    }
+}

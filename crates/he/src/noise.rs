@@ -1,0 +1,77 @@
+//! Worst-case noise, which is also the proof that decryption is correct and the computation is hidden.
+//!
+//! Write a ciphertext's phase as `c_0 + c_1·s = (q/t)·m + e`. Per coefficient, always (not just with high probability):
+//! 1. fresh: `|e| ≤ 21 + 1/2` (error, rounding of `q·m/t`);
+//! 2. a combination of `K` ciphertexts with multipliers of `F` coefficients centred in `±p/2`: `|e| ≤ K·F·(p/2)·22`
+//!    (wrapping modulo `t` multiplies `q`, so it adds nothing);
+//! 3. the encryption of zero under the public key: `|u·e_pk + e_1 + e_2·s| ≤ 21·(2N + 1)`, the mask's rounding: 1/2; both far
+//!    below one product;
+//! 4. flooding, uniform in `[−2^128, 2^128)`; it must exceed 2. and 3. by 40 bits;
+//! 5. the modulus switch divides by the dropped primes (more than `2^111`) and adds at most `(N + 1)/2·(1 + 2^−20)`;
+//! 6. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining primes.
+
+use cryptogen_ring::P;
+
+use crate::error::HeError;
+use crate::params::{Params, N, OUTPUT_LIMBS};
+
+/// Parameter η of the centred binomial error: the largest error.
+pub const ERROR_BOUND: u64 = 21;
+/// Flooding noise is uniform in `[−2^FLOOD_BITS, 2^FLOOD_BITS)`.
+pub const FLOOD_BITS: u32 = 128;
+/// Least distance between flooding and computation noise: the statistical distance is at most `2^−41` per coefficient in
+/// the worst case, and less by the square of the bound's slack in fact.
+pub const FLOOD_MARGIN: u32 = 40;
+
+/// log2 of a bound of the noise of `products = K·F` products (steps 1–3), rounded up.
+pub fn combine_noise_bound(products: u64) -> u32 {
+    let multiples = products as u128 * (ERROR_BOUND as u128 + 1) + 1; // in units of p/2; 1 for step 3
+    let half_p = P.ilog2(); // p/2 < 2^63
+    half_p + (u128::BITS - multiples.leading_zeros())
+}
+
+/// The largest `K·F` that flooding hides with [`FLOOD_MARGIN`].
+pub fn max_products() -> u64 {
+    let bits = FLOOD_BITS - FLOOD_MARGIN - P.ilog2();
+    ((1u64 << bits) - 2) / (ERROR_BOUND + 1)
+}
+
+/// Refuses sums that flooding would not hide.
+pub fn check_products(products: u64) -> Result<(), HeError> {
+    if products > max_products() {
+        return Err(HeError::TooManyProducts { expected: max_products(), actual: products });
+    }
+    Ok(())
+}
+
+/// A bound of the noise of a returned ciphertext after the modulus switch (step 5).
+pub fn output_noise_bound() -> u128 {
+    // Twice the flooding bound covers flooding plus computation; 2^111 is less than the product of the dropped primes.
+    (1u128 << (FLOOD_BITS + 1 - 111)) + N as u128 / 2 + 2
+}
+
+/// Noise below which a returned ciphertext decrypts correctly (step 6), rounded down.
+pub fn decryption_bound(params: &Params) -> u128 {
+    let q_out: u128 = params.primes()[..OUTPUT_LIMBS].iter().map(|&q| q as u128).product();
+    (q_out >> 65) - 2 // t < 2^64, and 2^−29·q'/(2t) < 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::ParamSet;
+
+    #[test]
+    fn every_allowed_computation_decrypts_and_is_hidden() {
+        let params = Params::get(ParamSet::N8192Q196);
+        let dropped: f64 = params.primes()[OUTPUT_LIMBS..].iter().map(|&q| (q as f64).log2()).sum();
+        assert!(dropped > 111.0);
+        assert!(output_noise_bound() < decryption_bound(params));
+        assert_eq!(combine_noise_bound(max_products()) + FLOOD_MARGIN, FLOOD_BITS);
+        assert_eq!(combine_noise_bound(max_products() + 1) + FLOOD_MARGIN, FLOOD_BITS + 1);
+        assert!(max_products() >= 8192 * 128);
+        assert!(check_products(max_products() + 1).is_err());
+        // Step 3 is below one unit of p/2.
+        assert!(ERROR_BOUND * (2 * N as u64 + 1) + 1 < P / 2);
+    }
+}

@@ -1,0 +1,197 @@
+//! Closed, named parameter sets: literal → checked → immutable.
+
+use std::sync::OnceLock;
+
+use cryptogen_ring::modulus::Factor;
+use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, P};
+
+use crate::error::HeError;
+
+/// log2 of the ring dimension.
+pub const LOG_N: u32 = 13;
+/// Ring dimension: field elements in one ciphertext.
+pub const N: usize = 1 << LOG_N;
+/// Primes of the ciphertext modulus.
+pub const LIMBS: usize = 7;
+/// Primes that are left in a ciphertext on its way back.
+pub const OUTPUT_LIMBS: usize = 3;
+/// Fixed-point bits of the scaling in decryption.
+pub(crate) const SCALE_BITS: u32 = 60;
+
+/// The named parameter sets. Evidence for each is in `crates/he/params/`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ParamSet {
+    /// `N = 8192`, `log2 q = 196`, ternary secret, centred binomial error with `η = 21` (`σ = 3.24`), `t = p`.
+    N8192Q196,
+}
+
+/// The seven largest primes `≡ 1 mod 2N` below `2^28`.
+const PRIMES: [u32; LIMBS] = [268369921, 268271617, 268238849, 268189697, 268091393, 268042241, 267943937];
+
+/// Largest `log2 q` for 128 bits of classical security with a ternary secret: HomomorphicEncryption.org security
+/// standard (Albrecht et al., 2018), table 1.
+const MAX_LOG_Q: [(usize, u64); 5] = [(1024, 27), (2048, 54), (4096, 109), (8192, 218), (16384, 438)];
+
+/// A checked parameter set with the constants that follow from it. One instance per set and process.
+pub struct Params {
+    set: ParamSet,
+    ntts: Vec<Ntt>,
+    pub(crate) fp: FpNtt,
+    /// `q mod t`.
+    pub(crate) q_mod_t: Fp,
+    /// `t^{−1} mod q_i`.
+    pub(crate) t_inverse: [u32; LIMBS],
+    /// `q_l^{−1} mod q_i` at `[l][i]` for `i < l`.
+    pub(crate) drop: Vec<Vec<Factor>>,
+    /// `(q'/q_i)^{−1} mod q_i`, `q'` the product of the output limbs.
+    pub(crate) gadget: [Factor; OUTPUT_LIMBS],
+    /// `floor(2^60·t / q_i)`.
+    pub(crate) scale: [u128; OUTPUT_LIMBS],
+}
+
+impl Params {
+    /// The constants of a set.
+    pub fn get(set: ParamSet) -> &'static Params {
+        static N8192Q196: OnceLock<Params> = OnceLock::new();
+        match set {
+            ParamSet::N8192Q196 => N8192Q196.get_or_init(|| {
+                check(N, &PRIMES).expect("the named set passes its own checks");
+                Params::new(set, &PRIMES)
+            }),
+        }
+    }
+
+    /// Which set this is.
+    pub fn set(&self) -> ParamSet {
+        self.set
+    }
+
+    /// The primes of `q`; the first [`OUTPUT_LIMBS`] survive the modulus switch.
+    pub fn primes(&self) -> [u32; LIMBS] {
+        core::array::from_fn(|i| self.modulus(i).value())
+    }
+
+    /// `log2 q`.
+    pub fn log_q(&self) -> f64 {
+        self.primes().iter().map(|&q| (q as f64).log2()).sum()
+    }
+
+    pub(crate) fn ntt(&self, limb: usize) -> &Ntt {
+        &self.ntts[limb]
+    }
+
+    pub(crate) fn modulus(&self, limb: usize) -> &Modulus {
+        self.ntts[limb].modulus()
+    }
+
+    fn new(set: ParamSet, primes: &[u32; LIMBS]) -> Params {
+        let moduli = primes.map(Modulus::new);
+        // Inverse modulo the i-th prime of a number given as an integer.
+        let inverse = |i: usize, x: u64| moduli[i].inv((x % primes[i] as u64) as u32);
+        let factor = |i: usize, x: u32| moduli[i].factor(x);
+        let gadget = core::array::from_fn(|i| {
+            let others = (0..OUTPUT_LIMBS).filter(|&j| j != i);
+            factor(i, others.fold(1, |product, j| moduli[i].mul(product, inverse(i, primes[j] as u64))))
+        });
+        Params {
+            set,
+            ntts: moduli.iter().map(|&q| Ntt::new(q, LOG_N)).collect(),
+            fp: FpNtt::new(LOG_N),
+            q_mod_t: primes.iter().fold(Fp::ONE, |product, &q| product * Fp::new(q as u64)),
+            t_inverse: core::array::from_fn(|i| inverse(i, P)),
+            drop: (0..LIMBS)
+                .map(|l| (0..l).map(|i| factor(i, inverse(i, primes[l] as u64))).collect())
+                .collect(),
+            gadget,
+            scale: core::array::from_fn(|i| ((P as u128) << SCALE_BITS) / primes[i] as u128),
+        }
+    }
+}
+
+/// Refuses what is weaker than 128 bits and what the transforms cannot use.
+fn check(n: usize, primes: &[u32]) -> Result<(), HeError> {
+    let limit = MAX_LOG_Q.iter().find(|(dimension, _)| *dimension == n).map_or(0, |&(_, bits)| bits);
+    let bits = primes.iter().map(|&q| (q as f64).log2()).sum::<f64>().ceil() as u64;
+    if bits > limit {
+        return Err(HeError::Parameters {
+            what: "log2 q for 128-bit security",
+            expected: limit,
+            actual: bits,
+        });
+    }
+    for (i, &q) in primes.iter().enumerate() {
+        let usable =
+            q < 1 << 28 && (q as usize - 1) % (2 * n) == 0 && is_prime(q) && !primes[..i].contains(&q);
+        if !usable {
+            return Err(HeError::Parameters {
+                what: "distinct primes 1 mod 2N below",
+                expected: 1 << 28,
+                actual: q as u64,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_prime(q: u32) -> bool {
+    q >= 2 && (2..).take_while(|d| d * d <= q).all(|d| q % d != 0)
+}
+
+/// How a message fills a ciphertext: `F = 2^log_f` slots of `C = N/F` coefficients, in memory `[κ][c]` (row-major).
+///
+/// Multiplying by a vector `w` of `F` field elements multiplies slot κ by `w[κ]`. `F = 1` is a ciphertext of `N`
+/// elements with scalar multipliers, `F = N` the usual SIMD (Hadamard) packing.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    log_f: u32,
+}
+
+impl Layout {
+    /// `2^log_f` slots, `log_f ≤ 13`.
+    pub fn new(log_f: u32) -> Result<Layout, HeError> {
+        if log_f > LOG_N {
+            return Err(HeError::Layout { expected: LOG_N, actual: log_f });
+        }
+        Ok(Layout { log_f })
+    }
+
+    /// log2 F.
+    pub const fn log_f(self) -> u32 {
+        self.log_f
+    }
+
+    /// F.
+    pub const fn slots(self) -> usize {
+        1 << self.log_f
+    }
+
+    /// C.
+    pub const fn coefficients(self) -> usize {
+        N >> self.log_f
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_set_is_within_the_table() {
+        let params = Params::get(ParamSet::N8192Q196);
+        assert_eq!(check(N, &params.primes()), Ok(()));
+        assert!(params.log_q() < 196.0);
+    }
+
+    #[test]
+    fn weak_and_unusable_parameters_are_refused() {
+        let weak = check(4096, &PRIMES);
+        assert_eq!(
+            weak,
+            Err(HeError::Parameters { what: "log2 q for 128-bit security", expected: 109, actual: 196 })
+        );
+        assert!(check(5000, &PRIMES).is_err());
+        assert!(check(N, &[PRIMES[0], PRIMES[0]]).is_err());
+        assert!(check(N, &[268_369_921 - (1 << 14)]).is_err());
+        assert!(Layout::new(14).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! Samplers. Small values come with an offset, as non-negative numbers: adding the offset's negative modulo each prime is
+//! part of the same loop that adds them up ([`crate::encode::Terms`]).
+
+use cryptogen_ring::{Modulus, Prg, Seed};
+use rand_core::{CryptoRng, RngCore};
+use zeroize::Zeroizing;
+
+use crate::noise::ERROR_BOUND;
+use crate::params::{Params, LIMBS, N};
+
+/// Offset of [`error`].
+pub(crate) const ERROR_OFFSET: u32 = ERROR_BOUND as u32;
+/// Offset of [`ternary`].
+pub(crate) const TERNARY_OFFSET: u32 = 1;
+
+/// Residues `[LIMBS][N]`, uniform, from a public seed.
+pub(crate) fn uniform(params: &Params, seed: &[u8; 32]) -> Vec<u32> {
+    let mut prg = Prg::new(&Seed::from_bytes(*seed));
+    let mut out = Vec::with_capacity(LIMBS * N);
+    (0..LIMBS).for_each(|limb| uniform_limb(params.modulus(limb), &mut prg, &mut out));
+    out
+}
+
+/// Appends `N` residues; rejects 28-bit words above the prime (less than one in a hundred).
+fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut Vec<u32>) {
+    let end = out.len() + N;
+    let mut bytes = [0u8; 4096];
+    while out.len() < end {
+        prg.fill_bytes(&mut bytes);
+        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) >> 4);
+        let missing = end - out.len();
+        out.extend(words.filter(|&word| word < q.value()).take(missing));
+    }
+}
+
+/// `N` errors plus 21: centred binomial with `η = 21`, the difference of two sums of 21 bits.
+pub(crate) fn error(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32>> {
+    const HALF: u64 = (1 << ERROR_OFFSET) - 1;
+    let words = random_words(rng, N);
+    let sample = |&x: &u64| (x & HALF).count_ones() + (!(x >> ERROR_OFFSET) & HALF).count_ones();
+    Zeroizing::new(words.iter().map(sample).collect())
+}
+
+/// `N` uniform numbers of `{−1, 0, 1}`, plus 1: two random bits each, 3 is drawn again.
+pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(N));
+    while out.len() < N {
+        let words = random_words(rng, N / 32);
+        let pairs = words.iter().flat_map(|&word| (0..32).map(move |i| (word >> (2 * i)) as u32 & 3));
+        let missing = N - out.len();
+        out.extend(pairs.filter(|&pair| pair < 3).take(missing));
+    }
+    out
+}
+
+/// `N` uniform 129-bit numbers as 32-bit digits `[5][N]`; the offset is `2^128`.
+pub(crate) fn flood(rng: &mut (impl RngCore + CryptoRng)) -> [Zeroizing<Vec<u32>>; 5] {
+    core::array::from_fn(|digit| {
+        let words = random_words(rng, N / 2);
+        let mask = if digit == 4 { 1 } else { u32::MAX };
+        Zeroizing::new(words.iter().flat_map(|&w| [w as u32 & mask, (w >> 32) as u32 & mask]).collect())
+    })
+}
+
+fn random_words(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing<Vec<u64>> {
+    let mut bytes = Zeroizing::new(vec![0; 8 * n]);
+    rng.fill_bytes(&mut bytes);
+    let word = |b: &[u8]| u64::from_le_bytes(b.try_into().expect("chunks of eight"));
+    Zeroizing::new(bytes.chunks_exact(8).map(word).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{rngs::StdRng, SeedableRng};
+
+    #[test]
+    fn samplers_have_their_moments() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let e = error(&mut rng);
+        let centred =
+            |v: &[u32], offset: u32| v.iter().map(|&x| x as f64 - offset as f64).collect::<Vec<_>>();
+        let variance = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64;
+        assert!(e.iter().all(|&x| x <= 42));
+        assert!((variance(&centred(&e, ERROR_OFFSET)) - 10.5).abs() < 1.0);
+        let s = ternary(&mut rng);
+        assert!(s.len() == N && s.iter().all(|&x| x < 3));
+        assert!((variance(&centred(&s, TERNARY_OFFSET)) - 2.0 / 3.0).abs() < 0.05);
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        assert!(
+            mean(&centred(&e, ERROR_OFFSET)).abs() < 0.2 && mean(&centred(&s, TERNARY_OFFSET)).abs() < 0.05
+        );
+        let f = flood(&mut rng);
+        let top = f[4].iter().sum::<u32>() as f64 / N as f64;
+        assert!((top - 0.5).abs() < 0.05 && f[4].iter().all(|&x| x < 2));
+    }
+}
