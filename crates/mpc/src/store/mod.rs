@@ -1,0 +1,268 @@
+//! Single-use material on disk: made in batches, handed out once, never again, whatever is killed when.
+//!
+//! A [`Store`] is a directory (mode 0700, one process at a time) with a state file and one file of fixed-size
+//! records per [`Pool`]. The rule that everything here serves: **the cursor is moved durably before a record is
+//! read.** A crash can lose records, it cannot release one twice. Taken records are overwritten with zeros.
+//!
+//! Cost of a take: one write of the state file and two `fsync`s, for any number of pools
+//! ([`Store::take_blocks`]).
+
+mod error;
+mod pool;
+mod record;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cryptogen_ot::Role;
+use rand_core::{CryptoRng, RngCore};
+use rustix::fs::{flock, FlockOperation};
+
+pub use error::StoreError;
+pub use pool::{Batch, Pool};
+pub use record::{Block, Record};
+pub use state::{PoolCursor, StoreState};
+
+use pool::PoolFile;
+use state::{check_name, Disk, PoolEntry};
+
+/// What the material is good for. Made for one, useless (and refused) for any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The other party: the client's id, or the server's fingerprint.
+    pub peer: String,
+    /// Digest of the model.
+    pub model: String,
+    /// Digest of the plan.
+    pub plan: String,
+    /// Which party we are.
+    pub role: Role,
+}
+
+impl Binding {
+    fn fields(&self) -> [(&'static str, String); 4] {
+        let role = match self.role {
+            Role::Client => "client",
+            Role::Server => "server",
+        };
+        let text = String::clone;
+        [
+            ("peer", text(&self.peer)),
+            ("model", text(&self.model)),
+            ("plan", text(&self.plan)),
+            ("role", role.into()),
+        ]
+    }
+}
+
+/// An open store. Handles of its pools keep it open.
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    dir: PathBuf,
+    inner: Mutex<Inner>,
+    /// Holds the lock as long as it is open.
+    _lock: File,
+}
+
+struct Inner {
+    disk: Disk,
+    files: BTreeMap<String, Arc<PoolFile>>,
+    /// A write of the state file failed so that its content is unknown: only reading it again helps.
+    failed: bool,
+}
+
+impl Store {
+    /// Opens or creates the store in `dir` and completes what a crash may have left half-done.
+    ///
+    /// # Errors
+    /// `Locked`, `Binding` if it was made for something else, `Corrupt`, `DiskFull`, `Io`.
+    pub fn open(dir: &Path, binding: &Binding) -> Result<Store, StoreError> {
+        let failed = |e: std::io::Error| StoreError::io("opening", dir, &e);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
+        let lock = lock.map_err(failed)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+            rustix::io::Errno::WOULDBLOCK => StoreError::Locked { dir: dir.to_owned() },
+            e => failed(e.into()),
+        })?;
+        let wanted = binding.fields();
+        let disk = match Disk::load(dir)? {
+            Some(disk) => {
+                for (field, expected) in wanted {
+                    let got = disk.binding.get(field).cloned().unwrap_or_default();
+                    if got != expected {
+                        return Err(StoreError::Binding { field, expected, got });
+                    }
+                }
+                disk
+            }
+            None => {
+                let disk = Disk::new(wanted.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+                disk.save(dir).map_err(|(e, _)| e)?;
+                disk
+            }
+        };
+        let mut inner = Inner { disk, files: BTreeMap::new(), failed: false };
+        for (name, entry) in &mut inner.disk.pools {
+            if entry.record_bytes > 0 {
+                let file = PoolFile::open(dir, name, entry.record_bytes, true)?;
+                file.recover(entry)?;
+                inner.files.insert(name.clone(), Arc::new(file));
+            }
+        }
+        Ok(Store { shared: Arc::new(Shared { dir: dir.to_owned(), inner: Mutex::new(inner), _lock: lock }) })
+    }
+
+    /// The pool `name` (`[a-z0-9][a-z0-9._-]{0,63}`) of records of `record_bytes` bytes; made on first use.
+    ///
+    /// # Errors
+    /// `PoolName`, `RecordBytes` if it exists with another size, `Size` for 0 bytes, `Io`, `DiskFull`.
+    pub fn pool(&self, name: &str, record_bytes: usize) -> Result<Pool, StoreError> {
+        check_name(name)?;
+        let expected = record_bytes as u64;
+        if record_bytes == 0 {
+            return Err(StoreError::Size { pool: name.to_owned(), records: 0, record_bytes: 0 });
+        }
+        let mut inner = self.shared.lock();
+        if let Some(file) = inner.files.get(name) {
+            if file.record_bytes != expected {
+                let got = file.record_bytes;
+                return Err(StoreError::RecordBytes { pool: name.to_owned(), expected, got });
+            }
+            return Ok(Pool { shared: self.shared.clone(), file: file.clone() });
+        }
+        let file = Arc::new(PoolFile::open(&self.shared.dir, name, expected, false)?);
+        inner.update(&self.shared.dir, |disk| {
+            disk.pools.entry(name.to_owned()).or_default().record_bytes = expected;
+        })?;
+        inner.files.insert(name.to_owned(), file.clone());
+        inner.settle(name)?;
+        Ok(Pool { shared: self.shared.clone(), file })
+    }
+
+    /// Takes from several pools at the price of one: either all requests are met or nothing is taken.
+    ///
+    /// # Errors
+    /// `Short`, `Io`, `DiskFull`, `Failed`. If reading fails after the cursor has moved, the records are lost.
+    pub fn take_blocks(&self, requests: &[(&Pool, usize)]) -> Result<Vec<Block>, StoreError> {
+        pool::take(&self.shared, requests)
+    }
+
+    /// Commits several batches in one durable step: all or none.
+    ///
+    /// # Errors
+    /// `Incomplete`, `Io`, `DiskFull`, `Failed`; then all batches are rolled back.
+    pub fn commit_all(&self, batches: Vec<Batch>) -> Result<(), StoreError> {
+        pool::commit(&self.shared, batches)
+    }
+
+    /// A fresh random store id for both parties; the server proposes it.
+    pub fn new_store_id(rng: &mut (impl RngCore + CryptoRng)) -> String {
+        let mut id = [0u8; 16];
+        rng.fill_bytes(&mut id);
+        id.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Names the pair of stores, once. The same id again is accepted.
+    ///
+    /// # Errors
+    /// `StoreId` if another id is set or this is not 32 hex digits, `Io`, `DiskFull`.
+    pub fn set_store_id(&self, id: &str) -> Result<(), StoreError> {
+        let mut inner = self.shared.lock();
+        let refuse = |expected: &str| StoreError::StoreId {
+            expected: expected.to_owned(),
+            got: id.chars().take(32).collect(),
+        };
+        match &inner.disk.store_id {
+            Some(set) if set == id => Ok(()),
+            Some(set) => Err(refuse(set)),
+            None if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Err(refuse("32 hex digits"))
+            }
+            None => inner.update(&self.shared.dir, |disk| disk.store_id = Some(id.to_owned())),
+        }
+    }
+
+    /// What to send to the peer when a session opens, and to compare with [`StoreState::compare`].
+    pub fn state(&self) -> StoreState {
+        self.shared.lock().disk.public()
+    }
+
+    /// Gives up what either party has spent or lacks: each pool's cursor moves to the larger of both, its end to the
+    /// smaller. Both parties call it with the other's state and then agree. Never moves a cursor back.
+    ///
+    /// # Errors
+    /// `StoreId`, `PeerState`, `BatchOpen`, `Io`, `DiskFull`, `Failed`.
+    pub fn resync(&self, theirs: &StoreState) -> Result<(), StoreError> {
+        let mut inner = self.shared.lock();
+        let mine = inner.disk.public();
+        mine.check_pair(theirs)?;
+        for (name, file) in &inner.files {
+            if file.has_batch() {
+                return Err(StoreError::BatchOpen { pool: name.clone() });
+            }
+        }
+        inner.update(&self.shared.dir, |disk| {
+            for pool in mine.pools.keys().chain(theirs.pools.keys()) {
+                let (a, b) = (mine.at(pool), theirs.at(pool));
+                let entry = disk.pools.entry(pool.clone()).or_default();
+                entry.cursor = a.cursor.max(b.cursor);
+                entry.committed = a.committed.min(b.committed).max(entry.cursor);
+            }
+        })?;
+        inner.settle_all()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No code panics half-way through a change of `Inner`: it is replaced as a whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Changes the state on disk first, then in memory.
+    fn update(&mut self, dir: &Path, change: impl FnOnce(&mut Disk)) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::Failed);
+        }
+        let mut next = self.disk.clone();
+        change(&mut next);
+        next.save(dir).map_err(|(error, unsure)| {
+            self.failed |= unsure;
+            error
+        })?;
+        self.disk = next;
+        Ok(())
+    }
+
+    fn entry(&self, name: &str) -> PoolEntry {
+        self.disk.pools.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Brings one pool's file in line with its entry: see [`PoolFile::settle`].
+    fn settle(&mut self, name: &str) -> Result<(), StoreError> {
+        match (self.files.get(name), self.disk.pools.get_mut(name)) {
+            (Some(file), Some(entry)) => file.settle(entry),
+            _ => Ok(()),
+        }
+    }
+
+    fn settle_all(&mut self) -> Result<(), StoreError> {
+        let names: Vec<String> = self.disk.pools.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.settle(name))
+    }
+}

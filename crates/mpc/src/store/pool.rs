@@ -1,0 +1,364 @@
+//! One pool: a file of records that are appended in batches and taken from the front.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+use rustix::fs::{fallocate, fstatvfs, FallocateFlags};
+use zeroize::Zeroizing;
+
+use super::error::StoreError;
+use super::record::{Block, Record};
+use super::state::{fits, PoolEntry};
+use super::Shared;
+
+const MAGIC: &[u8; 8] = b"CGPOOL01";
+/// `magic | record_bytes: u64 LE`, then the records.
+const HEADER: u64 = 16;
+
+/// Handle of one pool.
+pub struct Pool {
+    pub(super) shared: Arc<Shared>,
+    pub(super) file: Arc<PoolFile>,
+}
+
+impl Pool {
+    /// Bytes per record.
+    pub fn record_bytes(&self) -> usize {
+        self.file.record_bytes as usize
+    }
+
+    /// Records left.
+    pub fn available(&self) -> u64 {
+        let entry = self.entry();
+        entry.committed - entry.cursor
+    }
+
+    /// Records spent since the store was made; the index of the next one.
+    pub fn cursor(&self) -> u64 {
+        self.entry().cursor
+    }
+
+    /// Records made since the store was made.
+    pub fn committed(&self) -> u64 {
+        self.entry().committed
+    }
+
+    /// Takes the next `n` records: durably moves the cursor, reads, overwrites with zeros.
+    ///
+    /// # Errors
+    /// `Short` (nothing taken), `Io`, `DiskFull`, `Failed`. If reading fails, the records are lost.
+    pub fn take(&self, n: usize) -> Result<Vec<Record>, StoreError> {
+        Ok(self.take_block(n)?.into_records())
+    }
+
+    /// [`Pool::take`] into one buffer, for many small records.
+    ///
+    /// # Errors
+    /// Those of [`Pool::take`].
+    pub fn take_block(&self, n: usize) -> Result<Block, StoreError> {
+        let mut blocks = take(&self.shared, &[(self, n)])?;
+        blocks.pop().ok_or(StoreError::Failed)
+    }
+
+    /// Throws records away up to logical index `cursor`. Forward only.
+    ///
+    /// # Errors
+    /// `Skip`, `Io`, `DiskFull`, `Failed`.
+    pub fn skip_to(&self, cursor: u64) -> Result<(), StoreError> {
+        let mut inner = self.shared.lock();
+        let entry = inner.entry(&self.file.name);
+        if cursor < entry.cursor || cursor > entry.committed {
+            let pool = self.file.name.clone();
+            let (at, committed) = (entry.cursor, entry.committed);
+            return Err(StoreError::Skip { pool, asked: cursor, cursor: at, committed });
+        }
+        inner.update(&self.shared.dir, |disk| {
+            disk.pools.entry(self.file.name.clone()).or_default().cursor = cursor;
+        })?;
+        inner.settle(&self.file.name)
+    }
+
+    /// Starts writing `n` records behind the committed ones; reserves their room on disk. Takes go on meanwhile.
+    ///
+    /// # Errors
+    /// `BatchOpen`, `Size`, `DiskFull`, `Io`, `Failed`.
+    pub fn begin_batch(&self, n: usize) -> Result<Batch, StoreError> {
+        let file = &self.file;
+        let inner = self.shared.lock();
+        if inner.failed {
+            return Err(StoreError::Failed);
+        }
+        let entry = inner.entry(&file.name);
+        let records = n as u64;
+        let size = StoreError::Size { pool: file.name.clone(), records, record_bytes: file.record_bytes };
+        let origin = file.offset(&entry, entry.committed);
+        let bytes = records.checked_mul(file.record_bytes).filter(|b| i64::try_from(*b).is_ok());
+        let (Some(bytes), true) = (bytes, fits(entry.committed, records)) else { return Err(size) };
+        if origin.checked_add(bytes).is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(size);
+        }
+        if file.batch.swap(true, Ordering::AcqRel) {
+            return Err(StoreError::BatchOpen { pool: file.name.clone() });
+        }
+        // From here on dropping the batch cleans up; it locks the store itself.
+        drop(inner);
+        let (shared, file) = (self.shared.clone(), self.file.clone());
+        let batch = Batch { shared, file, origin, records, written: AtomicU64::new(0), done: false };
+        batch.file.reserve(origin, bytes)?;
+        Ok(batch)
+    }
+
+    fn entry(&self) -> PoolEntry {
+        self.shared.lock().entry(&self.file.name)
+    }
+}
+
+/// Records being written. Not available before [`Batch::commit`]; dropping it undoes it.
+pub struct Batch {
+    shared: Arc<Shared>,
+    file: Arc<PoolFile>,
+    /// Where the batch begins in the file; stays, because an open batch blocks compaction.
+    origin: u64,
+    records: u64,
+    written: AtomicU64,
+    done: bool,
+}
+
+impl Batch {
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.records as usize
+    }
+
+    /// Whether it is a batch of no records.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Writes `bytes` at `offset` of record `record` (within the batch). Threads may write at once.
+    ///
+    /// # Errors
+    /// `Bounds`, `DiskFull`, `Io`.
+    pub fn write(&self, record: usize, offset: usize, bytes: &[u8]) -> Result<(), StoreError> {
+        let (record, offset, len) = (record as u64, offset as u64, bytes.len() as u64);
+        let (records, record_bytes) = (self.records, self.file.record_bytes);
+        if record >= records || offset.checked_add(len).is_none_or(|end| end > record_bytes) {
+            return Err(StoreError::Bounds { record, offset, len, records, record_bytes });
+        }
+        self.write_at(record * record_bytes + offset, bytes)
+    }
+
+    /// Writes whole records from `record` on: `bytes` is their concatenation.
+    ///
+    /// # Errors
+    /// Those of [`Batch::write`].
+    pub fn write_records(&self, record: usize, bytes: &[u8]) -> Result<(), StoreError> {
+        let (record, len) = (record as u64, bytes.len() as u64);
+        let (records, record_bytes) = (self.records, self.file.record_bytes);
+        if record > records || len > (records - record) * record_bytes || len % record_bytes != 0 {
+            return Err(StoreError::Bounds { record, offset: 0, len, records, record_bytes });
+        }
+        self.write_at(record * record_bytes, bytes)
+    }
+
+    /// Makes the records available: data to disk, then the state.
+    ///
+    /// # Errors
+    /// `Incomplete` if fewer bytes were written than the batch has, `DiskFull`, `Io`, `Failed`; nothing is committed.
+    pub fn commit(self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        commit(&shared, vec![self])
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.file.write_all_at(bytes, self.origin + at).map_err(|e| self.file.failed("writing", &e))?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let mut inner = self.shared.lock();
+        self.file.batch.store(false, Ordering::Release);
+        if !self.done && !inner.failed {
+            // Failing to give room back is no harm: opening the store cuts the file as well.
+            let _ = inner.settle(&self.file.name);
+        }
+    }
+}
+
+/// [`super::Store::commit_all`].
+pub(super) fn commit(shared: &Arc<Shared>, mut batches: Vec<Batch>) -> Result<(), StoreError> {
+    for batch in &batches {
+        let file = &batch.file;
+        let (expected, got) = (batch.records * file.record_bytes, batch.written.load(Ordering::Acquire));
+        if got < expected {
+            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, got });
+        }
+        file.file.sync_data().map_err(|e| file.failed("writing", &e))?;
+    }
+    let mut inner = shared.lock();
+    let saved = inner.update(&shared.dir, |disk| {
+        for batch in &batches {
+            disk.pools.entry(batch.file.name.clone()).or_default().committed += batch.records;
+        }
+    });
+    batches.iter_mut().for_each(|batch| batch.done = saved.is_ok());
+    drop(inner); // Dropping the batches locks again.
+    saved
+}
+
+/// [`super::Store::take_blocks`].
+pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<Vec<Block>, StoreError> {
+    let mut inner = shared.lock();
+    let mut next = inner.disk.clone();
+    let mut firsts = Vec::with_capacity(requests.len());
+    for (pool, n) in requests {
+        let (name, needed) = (&pool.file.name, *n as u64);
+        let entry = next.pools.entry(name.clone()).or_default();
+        let available = entry.committed - entry.cursor;
+        if needed > available {
+            return Err(StoreError::Short { pool: name.clone(), needed, available });
+        }
+        firsts.push(entry.cursor);
+        entry.cursor += needed;
+    }
+    // The one line that single use hangs on: nothing is read before this is on disk.
+    inner.update(&shared.dir, |disk| *disk = next)?;
+    let mut blocks = Vec::with_capacity(requests.len());
+    for ((pool, n), &first) in requests.iter().zip(&firsts) {
+        let entry = inner.entry(&pool.file.name);
+        let record_bytes = pool.record_bytes();
+        let mut bytes = Zeroizing::new(vec![0; n * record_bytes]);
+        let read = pool.file.file.read_exact_at(&mut bytes, pool.file.offset(&entry, first));
+        read.map_err(|e| pool.file.failed("reading", &e))?;
+        blocks.push(Block { first, record_bytes, bytes });
+    }
+    for (pool, _) in requests {
+        inner.settle(&pool.file.name)?;
+    }
+    Ok(blocks)
+}
+
+/// The records' file.
+pub(super) struct PoolFile {
+    name: String,
+    path: PathBuf,
+    file: File,
+    pub(super) record_bytes: u64,
+    /// A batch is open behind the committed records.
+    batch: AtomicBool,
+}
+
+impl PoolFile {
+    /// Opens the file of a pool; a pool the state file does not know starts empty, whatever a crash left there.
+    pub(super) fn open(
+        dir: &Path,
+        name: &str,
+        record_bytes: u64,
+        known: bool,
+    ) -> Result<PoolFile, StoreError> {
+        let path = dir.join(format!("{name}.records"));
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(!known).mode(0o600).open(&path);
+        let file = file.map_err(|e| StoreError::io("opening", &path, &e))?;
+        let pool =
+            PoolFile { name: name.to_owned(), path, file, record_bytes, batch: AtomicBool::new(false) };
+        let mut header = [0; HEADER as usize];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..].copy_from_slice(&record_bytes.to_le_bytes());
+        if pool.bytes()? < HEADER {
+            // New; if records should be there, `recover` misses them.
+            pool.file.write_all_at(&header, 0).map_err(|e| pool.failed("writing", &e))?;
+            return Ok(pool);
+        }
+        let mut found = [0; HEADER as usize];
+        pool.file.read_exact_at(&mut found, 0).map_err(|e| pool.failed("reading", &e))?;
+        match found == header {
+            true => Ok(pool),
+            false => Err(StoreError::corrupt(&pool.path, "another header than the state file says")),
+        }
+    }
+
+    pub(super) fn has_batch(&self) -> bool {
+        self.batch.load(Ordering::Acquire)
+    }
+
+    /// After a crash: finishes wiping and cuts off what was not committed.
+    pub(super) fn recover(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
+        let (expected, got) = (self.offset(entry, entry.committed), self.bytes()?);
+        // An empty pool may already be compacted, which the state file learns with its next change only.
+        if entry.cursor < entry.committed && got < expected {
+            return Err(StoreError::corrupt(&self.path, format!("{got} bytes, expected {expected}")));
+        }
+        self.settle(entry)
+    }
+
+    /// Overwrites what is spent, cuts off what is not committed, and starts the file afresh when it is empty.
+    /// `entry.base` and `entry.wiped` change in memory; they reach the disk with the next change of state, and until
+    /// then a crash only repeats this.
+    pub(super) fn settle(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
+        self.wipe(entry)?;
+        if self.has_batch() {
+            return Ok(());
+        }
+        if entry.cursor == entry.committed {
+            (entry.base, entry.wiped) = (entry.committed, entry.committed);
+        }
+        let end = self.offset(entry, entry.committed);
+        match self.bytes()? > end {
+            true => self.file.set_len(end).map_err(|e| self.failed("cutting", &e)),
+            false => Ok(()),
+        }
+    }
+
+    /// Zeros over `[wiped, cursor)`, as far as the file reaches.
+    fn wipe(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut at = self.offset(entry, entry.wiped);
+        let end = self.offset(entry, entry.cursor).min(self.bytes()?);
+        while at < end {
+            let n = (end - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..n as usize], at).map_err(|e| self.failed("wiping", &e))?;
+            at += n;
+        }
+        entry.wiped = entry.cursor;
+        Ok(())
+    }
+
+    /// Gets room for a batch now, so that a full disk shows before any work is done.
+    fn reserve(&self, at: u64, bytes: u64) -> Result<(), StoreError> {
+        let free = fstatvfs(&self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(u64::MAX);
+        let full =
+            || StoreError::DiskFull { path: self.path.clone(), needed: Some(bytes), available: Some(free) };
+        if bytes > free {
+            return Err(full());
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        match fallocate(&self.file, FallocateFlags::empty(), at, bytes) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::FBIG) => Err(full()),
+            // This file system cannot reserve; writing will tell.
+            Err(_) => self.file.set_len(at + bytes).map_err(|e| self.failed("extending", &e)),
+        }
+    }
+
+    fn offset(&self, entry: &PoolEntry, index: u64) -> u64 {
+        HEADER.saturating_add((index - entry.base).saturating_mul(self.record_bytes))
+    }
+
+    fn bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.file.metadata().map_err(|e| self.failed("examining", &e))?.len())
+    }
+
+    fn failed(&self, action: &'static str, error: &io::Error) -> StoreError {
+        StoreError::io(action, &self.path, error)
+    }
+}

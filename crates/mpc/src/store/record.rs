@@ -1,0 +1,66 @@
+//! Material on its way from the store into the one step that uses it.
+
+use zeroize::Zeroizing;
+
+/// One record, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
+pub struct Record {
+    index: u64,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Record {
+    /// Logical index in its pool; the same for both parties.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The content.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The content, by value.
+    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        self.bytes
+    }
+}
+
+/// Consecutive records in one buffer, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
+pub struct Block {
+    pub(super) first: u64,
+    pub(super) record_bytes: usize,
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Block {
+    /// Logical index of the first record.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.record_bytes
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The records' contents, in order, each `record_bytes` long.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.bytes.chunks_exact(self.record_bytes)
+    }
+
+    /// All bytes, by value.
+    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        self.bytes
+    }
+
+    /// One [`Record`] each.
+    pub fn into_records(self) -> Vec<Record> {
+        let records = self.records().zip(self.first..);
+        records.map(|(bytes, index)| Record { index, bytes: Zeroizing::new(bytes.to_vec()) }).collect()
+    }
+}
