@@ -35,7 +35,7 @@ class Sampler:
         self._rng = np.random.default_rng(self.seed)
 
     def sample(self, logits: Sequence[float] | NDArray[np.floating]) -> int:
-        """The next token from one row of logits, [vocab]. Ties go to the lower id. `InputError` unless finite and 1-D."""
+        """The next token from one row of logits [vocab]; ties go to the lower id. `InputError` unless finite, 1-D."""
         scores = np.asarray(logits, dtype=np.float64)
         if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
             raise InputError(f"logits of shape {list(scores.shape)}, expected one row of finite numbers")

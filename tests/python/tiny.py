@@ -1,5 +1,6 @@
 """Tiny random models in every file format, for tests: d = 64, 2 layers, vocabulary of 512. Same seed, same files.
 
+Use:
     folder = tiny_gpt2(tmp_path / "m")          # Hugging Face folder
     folder = tiny_llama(tmp_path / "m", tie_word_embeddings=True)   # any config.json field can be overridden
     checkpoint = cryptogen.weights.load(folder)
@@ -39,7 +40,8 @@ def tiny_gpt2(folder: Path, seed: int = 0, **overrides: Any) -> Path:
     } | overrides  # fmt: skip
     rng, d = np.random.default_rng(seed), config["n_embd"]
     ff = config["n_inner"] or 4 * d
-    tensors = {"wte.weight": _normal(rng, config["vocab_size"], d), "wpe.weight": _normal(rng, config["n_positions"], d)}
+    tensors = {"wte.weight": _normal(rng, config["vocab_size"], d)}
+    tensors["wpe.weight"] = _normal(rng, config["n_positions"], d)
     for i in range(config["n_layer"]):
         shapes = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, ff), "mlp.c_proj": (ff, d)}
         for name, (d_in, d_out) in shapes.items():
@@ -62,7 +64,8 @@ def tiny_llama(folder: Path, seed: int = 0, **overrides: Any) -> Path:
         "mlp_bias": False, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}, "bos_token_id": 1,
         "eos_token_id": 2, "tie_word_embeddings": False,
     } | overrides  # fmt: skip
-    rng, d, ff, head_dim = np.random.default_rng(seed), config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    rng, d, ff = np.random.default_rng(seed), config["hidden_size"], config["intermediate_size"]
+    head_dim = config["head_dim"]
     q, kv = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     tensors = {"model.embed_tokens.weight": _normal(rng, config["vocab_size"], d)}
     for i in range(config["num_hidden_layers"]):

@@ -1,6 +1,6 @@
 """What the decoder asks of a backend: nine operations on T rows at once.
 
-Values are opaque to the decoder: a numpy array (`float`), integers (`fixed`), or a handle to one party's share (`private`).
+Values are opaque to the decoder: a numpy array (`float`), integers (`fixed`), a handle to a party's share (`private`).
 Sites name the weights: `layers.{i}.attn_norm|qkv|o|mlp_norm|up|down`, `final_norm`, `head`.
 """
 

@@ -39,7 +39,7 @@ class FloatBackend:
 
     def embed(self, tokens: Sequence[int]) -> Array:
         self._start, self._end = self._end, self._end + len(tokens)
-        h = self._weights.embed[np.asarray(tokens)]  # [T, d]
+        h: Array = self._weights.embed[np.asarray(tokens)]  # [T, d]
         if self._weights.pos is not None:
             h = h + self._weights.pos[self._start : self._end]
         self._observe("embed", h)
@@ -56,7 +56,7 @@ class FloatBackend:
             x *= gain
         if bias is not None:
             x += bias
-        return x.astype(np.float32)  # [T, d]
+        return np.asarray(x, dtype=np.float32)  # [T, d]
 
     def linear(self, x: Array, site: str) -> Array:
         weight, bias = self._weights.linear(site)

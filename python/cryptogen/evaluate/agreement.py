@@ -52,7 +52,7 @@ def compare(reference: ArrayLike, candidate: ArrayLike) -> Agreement:
     """Row by row comparison of logits [steps, vocab]. `InputError` unless both have that one shape."""
     ref, other = np.asarray(reference, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
     if ref.ndim != 2 or ref.shape != other.shape or ref.shape[0] < 1 or ref.shape[1] < 2:
-        raise InputError(f"logits of shapes {list(ref.shape)} and {list(other.shape)}, expected the same [steps, vocab]")
+        raise InputError(f"logits of shapes {list(ref.shape)} and {list(other.shape)}, expected one [steps, vocab]")
     best, chosen = ref.argmax(axis=1), other.argmax(axis=1)
     two = np.partition(ref, -2, axis=1)[:, -2:]  # [steps, 2], ascending
     margin = two[:, 1] - two[:, 0]
@@ -79,7 +79,8 @@ def agreement(
     tokens: Sequence[int] = prompt
     for _ in range(steps):
         row, other = forward(reference, config, tokens), forward(candidate, config, tokens)
-        assert row is not None and other is not None  # want="last"
+        assert row is not None  # want="last"
+        assert other is not None
         ours.append(row[0])
         theirs.append(np.asarray(to_array(other))[0])
         tokens = [int(row[0].argmax())]

@@ -60,7 +60,7 @@ def mean_nll(logits: ArrayLike, tokens: Sequence[int]) -> float:
     """`−1/(T−1) · Σ_t log softmax(logits_t)[token_{t+1}]`: logits [T, vocab] of `tokens`, nats."""
     rows = np.asarray(logits)
     if rows.ndim != 2 or len(rows) != len(tokens) or len(tokens) < 2:
-        raise InputError(f"logits of shape {list(rows.shape)} for {len(tokens)} tokens, expected one row each, 2 or more")
+        raise InputError(f"logits of shape {list(rows.shape)} for {len(tokens)} tokens, expected 2 or more, a row each")
     total = 0.0
     for row, target in zip(rows[:-1], tokens[1:], strict=True):  # by row: [T, vocab] in float64 would be large
         wide = row.astype(np.float64)

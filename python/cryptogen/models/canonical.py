@@ -76,4 +76,4 @@ def _norm_before(site: str) -> str | None:
 
 def _centred(rows: Array) -> Array:
     wide = rows.astype(np.float64)
-    return (wide - wide.mean(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(wide - wide.mean(axis=1, keepdims=True), dtype=np.float32)

@@ -31,7 +31,7 @@ def _erf(x: Floats) -> Floats:
     """Abramowitz & Stegun 7.1.26, absolute error below 1.5e-7 (numpy has no erf)."""
     t = 1.0 / (1.0 + 0.3275911 * np.abs(x))
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return np.sign(x) * (1.0 - series * np.exp(-x * x))
+    return np.asarray(np.sign(x) * (1.0 - series * np.exp(-x * x)))
 
 
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"gelu_new": gelu_new, "gelu": gelu, "silu": silu}

@@ -34,7 +34,9 @@ def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, spac
     prepend = [normalizers.Prepend("▁")] if space_prefix else []
     tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
     strip = [decoders.Strip(" ", 1, 0)] if space_prefix else []
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
     specials = [p.text for t, p in enumerate(pieces) if p.special or t in (unknown, bos)]
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
     if bos is not None:

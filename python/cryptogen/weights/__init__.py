@@ -14,7 +14,7 @@ __all__ = ["Checkpoint", "load", "tensor_shapes"]
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a model, whatever its format: a folder with config.json (or a single .gguf), a .gguf or a llama2.c .bin file.
+    """Read a model of any format: a folder with config.json (or a single .gguf), a .gguf or a llama2.c .bin file.
 
     Errors: `MissingFile`, `MalformedFile`, `InvalidConfig`, `UnsupportedModel`, `MissingTensor`, `UnexpectedTensor`,
     `TensorMismatch`, all of them `WeightsError`; `TokenizerError`.

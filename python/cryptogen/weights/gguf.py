@@ -77,7 +77,7 @@ def _decimal(value: float) -> float:
 def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
     out = {"embed": reader.take("token_embd.weight", c.vocab, c.d)}
     for i in range(c.layers):
-        take = lambda name, *shape, i=i: reader.take(f"blk.{i}.{name}.weight", *shape)  # noqa: E731
+        take = reader.under(f"blk.{i}.", ".weight")
         out[f"layers.{i}.attn_norm.gain"] = take("attn_norm", c.d)
         out[f"layers.{i}.mlp_norm.gain"] = take("ffn_norm", c.d)
         q = half_rotation(take("attn_q", c.q_width, c.d), c.heads)

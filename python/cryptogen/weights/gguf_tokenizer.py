@@ -26,9 +26,8 @@ def read_tokenizer(values: Mapping[str, Any]) -> TextCodec:
     tokens, types = _list(values, "tokenizer.ggml.tokens", str), _list(values, "tokenizer.ggml.token_type", int)
     if len(types) != len(tokens):
         raise TokenizerError(f"tokenizer.ggml.token_type has {len(types)} entries, expected {len(tokens)}")
-    bos = (fields.token_ids("tokenizer.ggml.bos_token_id") or [None])[0]
-    if not fields.flag("tokenizer.ggml.add_bos_token", kind == "llama"):
-        bos = None
+    starts = fields.token_ids("tokenizer.ggml.bos_token_id")
+    bos = starts[0] if starts and fields.flag("tokenizer.ggml.add_bos_token", kind == "llama") else None
     if bos is not None and not 0 <= bos < len(tokens):
         raise TokenizerError(f"tokenizer.ggml.bos_token_id is {bos}, expected 0..{len(tokens) - 1}")
     if kind == "gpt2":
@@ -37,9 +36,7 @@ def read_tokenizer(values: Mapping[str, Any]) -> TextCodec:
         scores = _list(values, "tokenizer.ggml.scores", float)
         if len(scores) != len(tokens):
             raise TokenizerError(f"tokenizer.ggml.scores has {len(scores)} entries, expected {len(tokens)}")
-        pieces = [
-            Piece(t, s, k in (_UNKNOWN, _CONTROL, _USER)) for t, s, k in zip(tokens, scores, types, strict=True)
-        ]
+        pieces = [Piece(t, s, k in (_UNKNOWN, _CONTROL, _USER)) for t, s, k in zip(tokens, scores, types, strict=True)]
         prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
         tokenizer = bpe_from_pieces(pieces, fields.integer("tokenizer.ggml.unknown_token_id", 0), bos, prefix)
     else:
@@ -51,15 +48,14 @@ def _byte_level(values: Mapping[str, Any], tokens: list[str], types: list[int], 
     merges = [tuple(m.split(" ")) for m in _list(values, "tokenizer.ggml.merges", str)]
     vocab = {token: i for i, token in enumerate(tokens)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocab, merges))  # type: ignore[arg-type]
+        tokenizer = Tokenizer(models.BPE(vocab, merges))
     except Exception as e:  # the library raises bare Exception
         raise TokenizerError(f"tokenizer.ggml.merges do not fit the tokens ({e})") from e
     tokenizer.pre_tokenizer = _pre_tokenizer(ConfigFields(values).text("tokenizer.ggml.pre", "default"))
     tokenizer.decoder = decoders.ByteLevel()
-    control = [AddedToken(t, special=True, normalized=False) for t, k in zip(tokens, types, strict=True) if k == _CONTROL]
-    user = [AddedToken(t, normalized=False) for t, k in zip(tokens, types, strict=True) if k == _USER]
-    tokenizer.add_special_tokens(control)
-    tokenizer.add_tokens(user)
+    named = list(zip(tokens, types, strict=True))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, k in named if k == _CONTROL])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in named if k == _USER])
     if bos is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A {tokens[bos]} $B", special_tokens=[(tokens[bos], bos)]

@@ -47,7 +47,7 @@ def load_folder(folder: Path) -> Checkpoint:
 
 def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
     prefix = "transformer." if "transformer.wte.weight" in reader else ""
-    take = lambda name, *shape: reader.take(f"{prefix}{name}", *shape)  # noqa: E731
+    take = reader.under(prefix)
     out = {"embed": take("wte.weight", c.vocab, c.d), "pos": take("wpe.weight", c.context, c.d)}
     for i in range(c.layers):
         for site, name in (("attn_norm", "ln_1"), ("mlp_norm", "ln_2")):
@@ -65,7 +65,7 @@ def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
 def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
     out = {"embed": reader.take("model.embed_tokens.weight", c.vocab, c.d)}
     for i in range(c.layers):
-        take = lambda name, *shape, i=i: reader.take(f"model.layers.{i}.{name}.weight", *shape)  # noqa: E731
+        take = reader.under(f"model.layers.{i}.", ".weight")
         out[f"layers.{i}.attn_norm.gain"] = take("input_layernorm", c.d)
         out[f"layers.{i}.mlp_norm.gain"] = take("post_attention_layernorm", c.d)
         q = take("self_attn.q_proj", c.q_width, c.d)

@@ -1,7 +1,7 @@
 """The legacy `.bin` format of llama2.c (export.py, version 0) and its tokenizer file.
 
-Seven little-endian int32 (d, ff, layers, heads, kv heads, vocab, context; vocab negative when the head is not tied), then
-float32 tensors in a fixed order, stacked over layers; q and k rows are interleaved for RoPE.
+Seven little-endian int32 (d, ff, layers, heads, kv heads, vocab, context; vocab negative when the head is not tied),
+then float32 tensors in a fixed order, stacked over layers; q and k rows are interleaved for RoPE.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def find_packaged(name: str, wheels: Sequence[Path] = ()) -> Path:
     if cached.exists():
         return _checked(cached, package)
     spec = importlib.util.find_spec(package.module)  # does not import it
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (installed := Path(place) / package.file).exists():
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (installed := Path(folder) / package.file).exists():
             return _checked(installed, package)
     for place in (*wheels, cache_folder()):
         stem = f"{package.module}-{package.version}-"
@@ -80,9 +80,9 @@ def extract(wheel: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=folder, suffix=".partial")
     try:
-        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(wheel) as archive:
-            with archive.open(f"{package.module}/{package.file}") as member:
-                shutil.copyfileobj(member, out, 1 << 20)
+        member = f"{package.module}/{package.file}"
+        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(wheel) as archive, archive.open(member) as content:
+            shutil.copyfileobj(content, out, 1 << 20)
         _checked(Path(partial), package)
         os.replace(partial, folder / package.file)
     except (zipfile.BadZipFile, KeyError, OSError) as e:
@@ -104,8 +104,11 @@ def _known(name: str) -> ModelPackage:
 
 
 def _checked(path: Path, package: ModelPackage) -> Path:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    actual = digest.hexdigest()
     if actual != package.sha256:
         raise MalformedFile(path, f"SHA-256 {package.sha256} expected, {actual} found")
     return path

@@ -35,7 +35,12 @@ class TensorReader:
             raise TensorMismatch(name, "shape", list(shape), list(tensor.shape))
         if tensor.dtype.kind != "f":
             raise TensorMismatch(name, "dtype", "a floating-point type", tensor.dtype)
-        return np.ascontiguousarray(tensor, dtype=np.float32)
+        # A copy, not a view of the mapped file: the file may change under a running server.
+        return np.array(tensor, dtype=np.float32, order="C")
+
+    def under(self, prefix: str, suffix: str = "") -> Callable[..., Array]:
+        """`take` for names between `prefix` and `suffix`."""
+        return lambda name, *shape: self.take(f"{prefix}{name}{suffix}", *shape)
 
     def skip(self, name: str) -> None:
         """Leave a tensor aside knowingly."""

@@ -1,0 +1,113 @@
+"""Text to tokens and back, streaming, chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptogen import errors
+from cryptogen.tokens import ChatML, StreamDecoder, TextCodec
+from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
+from cryptogen.weights import load
+from tiny import tiny_llama, tokenizer_json, write_gguf, write_llama2c
+
+CODEC = TextCodec.from_json(tokenizer_json())
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *"▁aetonih", "th", "the", "▁the", "he", "▁t"]
+SPM = TextCodec(bpe_from_pieces([Piece(p, -float(i), i < 3) for i, p in enumerate(PIECES)], 0, 1, True))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def streamed(codec: TextCodec, tokens: list[int]) -> list[str]:
+    stream = codec.stream()
+    return [*(stream.push(t) for t in tokens), stream.finish()]
+
+
+@given(TEXT)
+def test_byte_level_round_trip(text: str) -> None:
+    tokens = CODEC.encode(text)
+    assert CODEC.decode(tokens, skip_special=False) == text
+
+
+@pytest.mark.parametrize("codec", [CODEC, SPM])
+@given(text=TEXT)
+def test_stream_is_decode(codec: TextCodec, text: str) -> None:
+    tokens = codec.encode(text.replace("\N{REPLACEMENT CHARACTER}", ""))
+    assert "".join(streamed(codec, tokens)) == codec.decode(tokens)
+
+
+@given(st.lists(st.integers(0, 511), max_size=30))
+def test_any_tokens_stream(tokens: list[int]) -> None:
+    assert "".join(streamed(CODEC, tokens)) == CODEC.decode(tokens)
+
+
+def test_stream_holds_partial_characters_only() -> None:
+    pieces = streamed(CODEC, CODEC.encode("né €🙂!"))
+    assert "".join(pieces) == "né €🙂!"
+    assert not any("\N{REPLACEMENT CHARACTER}" in p for p in pieces)
+    assert pieces[0] == "n"  # at once
+    assert pieces[1] == ""  # first byte of é
+    cut = CODEC.encode("🙂")[:-1]
+    assert "\N{REPLACEMENT CHARACTER}" in streamed(CODEC, cut)[-1]
+
+
+def test_stream_gives_up_on_invalid_bytes() -> None:
+    stream = StreamDecoder(lambda tokens: "\N{REPLACEMENT CHARACTER}" * len(tokens))
+    assert sum(len(stream.push(0)) for _ in range(100)) >= 92
+
+
+def test_sentencepiece() -> None:
+    assert [PIECES[t] for t in SPM.encode("the hat")] == ["<s>", "▁the", "▁", "h", "a", "t"]
+    assert SPM.decode(SPM.encode("the hat")) == "the hat"
+    assert SPM.decode(SPM.encode("é€")) == "é€"
+    assert SPM.encode("a", special=False)[0] != 1
+    with pytest.raises(errors.TokenizerError, match="same text"):
+        bpe_from_pieces([Piece("a", 0, False), Piece("a", 0, False)], 0, None, True)
+
+
+def test_tokenizers_of_every_format_agree(tmp_path: Path) -> None:
+    folder = load(tiny_llama(tmp_path / "m", rms_norm_eps=1e-5))
+    packed = load(write_gguf(folder, tmp_path / "m.gguf"))
+    assert folder.tokenizer is not None
+    assert packed.tokenizer is not None
+    text = "the rain, <|im_start|>on 3 plains ✓<|im_end|>"
+    assert folder.tokenizer.encode(text) == packed.tokenizer.encode(text)
+    assert folder.tokenizer.chat == packed.tokenizer.chat == ChatML(1, 2, "Be brief.")
+    assert folder.stop == packed.stop == {2}
+    small = load(write_llama2c(folder, tmp_path / "m.bin")).tokenizer
+    assert small is not None
+    assert small.decode(small.encode("the rain ✓")) == "the rain ✓"
+
+
+def test_chat() -> None:
+    codec = CODEC.with_chat_template("<|im_start|>...")
+    assert codec.chat == ChatML(1, 2)
+    tokens = codec.encode_chat([{"role": "user", "content": "hello"}])
+    assert codec.decode(tokens, skip_special=False) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    assert tokens[0] == 1
+    assert tokens.count(2) == 1
+    polite = ChatML(1, 2, "Be kind.")
+    assert polite.render([{"role": "user", "content": "x"}]).startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
+    own = polite.render([{"role": "system", "content": "Be rude."}, {"role": "user", "content": "x"}])
+    assert "kind" not in own
+    with pytest.raises(errors.InputError):
+        polite.render([])
+    with pytest.raises(errors.InputError):
+        polite.render([{"role": "tool", "content": "x"}])  # type: ignore[typeddict-item]
+    with pytest.raises(errors.InputError):
+        CODEC.encode_chat([{"role": "user", "content": "x"}])
+    assert CODEC.with_chat_template("[INST]").chat is None
+
+
+def test_codec_errors(tmp_path: Path) -> None:
+    with pytest.raises(errors.MissingFile):
+        TextCodec.from_file(tmp_path / "no.json")
+    with pytest.raises(errors.TokenizerError):
+        TextCodec.from_json("not json")
+    with pytest.raises(errors.InputError):
+        CODEC.decode([-1])
+    with pytest.raises(errors.TokenizerError):
+        CODEC.encode("\ud800")
+    assert TextCodec.from_json(CODEC.to_json()).encode("the end") == CODEC.encode("the end")
