@@ -21,6 +21,14 @@ pub(super) fn wire_pair() -> (MemoryWire, MemoryWire) {
     (end(a_to, b_from), end(b_to, a_from))
 }
 
+#[cfg(test)]
+impl MemoryWire {
+    /// Sends raw bytes to the other end.
+    pub(super) fn sender(&self) -> Sender<Vec<u8>> {
+        self.to.clone()
+    }
+}
+
 impl Connection<Client> {
     /// A client and a server in one process, each for its own thread. Same framing and counters as over TLS.
     pub fn memory_pair() -> (Connection<Client>, Connection<Server>) {

@@ -8,6 +8,7 @@
 //! ([`Store::take_blocks`]).
 
 mod error;
+mod file;
 mod pool;
 mod record;
 mod state;
@@ -30,7 +31,7 @@ pub use pool::{Batch, Pool};
 pub use record::{Block, Record};
 pub use state::{PoolCursor, StoreState};
 
-use pool::PoolFile;
+use file::PoolFile;
 use state::{check_name, Disk, PoolEntry};
 
 /// What the material is good for. Made for one, useless (and refused) for any other.

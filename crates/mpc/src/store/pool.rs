@@ -1,23 +1,16 @@
 //! One pool: a file of records that are appended in batches and taken from the front.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use rustix::fs::{fallocate, fstatvfs, FallocateFlags};
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
+use super::file::PoolFile;
 use super::record::{Block, Record};
 use super::state::{fits, PoolEntry};
 use super::Shared;
-
-const MAGIC: &[u8; 8] = b"CGPOOL01";
-/// `magic | record_bytes: u64 LE`, then the records.
-const HEADER: u64 = 16;
 
 /// Handle of one pool.
 pub struct Pool {
@@ -243,122 +236,4 @@ pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<
         inner.settle(&pool.file.name)?;
     }
     Ok(blocks)
-}
-
-/// The records' file.
-pub(super) struct PoolFile {
-    name: String,
-    path: PathBuf,
-    file: File,
-    pub(super) record_bytes: u64,
-    /// A batch is open behind the committed records.
-    batch: AtomicBool,
-}
-
-impl PoolFile {
-    /// Opens the file of a pool; a pool the state file does not know starts empty, whatever a crash left there.
-    pub(super) fn open(
-        dir: &Path,
-        name: &str,
-        record_bytes: u64,
-        known: bool,
-    ) -> Result<PoolFile, StoreError> {
-        let path = dir.join(format!("{name}.records"));
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(!known).mode(0o600).open(&path);
-        let file = file.map_err(|e| StoreError::io("opening", &path, &e))?;
-        let pool =
-            PoolFile { name: name.to_owned(), path, file, record_bytes, batch: AtomicBool::new(false) };
-        let mut header = [0; HEADER as usize];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..].copy_from_slice(&record_bytes.to_le_bytes());
-        if pool.bytes()? < HEADER {
-            // New; if records should be there, `recover` misses them.
-            pool.file.write_all_at(&header, 0).map_err(|e| pool.failed("writing", &e))?;
-            return Ok(pool);
-        }
-        let mut found = [0; HEADER as usize];
-        pool.file.read_exact_at(&mut found, 0).map_err(|e| pool.failed("reading", &e))?;
-        match found == header {
-            true => Ok(pool),
-            false => Err(StoreError::corrupt(&pool.path, "another header than the state file says")),
-        }
-    }
-
-    pub(super) fn has_batch(&self) -> bool {
-        self.batch.load(Ordering::Acquire)
-    }
-
-    /// After a crash: finishes wiping and cuts off what was not committed.
-    pub(super) fn recover(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
-        let (expected, got) = (self.offset(entry, entry.committed), self.bytes()?);
-        // An empty pool may already be compacted, which the state file learns with its next change only.
-        if entry.cursor < entry.committed && got < expected {
-            return Err(StoreError::corrupt(&self.path, format!("{got} bytes, expected {expected}")));
-        }
-        self.settle(entry)
-    }
-
-    /// Overwrites what is spent, cuts off what is not committed, and starts the file afresh when it is empty.
-    /// `entry.base` and `entry.wiped` change in memory; they reach the disk with the next change of state, and until
-    /// then a crash only repeats this.
-    pub(super) fn settle(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
-        self.wipe(entry)?;
-        if self.has_batch() {
-            return Ok(());
-        }
-        if entry.cursor == entry.committed {
-            (entry.base, entry.wiped) = (entry.committed, entry.committed);
-        }
-        let end = self.offset(entry, entry.committed);
-        match self.bytes()? > end {
-            true => self.file.set_len(end).map_err(|e| self.failed("cutting", &e)),
-            false => Ok(()),
-        }
-    }
-
-    /// Zeros over `[wiped, cursor)`, as far as the file reaches.
-    fn wipe(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
-        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-        let mut at = self.offset(entry, entry.wiped);
-        let end = self.offset(entry, entry.cursor).min(self.bytes()?);
-        while at < end {
-            let n = (end - at).min(ZEROS.len() as u64);
-            self.file.write_all_at(&ZEROS[..n as usize], at).map_err(|e| self.failed("wiping", &e))?;
-            at += n;
-        }
-        entry.wiped = entry.cursor;
-        Ok(())
-    }
-
-    /// Gets room for a batch now, so that a full disk shows before any work is done.
-    fn reserve(&self, at: u64, bytes: u64) -> Result<(), StoreError> {
-        let free = fstatvfs(&self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(u64::MAX);
-        let full =
-            || StoreError::DiskFull { path: self.path.clone(), needed: Some(bytes), available: Some(free) };
-        if bytes > free {
-            return Err(full());
-        }
-        if bytes == 0 {
-            return Ok(());
-        }
-        match fallocate(&self.file, FallocateFlags::empty(), at, bytes) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::FBIG) => Err(full()),
-            // This file system cannot reserve; writing will tell.
-            Err(_) => self.file.set_len(at + bytes).map_err(|e| self.failed("extending", &e)),
-        }
-    }
-
-    fn offset(&self, entry: &PoolEntry, index: u64) -> u64 {
-        HEADER.saturating_add((index - entry.base).saturating_mul(self.record_bytes))
-    }
-
-    fn bytes(&self) -> Result<u64, StoreError> {
-        Ok(self.file.metadata().map_err(|e| self.failed("examining", &e))?.len())
-    }
-
-    fn failed(&self, action: &'static str, error: &io::Error) -> StoreError {
-        StoreError::io(action, &self.path, error)
-    }
 }

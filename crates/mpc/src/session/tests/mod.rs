@@ -1,0 +1,35 @@
+mod framing;
+mod tls;
+
+use std::sync::mpsc::Sender;
+
+use super::memory::MemoryWire;
+use super::*;
+use crate::party::{Client, Server};
+
+/// A connection whose peer is the test itself, byte for byte.
+fn fed_by_hand<P: Party>() -> (Connection<P>, Sender<Vec<u8>>, MemoryWire) {
+    let (ours, theirs) = memory::wire_pair();
+    (Connection::over(Box::new(ours)), theirs.sender(), theirs)
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    [&(payload.len() as u32).to_le_bytes()[..], &[kind], payload].concat()
+}
+
+fn introduction(token: Option<&str>) -> Introduction {
+    Introduction {
+        package_version: "0.1.0".into(),
+        protocol: "preprocessed".into(),
+        client_id: "alice-1".into(),
+        token: token.map(|t| Token::new(t.into())),
+    }
+}
+
+fn policy(token: Option<&str>) -> Policy {
+    Policy {
+        package_version: "0.1.0".into(),
+        protocol: "preprocessed".into(),
+        token: token.map(|t| Token::new(t.into())),
+    }
+}
