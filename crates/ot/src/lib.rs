@@ -1,5 +1,25 @@
-//! Oblivious transfer and distributed point functions.
+//! Oblivious transfer and distributed point functions: how two parties make table keys without a dealer.
+//!
+//! [`base`] gives 128 oblivious transfers in each direction, [`extension`] turns them into as many as wanted, and
+//! [`dpf`] spends those on the keys of secret one-hot vectors. Adversary: semi-honest, κ = 128. Whatever the peer
+//! sends is nevertheless checked: it causes a typed error, never a panic.
 
+pub mod base;
 pub mod channel;
+pub mod dpf;
+pub mod error;
+pub mod extension;
+#[cfg(any(test, feature = "test-channel"))]
+pub mod memory;
+
+mod bits;
+mod fixed_key;
+mod transpose;
+
+#[cfg(test)]
+mod tests;
 
 pub use channel::{Channel, ChannelError, Role, Turn};
+pub use dpf::{cost, generate, Cost, DotScratch, TableBatch, TableKey, TableShape};
+pub use error::OtError;
+pub use extension::{OtPair, OtReceiver, OtSender, RotReceived, RotSent};

@@ -1,0 +1,75 @@
+//! Times the generation of table keys (both parties in one process) and their use.
+//!
+//! `cargo run --release -p cryptogen-ot --features test-channel --example bench [tables]`
+
+use std::time::Instant;
+
+use cryptogen_ot::{
+    cost, generate, memory, DotScratch, OtError, OtPair, Role, TableBatch, TableKey, TableShape,
+};
+use cryptogen_ring::{Fp, Prg, Seed};
+
+const BATCHES: usize = 3;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let n = std::env::args().nth(1).map_or(Ok(8192), |s| s.parse())?;
+    for shape in [TableShape::new(9, 1)?, TableShape::new(8, 1)?] {
+        let (mut client, mut server) = memory::pair();
+        let (client, server) = std::thread::scope(|scope| {
+            let server = scope.spawn(move || party(Role::Server, &mut server, shape, n));
+            (party(Role::Client, &mut client, shape, n), server.join().expect("server thread"))
+        });
+        let ((client, seconds), (_server, _)) = (client?, server?);
+        let cost = cost(shape, n);
+        println!(
+            "k={} m={}: generation {:.2} us per table, both parties on this machine; {} + {} bytes per table, {} rounds",
+            shape.k(),
+            shape.m(),
+            seconds * 1e6 / n as f64,
+            cost.client_bytes / n,
+            cost.server_bytes / n,
+            cost.rounds
+        );
+
+        let mut rng = Prg::new(&Seed::from_bytes([5; 32]));
+        let mut table = || -> Vec<i64> {
+            rng.fp_vec(shape.size()).iter().map(|x| (x.value() >> 17) as i64 - (1 << 46)).collect()
+        };
+        let (a, b, c) = (table(), table(), table());
+        let terms: [(usize, &[i64]); 3] = [(0, &a), (1, &b), (1, &c)];
+        let (mut scratch, mut out) = (DotScratch::new(), [Fp::ZERO; 3]);
+        let start = Instant::now();
+        for i in 0..n {
+            let key = TableKey::from_record(shape, client.record(i))?;
+            key.dot_into(Role::Client, i as u32, &terms, &mut scratch, &mut out)?;
+        }
+        println!(
+            "    dot, 3 terms: {:.2} us per table, one core",
+            start.elapsed().as_secs_f64() * 1e6 / n as f64
+        );
+    }
+    Ok(())
+}
+
+/// The last batch and the best time of a batch in seconds.
+fn party(
+    role: Role,
+    channel: &mut memory::MemoryChannel,
+    shape: TableShape,
+    n: usize,
+) -> Result<(TableBatch, f64), OtError> {
+    let mut rng = Prg::new(&Seed::from_bytes([role.index() as u8; 32]));
+    let start = Instant::now();
+    let mut pair = OtPair::setup(role, channel, &mut rng)?;
+    if role == Role::Client {
+        println!("base transfers, both directions: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    }
+    let betas = rng.fp_vec(n * shape.payloads() as usize);
+    let (mut last, mut best) = (None, f64::INFINITY);
+    for _ in 0..BATCHES {
+        let start = Instant::now();
+        last = Some(generate(channel, &mut pair, shape, n, &betas, &mut rng)?);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok((last.expect("at least one batch"), best))
+}

@@ -1,0 +1,175 @@
+//! Table keys: distributed point functions at a secret random index, made by the two parties themselves.
+//!
+//! Functionality, for each of `n` tables with domain `2^k` and `m` payloads: parties `b ∈ {0 = client, 1 = server}` get
+//! an additive index share `α_b` (`α = α_0 + α_1 mod 2^k` uniform and known to nobody) and a key that expands to vectors
+//! `v_b^{(ℓ)}` over `F_p` with `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
+//! additively by the caller.
+//! Source: Doerner, shelat, "Scaling ORAM for Secure Computation", CCS 2017, §3 (tree level by level on shares);
+//! final correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and Extensions", CCS 2016,
+//! figure 1, with the sign from node counts modulo 4 so that nobody learns it.
+//! Inputs: `betas`, `n × (m−1)` field elements from each party. Leaks: nothing. Adversary: semi-honest.
+//! Errors: [`crate::OtError`].
+//!
+//! Rounds `2k + 4`, independent of `n`; bytes from each party (exactly: [`cost`]) about
+//! `16(k+1) + k·(32 + 1/8) + 1/8 + 16m` for each table, and `2(k−1)` more from the server.
+//!
+//! Steps, all tables of a batch together (`generate.rs`):
+//! 1. `k + 1` random transfers in each direction ([`crate::extension`]). The choice bits of the first `k` are the party's
+//!    XOR share of the index, most significant bit first. 1 round.
+//! 2. Level `i`: each party expands all its nodes and XORs all left and all right children to `z_b^L`, `z_b^R` (and
+//!    bits `τ_b^L`, `τ_b^R`). Nodes off the path are equal on both sides and cancel. Let `δ_b = z_b^L ⊕ z_b^R`. The
+//!    correction word is `z^R ⊕ α_i·δ`; the cross terms `α_{1−b,i}·δ_b` come from one correlated transfer in each
+//!    direction (1 round), then the shares are opened (1 round), together with those of
+//!    `t^L = τ^L ⊕ α_i ⊕ 1` and `t^R = τ^R ⊕ α_i`.
+//! 3. The additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from one more pad of the transfers in
+//!    which the client chooses; the server's message travels with the first one of step 2.
+//! 4. `V_0 = β_0 − Σ_j Conv_ℓ(s_0[j])`, `V_1 = β_1 + Σ_j Conv_ℓ(s_1[j])`; the final word is `±(V_0 + V_1)`, negative if
+//!    `t_1[α] = 1`. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
+//!    `t_1[α] = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer in each
+//!    direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1 round.
+//! 5. `v_0[j] = Conv_ℓ(s_0[j]) + t_0[j]·CW_ℓ`, `v_1[j]` is the negative of the same.
+
+mod generate;
+mod key;
+mod tree;
+
+pub use generate::generate;
+pub use key::{DotScratch, TableKey};
+
+use zeroize::Zeroizing;
+
+use crate::bits;
+use crate::channel::Role;
+use crate::error::OtError;
+use crate::extension;
+
+/// Smallest and largest `k`.
+pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
+/// Most payloads `m`, the constant one included.
+pub const MAX_PAYLOADS: usize = 8;
+/// Most leaves (`n·2^k`) in one batch: about 1.2 GB of working memory.
+pub const MAX_LEAVES: usize = 1 << 26;
+
+/// Domain and payload count of a class of tables; only valid ones exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TableShape {
+    k: u32,
+    payloads: u32,
+}
+
+impl TableShape {
+    /// Domain `2^k` and `payloads` secret payloads beside the constant 1, so `m = 1 + payloads`.
+    ///
+    /// # Errors
+    /// [`OtError::Range`] unless `4 ≤ k ≤ 16` and `m ≤` [`MAX_PAYLOADS`].
+    pub fn new(k: u32, payloads: u32) -> Result<TableShape, OtError> {
+        if !DOMAIN_BITS.contains(&k) {
+            let (min, max) = (*DOMAIN_BITS.start() as usize, *DOMAIN_BITS.end() as usize);
+            return Err(OtError::Range { what: "domain bits", min, max, actual: k as usize });
+        }
+        if payloads as usize >= MAX_PAYLOADS {
+            return Err(OtError::Range {
+                what: "payloads",
+                min: 0,
+                max: MAX_PAYLOADS - 1,
+                actual: payloads as usize,
+            });
+        }
+        Ok(TableShape { k, payloads })
+    }
+
+    /// Bits of the domain.
+    pub const fn k(self) -> u32 {
+        self.k
+    }
+
+    /// Secret payloads, `m − 1`.
+    pub const fn payloads(self) -> u32 {
+        self.payloads
+    }
+
+    /// All payloads, `m`.
+    pub const fn m(self) -> usize {
+        self.payloads as usize + 1
+    }
+
+    /// Domain size `2^k`.
+    pub const fn size(self) -> usize {
+        1 << self.k
+    }
+
+    /// Bytes of one stored record: index 2, root 16, level words 16k, their second bits 2, final words 8m.
+    pub const fn record_bytes(self) -> usize {
+        2 + 16 + 16 * self.k as usize + 2 + 8 * self.m()
+    }
+}
+
+/// What [`generate`] costs, whole batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Exchanges, each with one message in each direction.
+    pub rounds: usize,
+    /// Bytes that the client sends.
+    pub client_bytes: usize,
+    /// Bytes that the server sends.
+    pub server_bytes: usize,
+}
+
+impl Cost {
+    /// Bytes that `role` sends.
+    pub const fn bytes_from(&self, role: Role) -> usize {
+        match role {
+            Role::Client => self.client_bytes,
+            Role::Server => self.server_bytes,
+        }
+    }
+}
+
+/// Rounds and bytes of [`generate`] for `n` tables.
+pub const fn cost(shape: TableShape, n: usize) -> Cost {
+    if n == 0 {
+        return Cost { rounds: 0, client_bytes: 0, server_bytes: 0 };
+    }
+    let k = shape.k as usize;
+    let level = 16 * n + 16 * n + bits::bytes_for(n);
+    let last = bits::bytes_for(n) + 2 * 8 * shape.m() * n;
+    let client_bytes = extension::message_bytes((k + 1) * n) + k * level + last;
+    Cost { rounds: 2 * k + 4, client_bytes, server_bytes: client_bytes + 2 * (k - 1) * n }
+}
+
+/// One party's keys of `n` tables: fixed-size records, wiped on drop.
+pub struct TableBatch {
+    shape: TableShape,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl TableBatch {
+    /// The shape shared by all tables.
+    pub fn shape(&self) -> TableShape {
+        self.shape
+    }
+
+    /// Number of tables.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.shape.record_bytes()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Record `i`, for [`TableKey::from_record`].
+    ///
+    /// # Panics
+    /// If `i ≥ len()`.
+    pub fn record(&self, i: usize) -> &[u8] {
+        let bytes = self.shape.record_bytes();
+        &self.bytes[i * bytes..(i + 1) * bytes]
+    }
+
+    /// All records, one after the other.
+    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        self.bytes
+    }
+}

@@ -1,0 +1,47 @@
+//! What can go wrong while making or reading table keys.
+
+use thiserror::Error;
+
+use crate::channel::ChannelError;
+
+/// Errors of this crate. They name sizes and phases, never secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OtError {
+    /// The pipe to the peer failed. Both parties must set up a new [`crate::OtPair`].
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The peer sent bytes that do not encode what the protocol prescribes.
+    #[error("peer sent a malformed {what} (item {index})")]
+    Malformed {
+        /// What was expected, e.g. `"curve point"`.
+        what: &'static str,
+        /// Position of the first offending item.
+        index: usize,
+    },
+    /// A size given by the caller is wrong.
+    #[error("{what}: expected {expected}, got {actual}")]
+    Size {
+        /// Which size.
+        what: &'static str,
+        /// What it must be.
+        expected: usize,
+        /// What it is.
+        actual: usize,
+    },
+    /// A parameter given by the caller is out of its range.
+    #[error("{what} must be in {min}..={max}, got {actual}")]
+    Range {
+        /// Which parameter.
+        what: &'static str,
+        /// Smallest value allowed.
+        min: usize,
+        /// Largest value allowed.
+        max: usize,
+        /// The value given.
+        actual: usize,
+    },
+    /// A stored record is not one that [`crate::generate`] wrote for this shape.
+    #[error("corrupt table record: {0}")]
+    Record(&'static str),
+}

@@ -1,0 +1,145 @@
+use cryptogen_ring::Fp;
+use rand_core::RngCore;
+use sha2::{Digest, Sha256};
+
+use super::{rng, run_over, setup};
+use crate::channel::{Channel, ChannelError, Role};
+use crate::memory::MemoryChannel;
+use crate::{generate, OtError, TableBatch, TableKey, TableShape};
+
+/// What to do with the bytes of one message on its way.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    Truncate,
+    Extend,
+    Ones,
+    Random,
+    Hangup,
+}
+
+/// Spoils message `at` of the client and hashes everything sent.
+struct Spoiled {
+    inner: MemoryChannel,
+    fault: Fault,
+    at: usize,
+    sent: usize,
+    transcript: Sha256,
+}
+
+impl Channel for Spoiled {
+    fn send(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+        let mut bytes = bytes.to_vec();
+        if self.sent == self.at {
+            match self.fault {
+                Fault::None => {}
+                Fault::Truncate => drop(bytes.pop()),
+                Fault::Extend => bytes.push(0),
+                Fault::Ones => bytes.fill(0xff),
+                Fault::Random => rng(Role::Client, 200).fill_bytes(&mut bytes),
+                Fault::Hangup => return Err(ChannelError::Interrupted),
+            }
+        }
+        self.sent += 1;
+        self.transcript.update(&bytes);
+        self.inner.send(&bytes)
+    }
+
+    fn recv(&mut self, len: usize) -> Result<Vec<u8>, ChannelError> {
+        self.inner.recv(len)
+    }
+}
+
+fn shape() -> TableShape {
+    TableShape::new(5, 1).expect("valid shape")
+}
+
+/// One whole run with the client's message `at` spoiled: each party's result and transcript hash.
+fn spoil(fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2] {
+    run_over(
+        |role, inner| {
+            let fault = if role == Role::Client { fault } else { Fault::None };
+            Spoiled { inner, fault, at, sent: 0, transcript: Sha256::new() }
+        },
+        |role, channel| {
+            let result = setup(role, channel, 20).and_then(|(mut pair, mut rng)| {
+                let betas: Vec<Fp> = rng.fp_vec(7);
+                generate(channel, &mut pair, shape(), 7, &betas, &mut rng)
+            });
+            (result, channel.transcript.clone().finalize().into())
+        },
+    )
+}
+
+/// 2 of the base transfers, 1 of the extension, 10 of the levels, 3 of the final words.
+const MESSAGES: usize = 16;
+
+#[test]
+fn wrong_lengths_and_hangups_are_errors() {
+    for at in 0..MESSAGES {
+        for fault in [Fault::Truncate, Fault::Extend] {
+            let [_, (server, _)] = spoil(fault, at);
+            let error = server.err().expect("the server must notice");
+            assert!(
+                matches!(error, OtError::Channel(ChannelError::Length { .. })),
+                "{fault:?} {at}: {error}"
+            );
+        }
+        let [(client, _), (server, _)] = spoil(Fault::Hangup, at);
+        assert_eq!(client.err(), Some(OtError::Channel(ChannelError::Interrupted)));
+        assert_eq!(server.err(), Some(OtError::Channel(ChannelError::Closed)));
+    }
+}
+
+#[test]
+fn bytes_that_encode_nothing_are_errors() {
+    // Curve points, and elements of the field.
+    for (at, what) in [(0, "curve point"), (1, "curve point"), (14, "final offset"), (15, "final word")] {
+        let [_, (server, _)] = spoil(Fault::Ones, at);
+        assert_eq!(server.err(), Some(OtError::Malformed { what, index: 0 }));
+    }
+}
+
+#[test]
+fn wrong_contents_never_panic() {
+    for at in 0..MESSAGES {
+        for fault in [Fault::Ones, Fault::Random] {
+            for (batch, _) in spoil(fault, at).into_iter().filter_map(|(r, h)| r.ok().map(|r| (r, h))) {
+                // Semi-honest: the keys are wrong, but they are well formed and usable without a panic.
+                let key = TableKey::from_record(shape(), batch.record(0)).expect("well-formed record");
+                assert_eq!(key.dot(Role::Server, 1, &[(1, &[1; 32])]).expect("valid terms").len(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn corrupt_records_are_errors() {
+    let [(client, _), _] = spoil(Fault::None, 0);
+    let batch = client.expect("honest run");
+    let good = batch.record(0).to_vec();
+    let change = |at: usize, value: u8| {
+        let mut bad = good.clone();
+        bad[at] |= value;
+        TableKey::from_record(shape(), &bad).err()
+    };
+    assert_eq!(change(0, 0), None);
+    assert!(matches!(change(1, 1), Some(OtError::Record(_))), "index");
+    assert!(matches!(change(2, 1), Some(OtError::Record(_))), "root");
+    assert!(matches!(change(98, 0x80), Some(OtError::Record(_))), "bits");
+    let mut bad = good.clone();
+    bad[100..108].fill(0xff);
+    assert!(matches!(TableKey::from_record(shape(), &bad), Err(OtError::Record(_))));
+    assert!(matches!(TableKey::from_record(shape(), &good[1..]), Err(OtError::Size { .. })));
+}
+
+#[test]
+fn transcript_is_reproducible() {
+    let hex = |hash: [u8; 32]| hash[..8].iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let [(client, from_client), (server, from_server)] = spoil(Fault::None, 0);
+    assert!(client.is_ok() && server.is_ok());
+    assert_eq!(
+        (hex(from_client).as_str(), hex(from_server).as_str()),
+        ("d2df80d059ad6b7f", "d3796e7f395889a9")
+    );
+}

@@ -1,0 +1,46 @@
+//! Two parties in two threads over the in-memory channel.
+
+mod faults;
+mod tables;
+mod transfers;
+
+use cryptogen_ring::{Prg, Seed};
+
+use crate::channel::{Channel, Role};
+use crate::error::OtError;
+use crate::extension::OtPair;
+use crate::memory::{self, MemoryChannel};
+
+/// The generator of a party, seeded: every test is reproducible.
+fn rng(role: Role, seed: u8) -> Prg {
+    let mut bytes = [seed; 32];
+    bytes[0] = role.index() as u8;
+    Prg::new(&Seed::from_bytes(bytes))
+}
+
+/// Runs `party` in both roles, each end wrapped by `wrap`.
+fn run_over<C: Channel, T: Send>(
+    wrap: impl Fn(Role, MemoryChannel) -> C + Sync,
+    party: impl Fn(Role, &mut C) -> T + Sync,
+) -> [T; 2] {
+    let (client, server) = memory::pair();
+    // Each end is dropped with its party, so that the other one cannot wait for ever.
+    let over = |role, end| {
+        let mut channel = wrap(role, end);
+        party(role, &mut channel)
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| over(Role::Server, server));
+        let own = over(Role::Client, client);
+        [own, other.join().expect("server panicked")]
+    })
+}
+
+fn run<T: Send>(party: impl Fn(Role, &mut MemoryChannel) -> Result<T, OtError> + Sync) -> [T; 2] {
+    run_over(|_, channel| channel, party).map(|result| result.expect("honest run"))
+}
+
+fn setup(role: Role, channel: &mut impl Channel, seed: u8) -> Result<(OtPair, Prg), OtError> {
+    let mut rng = rng(role, seed);
+    Ok((OtPair::setup(role, channel, &mut rng)?, rng))
+}

@@ -1,0 +1,161 @@
+use cryptogen_ring::{Fp, Prg, Seed};
+use rand_core::RngCore;
+
+use super::{run, setup};
+use crate::channel::Role;
+use crate::{cost, generate, DotScratch, OtError, TableBatch, TableKey, TableShape};
+
+/// Makes `n` tables; also returns the reconstructed `β`, `n × m`.
+fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Fp>) {
+    let [(client, mine), (server, theirs)] = run(|role, channel| {
+        let (mut pair, mut rng) = setup(role, channel, seed)?;
+        let betas = rng.fp_vec(n * shape.payloads() as usize);
+        let before = (channel.messages, channel.bytes);
+        let batch = generate(channel, &mut pair, shape, n, &betas, &mut rng)?;
+        let declared = cost(shape, n);
+        assert_eq!(channel.messages - before.0, declared.rounds);
+        assert_eq!(channel.bytes - before.1, declared.bytes_from(role));
+        assert_eq!(batch.len(), n);
+        Ok((batch, betas))
+    });
+    let mut betas = Vec::new();
+    for i in 0..n {
+        betas.push(Fp::ONE);
+        let range = i * shape.payloads() as usize..(i + 1) * shape.payloads() as usize;
+        betas.extend(mine[range.clone()].iter().zip(&theirs[range]).map(|(a, b)| *a + *b));
+    }
+    ([client, server], betas)
+}
+
+fn random_table(rng: &mut Prg, size: usize) -> Vec<i64> {
+    (0..size).map(|_| (rng.next_u64() >> 17) as i64 - (1 << 46) + 1).collect()
+}
+
+/// Both parties' result of one table, added.
+fn dot(batches: &[TableBatch; 2], i: usize, d: u32, terms: &[(usize, &[i64])]) -> (u32, Vec<Fp>) {
+    let shape = batches[0].shape();
+    let keys = batches.each_ref().map(|b| TableKey::from_record(shape, b.record(i)).expect("own record"));
+    let alpha = (keys[0].alpha() + keys[1].alpha()) % shape.size() as u32;
+    let [client, server] = keys;
+    let client = client.dot(Role::Client, d, terms).expect("valid terms");
+    let server = server.dot(Role::Server, d, terms).expect("valid terms");
+    (alpha, client.iter().zip(&server).map(|(a, b)| *a + *b).collect())
+}
+
+#[test]
+fn expanded_vectors_are_one_hot() {
+    for (k, n) in [(4, 33), (8, 9), (9, 20), (12, 3), (16, 1)] {
+        for payloads in 0..3 {
+            let shape = TableShape::new(k, payloads).expect("valid shape");
+            let (batches, betas) = make(shape, n, (16 * k + payloads) as u8);
+            for i in 0..n {
+                // Unit tables read the vector entry by entry where that is affordable; else a fingerprint does.
+                let entries: Vec<usize> = if k <= 8 { (0..shape.size()).collect() } else { vec![] };
+                let units: Vec<Vec<i64>> =
+                    entries.iter().map(|at| (0..shape.size()).map(|j| (j == *at) as i64).collect()).collect();
+                for payload in 0..shape.m() {
+                    let terms: Vec<_> = units.iter().map(|unit| (payload, unit.as_slice())).collect();
+                    let (alpha, vector) = dot(&batches, i, 0, &terms);
+                    for (at, value) in entries.iter().zip(&vector) {
+                        let expected =
+                            if *at == alpha as usize { betas[i * shape.m() + payload] } else { Fp::ZERO };
+                        assert_eq!(*value, expected, "k={k} table {i} payload {payload} entry {at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn inner_products_equal_the_direct_computation() {
+    let mut rng = Prg::new(&Seed::from_bytes([42; 32]));
+    for (k, n) in [(4, 40), (8, 20), (9, 20), (12, 4), (16, 1)] {
+        for payloads in 0..3u32 {
+            let shape = TableShape::new(k, payloads).expect("valid shape");
+            let (batches, betas) = make(shape, n, (100 + k + payloads) as u8);
+            let tables: Vec<_> = (0..4).map(|_| random_table(&mut rng, shape.size())).collect();
+            let terms: Vec<_> =
+                tables.iter().enumerate().map(|(i, table)| (i % shape.m(), table.as_slice())).collect();
+            for i in 0..n {
+                let d = rng.next_u32();
+                let (alpha, values) = dot(&batches, i, d, &terms);
+                for ((payload, table), value) in terms.iter().zip(values) {
+                    let entry = table[alpha.wrapping_add(d) as usize % shape.size()];
+                    assert_eq!(value, betas[i * shape.m() + payload] * Fp::from_i64(entry));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_entries_do_not_overflow() {
+    let shape = TableShape::new(16, 0).expect("valid shape");
+    let (batches, _) = make(shape, 1, 7);
+    for entry in [(1i64 << 46) - 1, -((1i64 << 46) - 1)] {
+        let table = vec![entry; shape.size()];
+        assert_eq!(dot(&batches, 0, 12345, &[(0, &table)]).1, [Fp::from_i64(entry)]);
+    }
+}
+
+#[test]
+fn indices_are_uniform_and_shares_independent() {
+    let shape = TableShape::new(4, 0).expect("valid shape");
+    let n = 8192;
+    let ([client, server], _) = make(shape, n, 8);
+    let key =
+        |batch: &TableBatch, i| TableKey::from_record(shape, batch.record(i)).expect("own record").alpha();
+    let mut counts = [[0u32; 16]; 3];
+    for i in 0..n {
+        let (a, b) = (key(&client, i), key(&server, i));
+        for (row, value) in counts.iter_mut().zip([a, b, (a + b) % 16]) {
+            row[value as usize] += 1;
+        }
+    }
+    for row in counts {
+        let expected = n as f64 / 16.0;
+        let chi2: f64 = row.iter().map(|c| (*c as f64 - expected).powi(2) / expected).sum();
+        assert!(chi2 < 45.0, "chi-squared with 15 degrees of freedom is {chi2}: {row:?}");
+    }
+}
+
+#[test]
+fn batches_follow_each_other_on_one_pair() {
+    let shape = TableShape::new(5, 1).expect("valid shape");
+    let batches = run(|role, channel| {
+        let (mut pair, mut rng) = setup(role, channel, 9)?;
+        let betas = rng.fp_vec(3);
+        assert!(generate(channel, &mut pair, shape, 0, &[], &mut rng)?.is_empty());
+        generate(channel, &mut pair, shape, 3, &betas, &mut rng)?;
+        generate(channel, &mut pair, shape, 3, &betas, &mut rng)
+    });
+    let table: Vec<i64> = (0..32).collect();
+    for i in 0..3 {
+        let (alpha, values) = dot(&batches, i, 3, &[(0, &table)]);
+        assert_eq!(values, [Fp::new((alpha as u64 + 3) % 32)]);
+    }
+}
+
+#[test]
+fn sizes_are_checked() {
+    assert!(matches!(TableShape::new(3, 0), Err(OtError::Range { .. })));
+    assert!(matches!(TableShape::new(17, 0), Err(OtError::Range { .. })));
+    assert!(matches!(TableShape::new(9, 8), Err(OtError::Range { .. })));
+    let shape = TableShape::new(9, 1).expect("valid shape");
+    run(|role, channel| {
+        let (mut pair, mut rng) = setup(role, channel, 10)?;
+        let wrong = generate(channel, &mut pair, shape, 2, &[Fp::ONE], &mut rng);
+        assert!(matches!(wrong, Err(OtError::Size { expected: 2, actual: 1, .. })));
+        let large = generate(channel, &mut pair, shape, usize::MAX, &[], &mut rng);
+        assert!(matches!(large, Err(OtError::Range { .. })));
+        Ok(())
+    });
+    let (batches, _) = make(shape, 1, 11);
+    let key = || TableKey::from_record(shape, batches[0].record(0)).expect("own record");
+    let (short, full) = (vec![0; 511], vec![0; 512]);
+    assert!(matches!(key().dot(Role::Client, 0, &[(0, &short)]), Err(OtError::Size { .. })));
+    assert!(matches!(key().dot(Role::Client, 0, &[(2, &full)]), Err(OtError::Range { .. })));
+    let missing = key().dot_into(Role::Client, 0, &[(0, &full)], &mut DotScratch::new(), &mut []);
+    assert!(matches!(missing, Err(OtError::Size { .. })));
+}

@@ -1,0 +1,72 @@
+use super::{rng, run, setup};
+use crate::base;
+use crate::channel::Role;
+use crate::extension::{message_bytes, MAX_EXTEND};
+use crate::OtError;
+
+#[test]
+fn base_transfers_are_correct_in_both_directions() {
+    let [client, server] = run(|role, channel| {
+        let base = base::run(role, channel, &mut rng(role, 1))?;
+        assert_eq!((channel.messages, channel.bytes), (2, 129 * 32));
+        Ok(base)
+    });
+    for (sender, receiver) in [(&client, &server), (&server, &client)] {
+        for (i, (pair, chosen)) in sender.pairs.iter().zip(receiver.chosen.iter()).enumerate() {
+            let c = (*receiver.choices >> i) as usize & 1;
+            assert_eq!(pair[c], *chosen);
+            assert_ne!(pair[1 - c], *chosen);
+        }
+    }
+    assert_ne!(*client.choices, *server.choices);
+}
+
+#[test]
+fn extended_transfers_are_correct_in_both_directions() {
+    const SIZES: [usize; 6] = [1, 127, 128, 1000, 1024, 5003];
+    let [client, server] = run(|role, channel| {
+        let (mut pair, mut rng) = setup(role, channel, 2)?;
+        let mut halves = Vec::new();
+        for n in SIZES {
+            let before = (channel.messages, channel.bytes);
+            halves.push(pair.extend(channel, n, &mut rng)?);
+            assert_eq!((channel.messages - before.0, channel.bytes - before.1), (1, message_bytes(n)));
+        }
+        Ok(halves)
+    });
+    for (a, b) in client.iter().zip(&server) {
+        for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
+            let n = sent.len();
+            let range = n / 3..n;
+            let [m0, m1] = sent.pads(range.clone(), 7);
+            let chosen = received.pads(range.clone(), 7);
+            let other_label = received.pads(range.clone(), 8);
+            for (at, i) in range.enumerate() {
+                let (right, wrong) =
+                    if received.choice(i) == 1 { (m1[at], m0[at]) } else { (m0[at], m1[at]) };
+                assert_eq!(chosen[at], right);
+                assert_ne!(chosen[at], wrong);
+                assert_ne!(chosen[at], other_label[at]);
+            }
+            if n > 1000 {
+                let ones = (0..n).filter(|i| received.choice(*i) == 1).count();
+                assert!(ones.abs_diff(n / 2) < n / 20, "{ones} ones of {n}");
+            }
+        }
+    }
+    // The index runs on: the same position of two extensions has different pads.
+    assert_ne!(client[0].0.pads(0..1, 0)[0][0], client[1].0.pads(0..1, 0)[0][0]);
+}
+
+#[test]
+fn sizes_are_checked() {
+    run(|role, channel| {
+        let (mut pair, mut rng) = setup(role, channel, 3)?;
+        assert!(matches!(pair.extend(channel, MAX_EXTEND + 1, &mut rng), Err(OtError::Range { .. })));
+        assert_eq!(pair.role(), role);
+        let (sent, received) = pair.extend(channel, 0, &mut rng)?;
+        assert!(sent.is_empty() && received.is_empty());
+        assert_eq!(Role::Client.other(), Role::Server);
+        Ok(())
+    });
+}
