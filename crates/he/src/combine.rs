@@ -147,8 +147,11 @@ impl Combiner {
                 let (limb, component) = (index / 2, index % 2);
                 for (&(m, j), multiplier) in pairs.iter().zip(&multipliers) {
                     let x = &cts[j].component(component)[limb * N..(limb + 1) * N];
-                    let w = repeat_each(&multiplier.limbs[limb], c);
-                    kernels::multiply_add(params.modulus(limb), x, &w, &mut sums[m * N..(m + 1) * N]);
+                    let (w, sum) = (&multiplier.limbs[limb], &mut sums[m * N..(m + 1) * N]);
+                    match c {
+                        1 => kernels::multiply_add(params.modulus(limb), x, w, sum),
+                        _ => kernels::multiply_add(params.modulus(limb), x, &repeat_each(w, c), sum),
+                    }
                 }
             });
         }
@@ -163,11 +166,12 @@ impl Combiner {
     ) -> Result<Vec<MaskedCiphertext>, HeError> {
         check_length("masks", self.results * N, masks.len())?;
         let seed = Seed::random(rng);
-        let one = |m: usize| {
+        let one = |work: &mut Hidden, m: usize| {
             let mut prg = Prg::new(&seed.derive("combine", m as u64));
-            self.finish_one(m, pk, &masks[m * N..(m + 1) * N], true, &mut prg)
+            self.finish_one(m, pk, &masks[m * N..(m + 1) * N], true, &mut prg, work);
+            work.switch(self.params)
         };
-        Ok((0..self.results).into_par_iter().map(|m| one(m).switch(self.params)).collect())
+        Ok((0..self.results).into_par_iter().map_init(Hidden::new, one).collect())
     }
 
     /// `sum + (u·pk + (e_1, e_2)) + (flooding − mask, 0)` as coefficients modulo all primes. Only tests pass `flood = false`.
@@ -178,15 +182,16 @@ impl Combiner {
         mask: &[Fp],
         flood: bool,
         rng: &mut Prg,
-    ) -> Hidden {
+        out: &mut Hidden,
+    ) {
         let (params, lf) = (self.params, self.layout.log_f());
         let (u, e1, e2) = (sample::ternary(rng), sample::error(rng), sample::error(rng));
         let digits = sample::flood(rng);
         let mask = Scaled::new(params, self.layout, mask);
-        let mut out = Hidden { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] };
+        let mut u_full = Zeroizing::new(vec![0; N]);
         for limb in 0..LIMBS {
             let (q, ntt, range) = (params.modulus(limb), params.ntt(limb), limb * N..(limb + 1) * N);
-            let mut u_full = Zeroizing::new(vec![0; N]);
+            u_full.fill(0);
             Terms::new(q).add_offset(&u, TERNARY_OFFSET).add_to(&mut u_full);
             ntt.forward(&mut u_full, 0..LOG_N);
             let zero = |key: &[u32], component: usize, out: &mut [u32]| {
@@ -209,7 +214,6 @@ impl Combiner {
             terms.add_to(c0);
             Terms::new(q).add_offset(&e2, ERROR_OFFSET).add_to(c1);
         }
-        out
     }
 }
 
@@ -220,8 +224,12 @@ pub(crate) struct Hidden {
 }
 
 impl Hidden {
-    /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`.
-    pub(crate) fn switch(mut self, params: &Params) -> MaskedCiphertext {
+    pub(crate) fn new() -> Hidden {
+        Hidden { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
+    }
+
+    /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`. The contents are used up.
+    fn switch(&mut self, params: &Params) -> MaskedCiphertext {
         for c in [&mut self.c0, &mut self.c1] {
             for last in (OUTPUT_LIMBS..LIMBS).rev() {
                 let (rest, dropped) = c.split_at_mut(last * N);
@@ -229,11 +237,10 @@ impl Hidden {
                     let (q, l) = (params.modulus(limb), params.modulus(last));
                     kernels::drop_limb(q, l, params.drop[last][limb], &dropped[..N], out);
                 }
-                c.truncate(last * N);
             }
-            c.shrink_to_fit();
         }
-        MaskedCiphertext { c0: self.c0, c1: self.c1 }
+        let kept = OUTPUT_LIMBS * N;
+        MaskedCiphertext { c0: self.c0[..kept].to_vec(), c1: self.c1[..kept].to_vec() }
     }
 }
 

@@ -25,16 +25,17 @@ impl Scaled {
     }
 }
 
-/// `out += Σ_j weight_j·values_j + constant` modulo one prime, as one small matrix product.
+/// `out += Σ_j weight_j·values_j + constant` modulo one prime.
 pub(crate) struct Terms<'a> {
     q: &'a Modulus,
     weights: Vec<u32>,
     values: Vec<&'a [u32]>,
+    constant: u32,
 }
 
 impl<'a> Terms<'a> {
     pub(crate) fn new(q: &'a Modulus) -> Terms<'a> {
-        Terms { q, weights: Vec::with_capacity(8), values: Vec::with_capacity(8) }
+        Terms { q, weights: Vec::with_capacity(8), values: Vec::with_capacity(8), constant: 0 }
     }
 
     /// Adds `weight·values`; `weight` canonical, `values` any 32-bit numbers (15 terms at most).
@@ -51,17 +52,15 @@ impl<'a> Terms<'a> {
     }
 
     /// Adds the same residue everywhere.
-    pub(crate) fn constant(self, value: u32) -> Self {
-        self.add(value, &ONES)
+    pub(crate) fn constant(mut self, value: u32) -> Self {
+        self.constant = self.q.add(self.constant, value);
+        self
     }
 
     pub(crate) fn add_to(self, out: &mut [u32]) {
-        let stride = out.len();
-        kernels::gemm_mod(self.q, &self.weights, &self.values, out, stride);
+        kernels::weighted_sum(self.q, &self.weights, &self.values, self.constant, out);
     }
 }
-
-static ONES: [u32; N] = [1; N];
 
 /// Multipliers `[batch][F]` as residues of their polynomials in `Y = X^C`, in the slot domain modulo each prime:
 /// `[LIMBS]` arrays `[F][batch]`. The polynomial modulo `p` is lifted to `(−p/2, p/2)`: its size is what noise grows by.

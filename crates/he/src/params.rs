@@ -183,6 +183,13 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_estimate_is_about_this_set() {
+        let report = include_str!("../params/N8192Q196.txt");
+        let primes = PRIMES.map(|q| q.to_string()).join(" ");
+        assert!(report.contains(&primes) && report.contains("ring dimension 8192, log2 q = 195.99"));
+    }
+
+    #[test]
     fn weak_and_unusable_parameters_are_refused() {
         let weak = check(4096, &PRIMES);
         assert_eq!(

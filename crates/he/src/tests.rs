@@ -137,7 +137,8 @@ fn noise_is_within_its_bound() {
         let mut combiner = Combiner::new(s.params, layout, 1);
         combiner.add_block(&cts, &w).unwrap();
         let zero_mask = vec![Fp::ZERO; N];
-        let plain = combiner.finish_one(0, &s.pk, &zero_mask, false, &mut s.rng);
+        let mut plain = combine::Hidden::new();
+        combiner.finish_one(0, &s.pk, &zero_mask, false, &mut s.rng, &mut plain);
         let message = expected(layout, k, &messages, &w, 0);
         let bound = noise::combine_noise_bound((k * layout.slots()) as u64) as f64;
         let measured = noise_before_switch(&s, &plain, layout, &message).log2();

@@ -165,9 +165,9 @@ mod tests {
     fn schoolbook(q: &Modulus, a: &[u32], b: &[u32]) -> Vec<u32> {
         let n = a.len();
         let mut out = vec![0; n];
-        for i in 0..n {
-            for j in 0..n {
-                let t = q.mul(a[i], b[j]);
+        for (i, &x) in a.iter().enumerate() {
+            for (j, &y) in b.iter().enumerate() {
+                let t = q.mul(x, y);
                 let k = (i + j) % n;
                 out[k] = if i + j < n { q.add(out[k], t) } else { q.sub(out[k], t) };
             }

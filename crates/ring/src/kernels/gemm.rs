@@ -25,7 +25,11 @@ pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &
         for k0 in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - k0);
             for (p, row) in panel.iter_mut().zip(&x[k0..k0 + depth]) {
-                p[..width].copy_from_slice(&row[c0..c0 + width]);
+                // A copy of constant length is a few moves, any other a call.
+                match row[c0..].first_chunk::<CR>() {
+                    Some(full) => *p = *full,
+                    None => p[..width].copy_from_slice(&row[c0..]),
+                }
             }
             let panel = &panel[..depth];
             let mut m = 0;
@@ -57,6 +61,36 @@ fn tile<const R: usize, const CR: usize>(w: &[u32], k: usize, panel: &[[u32; CR]
         }
     }
     acc
+}
+
+/// `out[i] += constant + Σ_j w[j]·x[j][i] mod q` for a handful of rows: nothing is worth packing.
+#[inline(always)]
+pub(super) fn weighted_sum<const CR: usize>(
+    q: &Modulus,
+    w: &[u32],
+    x: &[&[u32]],
+    constant: u32,
+    out: &mut [u32],
+) {
+    assert!(w.len() == x.len() && x.len() <= 15 && x.iter().all(|r| r.len() == out.len()), "shapes disagree");
+    let whole = out.len() / CR * CR;
+    for start in (0..whole).step_by(CR) {
+        let mut acc = [constant as u64; CR];
+        for (&w, row) in w.iter().zip(x) {
+            let row: &[u32; CR] = row[start..].first_chunk().expect("within the whole chunks");
+            for c in 0..CR {
+                acc[c] += w as u64 * row[c] as u64;
+            }
+        }
+        let y: &mut [u32; CR] = out[start..].first_chunk_mut().expect("within the whole chunks");
+        for c in 0..CR {
+            y[c] = q.reduce(acc[c] + y[c] as u64);
+        }
+    }
+    for i in whole..out.len() {
+        let sum: u64 = w.iter().zip(x).map(|(&w, row)| w as u64 * row[i] as u64).sum();
+        out[i] = q.reduce(sum + constant as u64 + out[i] as u64);
+    }
 }
 
 #[inline(always)]

@@ -110,6 +110,12 @@ kernel! {
 }
 
 kernel! {
+    /// `out[i] += constant + Σ_j w[j]·x[j][i] mod q`: at most 15 rows of any 32-bit numbers with canonical weights.
+    weighted_sum, weighted_sum_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], constant: u32, out: &mut [u32]),
+    gemm::weighted_sum::<16>, gemm::weighted_sum::<16>, gemm::weighted_sum::<32>
+}
+
+kernel! {
     /// `out[i] += x[i]·y[i] mod q`, canonical residues.
     multiply_add, multiply_add_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
     pointwise::multiply_add, pointwise::multiply_add, pointwise::multiply_add
@@ -128,7 +134,7 @@ kernel! {
 }
 
 kernel! {
-    /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo `last`: one step of dropping
+    /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo `last < 2q`: one step of dropping
     /// the limb `last` with rounding, for `w = last^{−1} mod q`.
     drop_limb, drop_limb_on(modulus: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
     pointwise::drop_limb, pointwise::drop_limb, pointwise::drop_limb

@@ -35,11 +35,11 @@ pub(super) fn centred_residues(q: &Modulus, x: &[Fp], out: &mut [u32]) {
 pub(super) fn drop_limb(q: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]) {
     assert!(x.len() == out.len(), "lengths disagree");
     let l = last.value();
-    // l mod q, for any order of the two primes (both are 28-bit numbers).
-    let l_mod = q.reduce(l as u64);
+    assert!(l < 2 * q.value(), "limbs differ by a factor of two");
+    let l_mod = q.below_q(l);
     for (o, &x) in out.iter_mut().zip(x) {
         let mask = ((x > l / 2) as u32).wrapping_neg();
-        let centred = q.sub(q.reduce(x as u64), l_mod & mask);
+        let centred = q.sub(q.below_q(x), l_mod & mask);
         *o = q.mul_factor(q.sub(*o, centred), w);
     }
 }

@@ -48,6 +48,25 @@ fn accumulators_hold_the_largest_products() {
 }
 
 #[test]
+fn weighted_sums_take_any_words() {
+    let (q, mut rng, n) = (Modulus::new(Q), StdRng::seed_from_u64(5), 103);
+    let x: Vec<Vec<u32>> =
+        (0..15).map(|_| (0..n).map(|i| if i < 40 { u32::MAX } else { rng.gen() }).collect()).collect();
+    let rows: Vec<&[u32]> = x.iter().map(|r| r.as_slice()).collect();
+    for count in [0, 1, 15] {
+        let start = residues(&mut rng, n);
+        for isa in Isa::available() {
+            let mut out = start.clone();
+            weighted_sum_on(isa, &q, &vec![Q - 1; count], &rows[..count], Q - 2, &mut out);
+            for i in 0..n {
+                let sum: u128 = rows[..count].iter().map(|r| r[i] as u128 * (Q as u128 - 1)).sum();
+                assert_eq!(out[i] as u128, (sum + start[i] as u128 + Q as u128 - 2) % Q as u128);
+            }
+        }
+    }
+}
+
+#[test]
 fn pointwise_loops_agree_with_the_definition() {
     let (q, last, mut rng) = (Modulus::new(Q), Modulus::new(267_583_489), StdRng::seed_from_u64(2));
     let n = 101;
