@@ -1,1 +1,12 @@
-//! cryptogen-protocols
+//! The two-party protocols: `offline` makes correlations, `online` spends them. One functionality per file.
+
+pub mod endpoint;
+pub mod error;
+pub mod material;
+pub mod offline;
+pub mod online;
+pub mod plan;
+pub mod trace;
+pub mod wire;
+
+pub use error::{ProtocolError, Result};

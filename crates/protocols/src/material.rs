@@ -1,0 +1,248 @@
+//! One token's worth of prepared material ("slot"), as it lies in the store.
+//!
+//! A slot serves one row of the decoder through all layers. What is random is kept as a seed; what came out of the
+//! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
+//! byte layout, computed from the public plan.
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::{Role, TableKey, TableShape};
+use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed};
+use zeroize::Zeroizing;
+
+use crate::error::{ProtocolError, Result};
+use crate::plan::{ModelShape, Plan, Scalar, Site};
+
+/// Bytes of a slot's seed, at the start of its record.
+pub const SEED_BYTES: usize = 32;
+const WORD: usize = 8;
+
+/// What a random mask of a slot is for; each is derived from the slot's seed and used by one step only.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask {
+    /// Client: share of the embedding, one word per ciphertext coefficient.
+    Embed,
+    /// Client: re-mask `r` in front of a linear layer (index: site).
+    Remask,
+    /// Client: opens its share of 1/rms (index: norm).
+    NormScalar,
+    /// Server: `h'` opened for the sum of squares, `h` opened for the product, its share of 1/rms (index: norm).
+    NormSquare,
+    NormInput,
+    NormScale,
+    /// Server: queries, keys and values opened to the client (index: layer).
+    Query,
+    Key,
+    Value,
+    /// Both: `o'` and `1/σ` opened for their product (index: layer).
+    AttentionOut,
+    AttentionScale,
+    /// Server: gate and up opened to the client (index: layer).
+    Gate,
+    Up,
+    /// Both: shares of table payloads (index: norm or layer).
+    NormHi,
+    NormLo,
+    SigmaHi,
+    SigmaLo,
+    Activation,
+}
+
+/// Byte offsets of one party's slot record.
+pub struct SlotLayout {
+    bytes: usize,
+    linear: Vec<usize>,
+    norm_square: Vec<usize>,
+    norm_product: Vec<usize>,
+    gated: Vec<usize>,
+    attention_out: Vec<usize>,
+    norm_tables: Vec<(usize, usize)>,
+    sigma_tables: Vec<(usize, usize)>,
+    activation_tables: Vec<usize>,
+    activation_deltas: Vec<usize>,
+    usable: usize,
+    model: ModelShape,
+}
+
+fn shape(k: u32, payloads: u32) -> TableShape {
+    TableShape::new(k, payloads).expect("Plan::parse admits only 4 ≤ k ≤ 16")
+}
+
+/// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine value.
+pub fn hi_shape(s: &Scalar) -> TableShape {
+    shape(s.hi.k, if s.lo.is_some() { 2 } else { 1 })
+}
+
+/// Table class of the fine range.
+pub fn lo_shape(s: &Scalar) -> Option<TableShape> {
+    s.lo.as_ref().map(|r| shape(r.k, 1))
+}
+
+/// Table class of a layer's activation: payloads for `gate·up` and `up`, or for the input alone.
+pub fn activation_shape(plan: &Plan, layer: usize) -> TableShape {
+    shape(plan.activations[layer].k, if plan.model.gated { 2 } else { 1 })
+}
+
+/// Table class of a layer's exponential.
+pub fn exp_shape(plan: &Plan, layer: usize) -> TableShape {
+    shape(plan.attention[layer].k, 1)
+}
+
+impl SlotLayout {
+    /// Lays out a slot for this plan.
+    pub fn new(plan: &Plan) -> SlotLayout {
+        let m = &plan.model;
+        let mut at = SEED_BYTES;
+        let mut take = |bytes: usize| {
+            let here = at;
+            at += bytes;
+            here
+        };
+        let mut layout = SlotLayout {
+            bytes: 0,
+            linear: vec![],
+            norm_square: vec![],
+            norm_product: vec![],
+            gated: vec![],
+            attention_out: vec![],
+            norm_tables: vec![],
+            sigma_tables: vec![],
+            activation_tables: vec![],
+            activation_deltas: vec![],
+            usable: 0,
+            model: m.clone(),
+        };
+        for site in (0..m.layers).flat_map(Site::of_layer) {
+            layout.linear.push(take(plan.linear(site).d_out * WORD));
+        }
+        for norm in &plan.norms {
+            layout.norm_square.push(take(WORD));
+            layout.norm_product.push(take(m.d * WORD));
+            let hi = take(hi_shape(&norm.scalar).record_bytes());
+            let lo = take(lo_shape(&norm.scalar).map_or(0, |s| s.record_bytes()));
+            layout.norm_tables.push((hi, lo));
+        }
+        for l in 0..m.layers {
+            layout.gated.push(take(if m.gated { m.ff * WORD } else { 0 }));
+            layout.attention_out.push(take(m.q_dim() * WORD));
+            let s = &plan.attention[l].heads[0].scalar;
+            let hi = take(m.heads * hi_shape(s).record_bytes());
+            let lo = take(m.heads * lo_shape(s).map_or(0, |s| s.record_bytes()));
+            layout.sigma_tables.push((hi, lo));
+            layout.activation_tables.push(take(m.ff * activation_shape(plan, l).record_bytes()));
+            layout.activation_deltas.push(take(m.ff * 2));
+        }
+        layout.usable = take(1);
+        layout.bytes = at;
+        layout
+    }
+
+    /// Size of a slot record.
+    pub fn record_bytes(&self) -> usize {
+        self.bytes
+    }
+    /// One byte: 1 if every truncation that the client could check is safe.
+    pub fn usable(&self) -> usize {
+        self.usable
+    }
+    /// Where the share of `W·r` of a site lies.
+    pub fn linear(&self, site: Site) -> usize {
+        self.linear[site.index(self.model.layers)]
+    }
+    pub fn norm_square(&self, norm: usize) -> usize {
+        self.norm_square[norm]
+    }
+    pub fn norm_product(&self, norm: usize) -> usize {
+        self.norm_product[norm]
+    }
+    pub fn norm_tables(&self, norm: usize) -> (usize, usize) {
+        self.norm_tables[norm]
+    }
+    pub fn gated(&self, layer: usize) -> usize {
+        self.gated[layer]
+    }
+    pub fn attention_out(&self, layer: usize) -> usize {
+        self.attention_out[layer]
+    }
+    pub fn sigma_tables(&self, layer: usize) -> (usize, usize) {
+        self.sigma_tables[layer]
+    }
+    pub fn activation_tables(&self, layer: usize) -> usize {
+        self.activation_tables[layer]
+    }
+    /// Server only: the client's half of each activation index, opened offline because both parts are known then.
+    pub fn activation_deltas(&self, layer: usize) -> usize {
+        self.activation_deltas[layer]
+    }
+}
+
+/// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
+pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
+    let label = format!("{what:?}");
+    Prg::new(&seed.derive(&label, index as u64)).fp_vec(n)
+}
+
+/// A slot in use: single-use, wiped on drop, neither printable nor copyable.
+pub struct Slot<P: Party> {
+    seed: Seed,
+    record: Zeroizing<Vec<u8>>,
+    _party: std::marker::PhantomData<P>,
+}
+
+impl<P: Party> Slot<P> {
+    /// Takes ownership of a record that the store has released (and erased).
+    pub fn from_record(layout: &SlotLayout, record: Zeroizing<Vec<u8>>) -> Result<Slot<P>> {
+        if record.len() != layout.record_bytes() {
+            return Err(ProtocolError::Shape {
+                what: "slot record",
+                expected: format!("{} bytes", layout.record_bytes()),
+                got: format!("{} bytes", record.len()),
+            });
+        }
+        let mut seed = [0u8; SEED_BYTES];
+        seed.copy_from_slice(&record[..SEED_BYTES]);
+        Ok(Slot { seed: Seed::from_bytes(seed), record, _party: std::marker::PhantomData })
+    }
+
+    /// This party's role.
+    pub fn role(&self) -> Role {
+        P::ROLE
+    }
+
+    /// Whether both parties agreed that the slot can be used.
+    pub fn usable(&self, layout: &SlotLayout) -> bool {
+        self.record.get(layout.usable) == Some(&1)
+    }
+
+    /// A mask derived from the slot's seed.
+    pub fn mask(&self, what: Mask, index: usize, n: usize) -> Vec<Fp> {
+        mask(&self.seed, what, index, n)
+    }
+
+    /// `n` field elements at a layout offset.
+    pub fn words(&self, offset: usize, n: usize) -> Result<Vec<Fp>> {
+        fp_from_bytes(self.bytes(offset, n * WORD)?).ok_or(ProtocolError::Malformed { what: "stored field element" })
+    }
+
+    /// A little-endian 16-bit number at `offset + 2·i`.
+    pub fn half_word(&self, offset: usize, i: usize) -> Result<u32> {
+        let b = self.bytes(offset + 2 * i, 2)?;
+        Ok(u32::from(b[0]) | u32::from(b[1]) << 8)
+    }
+
+    /// The `i`-th table key of a group that starts at `offset`. The stored copy is wiped: a key leaves once.
+    pub fn table(&mut self, shape: TableShape, offset: usize, i: usize) -> Result<TableKey> {
+        let n = shape.record_bytes();
+        let start = offset + i * n;
+        let bytes = self
+            .record
+            .get_mut(start..start + n)
+            .ok_or(ProtocolError::Malformed { what: "stored table key" })?;
+        let key = TableKey::from_record(shape, bytes);
+        bytes.fill(0);
+        Ok(key?)
+    }
+
+    fn bytes(&self, offset: usize, n: usize) -> Result<&[u8]> {
+        self.record.get(offset..offset + n).ok_or(ProtocolError::Malformed { what: "slot record" })
+    }
+}

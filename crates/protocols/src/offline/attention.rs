@@ -1,0 +1,333 @@
+//! Attention material for rows at known positions, from the peer's encrypted masks: the persistent encrypted KV cache.
+//!
+//! Functionality, for every query row t, head g and cached row `j ≤ t` (x of this party, y the peer's, encrypted by the peer):
+//! shares of `query_t·key_j` and of `Σ_j weight_{t,j}·value_j`. Client: query `q_c`, key `k_c`, value `v_c`, weight mask `a`; server: the masks
+//! of its queries, keys, values and weights. The two parties run the same protocol in both directions; the sums of the two results are
+//! the cross terms of `online/attention.rs`. Source: design of the default protocol, "Attention material"; CryptoGen's slot-aware
+//! concatenation (a new block of rows is appended, older ciphertexts never change).
+//!
+//! All layers and key heads are numbered together, `λ = layer·kv_heads + head`, and share ciphertexts:
+//! *keys* of a block of R rows: slots λ, coefficients j (`C = 2^⌈log R⌉`), one ciphertext per component e;
+//! *values*: slots λ, coefficients e, one ciphertext per row j.
+//!
+//! 1. Both encrypt the new rows' keys and values and exchange them.
+//! 2. Client: combinations for its query rows, one per (row, head of the group); sends them masked; the server decrypts.
+//! 3. The same with the roles exchanged.
+
+use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext, N};
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::{Channel, Role};
+use cryptogen_ring::{Fp, Prg, Seed};
+use rayon::prelude::*;
+
+use super::linear::receive;
+use super::model::slots;
+use crate::error::Result;
+use crate::plan::ModelShape;
+
+/// Query rows combined at a time.
+const ROWS: usize = 32;
+
+/// This party's inputs for a block of new rows.
+pub struct NewRows {
+    pub first: usize,
+    /// `[rows][layers·heads·head_dim]`
+    pub queries: Vec<Vec<Fp>>,
+    /// `[rows][layers·kv_heads·head_dim]`
+    pub keys: Vec<Vec<Fp>>,
+    pub values: Vec<Vec<Fp>>,
+    /// `[rows][layers][heads][t+1]`
+    pub weights: Vec<Vec<Fp>>,
+}
+
+/// Shares made for a block of new rows.
+pub struct Products {
+    /// `[rows][layers][heads][t+1]`
+    pub scores: Vec<Vec<Fp>>,
+    /// `[rows][layers·heads·head_dim]`
+    pub values: Vec<Vec<Fp>>,
+}
+
+/// Encrypted keys and values of one block of the peer's rows.
+struct Block {
+    first: usize,
+    rows: usize,
+    keys: Vec<SeededCiphertext>,
+    values: Vec<SeededCiphertext>,
+}
+
+/// The peer's encrypted rows, appended block by block, never decrypted here and never changed.
+#[derive(Default)]
+pub struct EncryptedCache {
+    blocks: Vec<Block>,
+}
+
+/// Slots × coefficients for `columns` numbers per λ.
+fn layout(columns: usize) -> (Layout, usize, usize) {
+    let c = columns.next_power_of_two();
+    (slots(N / c), N / c, c)
+}
+
+fn lambdas(m: &ModelShape) -> usize {
+    m.layers * m.kv_heads
+}
+
+/// Ciphertexts of a block's keys and values.
+fn counts(m: &ModelShape, rows: usize) -> (usize, usize) {
+    let (_, f, _) = layout(rows);
+    let (_, fv, _) = layout(m.head_dim);
+    (lambdas(m).div_ceil(f) * m.head_dim, lambdas(m).div_ceil(fv) * rows)
+}
+
+/// Encrypts this party's new keys and values, `[groups][e]` then `[groups][row]`.
+fn encrypt(key: &SecretKey, m: &ModelShape, new: &NewRows, rng: &mut Prg) -> Result<Vec<u8>> {
+    let (rows, d) = (new.keys.len(), m.head_dim);
+    let (n_keys, n_values) = counts(m, rows);
+    let seed = Seed::random(rng);
+    let parts: Result<Vec<Vec<u8>>> = (0..n_keys + n_values)
+        .into_par_iter()
+        .map(|i| {
+            let mut message = vec![Fp::ZERO; N];
+            let is_key = i < n_keys;
+            let (per_group, i_in) = if is_key { (d, i) } else { (rows, i - n_keys) };
+            let (lay, f, c) = layout(if is_key { rows } else { d });
+            let (group, inner) = (i_in / per_group, i_in % per_group);
+            for slot in 0..f.min(lambdas(m) - group * f) {
+                let lambda = group * f + slot;
+                if is_key {
+                    for j in 0..rows {
+                        message[slot * c + j] = new.keys[j][lambda * d + inner];
+                    }
+                } else {
+                    message[slot * c..slot * c + d].copy_from_slice(&new.values[inner][lambda * d..(lambda + 1) * d]);
+                }
+            }
+            let mut rng = Prg::new(&seed.derive("cache", i as u64));
+            Ok(key.encrypt(&message, lay, &mut rng)?.to_bytes())
+        })
+        .collect();
+    Ok(parts?.concat())
+}
+
+fn parse(params: &'static Params, bytes: &[u8], lay: Layout) -> Result<Vec<SeededCiphertext>> {
+    bytes
+        .par_chunks(SeededCiphertext::BYTES)
+        .map(|b| Ok(SeededCiphertext::from_bytes(params, lay, b)?))
+        .collect()
+}
+
+/// Keys of this connection.
+pub struct Keys<'a> {
+    pub params: &'static Params,
+    pub mine: &'a SecretKey,
+    pub peer: &'a PublicKey,
+}
+
+/// Runs the protocol for a block of new rows; symmetric.
+///
+/// # Errors
+/// Connection failures, malformed ciphertexts.
+pub fn extend<P: Party>(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    m: &ModelShape,
+    cache: &mut EncryptedCache,
+    new: &NewRows,
+    rng: &mut Prg,
+) -> Result<Products> {
+    let rows = new.keys.len();
+    // 1.
+    let (n_keys, n_values) = counts(m, rows);
+    let mine = encrypt(keys.mine, m, new, rng)?;
+    let theirs = ch.exchange(P::ROLE.turn(), &mine, (n_keys + n_values) * SeededCiphertext::BYTES)?;
+    let (k, v) = theirs.split_at(n_keys * SeededCiphertext::BYTES);
+    cache.blocks.push(Block {
+        first: new.first,
+        rows,
+        keys: parse(keys.params, k, layout(rows).0)?,
+        values: parse(keys.params, v, layout(m.head_dim).0)?,
+    });
+    // 2. and 3.
+    let mut out = Products {
+        scores: (0..rows).map(|i| vec![Fp::ZERO; m.layers * m.heads * (new.first + i + 1)]).collect(),
+        values: (0..rows).map(|_| vec![Fp::ZERO; m.layers * m.q_dim()]).collect(),
+    };
+    for turn in [Role::Client, Role::Server] {
+        for first in (0..rows).step_by(ROWS) {
+            let range = first..rows.min(first + ROWS);
+            if turn == P::ROLE {
+                combine_scores(ch, keys, m, cache, new, range.clone(), &mut out, rng)?;
+                combine_values(ch, keys, m, cache, new, range, &mut out, rng)?;
+            } else {
+                decrypt_products(ch, keys, m, cache, new.first, range, &mut out)?;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Multipliers `[M][inner][F]` of one λ group: `pick(row, layer, head, inner)` for every (row, head of the group) pair.
+fn multipliers(
+    m: &ModelShape,
+    range: &std::ops::Range<usize>,
+    f: usize,
+    group: usize,
+    inner: usize,
+    pick: impl Fn(usize, usize, usize, usize) -> Fp + Sync,
+) -> Vec<Fp> {
+    let g = m.group();
+    let mut w = vec![Fp::ZERO; range.len() * g * inner * f];
+    w.par_chunks_mut(inner * f).enumerate().for_each(|(mi, w)| {
+        let (row, member) = (range.start + mi / g, mi % g);
+        for (x, slots) in w.chunks_mut(f).enumerate() {
+            for (slot, w) in slots.iter_mut().enumerate().take(lambdas(m) - group * f) {
+                let lambda = group * f + slot;
+                *w = pick(row, lambda / m.kv_heads, (lambda % m.kv_heads) * g + member, x);
+            }
+        }
+    });
+    w
+}
+
+#[allow(clippy::too_many_arguments)]
+fn combine_scores(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    m: &ModelShape,
+    cache: &EncryptedCache,
+    new: &NewRows,
+    range: std::ops::Range<usize>,
+    out: &mut Products,
+    rng: &mut Prg,
+) -> Result<()> {
+    let d = m.head_dim;
+    for block in &cache.blocks {
+        let (lay, f, _) = layout(block.rows);
+        for (group, cts) in block.keys.chunks(d).enumerate() {
+            let cts: Vec<_> = cts.par_iter().map(|c| c.expand(keys.params)).collect();
+            let w = multipliers(m, &range, f, group, d, |row, layer, head, e| {
+                new.queries[row][(layer * m.heads + head) * d + e]
+            });
+            let masks = finish(ch, keys, lay, &cts, &w, range.len() * m.group(), rng)?;
+            add_scores(m, block, group, new.first, &range, &masks, out);
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn combine_values(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    m: &ModelShape,
+    cache: &EncryptedCache,
+    new: &NewRows,
+    range: std::ops::Range<usize>,
+    out: &mut Products,
+    rng: &mut Prg,
+) -> Result<()> {
+    let (lay, f, _) = layout(m.head_dim);
+    let n = range.len() * m.group();
+    for group in 0..lambdas(m).div_ceil(f) {
+        let mut combiner = Combiner::new(keys.params, lay, n);
+        for block in &cache.blocks {
+            let cts = &block.values[group * block.rows..(group + 1) * block.rows];
+            let cts: Vec<_> = cts.par_iter().map(|c| c.expand(keys.params)).collect();
+            let w = multipliers(m, &range, f, group, block.rows, |row, layer, head, j| {
+                let (t, j) = (new.first + row, block.first + j);
+                if j > t {
+                    return Fp::ZERO;
+                }
+                new.weights[row][(layer * m.heads + head) * (t + 1) + j]
+            });
+            combiner.add_block(&cts, &w)?;
+        }
+        let masks = rng.fp_vec(n * N);
+        let cts = combiner.finish(keys.peer, &masks, rng)?;
+        ch.send(&cts.iter().flat_map(MaskedCiphertext::to_bytes).collect::<Vec<_>>())?;
+        add_values(m, group, &range, &masks, out);
+    }
+    Ok(())
+}
+
+fn finish(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    lay: Layout,
+    cts: &[cryptogen_he::Ciphertext],
+    weights: &[Fp],
+    n: usize,
+    rng: &mut Prg,
+) -> Result<Vec<Fp>> {
+    let mut combiner = Combiner::new(keys.params, lay, n);
+    combiner.add_block(cts, weights)?;
+    let masks = rng.fp_vec(n * N);
+    let out = combiner.finish(keys.peer, &masks, rng)?;
+    ch.send(&out.iter().flat_map(MaskedCiphertext::to_bytes).collect::<Vec<_>>())?;
+    Ok(masks)
+}
+
+/// The peer's turn: its combinations of our ciphertexts. `cache` has the same block structure as the peer's view of ours.
+fn decrypt_products(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    m: &ModelShape,
+    cache: &EncryptedCache,
+    first: usize,
+    range: std::ops::Range<usize>,
+    out: &mut Products,
+) -> Result<()> {
+    let n = range.len() * m.group();
+    for block in &cache.blocks {
+        let (lay, f, _) = layout(block.rows);
+        for group in 0..lambdas(m).div_ceil(f) {
+            let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
+            add_scores(m, block, group, first, &range, &values, out);
+        }
+    }
+    let (lay, f, _) = layout(m.head_dim);
+    for group in 0..lambdas(m).div_ceil(f) {
+        let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
+        add_values(m, group, &range, &values, out);
+    }
+    Ok(())
+}
+
+fn add_scores(
+    m: &ModelShape,
+    block: &Block,
+    group: usize,
+    first: usize,
+    range: &std::ops::Range<usize>,
+    values: &[Fp],
+    out: &mut Products,
+) {
+    let (_, f, c) = layout(block.rows);
+    let g = m.group();
+    for (mi, values) in values.chunks(N).enumerate() {
+        let (row, member) = (range.start + mi / g, mi % g);
+        let t = first + row;
+        for slot in 0..f.min(lambdas(m) - group * f) {
+            let lambda = group * f + slot;
+            let head = (lambda / m.kv_heads) * m.heads + (lambda % m.kv_heads) * g + member;
+            for j in 0..block.rows.min((t + 1).saturating_sub(block.first)) {
+                out.scores[row][head * (t + 1) + block.first + j] += values[slot * c + j];
+            }
+        }
+    }
+}
+
+fn add_values(m: &ModelShape, group: usize, range: &std::ops::Range<usize>, values: &[Fp], out: &mut Products) {
+    let (_, f, c) = layout(m.head_dim);
+    let (g, d) = (m.group(), m.head_dim);
+    for (mi, values) in values.chunks(N).enumerate() {
+        let (row, member) = (range.start + mi / g, mi % g);
+        for slot in 0..f.min(lambdas(m) - group * f) {
+            let lambda = group * f + slot;
+            let head = (lambda / m.kv_heads) * m.heads + (lambda % m.kv_heads) * g + member;
+            for e in 0..d {
+                out.values[row][head * d + e] += values[slot * c + e];
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Fills slots: all material that does not depend on a row's position, layer by layer, in bounded memory.
+//!
+//! Symmetric skeleton; the client brings masks and its shares, the server its masks. The client checks every truncation whose
+//! input share it knows (A1) and marks slots that would fail; both parties skip them.
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::{Channel, OtPair, Role, TableKey, TableShape};
+use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
+use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
+
+use super::keys::PartyKeys;
+use super::model::{EncryptedModel, ModelLayout};
+use super::{cross, linear, report, tables, Progress};
+use crate::error::{ProtocolError, Result};
+use crate::material::{activation_shape, exp_shape, hi_shape, lo_shape, mask, Mask, SlotLayout};
+use crate::online::client_index;
+use crate::plan::{Plan, Scalar, Site};
+use cryptogen_he::N;
+use zeroize::Zeroizing;
+
+/// Where records go: `write(record, offset, bytes)`.
+pub trait Sink {
+    /// Writes part of a record.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn write(&mut self, record: usize, offset: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Writes whole consecutive records.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn write_records(&mut self, first: usize, bytes: &[u8]) -> Result<()>;
+}
+
+/// Everything a party needs to prepare material.
+pub struct Preparer<'a, P: Party> {
+    pub ch: &'a mut dyn Channel,
+    pub plan: &'a Plan,
+    pub layout: &'a SlotLayout,
+    pub keys: &'a PartyKeys<P>,
+    pub ot: &'a mut OtPair,
+    /// the client's encrypted model
+    pub model: Option<&'a EncryptedModel>,
+    pub rng: &'a mut Prg,
+}
+
+/// Values that only the client knows while slots are filled.
+struct ClientState {
+    /// `[T, d]`: the client's share of the residual stream
+    h: Vec<Fp>,
+    good: Vec<bool>,
+}
+
+impl<P: Party> Preparer<'_, P> {
+    /// Fills `n` slots. Returns, on both sides, which of them are usable.
+    ///
+    /// # Errors
+    /// Connection, store and interruption errors; nothing counts before the caller commits.
+    pub fn slots(&mut self, n: usize, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<Vec<bool>> {
+        let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
+        for (i, seed) in seeds.iter().enumerate() {
+            sink.write(i, 0, seed.expose())?;
+        }
+        let layers = self.plan.model.layers;
+        let mut state = self.embed(&seeds);
+        for l in 0..layers {
+            self.norm(2 * l, &seeds, &mut state, sink)?;
+            self.linear(Site::Qkv(l), &seeds, &mut state, sink)?;
+            self.attention_product(l, &seeds, sink)?;
+            let o = self.linear(Site::O(l), &seeds, &mut state, sink)?;
+            self.residual(&mut state, &o);
+            self.norm(2 * l + 1, &seeds, &mut state, sink)?;
+            let up = self.linear(Site::Up(l), &seeds, &mut state, sink)?;
+            self.activation(l, &up, &seeds, sink)?;
+            let down = self.linear(Site::Down(l), &seeds, &mut state, sink)?;
+            self.residual(&mut state, &down);
+            report(progress, "preparing tokens", (l + 1) as u64, layers as u64 + 1)?;
+        }
+        self.norm(2 * layers, &seeds, &mut state, sink)?;
+        self.scalar_tables(&seeds, sink)?;
+        report(progress, "preparing tokens", layers as u64 + 1, layers as u64 + 1)?;
+        self.agree_on_good(n, &state, self.layout.usable(), sink)
+    }
+
+    fn is_client(&self) -> bool {
+        P::ROLE == Role::Client
+    }
+
+    fn masks(&self, seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Fp> {
+        seeds.iter().flat_map(|s| mask(s, what, index, n)).collect()
+    }
+
+    fn embed(&self, seeds: &[Seed]) -> ClientState {
+        let mut state = ClientState { h: vec![], good: vec![true; seeds.len()] };
+        if !self.is_client() {
+            return state;
+        }
+        let (d, embed) = (self.plan.model.d, &self.plan.embed);
+        let rows = ModelLayout::new(self.plan).embed.block_rows;
+        for (i, seed) in seeds.iter().enumerate() {
+            let share = fold(&mask(seed, Mask::Embed, 0, N), rows, d);
+            state.good[i] &= share.iter().all(|c| trunc_is_safe(*c, embed.bound));
+            state.h.extend(share.into_iter().map(|c| trunc_client(c, embed.shift)));
+        }
+        state
+    }
+
+    fn residual(&self, state: &mut ClientState, y: &[Fp]) {
+        for (h, y) in state.h.iter_mut().zip(y) {
+            *h += *y;
+        }
+    }
+
+    /// `Linear` for one site; on the client, returns its truncated share `[T, d_out]`.
+    fn linear(&mut self, site: Site, seeds: &[Seed], state: &mut ClientState, sink: &mut dyn Sink) -> Result<Vec<Fp>> {
+        let spec = self.plan.linear(site);
+        let offset = self.layout.linear(site);
+        let index = site.index(self.plan.model.layers);
+        let y = self.shares(site, seeds, index, &mut state.good)?;
+        for (i, y) in y.chunks(spec.d_out).enumerate() {
+            sink.write(i, offset, &fp_to_bytes(y))?;
+            if self.is_client() {
+                state.good[i] &= y.iter().all(|c| trunc_is_safe(*c, spec.out_bound));
+            }
+        }
+        Ok(if self.is_client() { y.into_iter().map(|c| trunc_client(c, spec.out_shift)).collect() } else { vec![] })
+    }
+
+    fn shares(&mut self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Result<Vec<Fp>> {
+        let spec = self.plan.linear(site);
+        let params = self.keys.params;
+        match self.model {
+            Some(model) => {
+                let mut r = self.masks(seeds, Mask::Remask, index, spec.d_in);
+                for (row, good) in r.chunks_mut(spec.d_in).zip(good) {
+                    for (r, &k) in row.iter_mut().zip(&spec.in_shift) {
+                        *good &= trunc_is_safe(*r, spec.in_bound);
+                        *r = trunc_client(*r, k);
+                    }
+                }
+                linear::client(self.ch, params, &self.keys.peer, model, model.layout.site(site), &r, self.rng)
+            }
+            None => {
+                let layout = ModelLayout::new(self.plan);
+                linear::server(self.ch, params, &self.keys.mine, layout.site(site), seeds.len())
+            }
+        }
+    }
+
+    /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.
+    fn cross(&mut self, terms: &[Vec<Fp>]) -> Result<Vec<Fp>> {
+        let keys = self.keys;
+        match P::ROLE {
+            Role::Client => cross::client(self.ch, keys.params, &keys.mine, terms, self.rng),
+            Role::Server => cross::server(self.ch, keys.params, &keys.peer, terms, self.rng),
+        }
+    }
+
+    /// Products of a norm: `Σ h'_c·u'` and `h_c·v + b·u`.
+    fn norm(&mut self, norm: usize, seeds: &[Seed], state: &mut ClientState, sink: &mut dyn Sink) -> Result<()> {
+        let d = self.plan.model.d;
+        let spec = &self.plan.norms[norm];
+        let (square, product) = match P::ROLE {
+            Role::Client => {
+                for (h, good) in state.h.chunks(d).zip(&mut state.good) {
+                    *good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
+                }
+                let truncated = state.h.iter().map(|h| trunc_client(*h, spec.pre_shift)).collect();
+                let scale = self.masks(seeds, Mask::NormScalar, norm, 1);
+                (truncated, vec![state.h.clone(), spread(&scale, d)])
+            }
+            Role::Server => {
+                let scale = self.masks(seeds, Mask::NormScale, norm, 1);
+                let input = self.masks(seeds, Mask::NormInput, norm, d);
+                (self.masks(seeds, Mask::NormSquare, norm, d), vec![spread(&scale, d), input])
+            }
+        };
+        let z = self.cross(&[square])?;
+        for (i, z) in z.chunks(d).enumerate() {
+            let sum: Fp = z.iter().copied().sum();
+            sink.write(i, self.layout.norm_square(norm), &sum.to_le_bytes())?;
+        }
+        let z = self.cross(&product)?;
+        for (i, z) in z.chunks(d).enumerate() {
+            sink.write(i, self.layout.norm_product(norm), &fp_to_bytes(z))?;
+        }
+        Ok(())
+    }
+
+    /// `a₂·v₂ + b₂·u₂` of an attention output.
+    fn attention_product(&mut self, layer: usize, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
+        let m = &self.plan.model;
+        let q_dim = m.q_dim();
+        let vector = self.masks(seeds, Mask::AttentionOut, layer, q_dim);
+        let scalar = spread(&self.masks(seeds, Mask::AttentionScale, layer, m.heads), m.head_dim);
+        let terms = match P::ROLE {
+            Role::Client => [vector, scalar],
+            Role::Server => [scalar, vector],
+        };
+        let z = self.cross(&terms)?;
+        for (i, z) in z.chunks(q_dim).enumerate() {
+            sink.write(i, self.layout.attention_out(layer), &fp_to_bytes(z))?;
+        }
+        Ok(())
+    }
+
+    /// Products and tables of an activation. `up`: the client's `[T, up_dim]` share of its input.
+    fn activation(&mut self, layer: usize, up: &[Fp], seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
+        let m = &self.plan.model;
+        let (ff, n) = (m.ff, seeds.len());
+        let random = self.masks(seeds, Mask::Activation, layer, ff);
+        let halves = |second: bool| -> Vec<Fp> {
+            up.chunks(m.up_dim()).flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() }).collect()
+        };
+        let betas: Vec<Fp> = if m.gated {
+            let (first, second) = match P::ROLE {
+                Role::Client => (halves(false), halves(true)),
+                Role::Server => (self.masks(seeds, Mask::Up, layer, ff), self.masks(seeds, Mask::Gate, layer, ff)),
+            };
+            // client: gate, up against server: mask of up, mask of gate; the payload of `up` is up_c + mask of up
+            let z = self.cross(&[first.clone(), second.clone()])?;
+            for (i, z) in z.chunks(ff).enumerate() {
+                sink.write(i, self.layout.gated(layer), &fp_to_bytes(z))?;
+            }
+            let of_up = if self.is_client() { second } else { first };
+            random.iter().zip(&of_up).flat_map(|(w, u)| [*w, *u]).collect()
+        } else if self.is_client() {
+            up.to_vec()
+        } else {
+            random
+        };
+        let shape = activation_shape(self.plan, layer);
+        let mut alphas = Vec::with_capacity(n * ff);
+        let at = self.layout.activation_tables(layer);
+        tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+            for record in records.chunks(shape.record_bytes()) {
+                alphas.push(alpha(shape, record)?);
+            }
+            write_grouped(sink, shape, (ff, at), first, records)
+        })?;
+        self.activation_rotations(layer, up, &alphas, n, sink)
+    }
+
+    /// The client's half of every activation index is known: it is opened now.
+    fn activation_rotations(
+        &mut self,
+        layer: usize,
+        up: &[Fp],
+        alphas: &[u32],
+        n: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let (ff, width, k) = (self.plan.model.ff, self.plan.model.up_dim(), self.plan.activations[layer].k);
+        match P::ROLE {
+            Role::Client => {
+                let mut bytes = Vec::with_capacity(2 * n * ff);
+                for (row, alphas) in up.chunks(width).zip(alphas.chunks(ff)) {
+                    for (x, alpha) in row[..ff].iter().zip(alphas) {
+                        let d = client_index(self.plan, layer, *x).wrapping_sub(*alpha) & ((1 << k) - 1);
+                        bytes.extend_from_slice(&(d as u16).to_le_bytes());
+                    }
+                }
+                self.ch.send(&bytes)?;
+                for i in 0..n {
+                    sink.write(i, self.layout.activation_deltas(layer), &vec![0; 2 * ff])?;
+                }
+                Ok(())
+            }
+            Role::Server => {
+                let bytes = self.ch.recv(2 * n * ff)?;
+                for (i, d) in bytes.chunks(2 * ff).enumerate() {
+                    sink.write(i, self.layout.activation_deltas(layer), d)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Keys of every norm and every 1/σ, all layers together.
+    fn scalar_tables(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
+        let (plan, heads) = (self.plan, self.plan.model.heads);
+        for (i, norm) in plan.norms.iter().enumerate() {
+            let (hi, lo) = self.layout.norm_tables(i);
+            self.scalar_pair(&norm.scalar, (Mask::NormHi, Mask::NormLo), i, 1, (hi, lo), seeds, sink)?;
+        }
+        for l in 0..plan.model.layers {
+            let spec = &plan.attention[l].heads[0].scalar;
+            let at = self.layout.sigma_tables(l);
+            self.scalar_pair(spec, (Mask::SigmaHi, Mask::SigmaLo), l, heads, at, seeds, sink)?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn scalar_pair(
+        &mut self,
+        spec: &Scalar,
+        what: (Mask, Mask),
+        index: usize,
+        per_slot: usize,
+        at: (usize, usize),
+        seeds: &[Seed],
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let shape = hi_shape(spec);
+        let mut betas = self.masks(seeds, what.0, index, 2 * per_slot);
+        if shape.payloads() == 1 {
+            betas = betas.chunks(2).map(|b| b[0]).collect();
+        }
+        let mut groups = vec![(shape, betas, at.0)];
+        if let Some(shape) = lo_shape(spec) {
+            groups.push((shape, self.masks(seeds, what.1, index, per_slot), at.1));
+        }
+        for (shape, betas, at) in groups {
+            tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+                write_grouped(sink, shape, (per_slot, at), first, records)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The client's verdict on every record, kept in each record's `offset` byte by both.
+    fn agree_on_good(&mut self, n: usize, state: &ClientState, offset: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
+        let good: Vec<bool> = match P::ROLE {
+            Role::Client => {
+                self.ch.send(&state.good.iter().map(|g| u8::from(*g)).collect::<Vec<_>>())?;
+                state.good.clone()
+            }
+            Role::Server => self
+                .ch
+                .recv(n)?
+                .into_iter()
+                .map(|b| match b {
+                    0 => Ok(false),
+                    1 => Ok(true),
+                    _ => Err(ProtocolError::Malformed { what: "slot verdict" }),
+                })
+                .collect::<Result<_>>()?,
+        };
+        for (i, good) in good.iter().enumerate() {
+            sink.write(i, offset, &[u8::from(*good)])?;
+        }
+        Ok(good)
+    }
+
+    /// Material for `n` evaluations of the output head: records of a seed and a share.
+    ///
+    /// # Errors
+    /// As [`Preparer::slots`].
+    pub fn heads(&mut self, n: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
+        let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
+        let mut state = ClientState { h: vec![], good: vec![true; n] };
+        let y = self.shares(Site::Head, &seeds, 0, &mut state.good)?;
+        for (i, (seed, y)) in seeds.iter().zip(y.chunks(self.plan.model.vocab)).enumerate() {
+            sink.write(i, 0, seed.expose())?;
+            sink.write(i, seed.expose().len(), &fp_to_bytes(y))?;
+        }
+        self.agree_on_good(n, &state, head_record_bytes(self.plan) - 1, sink)
+    }
+
+    /// `n` exponential tables: records of an 8-byte payload share and a key.
+    ///
+    /// # Errors
+    /// As [`Preparer::slots`].
+    pub fn exponentials(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
+        let shape = exp_shape(self.plan, 0);
+        let betas = self.rng.fp_vec(n);
+        let betas_ref = &betas;
+        tables::make::<P>(self.ch, self.ot, shape, betas_ref, self.rng, &mut |first, records| {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(records.len() + 8 * n));
+            for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
+                bytes.extend_from_slice(&betas_ref[first + i].to_le_bytes());
+                bytes.extend_from_slice(record);
+            }
+            sink.write_records(first, &bytes)
+        })
+    }
+}
+
+/// Bytes of an output head record: seed, share, verdict.
+pub fn head_record_bytes(plan: &Plan) -> usize {
+    crate::material::SEED_BYTES + 8 * plan.model.vocab + 1
+}
+
+/// Bytes of an exponential record: payload share, key.
+pub fn exponential_record_bytes(plan: &Plan) -> usize {
+    8 + exp_shape(plan, 0).record_bytes()
+}
+
+/// Writes consecutive table records that lie `per_slot` to a slot, from layout offset `at`.
+fn write_grouped(
+    sink: &mut dyn Sink,
+    shape: TableShape,
+    (per_slot, at): (usize, usize),
+    mut first: usize,
+    mut records: &[u8],
+) -> Result<()> {
+    let size = shape.record_bytes();
+    while !records.is_empty() {
+        let n = (per_slot - first % per_slot).min(records.len() / size);
+        let (now, rest) = records.split_at(n * size);
+        sink.write(first / per_slot, at + (first % per_slot) * size, now)?;
+        first += n;
+        records = rest;
+    }
+    Ok(())
+}
+
+fn alpha(shape: TableShape, record: &[u8]) -> Result<u32> {
+    Ok(TableKey::from_record(shape, record)?.alpha())
+}
+
+/// Repeats every element `n` times.
+fn spread(x: &[Fp], n: usize) -> Vec<Fp> {
+    x.iter().flat_map(|v| std::iter::repeat_n(*v, n)).collect()
+}
+
+/// Sums the slots of a message `[F][C]` into its first `d` coefficients.
+pub(crate) fn fold(message: &[Fp], coefficients: usize, d: usize) -> Vec<Fp> {
+    let mut y = vec![Fp::ZERO; d];
+    for slot in message.chunks(coefficients) {
+        for (y, v) in y.iter_mut().zip(slot) {
+            *y += *v;
+        }
+    }
+    y
+}

@@ -1,0 +1,36 @@
+//! `Table`: keys for secret look-ups, made in bounded batches.
+//!
+//! Source: Doerner–Shelat (CCS 2017); see `cryptogen_ot::dpf`. Symmetric; the batch size only bounds memory.
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::{generate, Channel, OtPair, TableShape};
+use cryptogen_ring::{Fp, Prg};
+
+use crate::error::Result;
+
+/// Leaves held in memory at a time (16 bytes each, twice).
+const LEAVES: usize = 1 << 22;
+
+/// Makes one table per `payloads` group of `betas` (`[n][payloads]` shares) and hands runs of records to `keep(first, bytes)`.
+///
+/// # Errors
+/// Connection failures, malformed messages, whatever `keep` returns.
+pub fn make<P: Party>(
+    ch: &mut dyn Channel,
+    ot: &mut OtPair,
+    shape: TableShape,
+    betas: &[Fp],
+    rng: &mut Prg,
+    keep: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let payloads = shape.payloads() as usize;
+    let n = betas.len() / payloads;
+    let batch = (LEAVES >> shape.k()).max(1);
+    for first in (0..n).step_by(batch) {
+        let count = batch.min(n - first);
+        let betas = &betas[first * payloads..(first + count) * payloads];
+        let tables = generate(ch, ot, shape, count, betas, rng)?;
+        keep(first, &tables.into_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! GELU, and SiLU·up of gated MLPs (A5.6), by a secret segment; re-masked into the `down` layer.
+//!
+//! Source: design of the default protocol, "Activation"; Doerner–Shelat tables with payloads `(1, β)` or `(1, β_w, β_up)`.
+//! Messages: 2 (S→C, C→S) = 1 round trip. Bytes per element: plain `10 + 8`, gated `26 + 16`.
+//! Material per element: one key; gated: a share of `g_c·u_up + up_c·u_g`. Leaks: nothing.
+//!
+//! 1. S→C its rotation; plain: `x_s − β_s`; gated: `g_s − u_g`, `up_s − u_up`, `w_s − β_w,s` with `w = gate·up`.
+//!    (The client's rotation was sent offline: its share of the index has been known since then.)
+//! 2. C→S gated: `w_c − β_w,c`; then `x̂_c − r`.
+
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::Channel;
+use cryptogen_ring::Fp;
+
+use super::tables::{index, join, look_up, rotation, sub_public, Lookup};
+use super::{Kind, Online, Tensor};
+use crate::error::Result;
+use crate::material::{activation_shape, Mask};
+use crate::plan::Site;
+use crate::wire::{Incoming, Opening};
+
+/// The client's index share of an activation input; also used offline to send its rotation ahead.
+pub(crate) fn client_index(plan: &crate::plan::Plan, layer: usize, x: Fp) -> u32 {
+    let a = &plan.activations[layer];
+    index::<Client>(x, a.h, a.k)
+}
+
+impl<P: Party> Online<P> {
+    fn activation_keys(&mut self, layer: usize, row: usize) -> Result<Vec<cryptogen_ot::TableKey>> {
+        let shape = activation_shape(&self.plan, layer);
+        let at = self.layout.activation_tables(layer);
+        (0..self.plan.model.ff).map(|j| self.active[row].slot.table(shape, at, j)).collect()
+    }
+}
+
+impl Online<Client> {
+    /// The client's side.
+    pub fn activation(&mut self, ch: &mut dyn Channel, u: &Tensor<Client>, layer: usize) -> Result<Tensor<Client>> {
+        u.expect(Kind::Output(Site::Up(layer)))?;
+        let plan = self.plan.clone();
+        let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
+        let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
+        let gated = plan.model.gated;
+        let mut m1 = Incoming::recv(ch, n * ff * if gated { 3 } else { 1 }, n * ff)?;
+        let theirs = m1.rotations(n * ff)?;
+        let mut lookups = Vec::with_capacity(n * ff);
+        for row in 0..n {
+            for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
+                let mine = rotation(client_index(&plan, layer, u.row(row)[j]), &key, spec.k);
+                let mut terms = vec![(0, ta), (1, ta), (0, tb)];
+                if gated {
+                    terms.push((2, tb));
+                }
+                lookups.push(Lookup { rotation: join(mine, theirs[row * ff + j], spec.k), key, terms });
+            }
+        }
+        let indices = (0..n * ff).map(|i| client_index(&plan, layer, u.row(i / ff)[i % ff]));
+        self.trace.index(indices, spec.k);
+        let mut m2 = Opening::new();
+        if !gated {
+            let delta = m1.words(n * ff)?;
+            let sums = look_up::<Client>(lookups)?;
+            for row in 0..n {
+                let x: Vec<Fp> = (row * ff..(row + 1) * ff)
+                    .map(|i| delta[i] * sums[i][0] + sums[i][1] + sums[i][2])
+                    .collect();
+                m2.masked(&x, &self.remask(row, Site::Down(layer)));
+            }
+        } else {
+            let (open_g, open_up, open_w) = (m1.words(n * ff)?, m1.words(n * ff)?, m1.words(n * ff)?);
+            let sums = look_up::<Client>(lookups)?;
+            for row in 0..n {
+                let slot = &self.active[row].slot;
+                let (g, up) = u.row(row).split_at(ff);
+                let z = slot.words(self.layout.gated(layer), ff)?;
+                let beta = slot.mask(Mask::Activation, layer, ff);
+                let i = |j: usize| row * ff + j;
+                let w: Vec<Fp> =
+                    (0..ff).map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j]).collect();
+                let x: Vec<Fp> = (0..ff)
+                    .map(|j| {
+                        let s = &sums[i(j)];
+                        (open_w[i(j)] + w[j] - beta[j]) * s[0] + s[1] + open_up[i(j)] * s[2] + s[3]
+                    })
+                    .collect();
+                m2.masked(&w, &beta);
+                m2.masked(&x, &self.remask(row, Site::Down(layer)));
+            }
+        }
+        m2.send(ch)?;
+        Ok(Tensor::new(Kind::Input(Site::Down(layer)), n, vec![]))
+    }
+}
+
+impl Online<Server> {
+    /// The server's side; returns `x − r'` at scale F.
+    pub fn activation(&mut self, ch: &mut dyn Channel, u: &Tensor<Server>, layer: usize) -> Result<Tensor<Server>> {
+        u.expect(Kind::Output(Site::Up(layer)))?;
+        let plan = self.plan.clone();
+        let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
+        let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
+        let gated = plan.model.gated;
+        let mut indices = Vec::with_capacity(n * ff);
+        let mut rotations = Vec::with_capacity(n * ff);
+        let mut lookups = Vec::with_capacity(n * ff);
+        for row in 0..n {
+            for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
+                let x = sub_public::<Server>(u.row(row)[j], spec.offset);
+                let i = index::<Server>(x, spec.h, spec.k);
+                let mine = rotation(i, &key, spec.k);
+                indices.push(i);
+                let theirs = self.active[row].slot.half_word(self.layout.activation_deltas(layer), j)?;
+                let mut terms = vec![(0, ta), (1, ta), (0, tb)];
+                if gated {
+                    terms.push((2, tb));
+                }
+                rotations.push(mine);
+                lookups.push(Lookup { rotation: join(mine, theirs, spec.k), key, terms });
+            }
+        }
+        self.trace.index(indices, spec.k);
+        let mut m1 = Opening::new();
+        m1.rotations(&rotations);
+        let into = Site::Down(layer);
+        let mut data = Vec::with_capacity(n * ff);
+        if !gated {
+            let mut delta = Vec::with_capacity(n * ff);
+            for row in 0..n {
+                let beta = self.active[row].slot.mask(Mask::Activation, layer, ff);
+                let x: Vec<Fp> = u.row(row).iter().map(|x| sub_public::<Server>(*x, spec.center)).collect();
+                delta.extend(x.iter().zip(&beta).map(|(x, b)| *x - *b));
+                m1.masked(&x, &beta);
+            }
+            m1.send(ch)?;
+            let sums = look_up::<Server>(lookups)?;
+            let mut m2 = Incoming::recv(ch, n * ff, 0)?;
+            for row in 0..n {
+                let opened = m2.words(ff)?;
+                let x = (0..ff).map(|j| {
+                    let (i, s) = (row * ff + j, &sums[row * ff + j]);
+                    delta[i] * s[0] + s[1] + s[2] + opened[j]
+                });
+                data.extend(self.enter(into, x));
+            }
+        } else {
+            let mut masks = Vec::with_capacity(n);
+            let (mut gates, mut ups, mut ws) = (Opening::new(), Opening::new(), Opening::new());
+            for row in 0..n {
+                let slot = &self.active[row].slot;
+                let (g, up) = u.row(row).split_at(ff);
+                let z = slot.words(self.layout.gated(layer), ff)?;
+                let [mask_g, mask_up, beta] =
+                    [Mask::Gate, Mask::Up, Mask::Activation].map(|m| slot.mask(m, layer, ff));
+                let w: Vec<Fp> = (0..ff).map(|j| g[j] * up[j] + z[j]).collect();
+                gates.masked(g, &mask_g);
+                ups.masked(up, &mask_up);
+                ws.masked(&w, &beta);
+                let open_up: Vec<Fp> = up.iter().zip(&mask_up).map(|(a, b)| *a - *b).collect();
+                let open_w: Vec<Fp> = w.iter().zip(&beta).map(|(a, b)| *a - *b).collect();
+                masks.push((open_up, open_w));
+            }
+            m1.append(gates).append(ups).append(ws);
+            m1.send(ch)?;
+            let sums = look_up::<Server>(lookups)?;
+            let mut m2 = Incoming::recv(ch, 2 * n * ff, 0)?;
+            for (row, (open_up, open_w)) in masks.iter().enumerate() {
+                let (their_w, opened) = (m2.words(ff)?, m2.words(ff)?);
+                let x = (0..ff).map(|j| {
+                    let s = &sums[row * ff + j];
+                    (open_w[j] + their_w[j]) * s[0] + s[1] + open_up[j] * s[2] + s[3] + opened[j]
+                });
+                data.extend(self.enter(into, x));
+            }
+        }
+        Ok(Tensor::new(Kind::Input(into), n, data))
+    }
+}

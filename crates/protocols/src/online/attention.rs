@@ -1,0 +1,480 @@
+//! Softmax attention over a cache that never moves (A5.4, A5.5), re-masked into the `o` layer.
+//!
+//! Source: design of the default protocol, "Attention"; CryptoGen's unified key/value cache, with the ciphertexts moved offline.
+//! For a query row t and a cached row j: `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`; the server has opened
+//! `k_s,j − mask` once (when row j appeared) and opens `q_s − mask` once per query; what remains are products of masks made offline.
+//! Messages: 6 (S→C, C→S, …) = 3 round trips. Bytes per row and (head, j): `10 + 8`, then `10 + 8`; per head and range `2·10`; per column `8 + 8 + 8`.
+//! Material: [`RowAttention`], one exponential key per (head, j), 1/σ keys and a share of `a·v + u·b` per row. Leaks: nothing.
+//!
+//! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − m_v` of the new rows; its half of every exponential.
+//! 2. C→S its half of every exponential; `e'_c − a`.
+//! 3. S→C `e'_s − b`; its half of 1/σ.
+//! 4. C→S its half of 1/σ, masked fine value; `o'_c − a₂`.
+//! 5. S→C masked fine value; `ρ_s − v₂`, `o'_s − u₂`.
+//! 6. C→S `ρ_c − b₂`; `x̂_c − r`.
+//!
+//! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`, only step 6 concerns it.
+
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::{Channel, TableKey};
+use cryptogen_ring::trunc::trunc_is_safe;
+use cryptogen_ring::{fp_from_bytes, Fp};
+use rayon::prelude::*;
+
+use super::scalar::{first_message, second_message, start, ScalarKeys};
+use super::tables::{index, join, look_up, rotation, sub_public, trunc, Lookup};
+use super::{Kind, LayerCache, Online, Tensor};
+use crate::error::{ProtocolError, Result};
+use crate::material::{exp_shape, hi_shape, lo_shape, Mask};
+use crate::plan::{Plan, Scalar, Site, F};
+use crate::wire::{Incoming, Opening};
+
+/// Inner product of field elements with one reduction at the end.
+pub(crate) fn dot(a: &[Fp], b: &[Fp]) -> Fp {
+    let (mut lo, mut hi) = (0u128, 0u128);
+    for (x, y) in a.iter().zip(b) {
+        let p = u128::from(x.value()) * u128::from(y.value());
+        lo += u128::from(p as u64);
+        hi += p >> 64;
+    }
+    Fp::from_u128(lo) + Fp::from_u128(hi) * Fp::from_u128(1 << 64)
+}
+
+/// A5.4 on one party's share of a row's heads, in place; a no-op without rotary positions.
+pub(crate) fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {
+    let Some(rope) = &plan.rope else { return };
+    let (cos, sin) = plan.rotation(position);
+    for head in x.chunks_mut(plan.model.head_dim) {
+        let (a, b) = head.split_at_mut(cos.len());
+        for i in 0..cos.len() {
+            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
+            let (x, y) = (a[i], b[i]);
+            a[i] = trunc::<P>(x * c - y * s, rope.bits);
+            b[i] = trunc::<P>(y * c + x * s, rope.bits);
+        }
+    }
+}
+
+/// Whether the client's share of a `qkv` row survives the truncations of its rotation (A1).
+pub(crate) fn rotation_safe(plan: &Plan, layer: usize, position: usize, row: &[Fp]) -> bool {
+    let Some(rope) = &plan.rope else { return true };
+    let spec = plan.linear(Site::Qkv(layer));
+    // |q·cos − q'·sin| ≤ √2·|q|·2^bits, with |q| bounded by the truncated output
+    let bound = ((spec.out_bound >> spec.out_shift) + 1) << (rope.bits + 1);
+    let (cos, sin) = plan.rotation(position);
+    let rotated = &row[..plan.model.q_dim() + plan.model.kv_dim()];
+    rotated.chunks(plan.model.head_dim).all(|head| {
+        let (a, b) = head.split_at(cos.len());
+        (0..cos.len()).all(|i| {
+            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
+            trunc_is_safe(a[i] * c - b[i] * s, bound) && trunc_is_safe(b[i] * c + a[i] * s, bound)
+        })
+    })
+}
+
+/// A party's share of a rotated query, key and value row from its share of the `qkv` output.
+pub(crate) fn split_qkv<P: Party>(plan: &Plan, position: usize, row: &[Fp]) -> (Vec<Fp>, Vec<Fp>, Vec<Fp>) {
+    let m = &plan.model;
+    let mut q = row[..m.q_dim()].to_vec();
+    let mut k = row[m.q_dim()..m.q_dim() + m.kv_dim()].to_vec();
+    rotate::<P>(plan, position, &mut q);
+    rotate::<P>(plan, position, &mut k);
+    (q, k, row[m.q_dim() + m.kv_dim()..].to_vec())
+}
+
+/// The (row, head) pairs that run the softmax, in order, with the row's position; row 0 is left out.
+fn pairs(positions: &[usize], heads: usize) -> Vec<(usize, usize, usize)> {
+    let rows = positions.iter().enumerate().filter(|(_, t)| **t > 0);
+    rows.flat_map(|(i, &t)| (0..heads).map(move |g| (i, g, t))).collect()
+}
+
+/// Everything the two sides share: sizes, specs and material of one call.
+struct Call {
+    positions: Vec<usize>,
+    pairs: Vec<(usize, usize, usize)>,
+    /// start of each pair's (t+1) entries in flat per-(head, j) arrays
+    starts: Vec<usize>,
+    entries: usize,
+    d: usize,
+}
+
+impl Call {
+    fn new(plan: &Plan, positions: Vec<usize>) -> Call {
+        let pairs = pairs(&positions, plan.model.heads);
+        let mut entries = 0;
+        let starts = pairs
+            .iter()
+            .map(|(_, _, t)| {
+                let at = entries;
+                entries += t + 1;
+                at
+            })
+            .collect();
+        Call { positions, pairs, starts, entries, d: plan.model.head_dim }
+    }
+
+    fn specs<'a>(&self, plan: &'a Plan, layer: usize) -> Vec<&'a Scalar> {
+        self.pairs.iter().map(|&(_, g, _)| &plan.attention[layer].heads[g].scalar).collect()
+    }
+}
+
+/// Exponentials prepared for opening: key, rotation share and argument share of every (head, j).
+struct Exponentials {
+    keys: Vec<TableKey>,
+    rotations: Vec<u32>,
+    deltas: Vec<Fp>,
+}
+
+impl<P: Party> Online<P> {
+    fn active_positions(&self) -> Vec<usize> {
+        self.active.iter().map(|r| r.position).collect()
+    }
+
+    /// This party's scores `[entries]` from its own shares, plus the given cross terms.
+    fn exponentials(&mut self, call: &Call, layer: usize, score: impl Fn(usize, usize, usize) -> Fp + Sync) -> Result<Exponentials> {
+        let plan = self.plan.clone();
+        let spec = &plan.attention[layer];
+        let shape = exp_shape(&plan, layer);
+        let record = 8 + shape.record_bytes();
+        let mut out = Exponentials { keys: vec![], rotations: vec![], deltas: vec![] };
+        let (mut reduced, mut indices) = (Vec::with_capacity(call.entries), Vec::with_capacity(call.entries));
+        let scores: Vec<Vec<Fp>> =
+            call.pairs.par_iter().map(|&(i, g, t)| (0..=t).map(|j| score(i, g, j)).collect()).collect();
+        for (&(i, g, t), scores) in call.pairs.iter().zip(&scores) {
+            let head = &spec.heads[g];
+            let material = &mut self.active[i].attention[layer];
+            for (j, s) in scores.iter().enumerate() {
+                let at = g * (t + 1) + j;
+                let bytes = material
+                    .exp
+                    .get_mut(at * record..(at + 1) * record)
+                    .ok_or(ProtocolError::Malformed { what: "exponential material" })?;
+                let beta = fp_from_bytes(&bytes[..8]).ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
+                let key = TableKey::from_record(shape, &bytes[8..])?;
+                bytes.fill(0);
+                let x = trunc::<P>(*s + material.score[at], F);
+                let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
+                out.rotations.push(rotation(i, &key, spec.k));
+                out.deltas.push(sub_public::<P>(x, head.center) - beta);
+                out.keys.push(key);
+                reduced.push(x);
+                indices.push(i);
+            }
+        }
+        self.trace.truncated(reduced);
+        self.trace.index(indices, spec.k);
+        Ok(out)
+    }
+
+    /// This party's shares of `e'`, `[entries]`.
+    fn weights(&mut self, call: &Call, layer: usize, mine: Exponentials, deltas: &[Fp], rotations: &[u32]) -> Result<Vec<Fp>> {
+        let plan = self.plan.clone();
+        let spec = &plan.attention[layer];
+        let mut lookups = Vec::with_capacity(call.entries);
+        let mut shifts = Vec::with_capacity(call.entries);
+        let mut keys = mine.keys.into_iter();
+        for &(_, g, t) in &call.pairs {
+            let head = &spec.heads[g];
+            let (ta, tb) = (plan.table(head.a), plan.table(head.b));
+            for key in keys.by_ref().take(t + 1) {
+                let n = lookups.len();
+                let rotation = join(mine.rotations[n], rotations[n], spec.k);
+                lookups.push(Lookup { key, rotation, terms: vec![(0, ta), (0, tb), (1, ta)] });
+                shifts.push(head.e_shift);
+            }
+        }
+        let sums = look_up::<P>(lookups)?;
+        let weights: Vec<Fp> = sums
+            .iter()
+            .enumerate()
+            .map(|(n, s)| trunc::<P>((mine.deltas[n] + deltas[n]) * s[0] + s[1] + s[2], shifts[n]))
+            .collect();
+        self.trace.truncated(weights.iter().copied());
+        Ok(weights)
+    }
+
+    fn sigma_keys(&mut self, call: &Call, layer: usize) -> Result<Vec<ScalarKeys>> {
+        let plan = self.plan.clone();
+        let heads = plan.model.heads;
+        let spec = &plan.attention[layer].heads[0].scalar;
+        let (hi_at, lo_at) = self.layout.sigma_tables(layer);
+        let mut keys = Vec::with_capacity(call.pairs.len());
+        for &(i, g, _) in &call.pairs {
+            let slot = &mut self.active[i].slot;
+            let hi_masks = slot.mask(Mask::SigmaHi, layer, 2 * heads);
+            let lo = match lo_shape(spec) {
+                Some(shape) => Some((slot.table(shape, lo_at, g)?, slot.mask(Mask::SigmaLo, layer, heads)[g])),
+                None => None,
+            };
+            let hi = slot.table(hi_shape(spec), hi_at, g)?;
+            keys.push(ScalarKeys { hi, hi_beta: hi_masks[2 * g], fine_beta: hi_masks[2 * g + 1], lo });
+        }
+        Ok(keys)
+    }
+
+    /// `o' = TR(Σ_j … )` of every pair, `[pairs][head_dim]`, and `σ`.
+    fn outputs(
+        &self,
+        call: &Call,
+        layer: usize,
+        weights: &[Fp],
+        term: impl Fn(&LayerCache, usize, usize, usize) -> Fp + Sync,
+    ) -> (Vec<Fp>, Vec<Fp>) {
+        let (plan, d) = (&self.plan, call.d);
+        let group = plan.model.group();
+        let cache = &self.cache[layer];
+        let mut o = vec![Fp::ZERO; call.pairs.len() * d];
+        o.par_chunks_mut(d).enumerate().for_each(|(n, out)| {
+            let (i, g, t) = call.pairs[n];
+            let (start, shift) = (call.starts[n], plan.attention[layer].heads[g].o_shift);
+            let z = &self.active[i].attention[layer].value[g * d..(g + 1) * d];
+            for (e, out) in out.iter_mut().enumerate() {
+                let sum: Fp = (0..=t)
+                    .map(|j| term(cache, start + j, (j * plan.model.kv_heads + g / group) * d + e, n))
+                    .sum();
+                *out = trunc::<P>(sum + z[e], shift);
+            }
+        });
+        let sigma = call.pairs.iter().zip(&call.starts).map(|(&(_, _, t), &s)| weights[s..=s + t].iter().copied().sum());
+        (o, sigma.collect())
+    }
+
+    fn weight_masks(&self, call: &Call, layer: usize) -> Vec<Fp> {
+        let mut out = Vec::with_capacity(call.entries);
+        for &(i, g, t) in &call.pairs {
+            out.extend_from_slice(&self.active[i].attention[layer].weight_mask[g * (t + 1)..(g + 1) * (t + 1)]);
+        }
+        out
+    }
+
+    /// Appends new rows' keys and values; rows are immutable from here on.
+    fn append(&mut self, layer: usize, qkv: &Tensor<P>) -> Vec<Vec<Fp>> {
+        let plan = self.plan.clone();
+        let cache = &mut self.cache[layer];
+        let first = cache.k.len();
+        let mut queries = Vec::with_capacity(qkv.rows);
+        for (i, row) in self.active.iter().enumerate() {
+            let (q, k, v) = split_qkv::<P>(&plan, row.position, qkv.row(i));
+            queries.push(q);
+            cache.k.extend(k);
+            cache.v.extend(v);
+        }
+        if plan.rope.is_some() {
+            self.trace.truncated(queries.iter().flatten().copied());
+            self.trace.truncated(cache.k[first..].iter().copied());
+        }
+        queries
+    }
+
+    /// Row 0's output: its own value, scaled to where the `o` layer expects products.
+    fn first_row(&self, layer: usize) -> Vec<Fp> {
+        let (m, l) = (&self.plan.model, self.plan.linear(Site::O(layer)));
+        (0..m.q_dim())
+            .map(|c| {
+                let v = self.cache[layer].v[(c / m.head_dim / m.group()) * m.head_dim + c % m.head_dim];
+                v * Fp::from_u128(1 << l.in_shift[c])
+            })
+            .collect()
+    }
+
+    /// Scatters per-pair outputs `[pairs][head_dim]` into rows `[rows][q_dim]`, with row 0's special case.
+    fn by_row(&self, call: &Call, layer: usize, x: &[Fp]) -> Vec<Vec<Fp>> {
+        let q_dim = self.plan.model.q_dim();
+        let mut at = 0;
+        call.positions
+            .iter()
+            .map(|&t| match t {
+                0 => self.first_row(layer),
+                _ => {
+                    at += q_dim;
+                    x[at - q_dim..at].to_vec()
+                }
+            })
+            .collect()
+    }
+}
+
+/// Columns of the rows that run the softmax, from a per-row vector.
+fn of_pairs(call: &Call, rows: impl Fn(usize) -> Vec<Fp>) -> Vec<Fp> {
+    let softmax_rows = call.positions.iter().enumerate().filter(|(_, t)| **t > 0);
+    softmax_rows.flat_map(|(i, _)| rows(i)).collect()
+}
+
+impl Online<Client> {
+    /// The client's side.
+    pub fn attention(&mut self, ch: &mut dyn Channel, qkv: &Tensor<Client>, layer: usize) -> Result<Tensor<Client>> {
+        qkv.expect(Kind::Output(Site::Qkv(layer)))?;
+        let plan = self.plan.clone();
+        let (m, n) = (&plan.model, qkv.rows);
+        let call = Call::new(&plan, self.active_positions());
+        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
+        let specs = call.specs(&plan, layer);
+        let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
+        let scalar = &plan.attention[layer].heads[0].scalar;
+        let (w3, r3) = first_message(scalar, pairs);
+
+        // 1.
+        let mut m1 = Incoming::recv(ch, n * (m.q_dim() + 2 * kv) + call.entries, call.entries)?;
+        let open_q = m1.words(n * m.q_dim())?;
+        let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
+        let queries = self.append(layer, qkv);
+        self.cache[layer].open_k.extend(open_k);
+        self.cache[layer].open_v.extend(open_v);
+        let cache = std::mem::take(&mut self.cache[layer]);
+        let mine = self.exponentials(&call, layer, |i, g, j| {
+            let q = &queries[i][g * d..(g + 1) * d];
+            let open_q = &open_q[(i * heads + g) * d..][..d];
+            let at = j * kv + g / group * d;
+            let (k, open_k) = (&cache.k[at..at + d], &cache.open_k[at..at + d]);
+            dot(q, k) + dot(q, open_k) + dot(open_q, k)
+        });
+        self.cache[layer] = cache;
+        let mine = mine?;
+
+        // 2.
+        let (deltas, rotations) = (m1.words(call.entries)?, m1.rotations(call.entries)?);
+        let mut m2 = Opening::new();
+        m2.differences(&mine.deltas).rotations(&mine.rotations);
+        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
+        m2.masked(&weights, &self.weight_masks(&call, layer));
+        m2.send(ch)?;
+
+        // 3.
+        let mut m3 = Incoming::recv(ch, call.entries + w3, r3)?;
+        let open_e = m3.words(call.entries)?;
+        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
+            weights[n] * (cache.v[at] + cache.open_v[at]) + open_e[n] * cache.v[at]
+        });
+        let keys = self.sigma_keys(&call, layer)?;
+        let started = start::<Client>(specs, &sigma, keys);
+        self.trace.truncated(o.iter().copied());
+        started.log(&mut self.trace);
+
+        // 4.
+        let mut m4 = Opening::new();
+        started.push(&mut m4);
+        let evaluated = started.evaluate::<Client>(&plan, &mut m3)?;
+        evaluated.push(&mut m4);
+        m4.masked(&o, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim())));
+        m4.send(ch)?;
+
+        // 5.
+        let mut m5 = Incoming::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
+        let rho = evaluated.finish::<Client>(&mut m5)?;
+        self.trace.truncated(rho.iter().copied());
+        let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
+
+        // 6.
+        let z = self.product_shares(&call, layer)?;
+        let x: Vec<Fp> = (0..columns)
+            .map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c])
+            .collect();
+        let mut m6 = Opening::new();
+        m6.masked(&rho, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads)));
+        for (i, x) in self.by_row(&call, layer, &x).iter().enumerate() {
+            m6.masked(x, &self.remask(i, Site::O(layer)));
+        }
+        m6.send(ch)?;
+        Ok(Tensor::new(Kind::Input(Site::O(layer)), n, vec![]))
+    }
+}
+
+impl<P: Party> Online<P> {
+    /// Shares of `a₂·v₂ + b₂·u₂`, `[pairs][head_dim]`.
+    fn product_shares(&self, call: &Call, layer: usize) -> Result<Vec<Fp>> {
+        let mut z = Vec::with_capacity(call.pairs.len() * call.d);
+        for (i, _) in call.positions.iter().enumerate().filter(|(_, t)| **t > 0) {
+            z.extend(self.active[i].slot.words(self.layout.attention_out(layer), self.plan.model.q_dim())?);
+        }
+        Ok(z)
+    }
+}
+
+impl Online<Server> {
+    /// The server's side; returns `x − r'` at scale F.
+    pub fn attention(&mut self, ch: &mut dyn Channel, qkv: &Tensor<Server>, layer: usize) -> Result<Tensor<Server>> {
+        qkv.expect(Kind::Output(Site::Qkv(layer)))?;
+        let plan = self.plan.clone();
+        let (m, n) = (&plan.model, qkv.rows);
+        let call = Call::new(&plan, self.active_positions());
+        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
+        let specs = call.specs(&plan, layer);
+        let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
+        let scalar = &plan.attention[layer].heads[0].scalar;
+        let (w3, r3) = first_message(scalar, pairs);
+
+        // 1.
+        let mut m1 = Opening::new();
+        let queries = self.append(layer, qkv);
+        for (row, q) in self.active.iter().zip(&queries) {
+            m1.masked(q, &row.slot.mask(Mask::Query, layer, m.q_dim()));
+        }
+        let mut value_masks = Vec::with_capacity(n * kv);
+        let new = self.cache[layer].k.len() - n * kv;
+        for (i, row) in self.active.iter().enumerate() {
+            m1.masked(&self.cache[layer].k[new + i * kv..][..kv], &row.slot.mask(Mask::Key, layer, kv));
+        }
+        for (i, row) in self.active.iter().enumerate() {
+            let mask = row.slot.mask(Mask::Value, layer, kv);
+            m1.masked(&self.cache[layer].v[new + i * kv..][..kv], &mask);
+            value_masks.extend(mask);
+        }
+        self.cache[layer].open_v.extend(value_masks);
+        let cache = std::mem::take(&mut self.cache[layer]);
+        let mine = self.exponentials(&call, layer, |i, g, j| {
+            dot(&queries[i][g * d..(g + 1) * d], &cache.k[j * kv + g / group * d..][..d])
+        });
+        self.cache[layer] = cache;
+        let mine = mine?;
+        m1.differences(&mine.deltas).rotations(&mine.rotations);
+        m1.send(ch)?;
+
+        // 2.
+        let mut m2 = Incoming::recv(ch, 2 * call.entries, call.entries)?;
+        let (deltas, rotations) = (m2.words(call.entries)?, m2.rotations(call.entries)?);
+        let open_e = m2.words(call.entries)?;
+        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
+
+        // 3.
+        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
+            weights[n] * cache.v[at] + open_e[n] * cache.open_v[at]
+        });
+        let keys = self.sigma_keys(&call, layer)?;
+        let started = start::<Server>(specs, &sigma, keys);
+        self.trace.truncated(o.iter().copied());
+        started.log(&mut self.trace);
+        let mut m3 = Opening::new();
+        m3.masked(&weights, &self.weight_masks(&call, layer));
+        started.push(&mut m3);
+        m3.send(ch)?;
+
+        // 4.
+        let mut m4 = Incoming::recv(ch, w3 + second_message(scalar, pairs) + columns, r3)?;
+        let evaluated = started.evaluate::<Server>(&plan, &mut m4)?;
+
+        // 5.
+        let mut m5 = Opening::new();
+        evaluated.push(&mut m5);
+        let rho = evaluated.finish::<Server>(&mut m4)?;
+        self.trace.truncated(rho.iter().copied());
+        let open_o = m4.words(columns)?;
+        let scale_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads));
+        let out_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim()));
+        m5.masked(&rho, &scale_masks).masked(&o, &out_masks);
+        m5.send(ch)?;
+
+        // 6.
+        let z = self.product_shares(&call, layer)?;
+        let mut m6 = Incoming::recv(ch, pairs + n * m.q_dim(), 0)?;
+        let open_rho = m6.words(pairs)?;
+        let x: Vec<Fp> = (0..columns)
+            .map(|c| o[c] * rho[c / d] + open_o[c] * scale_masks[c / d] + out_masks[c] * open_rho[c / d] + z[c])
+            .collect();
+        let mut data = Vec::with_capacity(n * m.q_dim());
+        for x in self.by_row(&call, layer, &x) {
+            let opened = m6.words(m.q_dim())?;
+            data.extend(self.enter(Site::O(layer), x.iter().zip(&opened).map(|(x, m)| *x + *m)));
+        }
+        Ok(Tensor::new(Kind::Input(Site::O(layer)), n, data))
+    }
+}

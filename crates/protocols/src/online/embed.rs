@@ -1,0 +1,115 @@
+//! The embedding of private tokens (A5.1): the client selects a column of the encrypted model.
+//!
+//! Messages: 1 (C→S), one masked ciphertext (172 KB) per row: `Enc(E[token]) − mask`, re-randomised and flooded, so the server sees
+//! uniformly random values. Material: the slot's embedding mask. Leaks: nothing.
+
+use cryptogen_he::{Combiner, MaskedCiphertext, N};
+use cryptogen_mpc::party::{Client, Server};
+use cryptogen_ot::Channel;
+use cryptogen_ring::trunc::{trunc_client, trunc_server};
+use cryptogen_ring::{Fp, Prg, Seed};
+use rayon::prelude::*;
+
+use super::{Kind, Online, ServerModel, Tensor};
+use crate::error::{ProtocolError, Result};
+use crate::material::Mask;
+use crate::offline::keys::PartyKeys;
+use crate::offline::linear::receive;
+use crate::offline::model::{EncryptedModel, ModelLayout};
+use crate::offline::prepare::fold;
+
+/// What the client needs for embeddings.
+pub struct EmbedClient<'a> {
+    pub keys: &'a PartyKeys<Client>,
+    pub model: &'a EncryptedModel,
+}
+
+impl Online<Client> {
+    /// Starts a forward pass over `tokens`, of which the last `heads` rows will be sampled.
+    pub fn embed(
+        &mut self,
+        ch: &mut dyn Channel,
+        from: &EmbedClient<'_>,
+        tokens: &[usize],
+        heads: usize,
+        rng: &mut Prg,
+    ) -> Result<Tensor<Client>> {
+        self.begin(tokens.len(), heads)?;
+        let plan = self.plan.clone();
+        let m = &from.model.layout.embed;
+        let seed = Seed::random(rng);
+        let parts: Vec<(Vec<u8>, Vec<Fp>)> = tokens
+            .par_iter()
+            .enumerate()
+            .map(|(i, &token)| {
+                if token >= plan.model.vocab {
+                    return Err(ProtocolError::Shape {
+                        what: "token",
+                        expected: format!("below {}", plan.model.vocab),
+                        got: "a larger id".into(),
+                    });
+                }
+                let (k, slot) = (token / m.slots(), token % m.slots());
+                let ct = from.model.read(from.keys.params, m, 0, k..k + 1)?.remove(0).expand(from.keys.params);
+                let mut pick = vec![Fp::ZERO; m.slots()];
+                pick[slot] = Fp::ONE;
+                let mask = self.active[i].slot.mask(Mask::Embed, 0, N);
+                let mut combiner = Combiner::new(from.keys.params, m.layout, 1);
+                combiner.add_block(&[ct], &pick)?;
+                let mut rng = Prg::new(&seed.derive("embed", i as u64));
+                let out = combiner.finish(&from.keys.peer, &mask, &mut rng)?;
+                let share = fold(&mask, m.block_rows, plan.model.d);
+                Ok((
+                    out.iter().flat_map(MaskedCiphertext::to_bytes).collect(),
+                    share.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect(),
+                ))
+            })
+            .collect::<Result<_>>()?;
+        let (bytes, shares): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        ch.send(&bytes.concat())?;
+        self.trace.truncated(shares.iter().flatten().copied());
+        Ok(Tensor::new(Kind::Hidden, tokens.len(), shares.concat()))
+    }
+}
+
+impl Online<Server> {
+    /// Starts a forward pass over `rows` rows, of which the last `heads` will be sampled.
+    pub fn embed(
+        &mut self,
+        ch: &mut dyn Channel,
+        keys: &PartyKeys<Server>,
+        model: &ServerModel,
+        rows: usize,
+        heads: usize,
+    ) -> Result<Tensor<Server>> {
+        self.begin(rows, heads)?;
+        let plan = self.plan.clone();
+        let (d, m) = (plan.model.d, ModelLayout::new(&plan).embed);
+        let mut h = Vec::with_capacity(rows * d);
+        for (row, values) in self.active.iter().zip(receive(ch, keys.params, &keys.mine, m.layout, rows)?) {
+            let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
+            for (j, v) in fold(&values, m.block_rows, d).into_iter().enumerate() {
+                let p = position.map_or(0, |p| i64::from(p[j]));
+                h.push(trunc_server(v + Fp::from_i64(p), plan.embed.shift));
+            }
+        }
+        self.trace.truncated(h.iter().copied());
+        Ok(Tensor::new(Kind::Hidden, rows, h))
+    }
+}
+
+impl<P: cryptogen_mpc::party::Party> Online<P> {
+    /// Takes the rows and head material of a forward pass.
+    fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
+        if heads > rows || self.heads.len() < heads {
+            return Err(ProtocolError::Short {
+                what: "output head",
+                needed: heads as u64,
+                available: self.heads.len().min(rows) as u64,
+            });
+        }
+        self.activate(rows)?;
+        self.head_now = self.heads.drain(..heads).collect();
+        Ok(())
+    }
+}

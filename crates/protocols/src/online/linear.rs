@@ -1,0 +1,134 @@
+//! Linear layers `y = TR(W·x + b)` (A5.3): no message, the server holds `x − r'` in the clear.
+//!
+//! `y_s = W·(x − r') + share + b`, `y_c` known offline; both truncate locally.
+
+use std::collections::HashMap;
+
+use cryptogen_mpc::party::{Client, Server};
+use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
+use cryptogen_ring::trunc::trunc_server;
+use cryptogen_ring::Fp;
+use rayon::prelude::*;
+
+use super::tables::trunc;
+use super::{Kind, Online, Tensor};
+use crate::error::{ProtocolError, Result};
+use crate::plan::{Plan, Site};
+
+/// The server's integer weights (A5).
+pub struct ServerModel {
+    weights: HashMap<String, Vec<i16>>,
+    biases: HashMap<String, Vec<i64>>,
+    /// `[vocab, d]` at scale `F + shift`
+    pub embed: Vec<i32>,
+    /// `[context, d]`, learned positions
+    pub positions: Option<Vec<i32>>,
+}
+
+impl ServerModel {
+    /// Checks every matrix against the plan.
+    ///
+    /// # Errors
+    /// Missing or misshapen weights.
+    pub fn new(
+        plan: &Plan,
+        weights: HashMap<String, Vec<i16>>,
+        biases: HashMap<String, Vec<i64>>,
+        embed: Vec<i32>,
+        positions: Option<Vec<i32>>,
+    ) -> Result<ServerModel> {
+        let shape = |what: &'static str, expected: usize, got: usize| {
+            if expected == got {
+                Ok(())
+            } else {
+                Err(ProtocolError::Shape { what, expected: expected.to_string(), got: got.to_string() })
+            }
+        };
+        let m = &plan.model;
+        for site in (0..m.layers).flat_map(Site::of_layer).chain([Site::Head]) {
+            let name = site.name();
+            let l = plan.linear(site);
+            let w = weights.get(&name).ok_or_else(|| ProtocolError::MissingWeights(name.clone()))?;
+            shape("weight matrix", l.d_in * l.d_out, w.len())?;
+            if let Some(b) = biases.get(&name) {
+                shape("bias", l.d_out, b.len())?;
+            }
+        }
+        shape("embedding", m.vocab * m.d, embed.len())?;
+        if let Some(p) = &positions {
+            shape("positions", m.context * m.d, p.len())?;
+        }
+        Ok(ServerModel { weights, biases, embed, positions })
+    }
+
+    /// Row-major `[d_out, d_in]`.
+    pub fn weight(&self, site: Site) -> &[i16] {
+        self.weights.get(&site.name()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Bias at scale `F + f_w`, if any.
+    pub fn bias(&self, site: Site) -> Option<&[i64]> {
+        self.biases.get(&site.name()).map(Vec::as_slice)
+    }
+
+    /// `W·x` for `rows` rows, `[rows, d_out]`. Parallel over blocks of output rows.
+    pub fn multiply(&self, plan: &Plan, site: Site, x: &[Fp], rows: usize) -> Vec<Fp> {
+        let l = plan.linear(site);
+        let w = self.weight(site);
+        let input = SplitInput::new(x, l.d_in);
+        let block = l.d_out.div_ceil(4 * rayon::current_num_threads()).max(16);
+        let mut columns = vec![Fp::ZERO; rows * l.d_out]; // [d_out, T]
+        w.par_chunks(block * l.d_in)
+            .zip(columns.par_chunks_mut(block * rows))
+            .for_each(|(w, out)| matvec_i16_rows(w, &input, out));
+        let mut y = vec![Fp::ZERO; rows * l.d_out];
+        for (o, column) in columns.chunks_exact(rows).enumerate() {
+            for (t, v) in column.iter().enumerate() {
+                y[t * l.d_out + o] = *v;
+            }
+        }
+        y
+    }
+}
+
+impl Online<Server> {
+    /// `TR(x̂ − r, in_shift)`: what the server holds of the input of a linear layer.
+    pub(crate) fn enter(&self, site: Site, x: impl Iterator<Item = Fp>) -> Vec<Fp> {
+        x.zip(&self.plan.linear(site).in_shift).map(|(x, &k)| trunc_server(x, k)).collect()
+    }
+
+    /// The server's side.
+    pub fn linear(&mut self, model: &ServerModel, x: &Tensor<Server>, site: Site) -> Result<Tensor<Server>> {
+        x.expect(Kind::Input(site))?;
+        let plan = self.plan.clone();
+        let l = plan.linear(site);
+        let mut y = model.multiply(&self.plan, site, &x.data, x.rows);
+        for (t, row) in y.chunks_mut(l.d_out).enumerate() {
+            let share = self.active[t].slot.words(self.layout.linear(site), l.d_out)?;
+            for (o, v) in row.iter_mut().enumerate() {
+                let bias = model.bias(site).map_or(0, |b| b[o]);
+                *v = trunc::<Server>(*v + share[o] + Fp::from_i64(bias), l.out_shift);
+            }
+        }
+        self.trace.truncated(x.data.iter().copied());
+        self.trace.truncated(y.iter().copied());
+        Ok(Tensor::new(Kind::Output(site), x.rows, y))
+    }
+}
+
+impl Online<Client> {
+    /// The client's side: its share comes straight from the slot.
+    pub fn linear(&mut self, x: &Tensor<Client>, site: Site) -> Result<Tensor<Client>> {
+        x.expect(Kind::Input(site))?;
+        let plan = self.plan.clone();
+        let l = plan.linear(site);
+        let mut y = Vec::with_capacity(x.rows * l.d_out);
+        for row in &self.active {
+            let share = row.slot.words(self.layout.linear(site), l.d_out)?;
+            y.extend(share.into_iter().map(|v| trunc::<Client>(v, l.out_shift)));
+        }
+        self.log_remask(site, x.rows);
+        self.trace.truncated(y.iter().copied());
+        Ok(Tensor::new(Kind::Output(site), x.rows, y))
+    }
+}

@@ -1,0 +1,39 @@
+//! The output head (A5.8): the server sends its share of the logits, the client learns them.
+//!
+//! Message: 1 (S→C), `8·vocab` bytes per row. Material: one head slot per row. Leaks: the logits, to the client, by design.
+
+use cryptogen_mpc::party::{Client, Server};
+use cryptogen_ot::Channel;
+use cryptogen_ring::{fp_from_bytes, fp_to_bytes, Fp};
+
+use super::{Kind, Online, ServerModel, Tensor};
+use crate::error::{ProtocolError, Result};
+use crate::plan::Site;
+
+impl Online<Client> {
+    /// Returns the logits `[rows, vocab]` as integers at scale `F + f_w`.
+    pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<Vec<i64>> {
+        x.expect(Kind::Input(Site::Head))?;
+        let vocab = self.plan.model.vocab;
+        let theirs = fp_from_bytes(&ch.recv(8 * vocab * x.rows)?).ok_or(ProtocolError::Malformed { what: "logits" })?;
+        self.log_remask(Site::Head, x.rows);
+        let mine = self.head_now.iter().flat_map(|h| h.share.iter());
+        Ok(mine.zip(&theirs).map(|(a, b)| (*a + *b).to_i64()).collect())
+    }
+}
+
+impl Online<Server> {
+    /// Sends the server's share; returns nothing.
+    pub fn logits(&mut self, ch: &mut dyn Channel, model: &ServerModel, x: &Tensor<Server>) -> Result<()> {
+        x.expect(Kind::Input(Site::Head))?;
+        let vocab = self.plan.model.vocab;
+        let mut y = model.multiply(&self.plan, Site::Head, &x.data, x.rows);
+        for (row, head) in y.chunks_mut(vocab).zip(&self.head_now) {
+            for (o, v) in row.iter_mut().enumerate() {
+                *v += head.share[o] + Fp::from_i64(model.bias(Site::Head).map_or(0, |b| b[o]));
+            }
+        }
+        self.trace.truncated(x.data.iter().copied());
+        Ok(ch.send(&fp_to_bytes(&y))?)
+    }
+}

@@ -1,0 +1,230 @@
+//! The online phase: one-time-padded messages and plain integer arithmetic, one functionality per file.
+//!
+//! A forward pass works on `T` *active* rows at once (a prompt, or one new token). Every row owns a slot of prepared
+//! material; rows that have passed live on in the key/value cache, which is never changed, only appended to.
+
+pub(crate) mod activation;
+pub(crate) mod attention;
+mod embed;
+mod linear;
+mod logits;
+mod norm;
+pub mod scalar;
+pub mod tables;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ring::{Fp, Seed};
+use zeroize::{Zeroize, Zeroizing};
+
+pub(crate) use activation::client_index;
+pub use embed::EmbedClient;
+pub use linear::ServerModel;
+
+use crate::error::{ProtocolError, Result};
+use crate::material::{mask, Mask, Slot, SlotLayout};
+use crate::plan::{Plan, Site};
+use crate::trace::Trace;
+
+/// What a tensor of shares is, so that steps cannot be confused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The residual stream, `[T, d]`, scale F. The client's share has been known since the offline phase.
+    Hidden,
+    /// A re-masked input of a linear layer: the server holds `x − r'`, the client nothing.
+    Input(Site),
+    /// The output of a linear layer, scale F.
+    Output(Site),
+}
+
+/// One party's share of a matrix of activations. Wiped on drop; no Debug, Clone or codec.
+pub struct Tensor<P: Party> {
+    pub(crate) kind: Kind,
+    pub(crate) rows: usize,
+    pub(crate) data: Zeroizing<Vec<Fp>>,
+    _party: std::marker::PhantomData<P>,
+}
+
+impl<P: Party> Tensor<P> {
+    pub(crate) fn new(kind: Kind, rows: usize, data: Vec<Fp>) -> Tensor<P> {
+        Tensor { kind, rows, data: Zeroizing::new(data), _party: std::marker::PhantomData }
+    }
+
+    /// Rows of the tensor.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn row(&self, i: usize) -> &[Fp] {
+        let n = self.data.len() / self.rows.max(1);
+        &self.data[i * n..(i + 1) * n]
+    }
+
+    pub(crate) fn expect(&self, kind: Kind) -> Result<()> {
+        if self.kind != kind {
+            return Err(ProtocolError::Shape {
+                what: "operand of a step",
+                expected: format!("{kind:?}"),
+                got: format!("{:?}", self.kind),
+            });
+        }
+        Ok(())
+    }
+
+    /// The last row alone, for the final norm and the head.
+    pub fn last(&self) -> Tensor<P> {
+        Tensor::new(self.kind, 1, self.row(self.rows - 1).to_vec())
+    }
+
+    /// Residual connection `h + y`, local.
+    pub fn add(&self, y: &Tensor<P>) -> Result<Tensor<P>> {
+        self.expect(Kind::Hidden)?;
+        if self.data.len() != y.data.len() || !matches!(y.kind, Kind::Output(Site::O(_) | Site::Down(_))) {
+            return Err(ProtocolError::Shape {
+                what: "residual",
+                expected: format!("{} values of an o or down site", self.data.len()),
+                got: format!("{} values of {:?}", y.data.len(), y.kind),
+            });
+        }
+        let data = self.data.iter().zip(y.data.iter()).map(|(a, b)| *a + *b).collect();
+        Ok(Tensor::new(Kind::Hidden, self.rows, data))
+    }
+}
+
+/// Attention material of one row and layer, made when the row was given its position.
+pub struct RowAttention {
+    /// shares of `q_c·v_j + u·k_c,j`, `[heads][t+1]`
+    pub score: Vec<Fp>,
+    /// shares of `Σ_j a_j·w_j + b_j·v_c,j`, `[heads·head_dim]`
+    pub value: Vec<Fp>,
+    /// this party's mask of its probabilities, `[heads][t+1]`
+    pub weight_mask: Vec<Fp>,
+    /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
+    pub exp: Zeroizing<Vec<u8>>,
+}
+
+impl Drop for RowAttention {
+    fn drop(&mut self) {
+        for v in [&mut self.score, &mut self.value, &mut self.weight_mask] {
+            v.zeroize();
+        }
+    }
+}
+
+/// A row with all its material, at a fixed position of the session.
+pub struct Row<P: Party> {
+    pub(crate) slot: Slot<P>,
+    pub(crate) position: usize,
+    pub(crate) attention: Vec<RowAttention>,
+}
+
+/// Material of one evaluation of the output head.
+pub struct HeadSlot {
+    pub(crate) seed: Seed,
+    pub(crate) share: Zeroizing<Vec<Fp>>,
+}
+
+/// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`, `open_v`: what the server opened
+/// (client side); the server keeps its value masks in `open_v` instead.
+#[derive(Default)]
+pub(crate) struct LayerCache {
+    pub k: Vec<Fp>,
+    pub v: Vec<Fp>,
+    pub open_k: Vec<Fp>,
+    pub open_v: Vec<Fp>,
+}
+
+impl Drop for LayerCache {
+    fn drop(&mut self) {
+        for v in [&mut self.k, &mut self.v, &mut self.open_k, &mut self.open_v] {
+            v.zeroize();
+        }
+    }
+}
+
+/// One party's state of a generation session.
+pub struct Online<P: Party> {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) layout: Arc<SlotLayout>,
+    pub(crate) ready: VecDeque<Row<P>>,
+    pub(crate) heads: VecDeque<HeadSlot>,
+    pub(crate) active: Vec<Row<P>>,
+    pub(crate) head_now: Vec<HeadSlot>,
+    pub(crate) cache: Vec<LayerCache>,
+    pub trace: Trace,
+}
+
+impl<P: Party> Online<P> {
+    /// An empty session.
+    pub fn new(plan: Arc<Plan>, layout: Arc<SlotLayout>) -> Online<P> {
+        let cache = (0..plan.model.layers).map(|_| LayerCache::default()).collect();
+        Online { plan, layout, ready: VecDeque::new(), heads: VecDeque::new(), active: vec![], head_now: vec![], cache, trace: Trace::default() }
+    }
+
+    /// Rows in the cache so far (all layers agree between forward passes).
+    pub fn length(&self) -> usize {
+        self.cache[0].k.len() / self.plan.model.kv_dim()
+    }
+
+    /// Rows that have material and a position but no token yet.
+    pub fn ready_rows(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Positions taken so far, with or without a token.
+    pub fn positions(&self) -> usize {
+        self.length() + self.ready.len()
+    }
+
+    /// Adds rows made by the attention preparation.
+    pub fn add_rows(&mut self, rows: Vec<Row<P>>) {
+        self.ready.extend(rows);
+    }
+
+    /// Adds material for the output head.
+    pub fn add_heads(&mut self, heads: Vec<HeadSlot>) {
+        self.heads.extend(heads);
+    }
+
+    /// Evaluations of the output head that are ready.
+    pub fn ready_heads(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Starts a forward pass over the next `n` rows. A pass that failed half-way leaves the session unusable: its rows
+    /// are gone and so is the alignment of the cache.
+    pub(crate) fn activate(&mut self, n: usize) -> Result<()> {
+        if self.ready.len() < n {
+            return Err(ProtocolError::Short { what: "rows", needed: n as u64, available: self.ready.len() as u64 });
+        }
+        if self.ready.front().is_some_and(|r| r.position != self.length()) {
+            return Err(ProtocolError::Shape {
+                what: "session position",
+                expected: self.ready[0].position.to_string(),
+                got: self.length().to_string(),
+            });
+        }
+        self.active = self.ready.drain(..n).collect();
+        Ok(())
+    }
+
+    /// The client's re-mask `r` of a site for an active row (head: of the evaluation in progress).
+    pub(crate) fn remask(&self, row: usize, site: Site) -> Vec<Fp> {
+        let n = self.plan.linear(site).d_in;
+        match site {
+            Site::Head => mask(&self.head_now[row].seed, Mask::Remask, 0, n),
+            _ => self.active[row].slot.mask(Mask::Remask, site.index(self.plan.model.layers), n),
+        }
+    }
+
+    /// Logs the client's share `r'` of the inputs of a linear layer.
+    pub(crate) fn log_remask(&mut self, site: Site, rows: usize) {
+        for row in 0..rows {
+            let r = self.remask(row, site);
+            let shifts = &self.plan.linear(site).in_shift;
+            self.trace.truncated(r.iter().zip(shifts).map(|(r, &k)| tables::trunc::<P>(*r, k)));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Root-mean-square norm `x̂ = h·SCALAR(Σ TR(h)²)` and the re-mask of the linear layer that follows (A5.2).
+//!
+//! Source: design of the default protocol, "Norm"; the product's openings double as those of the re-mask.
+//! Messages: 4 (S→C, C→S, S→C, C→S) = 2 round trips. Bytes per row of width d: `16d + 10·ranges`, `10·ranges + 8`, `8 + 8`, `8 + 8d`.
+//! Material per row: products `h'_c·u'` (one sum), `h_c·v + b·u` (d), one key per range. Leaks: nothing.
+//!
+//! 1. S→C `h'_s − u'`, `h_s − u`, its half of the look-up of `m = Σ h'²`.
+//! 2. C→S its half of the look-up, masked fine value.
+//! 3. S→C masked fine value, `ρ_s − v`.
+//! 4. C→S `ρ_c − b`, `x̂_c − r`.
+
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::Channel;
+use cryptogen_ring::Fp;
+
+use super::scalar::{first_message, second_message, start, ScalarKeys};
+use super::tables::trunc;
+use super::{Kind, Online, Tensor};
+use crate::error::{ProtocolError, Result};
+use crate::material::{hi_shape, lo_shape, Mask};
+use crate::plan::Site;
+use crate::wire::{Incoming, Opening};
+
+impl<P: Party> Online<P> {
+    fn norm_keys(&mut self, norm: usize, row: usize) -> Result<ScalarKeys> {
+        let spec = &self.plan.norms[norm].scalar;
+        let (hi, lo) = self.layout.norm_tables(norm);
+        let slot = &mut self.active[row].slot;
+        let hi_masks = slot.mask(Mask::NormHi, norm, 2);
+        let lo_key = match lo_shape(spec) {
+            Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask(Mask::NormLo, norm, 1)[0])),
+            None => None,
+        };
+        Ok(ScalarKeys {
+            hi: slot.table(hi_shape(spec), hi, 0)?,
+            hi_beta: hi_masks[0],
+            fine_beta: hi_masks[1],
+            lo: lo_key,
+        })
+    }
+
+    /// First active row of `h`: 0, or where the rows begin whose logits are wanted.
+    fn norm_start(&self, h: &Tensor<P>, into: Site) -> Result<usize> {
+        h.expect(Kind::Hidden)?;
+        let expected = if into == Site::Head { self.head_now.len() } else { self.active.len() };
+        if h.rows != expected {
+            return Err(ProtocolError::Shape { what: "rows of a norm", expected: expected.to_string(), got: h.rows.to_string() });
+        }
+        Ok(self.active.len() - h.rows)
+    }
+}
+
+impl Online<Client> {
+    /// The client's side; returns a placeholder for the input that now lies with the server.
+    pub fn norm(&mut self, ch: &mut dyn Channel, h: &Tensor<Client>, into: Site) -> Result<Tensor<Client>> {
+        let start_row = self.norm_start(h, into)?;
+        let plan = self.plan.clone();
+        let (norm, d) = (plan.norm_before(into).unwrap_or_default(), plan.model.d);
+        let (spec, n) = (&plan.norms[norm], h.rows);
+        let (w1, r1) = first_message(&spec.scalar, n);
+
+        // 1.
+        let mut m1 = Incoming::recv(ch, 2 * n * d + w1, r1)?;
+        let (square_open, input_open) = (m1.words(n * d)?, m1.words(n * d)?);
+        let mut m = Vec::with_capacity(n);
+        let mut keys = Vec::with_capacity(n);
+        for i in 0..n {
+            let z = self.active[start_row + i].slot.words(self.layout.norm_square(norm), 1)?[0];
+            let mut sum = z + z;
+            for (hc, open) in h.row(i).iter().zip(&square_open[i * d..]) {
+                let hc = trunc::<Client>(*hc, spec.pre_shift);
+                sum += hc * (hc + *open + *open);
+            }
+            m.push(sum);
+            keys.push(self.norm_keys(norm, start_row + i)?);
+        }
+        let started = start::<Client>(vec![&spec.scalar; n], &m, keys);
+        self.trace.truncated(h.data.iter().map(|x| trunc::<Client>(*x, spec.pre_shift)));
+        started.log(&mut self.trace);
+
+        // 2.
+        let mut m2 = Opening::new();
+        started.push(&mut m2);
+        let evaluated = started.evaluate::<Client>(&plan, &mut m1)?;
+        evaluated.push(&mut m2);
+        m2.send(ch)?;
+
+        // 3.
+        let mut m3 = Incoming::recv(ch, second_message(&spec.scalar, n) + n, 0)?;
+        let rho = evaluated.finish::<Client>(&mut m3)?;
+        self.trace.truncated(rho.iter().copied());
+        let rho_open = m3.words(n)?;
+
+        // 4.
+        let mut m4 = Opening::new();
+        for i in 0..n {
+            let slot = &self.active[start_row + i].slot;
+            let z = slot.words(self.layout.norm_product(norm), d)?;
+            m4.masked(&rho[i..i + 1], &slot.mask(Mask::NormScalar, norm, 1));
+            let x: Vec<Fp> = (0..d)
+                .map(|j| {
+                    let hc = h.row(i)[j];
+                    (hc + input_open[i * d + j]) * rho[i] + hc * rho_open[i] + z[j]
+                })
+                .collect();
+            m4.masked(&x, &self.remask(i, into));
+        }
+        m4.send(ch)?;
+        Ok(Tensor::new(Kind::Input(into), n, vec![]))
+    }
+}
+
+impl Online<Server> {
+    /// The server's side; returns `x − r'` at scale F.
+    pub fn norm(&mut self, ch: &mut dyn Channel, h: &Tensor<Server>, into: Site) -> Result<Tensor<Server>> {
+        let start_row = self.norm_start(h, into)?;
+        let plan = self.plan.clone();
+        let (norm, d) = (plan.norm_before(into).unwrap_or_default(), plan.model.d);
+        let (spec, n) = (&plan.norms[norm], h.rows);
+        let (w1, r1) = first_message(&spec.scalar, n);
+
+        // 1.
+        let mut m1 = Opening::new();
+        let mut m = Vec::with_capacity(n);
+        let mut keys = Vec::with_capacity(n);
+        for i in 0..n {
+            let slot = &self.active[start_row + i].slot;
+            let z = slot.words(self.layout.norm_square(norm), 1)?[0];
+            let squares: Vec<Fp> = h.row(i).iter().map(|x| trunc::<Server>(*x, spec.pre_shift)).collect();
+            m.push(z + z + squares.iter().map(|x| *x * *x).sum());
+            m1.masked(&squares, &slot.mask(Mask::NormSquare, norm, d));
+            keys.push(self.norm_keys(norm, start_row + i)?);
+        }
+        for i in 0..n {
+            m1.masked(h.row(i), &self.active[start_row + i].slot.mask(Mask::NormInput, norm, d));
+        }
+        let started = start::<Server>(vec![&spec.scalar; n], &m, keys);
+        self.trace.truncated(h.data.iter().map(|x| trunc::<Server>(*x, spec.pre_shift)));
+        started.log(&mut self.trace);
+        started.push(&mut m1);
+        m1.send(ch)?;
+
+        // 2.
+        let mut m2 = Incoming::recv(ch, w1 + second_message(&spec.scalar, n), r1)?;
+        let evaluated = started.evaluate::<Server>(&plan, &mut m2)?;
+
+        // 3.
+        let mut m3 = Opening::new();
+        evaluated.push(&mut m3);
+        let rho = evaluated.finish::<Server>(&mut m2)?;
+        self.trace.truncated(rho.iter().copied());
+        for i in 0..n {
+            m3.masked(&rho[i..i + 1], &self.active[start_row + i].slot.mask(Mask::NormScale, norm, 1));
+        }
+        m3.send(ch)?;
+
+        // 4.
+        let mut m4 = Incoming::recv(ch, n * (d + 1), 0)?;
+        let mut data = Vec::with_capacity(n * d);
+        for i in 0..n {
+            let slot = &self.active[start_row + i].slot;
+            let (u, z) = (slot.mask(Mask::NormInput, norm, d), slot.words(self.layout.norm_product(norm), d)?);
+            let rho_open = m4.words(1)?[0];
+            let opened = m4.words(d)?;
+            let x = (0..d).map(|j| h.row(i)[j] * rho[i] + u[j] * rho_open + z[j] + opened[j]);
+            data.extend(self.enter(into, x));
+        }
+        Ok(Tensor::new(Kind::Input(into), n, data))
+    }
+}

@@ -1,0 +1,154 @@
+//! A4: a positive scalar function (1/rms, 1/σ) of shared values, for a batch of rows.
+//!
+//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)`. Source: `docs/protocols/arithmetic.md` A4.
+//! Messages ride on those of the caller: (1) each party's rotations and arguments of both ranges, (2) with two ranges,
+//! each party's masked fine value. Material: one key per range. Leaks: nothing (all openings are one-time padded).
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::TableKey;
+use cryptogen_ring::Fp;
+
+use super::tables::{index, join, look_up, rotation, trunc, Lookup};
+use crate::error::Result;
+use crate::plan::{Plan, Range, Scalar};
+use crate::trace::Trace;
+use crate::wire::{Incoming, Opening};
+
+/// Material of one scalar: keys with the party's shares of their payloads.
+pub struct ScalarKeys {
+    pub hi: TableKey,
+    pub hi_beta: Fp,
+    /// payload share that multiplies the fine value; unused without a fine range
+    pub fine_beta: Fp,
+    pub lo: Option<(TableKey, Fp)>,
+}
+
+struct Argument {
+    key: TableKey,
+    rotation: u32,
+    delta: Fp,
+    reduced: Fp,
+    index: u32,
+}
+
+/// After the local part of step 1: everything is ready to be opened.
+pub struct Started<'a> {
+    specs: Vec<&'a Scalar>,
+    hi: Vec<Argument>,
+    lo: Vec<Argument>,
+    fine_beta: Vec<Fp>,
+}
+
+/// Words and rotations of the first message for `n` scalars.
+pub fn first_message(spec: &Scalar, n: usize) -> (usize, usize) {
+    let ranges = 1 + usize::from(spec.lo.is_some());
+    (ranges * n, ranges * n)
+}
+
+/// Words of the second message for `n` scalars.
+pub fn second_message(spec: &Scalar, n: usize) -> usize {
+    if spec.lo.is_some() {
+        n
+    } else {
+        0
+    }
+}
+
+/// Step 1, local: truncate, index, subtract the masks. `specs`, `m`, `keys` run over the batch; all specs must
+/// agree on having a fine range.
+pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKeys>) -> Started<'a> {
+    let argument = |r: &Range, m: Fp, key: TableKey, beta: Fp| {
+        let reduced = trunc::<P>(m, r.mu);
+        let i = index::<P>(reduced, r.h, r.k);
+        Argument { rotation: rotation(i, &key, r.k), key, delta: reduced - beta, reduced, index: i }
+    };
+    let mut out = Started { hi: vec![], lo: vec![], fine_beta: vec![], specs };
+    for ((spec, &m), k) in out.specs.iter().zip(m).zip(keys) {
+        out.hi.push(argument(&spec.hi, m, k.hi, k.hi_beta));
+        if let (Some(range), Some((key, beta))) = (&spec.lo, k.lo) {
+            out.lo.push(argument(range, m, key, beta));
+        }
+        out.fine_beta.push(k.fine_beta);
+    }
+    out
+}
+
+impl<'a> Started<'a> {
+    /// Logs the truncations and indices of step 1.
+    pub(crate) fn log(&self, trace: &mut Trace) {
+        for range in [&self.hi, &self.lo] {
+            trace.truncated(range.iter().map(|a| a.reduced));
+        }
+        if let Some(spec) = self.specs.first() {
+            trace.index(self.hi.iter().map(|a| a.index), spec.hi.k);
+            trace.index(self.lo.iter().map(|a| a.index), spec.lo.as_ref().map_or(0, |r| r.k));
+        }
+    }
+
+    /// Appends this party's part of message 1.
+    pub fn push(&self, message: &mut Opening) {
+        for range in [&self.hi, &self.lo] {
+            message.differences(&range.iter().map(|a| a.delta).collect::<Vec<_>>());
+            message.rotations(&range.iter().map(|a| a.rotation).collect::<Vec<_>>());
+        }
+    }
+
+    /// Step 2: with the peer's message 1, look up both ranges.
+    pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Incoming) -> Result<Evaluated<'a>> {
+        let mut lookups = Vec::with_capacity(self.hi.len() + self.lo.len());
+        let mut deltas = Vec::with_capacity(lookups.capacity());
+        let two = !self.lo.is_empty();
+        for (fine, range) in [(false, self.hi), (true, self.lo)] {
+            let words = peer.words(range.len())?;
+            let rotations = peer.rotations(range.len())?;
+            for (i, a) in range.into_iter().enumerate() {
+                let spec = self.specs[i];
+                let r = if fine { spec.lo.as_ref().unwrap_or(&spec.hi) } else { &spec.hi };
+                let (ta, tb) = (plan.table(r.a), plan.table(r.b));
+                let mut terms = vec![(0, ta), (0, tb), (1, ta)];
+                if let (false, true, Some(z)) = (fine, two, r.z) {
+                    terms.extend([(0, plan.table(z)), (2, plan.table(z))]);
+                }
+                deltas.push(a.delta + words[i]);
+                lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, terms });
+            }
+        }
+        let sums = look_up::<P>(lookups)?;
+        let value = |i: usize| deltas[i] * sums[i][0] + sums[i][1] + sums[i][2];
+        let n = self.specs.len();
+        let coarse = (0..n).map(value).collect();
+        let fine: Vec<Fp> = if two { (n..2 * n).map(value).collect() } else { vec![] };
+        let select = if two { (0..n).map(|i| (sums[i][3], sums[i][4])).collect() } else { vec![] };
+        let masked = fine.iter().zip(&self.fine_beta).map(|(y, b)| *y - *b).collect();
+        Ok(Evaluated { specs: self.specs, coarse, select, masked })
+    }
+}
+
+/// Between the two messages: coarse value, selector shares, masked fine value.
+pub struct Evaluated<'a> {
+    specs: Vec<&'a Scalar>,
+    coarse: Vec<Fp>,
+    select: Vec<(Fp, Fp)>,
+    masked: Vec<Fp>,
+}
+
+impl Evaluated<'_> {
+    /// Appends this party's part of message 2 (nothing with a single range).
+    pub fn push(&self, message: &mut Opening) {
+        message.differences(&self.masked);
+    }
+
+    /// Step 3: select and truncate. Returns shares of `ρ`.
+    pub fn finish<P: Party>(self, peer: &mut Incoming) -> Result<Vec<Fp>> {
+        let theirs = peer.words(self.masked.len())?;
+        let mut rho = Vec::with_capacity(self.specs.len());
+        for (i, spec) in self.specs.iter().enumerate() {
+            let mut y = self.coarse[i];
+            if let Some((z, z_beta)) = self.select.get(i) {
+                y += (self.masked[i] + theirs[i]) * *z + *z_beta;
+            }
+            rho.push(trunc::<P>(y, spec.out_shift));
+        }
+        Ok(rho)
+    }
+}

@@ -1,0 +1,405 @@
+//! The numeric plan: every public constant of `docs/protocols/arithmetic.md`, parsed and checked once.
+//!
+//! Python makes the plan (`cryptogen.numerics`); this is its Rust reading. Nothing here is secret.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::error::PlanError;
+
+/// Fractional bits of every activation between operations.
+pub const F: u32 = 12;
+/// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
+pub const MAX_SHIFT: u32 = 32;
+/// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in 128 bits.
+pub const MAX_ENTRY: i64 = 1 << 46;
+
+/// Shape of the decoder.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct ModelShape {
+    pub arch: String,
+    pub layers: usize,
+    pub d: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub ff: usize,
+    pub gated: bool,
+    pub rope: bool,
+    pub vocab: usize,
+    pub context: usize,
+}
+
+impl ModelShape {
+    /// Width of the concatenated query heads.
+    pub fn q_dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+    /// Width of the concatenated key (or value) heads.
+    pub fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+    /// Query heads per key/value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+    /// Rows of the `up` site (gate rows then up rows when gated).
+    pub fn up_dim(&self) -> usize {
+        if self.gated {
+            2 * self.ff
+        } else {
+            self.ff
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Embed {
+    pub shift: u32,
+    pub bound: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Rope {
+    pub bits: u32,
+    pub cos: usize,
+    pub sin: usize,
+}
+
+/// One range of a positive scalar function (A4).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Range {
+    pub mu: u32,
+    pub h: u32,
+    pub k: u32,
+    pub a: usize,
+    pub b: usize,
+    pub z: Option<usize>,
+}
+
+/// A positive scalar function with one or two ranges (A4).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Scalar {
+    pub hi: Range,
+    pub lo: Option<Range>,
+    pub out_shift: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Norm {
+    pub pre_shift: u32,
+    pub h_bound: u64,
+    pub scalar: Scalar,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Linear {
+    pub d_in: usize,
+    pub d_out: usize,
+    pub in_shift: Vec<u32>,
+    pub in_bound: u64,
+    pub out_shift: u32,
+    pub out_bound: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Head {
+    pub offset: i64,
+    pub center: i64,
+    pub h: u32,
+    pub a: usize,
+    pub b: usize,
+    pub e_shift: u32,
+    pub o_shift: u32,
+    pub scalar: Scalar,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Attention {
+    pub k: u32,
+    pub heads: Vec<Head>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Activation {
+    pub offset: i64,
+    pub center: i64,
+    pub h: u32,
+    pub k: u32,
+    pub a: usize,
+    pub b: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Document {
+    version: u32,
+    model: ModelShape,
+    f: u32,
+    embed: Embed,
+    rope: Option<Rope>,
+    norms: Vec<Norm>,
+    linears: BTreeMap<String, Linear>,
+    attention: Vec<Attention>,
+    activations: Vec<Activation>,
+    tables: usize,
+}
+
+/// A checked plan with its tables. Immutable.
+pub struct Plan {
+    pub model: ModelShape,
+    pub embed: Embed,
+    pub rope: Option<Rope>,
+    /// attention norm 0, MLP norm 0, attention norm 1, …, final norm
+    pub norms: Vec<Norm>,
+    pub attention: Vec<Attention>,
+    pub activations: Vec<Activation>,
+    linears: Vec<Linear>,
+    tables: Vec<Vec<i64>>,
+}
+
+/// A linear layer of the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    Qkv(usize),
+    O(usize),
+    Up(usize),
+    Down(usize),
+    Head,
+}
+
+impl Site {
+    /// Parses `layers.3.qkv`, `head`, …
+    pub fn parse(name: &str) -> Option<Site> {
+        if name == "head" {
+            return Some(Site::Head);
+        }
+        let (layer, kind) = name.strip_prefix("layers.")?.split_once('.')?;
+        let layer = layer.parse().ok()?;
+        match kind {
+            "qkv" => Some(Site::Qkv(layer)),
+            "o" => Some(Site::O(layer)),
+            "up" => Some(Site::Up(layer)),
+            "down" => Some(Site::Down(layer)),
+            _ => None,
+        }
+    }
+
+    /// The name used in plans and weights.
+    pub fn name(self) -> String {
+        match self {
+            Site::Qkv(l) => format!("layers.{l}.qkv"),
+            Site::O(l) => format!("layers.{l}.o"),
+            Site::Up(l) => format!("layers.{l}.up"),
+            Site::Down(l) => format!("layers.{l}.down"),
+            Site::Head => "head".into(),
+        }
+    }
+
+    /// Position in execution order; the head is last.
+    pub fn index(self, layers: usize) -> usize {
+        match self {
+            Site::Qkv(l) => 4 * l,
+            Site::O(l) => 4 * l + 1,
+            Site::Up(l) => 4 * l + 2,
+            Site::Down(l) => 4 * l + 3,
+            Site::Head => 4 * layers,
+        }
+    }
+
+    /// The sites of one layer in execution order.
+    pub fn of_layer(l: usize) -> [Site; 4] {
+        [Site::Qkv(l), Site::O(l), Site::Up(l), Site::Down(l)]
+    }
+}
+
+impl Plan {
+    /// Parses and checks a plan document and its tables.
+    ///
+    /// # Errors
+    /// [`PlanError`] with what was expected and what came.
+    pub fn parse(json: &str, tables: Vec<Vec<i64>>) -> Result<Plan, PlanError> {
+        let doc: Document = serde_json::from_str(json).map_err(|e| PlanError::Json(e.to_string()))?;
+        expect("version", 1, doc.version as i64)?;
+        expect("f", F as i64, doc.f as i64)?;
+        expect("tables", doc.tables as i64, tables.len() as i64)?;
+        let m = &doc.model;
+        for (name, v) in [
+            ("layers", m.layers),
+            ("d", m.d),
+            ("heads", m.heads),
+            ("kv_heads", m.kv_heads),
+            ("head_dim", m.head_dim),
+            ("ff", m.ff),
+            ("vocab", m.vocab),
+            ("context", m.context),
+        ] {
+            if v == 0 || v > 1 << 20 {
+                return Err(PlanError::Value { field: name.into(), expected: "1..2^20".into(), got: v.to_string() });
+            }
+        }
+        if m.head_dim > 4096 {
+            return Err(PlanError::Value { field: "head_dim".into(), expected: "up to 4096".into(), got: m.head_dim.to_string() });
+        }
+        expect("heads mod kv_heads", 0, (m.heads % m.kv_heads) as i64)?;
+        expect("rope", m.rope as i64, doc.rope.is_some() as i64)?;
+        expect("norms", 2 * m.layers as i64 + 1, doc.norms.len() as i64)?;
+        expect("attention", m.layers as i64, doc.attention.len() as i64)?;
+        expect("activations", m.layers as i64, doc.activations.len() as i64)?;
+        let mut linears = Vec::with_capacity(4 * m.layers + 1);
+        for site in (0..m.layers).flat_map(Site::of_layer).chain([Site::Head]) {
+            let (d_in, d_out) = match site {
+                Site::Qkv(_) => (m.d, m.q_dim() + 2 * m.kv_dim()),
+                Site::O(_) => (m.q_dim(), m.d),
+                Site::Up(_) => (m.d, m.up_dim()),
+                Site::Down(_) => (m.ff, m.d),
+                Site::Head => (m.d, m.vocab),
+            };
+            let name = site.name();
+            let l = doc.linears.get(&name).ok_or_else(|| PlanError::Missing(name.clone()))?.clone();
+            expect(&format!("{name}.d_in"), d_in as i64, l.d_in as i64)?;
+            expect(&format!("{name}.d_out"), d_out as i64, l.d_out as i64)?;
+            expect(&format!("{name}.in_shift"), d_in as i64, l.in_shift.len() as i64)?;
+            for &s in l.in_shift.iter().chain([&l.out_shift]) {
+                shift_ok(&name, s)?;
+            }
+            linears.push(l);
+        }
+        let plan = Plan {
+            embed: doc.embed,
+            rope: doc.rope,
+            norms: doc.norms,
+            attention: doc.attention,
+            activations: doc.activations,
+            linears,
+            tables,
+            model: doc.model,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// The linear layer of a site.
+    pub fn linear(&self, site: Site) -> &Linear {
+        &self.linears[site.index(self.model.layers)]
+    }
+
+    /// `round(2^bits·cos)` and `…sin` of a position, `[head_dim/2]` each; empty without rotary positions.
+    pub fn rotation(&self, position: usize) -> (&[i64], &[i64]) {
+        let n = self.model.head_dim / 2;
+        match &self.rope {
+            Some(r) => (&self.tables[r.cos][position * n..][..n], &self.tables[r.sin][position * n..][..n]),
+            None => (&[], &[]),
+        }
+    }
+
+    /// A public integer table.
+    pub fn table(&self, id: usize) -> &[i64] {
+        &self.tables[id]
+    }
+
+    /// The norm in front of a linear layer (`None` where a product or table comes first).
+    pub fn norm_before(&self, site: Site) -> Option<usize> {
+        match site {
+            Site::Qkv(l) => Some(2 * l),
+            Site::Up(l) => Some(2 * l + 1),
+            Site::Head => Some(2 * self.model.layers),
+            _ => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), PlanError> {
+        shift_ok("embed.shift", self.embed.shift)?;
+        if let Some(r) = &self.rope {
+            shift_ok("rope.bits", r.bits)?;
+            let n = (self.model.context * (self.model.head_dim / 2)) as i64;
+            for id in [r.cos, r.sin] {
+                let len = self.tables.get(id).map_or(0, Vec::len);
+                expect(&format!("rope: length of table {id}"), n, len as i64)?;
+            }
+        }
+        for (i, n) in self.norms.iter().enumerate() {
+            let name = format!("norms.{i}");
+            shift_ok(&name, n.pre_shift)?;
+            self.check_scalar(&name, &n.scalar)?;
+        }
+        for (l, a) in self.attention.iter().enumerate() {
+            let name = format!("attention.{l}");
+            expect(&format!("{name}.heads"), self.model.heads as i64, a.heads.len() as i64)?;
+            expect(&format!("{name}.k"), self.attention[0].k as i64, a.k as i64)?;
+            let first = &a.heads[0].scalar;
+            for head in &a.heads {
+                for s in [head.h, head.e_shift, head.o_shift] {
+                    shift_ok(&name, s)?;
+                }
+                self.check_table(&name, head.a, a.k)?;
+                self.check_table(&name, head.b, a.k)?;
+                self.check_scalar(&name, &head.scalar)?;
+                expect(&format!("{name}.scalar.hi.k"), first.hi.k as i64, head.scalar.hi.k as i64)?;
+                let (k0, k1) = (first.lo.as_ref().map(|r| r.k), head.scalar.lo.as_ref().map(|r| r.k));
+                if k0 != k1 {
+                    return Err(PlanError::Value {
+                        field: format!("{name}.scalar.lo.k"),
+                        expected: format!("{k0:?}"),
+                        got: format!("{k1:?}"),
+                    });
+                }
+            }
+        }
+        for (l, a) in self.activations.iter().enumerate() {
+            let name = format!("activations.{l}");
+            shift_ok(&name, a.h)?;
+            self.check_table(&name, a.a, a.k)?;
+            self.check_table(&name, a.b, a.k)?;
+            if self.model.gated {
+                expect(&format!("{name}.center"), 0, a.center)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_scalar(&self, name: &str, s: &Scalar) -> Result<(), PlanError> {
+        shift_ok(name, s.out_shift)?;
+        for r in [Some(&s.hi), s.lo.as_ref()].into_iter().flatten() {
+            shift_ok(name, r.mu)?;
+            shift_ok(name, r.h)?;
+            self.check_table(name, r.a, r.k)?;
+            self.check_table(name, r.b, r.k)?;
+        }
+        match (&s.lo, s.hi.z) {
+            (Some(_), Some(z)) => self.check_table(name, z, s.hi.k),
+            (Some(_), None) => Err(PlanError::Missing(format!("{name}.scalar.hi.z"))),
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn check_table(&self, name: &str, id: usize, k: u32) -> Result<(), PlanError> {
+        if !(4..=16).contains(&k) {
+            return Err(PlanError::Value { field: format!("{name}.k"), expected: "4..16".into(), got: k.to_string() });
+        }
+        let table = self.tables.get(id).ok_or_else(|| PlanError::Missing(format!("{name}: table {id}")))?;
+        expect(&format!("{name}: length of table {id}"), 1i64 << k, table.len() as i64)?;
+        match table.iter().find(|v| v.abs() >= MAX_ENTRY) {
+            Some(v) => Err(PlanError::Value {
+                field: format!("{name}: entry of table {id}"),
+                expected: "below 2^46".into(),
+                got: v.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
+    if s > MAX_SHIFT {
+        return Err(PlanError::Value { field: format!("{field}: shift"), expected: "0..32".into(), got: s.to_string() });
+    }
+    Ok(())
+}
+
+fn expect(field: &str, expected: i64, got: i64) -> Result<(), PlanError> {
+    if expected != got {
+        return Err(PlanError::Value { field: field.into(), expected: expected.to_string(), got: got.to_string() });
+    }
+    Ok(())
+}

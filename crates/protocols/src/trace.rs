@@ -1,0 +1,35 @@
+//! Truncation outcomes, for the oracle's replay. Test builds only (`insecure-trace`); otherwise it records nothing.
+//!
+//! Each event is one share per value, in the order of `docs/protocols/arithmetic.md`; adding both parties' logs gives the outcomes.
+
+use cryptogen_ring::Fp;
+
+/// A party's log of its shares after every truncation and segment index.
+#[derive(Default)]
+pub struct Trace {
+    #[cfg(feature = "insecure-trace")]
+    insecure_words: Vec<u64>,
+}
+
+#[cfg(not(feature = "insecure-trace"))]
+impl Trace {
+    pub(crate) fn truncated(&mut self, _shares: impl IntoIterator<Item = Fp>) {}
+    pub(crate) fn index(&mut self, _shares: impl IntoIterator<Item = u32>, _k: u32) {}
+}
+
+#[cfg(feature = "insecure-trace")]
+impl Trace {
+    pub(crate) fn truncated(&mut self, shares: impl IntoIterator<Item = Fp>) {
+        self.insecure_words.extend(shares.into_iter().map(Fp::value));
+    }
+
+    /// Index shares are tagged with their width in the upper half: they add up modulo `2^k`, not modulo p.
+    pub(crate) fn index(&mut self, shares: impl IntoIterator<Item = u32>, k: u32) {
+        self.insecure_words.extend(shares.into_iter().map(|i| u64::from(i) | u64::from(k) << 32 | 1 << 63));
+    }
+
+    /// Takes the log.
+    pub fn insecure_take(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.insecure_words)
+    }
+}

@@ -1,0 +1,85 @@
+//! Online messages. The only way to put a secret on the wire is [`Opening::masked`], which subtracts a fresh mask:
+//! every online message is one-time padded by construction.
+
+use cryptogen_ot::Channel;
+use cryptogen_ring::{fp_from_bytes, Fp};
+
+use crate::error::{ProtocolError, Result};
+
+/// A message under construction.
+#[derive(Default)]
+pub struct Opening {
+    bytes: Vec<u8>,
+}
+
+impl Opening {
+    /// An empty message.
+    pub fn new() -> Opening {
+        Opening::default()
+    }
+
+    /// Appends `share − mask`, element-wise. Masks come from a slot and are used for this one message.
+    pub fn masked(&mut self, share: &[Fp], mask: &[Fp]) -> &mut Opening {
+        debug_assert_eq!(share.len(), mask.len());
+        self.bytes.reserve(share.len() * 8);
+        for (x, m) in share.iter().zip(mask) {
+            self.bytes.extend_from_slice(&(*x - *m).to_le_bytes());
+        }
+        self
+    }
+
+    /// Appends already masked differences (table arguments, whose masks are table payloads).
+    pub(crate) fn differences(&mut self, d: &[Fp]) -> &mut Opening {
+        self.bytes.reserve(d.len() * 8);
+        for x in d {
+            self.bytes.extend_from_slice(&x.to_le_bytes());
+        }
+        self
+    }
+
+    /// Appends table rotations `index − α mod 2^k` (already masked by the key's secret `α`).
+    pub(crate) fn rotations(&mut self, d: &[u32]) -> &mut Opening {
+        for x in d {
+            self.bytes.extend_from_slice(&(*x as u16).to_le_bytes());
+        }
+        self
+    }
+
+    /// Appends another message's content.
+    pub(crate) fn append(&mut self, mut other: Opening) -> &mut Opening {
+        self.bytes.append(&mut other.bytes);
+        self
+    }
+
+    /// Sends the message.
+    pub fn send(self, channel: &mut dyn Channel) -> Result<()> {
+        Ok(channel.send(&self.bytes)?)
+    }
+}
+
+/// A received message, read front to back.
+pub struct Incoming {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Incoming {
+    /// Receives a message of `words` field elements and `rotations` table rotations.
+    pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Incoming> {
+        Ok(Incoming { bytes: channel.recv(8 * words + 2 * rotations)?, at: 0 })
+    }
+
+    /// Reads `n` field elements; non-canonical ones are refused.
+    pub fn words(&mut self, n: usize) -> Result<Vec<Fp>> {
+        let bytes = self.bytes.get(self.at..self.at + 8 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
+        self.at += 8 * n;
+        fp_from_bytes(bytes).ok_or(ProtocolError::Malformed { what: "field element" })
+    }
+
+    /// Reads `n` rotations.
+    pub fn rotations(&mut self, n: usize) -> Result<Vec<u32>> {
+        let bytes = self.bytes.get(self.at..self.at + 2 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
+        self.at += 2 * n;
+        Ok(bytes.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8).collect())
+    }
+}
