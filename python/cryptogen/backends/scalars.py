@@ -18,6 +18,7 @@ class RangeTables:
         self.k = ranges[0].k
         self.mu = np.array([r.mu for r in ranges], dtype=np.int64)  # [G]
         self.h = np.array([r.h for r in ranges], dtype=np.int64)
+        self.end = ((1 << self.k) - 1) << self.h  # the last piece stands for index −1
         self.a = [tables[r.a] for r in ranges]  # by reference: heads share tables
         self.b = [tables[r.b] for r in ranges]
         self.z = [None if r.z is None else tables[r.z] for r in ranges]
@@ -46,12 +47,12 @@ class ScalarTables:
         m_lo = rounding.truncate(m, lo.mu) if lo else m
         j_hi = rounding.index(m_hi, hi.h, hi.k)
         y = hi.line(m_hi, j_hi)
-        outside = (m < 0) | (m_hi >= 1 << (hi.h + hi.k))
+        outside = (m < 0) | (m_hi >= hi.end)
         if lo:
             j_lo = rounding.index(m_lo, lo.h, lo.k)
             z = hi.pick([t for t in hi.z if t is not None], j_hi)
             y = y + z * lo.line(m_lo, j_lo)
-            outside |= (z == 1) & (m_lo >= 1 << (lo.h + lo.k))
+            outside |= (z == 1) & (m_lo >= lo.end)
             outside |= m_lo < 1 << lo.h
         else:
             outside |= m_hi < 1 << hi.h

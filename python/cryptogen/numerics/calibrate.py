@@ -25,7 +25,7 @@ from .statistics import statistics
 
 EMBED_SHIFT = 8
 ROPE_BITS = 14
-EXP_K, EXP_BITS = 8, 40
+EXP_K, EXP_BITS, EXP_BITS_MAX = 8, 40, 45
 ACT_K = 9
 GELU_BITS, GATED_BITS = 10, 8  # scale of A; the product that enters `down` is at F + 10, gated F + 20
 MAX_PRE_SHIFT = 6
@@ -128,7 +128,7 @@ def _attention(seen: Observation, layer: int, margins: Margins, tables: TableSet
     """One layer's heads and the in_shift of each head's columns of `o`."""
     c = seen.config
     sketches = [_Sketch.of(s, margins, seen.values[layer][g // c.group].mean) for g, s in enumerate(seen.scores[layer])]
-    two = any(fine_window(s.sigma, s.smallest, 10) for s in sketches)
+    two = any(fine_window(s.sigma, s.smallest) for s in sketches)
     pairs = [s.head(tables, two) for s in sketches]
     return Attention(EXP_K, tuple(head for head, _ in pairs)), [shift for _, shift in pairs]
 
@@ -139,6 +139,7 @@ class _Sketch:
 
     top: int  # scores, scale F
     h: int
+    bits: int  # of the exponential at the window's top
     e_shift: int
     sigma: Window
     smallest: float  # σ of a small row, integer
@@ -151,16 +152,18 @@ class _Sketch:
         reach = top / 2**F - scores.low + max(margins.score_bottom * spread, 2.0)
         h = max(bits_for(reach * (1 + 2.0**-EXP_K)), 3) + F - EXP_K
         log_sum = (scores.log_sum.all - top / 2**F) / math.log(2)  # log2 σ relative to the table's scale
-        small, large = float(np.quantile(log_sum, 0.005)), float(log_sum.max())
-        e_shift = math.floor(EXP_BITS + small - SIGMA_FLOOR)
-        e_shift = max(e_shift, math.ceil(EXP_BITS + large + 2 - SIGMA_CEILING))
+        small, large = float(log_sum.min()), float(log_sum.max())
+        # a slope rounded to an integer is wrong by up to 2^(h−1) at the end of its piece: 2^-7 of the smallest e
+        bits = min(max(math.ceil(h + 6 - small), EXP_BITS), EXP_BITS_MAX)
+        e_shift = math.floor(bits + small - SIGMA_FLOOR)
+        e_shift = max(e_shift, math.ceil(bits + large + 2 - SIGMA_CEILING))
         e_shift = min(max(e_shift, 0), 32)
-        scale = EXP_BITS - e_shift
-        return _Sketch(top, h, e_shift, window(2.0 ** (large + scale), SIGMA_K), 2.0 ** (small + scale), value)
+        scale = bits - e_shift
+        return _Sketch(top, h, bits, e_shift, window(2.0 ** (large + scale), SIGMA_K), 2.0 ** (small + scale), value)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
         """ρ = 2^r/σ has 8 bits at the end of the window; o' has 10 for a small row; less where both cost too much."""
-        fine = fine_window(self.sigma, self.smallest, 10)
+        fine = fine_window(self.sigma, self.smallest)
         if two and fine is None:  # the layer's heads agree on having a fine range
             fine = Window(max(self.sigma.bits - 4, self.sigma.k + 1), self.sigma.k)
         o_bits = math.log2(self.smallest) + F + math.log2(max(self.value, 2.0**-8))
@@ -169,7 +172,7 @@ class _Sketch:
         excess = max(r - o_shift - PRODUCT_CEILING, 0)
         r -= min(excess // 2, 2)
         o_shift = min(max(o_shift, r - PRODUCT_CEILING), 32)
-        a, b = tables.add(2, kind="exp", k=EXP_K, h=self.h, bits=EXP_BITS)
+        a, b = tables.add(2, kind="exp", k=EXP_K, h=self.h, bits=self.bits)
         offset = self.top - (1 << (EXP_K + self.h))
         scalar = reciprocal(tables, self.sigma, fine, r)
         return Head(offset, self.top, self.h, a, b, self.e_shift, o_shift, scalar), r - o_shift

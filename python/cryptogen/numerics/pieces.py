@@ -47,25 +47,30 @@ def _activation(f: dict[str, Any]) -> list[IntTable]:
     return list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), f["offset"], 0, f["h"], f["k"]))
 
 
-def _below(tables: list[IntTable], f: dict[str, Any]) -> list[IntTable]:
-    """Clears the pieces that the fine range answers for and appends the selector `Z`."""
+def _positive(fn: Callable[[Floats], Floats], f: dict[str, Any]) -> list[IntTable]:
+    """A range of 1/x or 1/√x on `[0, (2^k − 1)·2^h)`, constant below the first interval end.
+
+    The lower index of `x < 2^h` is −1 mod 2^k, so the last piece answers for it. In a coarse range the first `below`
+    pieces and the last one are cleared, the fine range answers, and the selector `Z` is appended.
+    """
+    h, k, first = f["h"], f["k"], 2.0 ** f["h"]
+    a, b = fit(lambda x: fn(np.maximum(x, first)), 0, 0, h, k)
+    a[-1], b[-1] = 0, np.rint(fn(np.array([first]))[0])
     if f["below"] is None:
-        return tables
-    z = (np.arange(1 << f["k"]) < f["below"]).astype(np.int64)
-    return [np.where(z == 1, 0, t) for t in tables] + [z]
+        return [a, b]
+    z = (np.arange(1 << k) < f["below"]).astype(np.int64)
+    z[-1] = 1
+    return [np.where(z == 1, 0, a), np.where(z == 1, 0, b), z]
 
 
 def _reciprocal(f: dict[str, Any]) -> list[IntTable]:
-    """`2^bits / x`; constant below the first interval end, where no calibrated value lies."""
-    first = 2.0 ** f["h"]
-    return _below(list(fit(lambda x: 2.0 ** f["bits"] / np.maximum(x, first), 0, 0, f["h"], f["k"])), f)
+    """`2^bits / x`."""
+    return _positive(lambda x: 2.0 ** f["bits"] / x, f)
 
 
 def _rsqrt(f: dict[str, Any]) -> list[IntTable]:
     """`numerator / √(x + eps)`, `eps` and `numerator` already in units of `x` and of the output."""
-    first = 2.0 ** f["h"]
-    root = lambda x: f["numerator"] / np.sqrt(np.maximum(x, first) + f["eps"])  # noqa: E731
-    return _below(list(fit(root, 0, 0, f["h"], f["k"])), f)
+    return _positive(lambda x: f["numerator"] / np.sqrt(x + f["eps"]), f)
 
 
 def rotary(kind: str, bits: int, theta: float, positions: int, pairs: int) -> IntTable:

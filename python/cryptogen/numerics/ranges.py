@@ -8,7 +8,7 @@ from .plan import Range, Scalar
 
 FINE_BITS = 6  # bits of an argument below its segment index, where there are that many
 NORM_K, SIGMA_K = 12, 14
-COARSE_INDEX = 16  # below this index a coarse piece of 1/x or 1/√x is worse than about 0.3 %
+LEAST_INDEX, GOOD_INDEX = 8, 16  # a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
 TOP_BITS = 16  # of y at the end of the window, so that rounding slopes to integers does not matter
 
 
@@ -59,12 +59,15 @@ def window(largest: float, k: int) -> Window:
     return Window(max(bits_for(4 * largest), k + 1), k)
 
 
-def fine_window(coarse: Window, smallest: float, widest: int) -> Window | None:
-    """The second range: `gap` bits narrower, so that `smallest` has a good index. None if the coarse one does."""
+def fine_window(coarse: Window, smallest: float) -> Window | None:
+    """The second range: `gap` bits narrower, so that `smallest` has a good index; None if the coarse one has.
+
+    The coarse range answers from index 2^(k − gap) − 1 on, so a gap beyond k − 4 trades its precision there away.
+    """
     index = coarse.index(smallest)
-    if index >= COARSE_INDEX:
+    if index >= LEAST_INDEX:
         return None
-    gap = min(max(bits_for(COARSE_INDEX / index), 4), widest, coarse.bits - coarse.k - 1)
+    gap = min(max(bits_for(GOOD_INDEX / index), 4), coarse.k - 3, coarse.bits - coarse.k - 1)
     return Window(coarse.bits - gap, coarse.k) if gap > 0 else None
 
 
@@ -89,7 +92,7 @@ def rsqrt(tables: TableSet, smallest: float, largest: float, unit: float, eps: f
     r: 8 bits of ρ at the end of the window, 9 at the largest calibrated m, more below.
     """
     coarse = window(largest, NORM_K)
-    fine = fine_window(coarse, smallest / 2, 8 if coarse.index(smallest) * 2**8 >= 8 else 9)
+    fine = fine_window(coarse, smallest)
     root = math.sqrt(2.0**coarse.bits / unit + eps)
     r = min(max(math.ceil(8 + math.log2(root)), 8), 32)
     out_shift = max(TOP_BITS - math.floor(r - math.log2(root)), 0)

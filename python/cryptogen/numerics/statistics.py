@@ -38,6 +38,7 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
     """Expected number of wrong unchecked truncations per token, a row attending to `length` rows, by kind."""
     parts: Counter[str] = Counter()
     c = plan.model
+    exp_bits = {f["tables"][0]: f["bits"] for f in plan.functions if f["kind"] == "exp"}
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
         parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
@@ -48,13 +49,14 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
             scores, value = seen.scores[i][g], seen.values[i][g // seen.config.group].mean
             sums = np.exp(scores.log_sum.all - head.center / 2**F)  # σ relative to the table's scale
-            sigma = _mean(sums) * 2.0 ** (40 - head.e_shift)
+            bits = exp_bits[head.a]
+            sigma = _mean(sums) * 2.0 ** (bits - head.e_shift)
             r = shift + head.o_shift
             parts["score"] += length * scores.extent.mean * 2.0 ** (2 * F)
-            parts["exp"] += _mean(sums) * 2.0**40
+            parts["exp"] += _mean(sums) * 2.0**bits
             parts["weighted values"] += c.head_dim * sigma * value * 2.0**F + 2 * sigma
             parts["attention product"] += c.head_dim * value * 2.0 ** (F + shift)
-            parts["1/sum"] += _mean(1 / sums) * 2.0 ** (r + head.scalar.out_shift + head.e_shift - 40)
+            parts["1/sum"] += _mean(1 / sums) * 2.0 ** (r + head.scalar.out_shift + head.e_shift - bits)
         down = plan.linears[f"layers.{i}.down"].in_shift[0]
         parts["activation"] += c.ff * seen.act[i].mean * 2.0 ** (F + down)
     return {part: value / P for part, value in parts.items()}
