@@ -99,3 +99,83 @@ class TensorMismatch(WeightsError):
 
 class MissingPackage(WeightsError):
     """A model package is neither installed nor downloaded, or the download failed."""
+
+
+class SessionError(CryptogenError):
+    """Base of everything that goes wrong between the two parties. The Rust core raises these by name."""
+
+
+class ConnectionFailed(SessionError):
+    """No connection could be made: nobody listens there, or the name is unknown, or TLS failed."""
+
+
+class ConnectionLost(SessionError):
+    """The peer went away in the middle. Material already released is spent; the rest stays in the store."""
+
+
+class PeerTimeout(SessionError):
+    """The peer sent nothing for longer than the idle limit."""
+
+
+class AddressInUse(SessionError):
+    """Another process already listens on this address."""
+
+
+class WrongFingerprint(SessionError):
+    """The server's certificate is not the one that the client pinned."""
+
+
+class WrongToken(SessionError):
+    """The server does not accept the client's token."""
+
+
+class VersionMismatch(SessionError):
+    """The parties speak different versions of the protocol, or use different lattice parameters."""
+
+
+class AgreementMismatch(SessionError):
+    """The parties do not hold the same model, plan or tables."""
+
+
+class PeerFailed(SessionError):
+    """The peer reports that it failed; only its phase and kind of failure are known here."""
+
+
+class ProtocolViolation(SessionError):
+    """The peer sent something that the protocol does not allow: a malformed, oversized or unexpected message."""
+
+
+class MaterialError(CryptogenError):
+    """Base of what can go wrong with single-use material and its store."""
+
+
+class MaterialShort(MaterialError):
+    """Less material is left than the step needs; `prepare` makes more."""
+
+
+class MaterialMismatch(MaterialError):
+    """The parties' stores disagree on what is left; `resync` drops what only one of them has."""
+
+
+class StoreLocked(MaterialError):
+    """Another process or thread uses this store."""
+
+
+class StoreError(MaterialError):
+    """The store cannot be read or written, or its content is damaged."""
+
+
+class DiskFull(StoreError):
+    """No space left for material; nothing was lost or reused."""
+
+
+class PlanRejected(CryptogenError):
+    """The numeric plan is malformed, or asks for more than the protocol can represent."""
+
+
+class MissingPlan(CryptogenError):
+    """No numeric plan for a model: `cryptogen calibrate` makes one."""
+
+
+class NotBuilt(CryptogenError):
+    """A part that this installation does not have."""
