@@ -121,7 +121,7 @@ fn check(n: usize, primes: &[u32]) -> Result<(), HeError> {
     }
     for (i, &q) in primes.iter().enumerate() {
         let usable =
-            q < 1 << 28 && (q as usize - 1) % (2 * n) == 0 && is_prime(q) && !primes[..i].contains(&q);
+            q < 1 << 28 && (q as usize - 1).is_multiple_of(2 * n) && is_prime(q) && !primes[..i].contains(&q);
         if !usable {
             return Err(HeError::Parameters {
                 what: "distinct primes 1 mod 2N below",
@@ -134,7 +134,7 @@ fn check(n: usize, primes: &[u32]) -> Result<(), HeError> {
 }
 
 fn is_prime(q: u32) -> bool {
-    q >= 2 && (2..).take_while(|d| d * d <= q).all(|d| q % d != 0)
+    q >= 2 && (2..).take_while(|d| d * d <= q).all(|d| !q.is_multiple_of(d))
 }
 
 /// How a message fills a ciphertext: `F = 2^log_f` slots of `C = N/F` coefficients, in memory `[κ][c]` (row-major).
@@ -187,6 +187,15 @@ mod tests {
         let report = include_str!("../params/N8192Q196.txt");
         let primes = PRIMES.map(|q| q.to_string()).join(" ");
         assert!(report.contains(&primes) && report.contains("ring dimension 8192, log2 q = 195.99"));
+    }
+
+    #[test]
+    fn the_committed_estimate_is_the_scripts_output() {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/params/estimate.py");
+        let Ok(run) = std::process::Command::new("python3").arg(script).output() else {
+            return; // no Python on this machine
+        };
+        assert_eq!(String::from_utf8_lossy(&run.stdout), include_str!("../params/N8192Q196.txt"));
     }
 
     #[test]

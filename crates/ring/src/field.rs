@@ -137,7 +137,7 @@ pub fn fp_to_bytes(values: &[Fp]) -> Vec<u8> {
 
 /// The inverse of [`fp_to_bytes`]; `None` if the length is not a multiple of 8 or an element is not canonical.
 pub fn fp_from_bytes(bytes: &[u8]) -> Option<Vec<Fp>> {
-    if bytes.len() % 8 != 0 {
+    if !bytes.len().is_multiple_of(8) {
         return None;
     }
     bytes.chunks_exact(8).map(|b| Fp::from_le_bytes(b.try_into().ok()?)).collect()

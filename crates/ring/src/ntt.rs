@@ -74,7 +74,7 @@ impl Ntt {
 
     fn check(&self, len: usize, levels: &Range<u32>) {
         assert!(
-            levels.end <= self.log_n && levels.start <= levels.end && len % (1 << levels.end) == 0,
+            levels.end <= self.log_n && levels.start <= levels.end && len.is_multiple_of(1 << levels.end),
             "levels {levels:?} do not fit a transform of length {len}"
         );
     }
@@ -130,7 +130,7 @@ impl FpNtt {
 
     fn check(&self, len: usize, levels: u32) {
         assert!(
-            levels <= self.log_n && len % (1 << levels) == 0,
+            levels <= self.log_n && len.is_multiple_of(1 << levels),
             "{levels} levels do not fit a transform of length {len}"
         );
     }

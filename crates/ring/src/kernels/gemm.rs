@@ -1,10 +1,12 @@
-//! Integer matrix product modulo a 28-bit prime: a panel of `CR` columns of `x` is packed for the first-level cache, four rows
-//! of `w` are multiplied with it in registers. Products have 56 bits, so 255 of them fit a 64-bit accumulator.
+//! Integer matrix product modulo a 28-bit prime: a few tiles of `CR` columns of `x` are packed for the caches (rows of `x` often lie a
+//! multiple of the page size apart and would evict each other), four rows of `w` are multiplied with a tile in registers.
+//! Products have 56 bits, so 255 of them fit a 64-bit accumulator.
 
 use crate::modulus::Modulus;
 
 const MR: usize = 4;
 const DEPTH: usize = 255;
+const TILES: usize = 4;
 
 #[inline(always)]
 pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize) {
@@ -19,37 +21,42 @@ pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &
         columns <= stride && (rows == 0 || out.len() >= (rows - 1) * stride + columns),
         "output too short"
     );
-    let mut panel = [[0u32; CR]; DEPTH];
-    for c0 in (0..columns).step_by(CR) {
-        let width = CR.min(columns - c0);
+    let most = DEPTH.min(k);
+    let mut panel = vec![[0u32; CR]; TILES * most];
+    for c0 in (0..columns).step_by(TILES * CR) {
         for k0 in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - k0);
-            for (p, row) in panel.iter_mut().zip(&x[k0..k0 + depth]) {
-                // A copy of constant length is a few moves, any other a call.
-                match row[c0..].first_chunk::<CR>() {
-                    Some(full) => *p = *full,
-                    None => p[..width].copy_from_slice(&row[c0..]),
+            for (j, row) in x[k0..k0 + depth].iter().enumerate() {
+                for (tile, part) in row[c0..].chunks(CR).take(TILES).enumerate() {
+                    // A copy of constant length is a few moves, any other a call.
+                    match part.first_chunk::<CR>() {
+                        Some(full) => panel[tile * most + j] = *full,
+                        None => panel[tile * most + j][..part.len()].copy_from_slice(part),
+                    }
                 }
             }
-            let panel = &panel[..depth];
-            let mut m = 0;
-            while m + MR <= rows {
-                let acc = tile::<MR, CR>(&w[m * k + k0..], k, panel);
-                store(q, &acc, &mut out[m * stride + c0..], stride, width);
-                m += MR;
-            }
-            while m < rows {
-                let acc = tile::<1, CR>(&w[m * k + k0..], k, panel);
-                store(q, &acc, &mut out[m * stride + c0..], stride, width);
-                m += 1;
+            for (tile, c) in (c0..columns).step_by(CR).take(TILES).enumerate() {
+                let x = &panel[tile * most..tile * most + depth];
+                let width = CR.min(columns - c);
+                let mut m = 0;
+                while m + MR <= rows {
+                    let acc = products::<MR, CR>(&w[m * k + k0..], k, x);
+                    store(q, &acc, &mut out[m * stride + c..], stride, width);
+                    m += MR;
+                }
+                while m < rows {
+                    let acc = products::<1, CR>(&w[m * k + k0..], k, x);
+                    store(q, &acc, &mut out[m * stride + c..], stride, width);
+                    m += 1;
+                }
             }
         }
     }
 }
 
-/// `R × CR` sums over the depth of the panel; row `r` of the weights starts at `r·k`.
+/// `R × CR` sums over the depth of the tile; row `r` of the weights starts at `r·k`.
 #[inline(always)]
-fn tile<const R: usize, const CR: usize>(w: &[u32], k: usize, panel: &[[u32; CR]]) -> [[u64; CR]; R] {
+fn products<const R: usize, const CR: usize>(w: &[u32], k: usize, panel: &[[u32; CR]]) -> [[u64; CR]; R] {
     let mut acc = [[0u64; CR]; R];
     let rows: [&[u32]; R] = core::array::from_fn(|r| &w[r * k..r * k + panel.len()]);
     for (i, x) in panel.iter().enumerate() {

@@ -22,7 +22,7 @@ impl SplitInput {
     /// From `[T][d_in]` row-major; panics unless `0 < d_in ≤ 65536` divides the length.
     pub fn new(x: &[Fp], d_in: usize) -> SplitInput {
         assert!(
-            0 < d_in && d_in <= MAX_D_IN && x.len() % d_in == 0,
+            0 < d_in && d_in <= MAX_D_IN && x.len().is_multiple_of(d_in),
             "{} values are not rows of {d_in}",
             x.len()
         );
