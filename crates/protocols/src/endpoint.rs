@@ -60,7 +60,7 @@ pub struct Endpoint<P: Party> {
     keys: PartyKeys<P>,
     ot: OtPair,
     rng: Prg,
-    store: Store,
+
     pools: Pools,
     online: Online<P>,
     cache: EncryptedCache,
@@ -96,7 +96,7 @@ impl<P: Party> Endpoint<P> {
             keys,
             ot,
             rng,
-            store,
+
             pools,
             online,
             cache: EncryptedCache::default(),
@@ -110,7 +110,7 @@ impl<P: Party> Endpoint<P> {
     }
 
     /// The session state and the channel, for one online step.
-    pub(crate) fn online(&mut self) -> (&mut Online<P>, &mut dyn Channel) {
+    pub fn online(&mut self) -> (&mut Online<P>, &mut dyn Channel) {
         self.conn.set_phase(Phase::Online);
         (&mut self.online, &mut self.conn)
     }
@@ -371,7 +371,7 @@ impl Endpoint<Server> {
     /// Connection failures, interruption.
     pub fn send_model(&mut self, weights: &ServerModel, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Setup);
-        model::send(&mut self.conn, self.params, &self.keys.mine, &self.plan, weights, &mut self.rng, progress)
+        model::send(&mut self.conn, &self.keys.mine, &self.plan, weights, &mut self.rng, progress)
     }
 
     /// Starts a forward pass. See [`Online::embed`].

@@ -137,7 +137,6 @@ impl ModelLayout {
 /// Connection failures; interruption.
 pub fn send(
     ch: &mut dyn Channel,
-    params: &'static Params,
     key: &SecretKey,
     plan: &Plan,
     model: &ServerModel,

@@ -9,7 +9,7 @@ use cryptogen_ring::trunc::{index_client, index_server, trunc_client, trunc_serv
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
 
-use crate::error::{ProtocolError, Result};
+use crate::error::Result;
 
 /// A1 on this party's share.
 pub fn trunc<P: Party>(x: Fp, k: u32) -> Fp {

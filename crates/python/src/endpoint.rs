@@ -1,0 +1,256 @@
+//! The two endpoints: one method per protocol step, GIL released while it runs.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cryptogen_mpc::{Client, Server};
+use cryptogen_protocols::endpoint::{Endpoint, Stock};
+use cryptogen_protocols::online::Tensor;
+use cryptogen_protocols::plan::Site;
+use cryptogen_protocols::{ProtocolError, Result};
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors;
+use crate::model::ServerModel;
+use crate::session::lock;
+
+/// Text to JSON.
+pub fn parse(json: &str) -> PyResult<serde_json::Value> {
+    serde_json::from_str(json).map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
+}
+
+fn site(name: &str) -> PyResult<Site> {
+    Site::parse(name).ok_or_else(|| {
+        errors::protocol(ProtocolError::Shape { what: "site", expected: "layers.N.qkv|o|up|down or head".into(), got: name.into() })
+    })
+}
+
+/// A Python progress callback as a Rust one; its exception stops the work and is raised afterwards.
+struct Reporter {
+    callback: Option<Py<PyAny>>,
+    raised: Option<PyErr>,
+}
+
+impl Reporter {
+    fn run<T>(py: Python<'_>, callback: Option<Py<PyAny>>, f: impl FnOnce(&mut dyn FnMut(&str, u64, u64) -> bool) -> Result<T> + Send) -> PyResult<T>
+    where
+        T: Send,
+    {
+        let mut reporter = Reporter { callback, raised: None };
+        let result = py.detach(|| f(&mut |phase, done, total| reporter.call(phase, done, total)));
+        match (reporter.raised, result) {
+            (Some(e), _) => Err(e),
+            (None, r) => r.map_err(errors::protocol),
+        }
+    }
+
+    fn call(&mut self, phase: &str, done: u64, total: u64) -> bool {
+        Python::attach(|py| {
+            let outcome = match &self.callback {
+                Some(f) => f.call1(py, (phase, done, total)).map(|_| ()),
+                None => py.check_signals(),
+            };
+            match outcome {
+                Ok(()) => true,
+                Err(e) => {
+                    self.raised = Some(e);
+                    false
+                }
+            }
+        })
+    }
+}
+
+macro_rules! endpoint {
+    ($class:ident, $tensor:ident, $party:ty) => {
+        /// This party's share of activations; opaque.
+        #[pyclass(frozen, module = "cryptogen._core")]
+        pub struct $tensor(Tensor<$party>);
+
+        #[pymethods]
+        impl $tensor {
+            /// Number of rows.
+            #[getter]
+            fn rows(&self) -> usize {
+                self.0.rows()
+            }
+        }
+
+        /// A party with an open connection; see `_core.pyi`.
+        #[pyclass(frozen, module = "cryptogen._core")]
+        pub struct $class(Mutex<Endpoint<$party>>);
+
+        impl $class {
+            pub fn new(e: Endpoint<$party>) -> $class {
+                $class(Mutex::new(e))
+            }
+
+            fn step<T: Send>(
+                &self,
+                py: Python<'_>,
+                f: impl FnOnce(&mut Endpoint<$party>) -> Result<T> + Send,
+            ) -> PyResult<T> {
+                py.detach(|| f(&mut lock(&self.0))).map_err(errors::protocol)
+            }
+
+            fn tensor(
+                &self,
+                py: Python<'_>,
+                f: impl FnOnce(&mut Endpoint<$party>) -> Result<Tensor<$party>> + Send,
+            ) -> PyResult<$tensor> {
+                self.step(py, f).map($tensor)
+            }
+        }
+
+        #[pymethods]
+        impl $class {
+            fn send_control(&self, py: Python<'_>, json: &str) -> PyResult<()> {
+                let value = parse(json)?;
+                self.step(py, |e| Ok(e.connection().send_control(&value)?))
+            }
+            fn recv_control(&self, py: Python<'_>) -> PyResult<String> {
+                self.step(py, |e| Ok(e.connection().recv_control()?.to_string()))
+            }
+            fn send_failure(&self, py: Python<'_>, kind: &str, text: &str) -> PyResult<()> {
+                self.step(py, |e| Ok(e.connection().send_failure(kind, text)?))
+            }
+            fn set_idle_timeout(&self, seconds: f64) {
+                let limit = Duration::from_secs_f64(seconds.clamp(0.1, 1e6));
+                lock(&self.0).connection().set_idle_timeout(limit);
+            }
+            fn stats(&self) -> PyResult<String> {
+                let stats = lock(&self.0).connection().stats();
+                serde_json::to_string(&stats).map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
+            }
+            fn stock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+                let stock = lock(&self.0).stock();
+                let d = PyDict::new(py);
+                d.set_item("slots", stock.slots)?;
+                d.set_item("heads", stock.heads)?;
+                d.set_item("exponentials", stock.exponentials)?;
+                Ok(d)
+            }
+            #[pyo3(signature = (slots, heads, exponentials, progress=None))]
+            fn prepare(
+                &self,
+                py: Python<'_>,
+                slots: u64,
+                heads: u64,
+                exponentials: u64,
+                progress: Option<Py<PyAny>>,
+            ) -> PyResult<()> {
+                let want = Stock { slots, heads, exponentials };
+                Reporter::run(py, progress, |p| lock(&self.0).prepare(want, p))
+            }
+            fn extend(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
+                self.step(py, |e| e.extend(rows))
+            }
+            fn take_heads(&self, py: Python<'_>, n: usize) -> PyResult<()> {
+                self.step(py, |e| e.take_heads(n))
+            }
+            fn reset(&self) {
+                lock(&self.0).reset();
+            }
+            #[getter]
+            fn length(&self) -> usize {
+                lock(&self.0).state().length()
+            }
+            #[getter]
+            fn ready_rows(&self) -> usize {
+                lock(&self.0).state().ready_rows()
+            }
+            #[getter]
+            fn ready_heads(&self) -> usize {
+                lock(&self.0).state().ready_heads()
+            }
+            fn norm(&self, py: Python<'_>, h: &$tensor, into: &str) -> PyResult<$tensor> {
+                let into = site(into)?;
+                self.tensor(py, |e| {
+                    let (online, ch) = e.online();
+                    online.norm(ch, &h.0, into)
+                })
+            }
+            fn attention(&self, py: Python<'_>, qkv: &$tensor, layer: usize) -> PyResult<$tensor> {
+                self.tensor(py, |e| {
+                    let (online, ch) = e.online();
+                    online.attention(ch, &qkv.0, layer)
+                })
+            }
+            fn activation(&self, py: Python<'_>, u: &$tensor, layer: usize) -> PyResult<$tensor> {
+                self.tensor(py, |e| {
+                    let (online, ch) = e.online();
+                    online.activation(ch, &u.0, layer)
+                })
+            }
+            fn add(&self, h: &$tensor, y: &$tensor) -> PyResult<$tensor> {
+                h.0.add(&y.0).map($tensor).map_err(errors::protocol)
+            }
+            fn last(&self, h: &$tensor) -> $tensor {
+                $tensor(h.0.last())
+            }
+            #[cfg(feature = "insecure-trace")]
+            fn insecure_trace<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+                PyArray1::from_vec(py, lock(&self.0).insecure_trace())
+            }
+            fn __copy__(&self) -> PyResult<()> {
+                Err(pyo3::exceptions::PyTypeError::new_err("an endpoint cannot be copied"))
+            }
+            fn __reduce__(&self) -> PyResult<()> {
+                Err(pyo3::exceptions::PyTypeError::new_err("an endpoint cannot be pickled"))
+            }
+        }
+    };
+}
+endpoint!(ServerEndpoint, ServerTensor, Server);
+endpoint!(ClientEndpoint, ClientTensor, Client);
+
+#[pymethods]
+impl ServerEndpoint {
+    #[pyo3(signature = (model, progress=None))]
+    fn send_model(&self, py: Python<'_>, model: &ServerModel, progress: Option<Py<PyAny>>) -> PyResult<()> {
+        Reporter::run(py, progress, |p| lock(&self.0).send_model(&model.inner, p))
+    }
+    fn embed(&self, py: Python<'_>, model: &ServerModel, rows: usize, heads: usize) -> PyResult<ServerTensor> {
+        self.tensor(py, |e| e.embed(&model.inner, rows, heads))
+    }
+    fn linear(&self, py: Python<'_>, model: &ServerModel, x: &ServerTensor, site: &str) -> PyResult<ServerTensor> {
+        let site = self::site(site)?;
+        self.tensor(py, |e| e.online().0.linear(&model.inner, &x.0, site))
+    }
+    fn logits(&self, py: Python<'_>, model: &ServerModel, x: &ServerTensor) -> PyResult<()> {
+        self.step(py, |e| {
+            let (online, ch) = e.online();
+            online.logits(ch, &model.inner, &x.0)
+        })
+    }
+}
+
+#[pymethods]
+impl ClientEndpoint {
+    #[pyo3(signature = (path, progress=None))]
+    fn receive_model(&self, py: Python<'_>, path: &str, progress: Option<Py<PyAny>>) -> PyResult<()> {
+        Reporter::run(py, progress, |p| lock(&self.0).receive_model(Path::new(path), p))
+    }
+    fn open_model(&self, py: Python<'_>, path: &str) -> PyResult<()> {
+        self.step(py, |e| e.open_model(Path::new(path)))
+    }
+    fn embed(&self, py: Python<'_>, tokens: Vec<usize>, heads: usize) -> PyResult<ClientTensor> {
+        self.tensor(py, |e| e.embed(&tokens, heads))
+    }
+    fn linear(&self, py: Python<'_>, x: &ClientTensor, site: &str) -> PyResult<ClientTensor> {
+        let site = self::site(site)?;
+        self.tensor(py, |e| e.online().0.linear(&x.0, site))
+    }
+    fn logits<'py>(&self, py: Python<'py>, x: &ClientTensor) -> PyResult<Bound<'py, PyArray2<i64>>> {
+        let y = self.step(py, |e| {
+            let (online, ch) = e.online();
+            online.logits(ch, &x.0)
+        })?;
+        let rows = x.0.rows();
+        let columns = y.len() / rows.max(1);
+        PyArray1::from_vec(py, y).reshape([rows, columns])
+    }
+}

@@ -1,0 +1,141 @@
+//! Public plan, server weights and the server's lattice key as opaque handles.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use cryptogen_he::{Params, SecretKey};
+use cryptogen_protocols::endpoint::{exponentials_needed, PARAMETERS};
+use cryptogen_protocols::material::SlotLayout;
+use cryptogen_protocols::offline::model::ModelLayout;
+use cryptogen_protocols::{online, plan, ProtocolError};
+use cryptogen_ring::{Prg, Seed};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::prelude::*;
+use rand_core::RngCore;
+use zeroize::Zeroizing;
+
+use crate::errors;
+
+/// A checked plan with its tables.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct Plan {
+    pub inner: Arc<plan::Plan>,
+}
+
+#[pymethods]
+impl Plan {
+    #[new]
+    fn new(json: &str, tables: Vec<PyReadonlyArray1<'_, i64>>) -> PyResult<Plan> {
+        let tables = tables.iter().map(|t| t.as_array().to_vec()).collect();
+        let inner = plan::Plan::parse(json, tables).map_err(|e| errors::protocol(e.into()))?;
+        Ok(Plan { inner: Arc::new(inner) })
+    }
+
+    /// Exponential tables that `rows` rows from position `first` on consume.
+    fn exponentials_needed(&self, first: usize, rows: usize) -> u64 {
+        exponentials_needed(&self.inner, first, rows)
+    }
+
+    /// Size of the model encrypted under the server's key.
+    #[getter]
+    fn encrypted_model_bytes(&self) -> u64 {
+        ModelLayout::new(&self.inner).bytes()
+    }
+
+    /// Size of one slot in either party's store.
+    #[getter]
+    fn slot_bytes(&self) -> usize {
+        SlotLayout::new(&self.inner).record_bytes()
+    }
+}
+
+/// The server's integer weights.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct ServerModel {
+    pub inner: Arc<online::ServerModel>,
+}
+
+#[pymethods]
+impl ServerModel {
+    #[new]
+    fn new(
+        plan: &Plan,
+        matrices: HashMap<String, PyReadonlyArray2<'_, i16>>,
+        biases: HashMap<String, PyReadonlyArray1<'_, i64>>,
+        embed: PyReadonlyArray2<'_, i64>,
+        positions: Option<PyReadonlyArray2<'_, i64>>,
+    ) -> PyResult<ServerModel> {
+        let weights = matrices.iter().map(|(k, v)| (k.clone(), v.as_array().iter().copied().collect())).collect();
+        let biases = biases.iter().map(|(k, v)| (k.clone(), v.as_array().to_vec())).collect();
+        let embed = narrow(embed)?;
+        let positions = positions.map(narrow).transpose()?;
+        let inner = online::ServerModel::new(&plan.inner, weights, biases, embed, positions).map_err(errors::protocol)?;
+        Ok(ServerModel { inner: Arc::new(inner) })
+    }
+}
+
+fn narrow(a: PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
+    let wrong = |v: &i64| {
+        errors::protocol(ProtocolError::Shape { what: "embedding entry", expected: "32 bits".into(), got: v.to_string() })
+    };
+    a.as_array().iter().map(|v| i32::try_from(*v).map_err(|_| wrong(v))).collect()
+}
+
+const ID_BYTES: usize = 16;
+
+/// The model owner's lattice key: it encrypts the model once and for all clients.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct ServerKey {
+    id: String,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl ServerKey {
+    /// The key itself, for one endpoint.
+    pub fn secret(&self) -> PyResult<SecretKey> {
+        SecretKey::from_bytes(Params::get(PARAMETERS), &self.bytes).map_err(|e| errors::protocol(e.into()))
+    }
+}
+
+#[pymethods]
+impl ServerKey {
+    /// Reads the key file, or makes it (mode 0600) on first use.
+    #[staticmethod]
+    fn load_or_create(path: &str) -> PyResult<ServerKey> {
+        let failed = |reason: String| errors::protocol(ProtocolError::File { path: path.to_owned(), reason });
+        let mut all = Zeroizing::new(Vec::new());
+        match std::fs::File::open(path) {
+            Ok(mut file) => {
+                file.read_to_end(&mut all).map_err(|e| failed(e.to_string()))?;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
+                let mut id = [0u8; ID_BYTES];
+                rng.fill_bytes(&mut id);
+                all.extend_from_slice(&id);
+                all.extend_from_slice(&SecretKey::generate(Params::get(PARAMETERS), &mut rng).to_bytes());
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+                file.and_then(|mut f| f.write_all(&all).and_then(|()| f.sync_all())).map_err(|e| failed(e.to_string()))?;
+            }
+            Err(e) => return Err(failed(e.to_string())),
+        }
+        if all.len() <= ID_BYTES {
+            return Err(failed(format!("expected more than {ID_BYTES} bytes, got {}", all.len())));
+        }
+        let key = ServerKey {
+            id: all[..ID_BYTES].iter().map(|b| format!("{b:02x}")).collect(),
+            bytes: Zeroizing::new(all[ID_BYTES..].to_vec()),
+        };
+        key.secret()?;
+        Ok(key)
+    }
+
+    /// Public name of the key, hex.
+    #[getter]
+    fn key_id(&self) -> &str {
+        &self.id
+    }
+}

@@ -1,0 +1,235 @@
+//! Connections before the protocols start: identities, listening, connecting, handshakes.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Token, Trust};
+use cryptogen_mpc::store::{Binding, Store};
+use cryptogen_mpc::{Client, Connection, Party, Server, SessionError};
+use cryptogen_he::{Params, SecretKey};
+use cryptogen_protocols::endpoint::Endpoint;
+use cryptogen_ring::{Prg, Seed};
+use pyo3::prelude::*;
+
+use crate::endpoint::{ClientEndpoint, ServerEndpoint};
+use crate::errors;
+use crate::model::{Plan, ServerKey};
+
+/// Name of the lattice parameter set that both parties must use.
+pub const PARAMETERS: &str = "N8192Q196";
+const PROTOCOL: &str = "preprocessed";
+
+/// Delivers Ctrl-C while Rust waits.
+pub fn interrupted() -> bool {
+    Python::attach(|py| py.check_signals().is_err())
+}
+
+/// A lock whose holder panicked is still a lock: the connection inside reports its own state.
+pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The server's TLS certificate and key.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct Identity(rust::Identity);
+
+#[pymethods]
+impl Identity {
+    #[staticmethod]
+    fn load_or_create(directory: &str) -> PyResult<Identity> {
+        rust::Identity::load_or_create(Path::new(directory)).map(Identity).map_err(errors::session)
+    }
+    #[staticmethod]
+    fn from_pem(certificates: &str, key: &str) -> PyResult<Identity> {
+        rust::Identity::from_pem(Path::new(certificates), Path::new(key)).map(Identity).map_err(errors::session)
+    }
+    /// SHA-256 of the certificate, hex.
+    #[getter]
+    fn fingerprint(&self) -> &str {
+        self.0.fingerprint()
+    }
+}
+
+/// A listening socket.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct Listener(rust::Listener);
+
+#[pymethods]
+impl Listener {
+    #[new]
+    fn new(address: &str, identity: &Identity) -> PyResult<Listener> {
+        rust::Listener::bind(address, &identity.0).map(Listener).map_err(errors::session)
+    }
+    #[getter]
+    fn address(&self) -> PyResult<String> {
+        Ok(self.0.local_addr().map_err(errors::session)?.to_string())
+    }
+    /// The next client, or None after `timeout` seconds.
+    fn accept(&self, py: Python<'_>, timeout: f64) -> PyResult<Option<ServerConnection>> {
+        let end = Instant::now() + Duration::from_secs_f64(timeout.clamp(0.0, 1e6));
+        let mut stopped = false;
+        let result = py.detach(|| {
+            self.0.accept(&mut || {
+                stopped = interrupted();
+                stopped || Instant::now() >= end
+            })
+        });
+        match result {
+            Ok(mut c) => {
+                c.set_interrupt(Box::new(interrupted));
+                Ok(Some(ServerConnection(Mutex::new(Some(c)))))
+            }
+            Err(SessionError::Interrupted) if !stopped => Ok(None),
+            Err(e) => Err(errors::session(e)),
+        }
+    }
+}
+
+/// A client as the server sees it, before the protocols start.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct ServerConnection(Mutex<Option<Connection<Server>>>);
+
+/// A connection to a server, before the protocols start.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
+
+fn open<P: Party>(
+    connection: &Mutex<Option<Connection<P>>>,
+    plan: &Plan,
+    store: &str,
+    binding: Binding,
+    key: SecretKey,
+    resync: bool,
+) -> PyResult<Endpoint<P>> {
+    let conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
+    let store = Store::open(Path::new(store), &binding).map_err(errors::store)?;
+    Endpoint::open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
+}
+
+macro_rules! control {
+    ($class:ident) => {
+        #[pymethods]
+        impl $class {
+            /// Both parties must mean the same model, plan, tables and lattice parameters.
+            fn agree(&self, py: Python<'_>, model: String, plan: String, tables: String) -> PyResult<()> {
+                let mine = Agreement { model, plan, tables, parameters: PARAMETERS.into() };
+                py.detach(|| self.with(|c| c.agree(&mine)))
+            }
+            /// Sends a JSON document.
+            fn send_control(&self, py: Python<'_>, json: &str) -> PyResult<()> {
+                let value = crate::endpoint::parse(json)?;
+                py.detach(|| self.with(|c| c.send_control(&value)))
+            }
+            /// Receives a JSON document of at most 1 MiB.
+            fn recv_control(&self, py: Python<'_>) -> PyResult<String> {
+                py.detach(|| self.with(|c| c.recv_control().map(|v| v.to_string())))
+            }
+            /// Tells the peer that we give up.
+            fn send_failure(&self, py: Python<'_>, kind: &str, text: &str) -> PyResult<()> {
+                py.detach(|| self.with(|c| c.send_failure(kind, text)))
+            }
+            /// Longest silence of the peer that is tolerated.
+            fn set_idle_timeout(&self, seconds: f64) -> PyResult<()> {
+                self.with(|c| {
+                    c.set_idle_timeout(Duration::from_secs_f64(seconds.clamp(0.1, 1e6)));
+                    Ok(())
+                })
+            }
+        }
+    };
+}
+control!(ServerConnection);
+control!(ClientConnection);
+
+impl ServerConnection {
+    fn with<T>(&self, f: impl FnOnce(&mut Connection<Server>) -> Result<T, SessionError>) -> PyResult<T> {
+        lock(&self.0).as_mut().map_or(Err(SessionError::Closed), f).map_err(errors::session)
+    }
+}
+
+impl ClientConnection {
+    fn with<T>(&self, f: impl FnOnce(&mut Connection<Client>) -> Result<T, SessionError>) -> PyResult<T> {
+        lock(&self.0).as_mut().map_or(Err(SessionError::Closed), f).map_err(errors::session)
+    }
+}
+
+#[pymethods]
+impl ServerConnection {
+    /// Lets the client in; returns its id.
+    fn welcome(&self, py: Python<'_>, token: Option<String>) -> PyResult<String> {
+        let policy = Policy {
+            package_version: env!("CARGO_PKG_VERSION").into(),
+            protocol: PROTOCOL.into(),
+            token: token.map(Token::new),
+        };
+        py.detach(|| self.with(|c| c.welcome(&policy).map(|hello| hello.client_id)))
+    }
+
+    /// Starts the protocols; the connection moves into the endpoint.
+    #[allow(clippy::too_many_arguments)]
+    fn open(
+        &self,
+        py: Python<'_>,
+        plan: &Plan,
+        store: &str,
+        peer: String,
+        model: String,
+        plan_digest: String,
+        key: &ServerKey,
+        resync: bool,
+    ) -> PyResult<ServerEndpoint> {
+        let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_ot::Role::Server };
+        let key = key.secret()?;
+        py.detach(|| open(&self.0, plan, store, binding, key, resync)).map(ServerEndpoint::new)
+    }
+}
+
+#[pymethods]
+impl ClientConnection {
+    /// Connects over TLS, pinning a fingerprint or trusting a CA file (the system's roots without either).
+    #[staticmethod]
+    fn connect(
+        py: Python<'_>,
+        address: &str,
+        fingerprint: Option<String>,
+        ca_file: Option<String>,
+    ) -> PyResult<ClientConnection> {
+        let trust = match (fingerprint, ca_file) {
+            (Some(f), _) => Trust::Fingerprint(f),
+            (None, Some(path)) => Trust::CaFile(path.into()),
+            (None, None) => Trust::PublicAuthorities,
+        };
+        let c = py.detach(|| rust::connect(address, &trust, Some(Box::new(interrupted)))).map_err(errors::session)?;
+        Ok(ClientConnection(Mutex::new(Some(c))))
+    }
+
+    /// Introduces us to the server.
+    fn hello(&self, py: Python<'_>, client_id: String, token: Option<String>) -> PyResult<()> {
+        let me = Introduction {
+            package_version: env!("CARGO_PKG_VERSION").into(),
+            protocol: PROTOCOL.into(),
+            client_id,
+            token: token.map(Token::new),
+        };
+        py.detach(|| self.with(|c| c.hello(&me).map(|_| ())))
+    }
+
+    /// Starts the protocols with a fresh lattice key; the connection moves into the endpoint.
+    #[allow(clippy::too_many_arguments)]
+    fn open(
+        &self,
+        py: Python<'_>,
+        plan: &Plan,
+        store: &str,
+        peer: String,
+        model: String,
+        plan_digest: String,
+        resync: bool,
+    ) -> PyResult<ClientEndpoint> {
+        let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_ot::Role::Client };
+        let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
+        let key = SecretKey::generate(Params::get(cryptogen_protocols::endpoint::PARAMETERS), &mut rng);
+        py.detach(|| open(&self.0, plan, store, binding, key, resync)).map(ClientEndpoint::new)
+    }
+}
