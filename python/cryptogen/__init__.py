@@ -1,1 +1,31 @@
-"""CryptoGen: private text generation between a server that holds a model and a client that holds a prompt."""
+"""CryptoGen: private text generation between a server that holds a model and a client that holds a prompt.
+
+    import cryptogen
+
+    cryptogen.Server("path/to/model").serve("0.0.0.0:7766")                      # on the model owner's machine
+
+    with cryptogen.Client("host:7766", fingerprint="…") as client:               # on yours
+        for token in client.generate("The capital of France is", max_new_tokens=8):
+            print(token.text, end="", flush=True)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .session import Client, Costs, Server, Token
+    from .weights import load
+
+__all__ = ["Client", "Costs", "Server", "Token", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported on first use: the researcher's side (models, numerics, evaluate) works without the Rust core."""
+    if name == "load":
+        from .weights import load
+
+        return load
+    if name in __all__:
+        from . import session
+
+        return getattr(session, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,74 @@
+"""Where things are kept: keys, material, encrypted models. One folder per role below the user's data directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from cryptogen.errors import MalformedFile
+
+
+def data_folder(role: str, override: str | Path | None = None) -> Path:
+    """The private (mode 0700) folder of a role, `client` or `server`; made if absent.
+
+    Below `override`, else `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
+    """
+    base = override or os.environ.get("CRYPTOGEN_DATA_DIR")
+    root = Path(base).expanduser() if base else _xdg_data_home() / "cryptogen"
+    folder = root / role
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    return folder
+
+
+def client_id(folder: Path) -> str:
+    """This client's stable random name: servers keep material under it. Made on first use."""
+    path = folder / "client_id"
+    if not path.exists():
+        write_private(path, f"client-{secrets.token_hex(8)}\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+class KnownServers:
+    """Fingerprints of servers that the user has checked: `known_servers`, a JSON object address → SHA-256."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "known_servers"
+
+    def get(self, address: str) -> str | None:
+        return self._read().get(address)
+
+    def put(self, address: str, fingerprint: str) -> None:
+        known = self._read()
+        if known.get(address) != fingerprint:
+            write_private(self._path, json.dumps(known | {address: fingerprint}, indent=1) + "\n")
+
+    def _read(self) -> dict[str, str]:
+        if not self._path.exists():
+            return {}
+        try:
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise MalformedFile(self._path, f"a JSON object expected: {e}") from None
+        if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
+            raise MalformedFile(self._path, "a JSON object of fingerprints expected")
+        return known
+
+
+def write_private(path: Path, content: str | bytes) -> None:
+    """Replace a file of mode 0600, all of it or nothing."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _xdg_data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")

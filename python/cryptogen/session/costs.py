@@ -1,0 +1,77 @@
+"""What a session has cost so far: seconds, bytes in both directions, round trips, material."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PHASES = ("setup", "offline", "online")
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """One phase, as the client sees it. Bytes are what travels inside TLS."""
+
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    round_trips: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Both directions."""
+        return self.bytes_sent + self.bytes_received
+
+    def __add__(self, other: PhaseCost) -> PhaseCost:
+        return PhaseCost(
+            self.seconds + other.seconds,
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.round_trips + other.round_trips,
+        )
+
+    def __sub__(self, other: PhaseCost) -> PhaseCost:
+        return PhaseCost(
+            self.seconds - other.seconds,
+            self.bytes_sent - other.bytes_sent,
+            self.bytes_received - other.bytes_received,
+            self.round_trips - other.round_trips,
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Setup (once per model), offline (material), online (the prompt and the tokens), and what is left in the store."""
+
+    setup: PhaseCost = PhaseCost()
+    offline: PhaseCost = PhaseCost()
+    online: PhaseCost = PhaseCost()
+    rows: int = 0  # computed
+    tokens: int = 0  # sampled
+    spent: Mapping[str, int] = field(default_factory=dict)  # slots, heads, exponentials
+    left: Mapping[str, int] = field(default_factory=dict)
+
+    def __sub__(self, before: Costs) -> Costs:
+        """The cost of what happened since `before`; `left` stays what it is now."""
+        return Costs(
+            self.setup - before.setup,
+            self.offline - before.offline,
+            self.online - before.online,
+            self.rows - before.rows,
+            self.tokens - before.tokens,
+            {name: n - before.spent.get(name, 0) for name, n in self.spent.items()},
+            self.left,
+        )
+
+
+def phase_costs(stats: str, seconds: Mapping[str, float]) -> dict[str, PhaseCost]:
+    """From the core's counters (`_Endpoint.stats`) and measured seconds."""
+    counted: dict[str, Any] = json.loads(stats)
+    costs = {}
+    for phase in PHASES:
+        c = counted.get(phase, {})
+        numbers = (int(c.get(name, 0)) for name in ("bytes_sent", "bytes_received", "round_trips"))
+        costs[phase] = PhaseCost(seconds.get(phase, 0.0), *numbers)
+    return costs

@@ -1,0 +1,279 @@
+"""The client's end of a session: each method tells the server which step comes and takes the same step."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen import _core
+from cryptogen.backends.base import Backend
+from cryptogen.backends.private import ClientBackend, want_of
+from cryptogen.errors import (
+    ConnectionLost,
+    CryptogenError,
+    MaterialShort,
+    ProtocolViolation,
+)
+from cryptogen.models.decoder import forward
+from cryptogen.numerics.calibrate import shape_of
+from cryptogen.numerics.document import PlanError
+from cryptogen.numerics.plan import Plan, tables, tables_digest
+from cryptogen.paths import KnownServers, client_id, data_folder
+from cryptogen.tokens import TextCodec
+
+from . import messages
+from .costs import Costs, phase_costs
+from .material import Need, need_ahead, need_of, spare
+from .messages import Message
+from .offer import Offer, receive_offer
+from .trust import Trust
+
+Progress = Callable[[str, int, int], None]
+POOLS = ("slots", "heads", "exponentials")
+
+
+class Link:
+    """An open session. A step that fails in the middle closes it: shares would no longer match."""
+
+    offer: Offer
+    codec: TextCodec | None
+    plan: _core.Plan
+
+    def __init__(
+        self,
+        address: str,
+        trust: Trust,
+        data_dir: str | Path | None,
+        name: str | None,
+        batch_tokens: int | None,
+        resync: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._address, self._trust, self._resync = address, trust, resync
+        self._folder = data_folder("client", data_dir)
+        self._name = name or client_id(self._folder)
+        self._known = KnownServers(self._folder)
+        self._batch_tokens, self._progress = batch_tokens, progress
+        self._endpoint: _core.ClientEndpoint | None = None
+        self._seconds: dict[str, float] = {}
+        self._earlier, self._spent, self._rows, self._tokens = Costs(), Counter[str](), 0, 0
+
+    # --- opening and closing
+
+    @property
+    def connected(self) -> bool:
+        return self._endpoint is not None
+
+    def connect(self) -> None:
+        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongToken`, `VersionMismatch`, `AgreementMismatch`,
+        `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        started = time.perf_counter()
+        fingerprint = self._trust.pinned(self._address, self._known)
+        connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
+        connection.hello(self._name, self._trust.token)
+        if fingerprint is not None:
+            self._known.put(self._address, fingerprint)  # the server has just proved to own it
+        self.offer, documents = receive_offer(connection, self._folder / "documents")
+        plan, made = self._checked_plan(documents["plan"])
+        plan_digest, model = self.offer.documents["plan"], self.offer.model
+        connection.agree(model, plan_digest, tables_digest(made))
+        self.plan = _core.Plan(plan.to_json(), made)
+        self.codec = _codec(self.offer, documents.get("tokenizer"))
+        peer = fingerprint or f"certified:{self._address}"
+        pair = hashlib.sha256(f"{peer} {model} {plan_digest}".encode()).hexdigest()[:32]
+        (self._folder / "stores").mkdir(exist_ok=True, mode=0o700)
+        store = str(self._folder / "stores" / pair)
+        endpoint = connection.open(self.plan, store, peer, model, plan_digest, self._resync)
+        self._earlier, self._seconds = self.costs(), {}
+        self._endpoint, self._backend = endpoint, ClientBackend(endpoint, plan)
+        self._fetch_model(model, plan_digest)
+        self._seconds["setup"] = time.perf_counter() - started
+
+    def _checked_plan(self, document: bytes) -> tuple[Plan, list[NDArray[np.int64]]]:
+        try:
+            plan = Plan.from_json(document.decode())
+            if plan.model != shape_of(self.offer.config):
+                raise PlanError("model", shape_of(self.offer.config), plan.model)
+            return plan, tables(plan)
+        except (UnicodeDecodeError, RecursionError, MemoryError) as error:
+            raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
+
+    def _fetch_model(self, model: str, plan_digest: str) -> None:
+        """The encrypted model comes once per model and key; a file appears under its name only when complete."""
+        name = hashlib.sha256(f"{model} {plan_digest} {self.offer.key_id}".encode()).hexdigest()[:32]
+        path = self._folder / "models" / name
+        endpoint = self._open()
+        if path.exists():
+            endpoint.open_model(str(path))
+            return
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        partial = path.with_name(f"{name}.{self._name}.partial")
+        try:
+            with self._step("setup", messages.SendModel()):
+                endpoint.receive_model(str(partial), self._progress)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._endpoint is not None:
+            try:
+                self._endpoint.send_control(messages.encode(messages.Bye()))
+            except CryptogenError:
+                pass  # it is gone already
+            self._drop()
+
+    def _drop(self) -> None:
+        self._earlier, self._seconds = self.costs(), {}
+        self._endpoint = None
+        del self._backend  # the last references: the connection closes, the store is unlocked
+
+    # --- steps
+
+    @property
+    def length(self) -> int:
+        return self._endpoint.length if self._endpoint else 0
+
+    @property
+    def ready_rows(self) -> int:
+        return self._endpoint.ready_rows if self._endpoint else 0
+
+    @property
+    def ready_heads(self) -> int:
+        return self._endpoint.ready_heads if self._endpoint else 0
+
+    def ensure(self, need: Need) -> None:
+        """Buys what the store lacks; a batch of `batch_tokens` if that is more."""
+        missing = need.beyond(self._open().stock())
+        if missing == Need(0, 0, 0):
+            return
+        if self._batch_tokens is not None:
+            batch = need_ahead(self.plan, self._batch_tokens, min(self._batch_tokens, self.offer.config.context))
+            missing = Need(*(max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS))
+        self.buy(missing)
+
+    def buy(self, need: Need) -> None:
+        """Makes material and stores it, on both sides."""
+        for part in need.requests():
+            endpoint = self._open()
+            with self._step("offline", messages.Prepare(part.slots, part.heads, part.exponentials)):
+                endpoint.prepare(part.slots, part.heads, part.exponentials, self._progress)
+
+    def extend(self, rows: int) -> None:
+        """Gives the next rows their positions. Unusable slots may make the store run short: then more are bought."""
+        target = self.ready_rows + rows
+        while (left := target - self.ready_rows) > 0:
+            endpoint, first = self._open(), self.length + self.ready_rows
+            self.ensure(need_of(self.plan, first, left, 0))
+            try:
+                with self._spending(), self._step("offline", messages.Extend(left)):
+                    endpoint.extend(left)
+            except MaterialShort:
+                self.buy(Need(spare(target - self.ready_rows), 0, 0))
+
+    def heads(self, n: int) -> None:
+        """Takes the material of `n` sampled rows."""
+        while (left := n - self.ready_heads) > 0:
+            endpoint = self._open()
+            self.ensure(Need(0, left, 0))
+            try:
+                with self._spending(), self._step("offline", messages.Heads(left)):
+                    endpoint.take_heads(left)
+            except MaterialShort:
+                self.buy(Need(0, spare(n - self.ready_heads), 0))
+
+    def forward(self, tokens: Sequence[int], sampled: int) -> NDArray[np.float64]:
+        """One pass: logits [sampled, vocab]. The rows must have been given positions."""
+        want = want_of(len(tokens), sampled)
+        assert want is not None  # callers ask for none, one or all
+        self.heads(sampled)
+        with self._step("online", messages.Forward(len(tokens), sampled)):
+            self._backend.sampled = sampled
+            backend: Backend[Any] = self._backend
+            logits = forward(backend, self.offer.config, tokens, want)
+        self._rows += len(tokens)
+        if logits is None:
+            return np.empty((0, self.offer.config.vocab))
+        assert isinstance(logits, np.ndarray)
+        return logits
+
+    def reset(self) -> None:
+        endpoint = self._open()
+        with self._step("offline", messages.Reset()):
+            endpoint.reset()
+
+    def _open(self) -> _core.ClientEndpoint:
+        if self._endpoint is None:
+            raise ConnectionLost("the session is closed; connect again")
+        return self._endpoint
+
+    @contextmanager
+    def _step(self, phase: str, message: Message) -> Iterator[None]:
+        """Announces a step and times it. Only running short of material leaves both parties in step."""
+        started = time.perf_counter()
+        try:
+            self._open().send_control(messages.encode(message))
+            yield
+        except MaterialShort:
+            raise
+        except BaseException:
+            if self._endpoint is not None:
+                self._drop()
+            raise
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+
+    # --- reports
+
+    @contextmanager
+    def reporting(self, progress: Progress | None) -> Iterator[None]:
+        """Another listener for the progress of the steps inside."""
+        before, self._progress = self._progress, progress or self._progress
+        try:
+            yield
+        finally:
+            self._progress = before
+
+    @contextmanager
+    def _spending(self) -> Iterator[None]:
+        before = self._open().stock()
+        try:
+            yield
+        finally:
+            if self._endpoint is not None:
+                after = self._endpoint.stock()
+                self._spent.update({name: before[name] - after[name] for name in POOLS})
+
+    def count_token(self) -> None:
+        self._tokens += 1
+
+    def costs(self) -> Costs:
+        """All connections of this link together."""
+        now = phase_costs(self._endpoint.stats() if self._endpoint else "{}", self._seconds)
+        left = self._endpoint.stock() if self._endpoint else self._earlier.left
+        before = self._earlier
+        return Costs(
+            before.setup + now["setup"],
+            before.offline + now["offline"],
+            before.online + now["online"],
+            self._rows,
+            self._tokens,
+            dict(self._spent),
+            dict(left),
+        )
+
+
+def _codec(offer: Offer, document: bytes | None) -> TextCodec | None:
+    if document is None:
+        return None
+    codec = TextCodec.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
+    codec.chat = offer.chat
+    return codec

@@ -1,0 +1,55 @@
+"""How much single-use material a piece of work needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .messages import LARGEST_BATCH, LARGEST_TABLES
+
+if TYPE_CHECKING:
+    from cryptogen._core import Plan
+
+
+@dataclass(frozen=True)
+class Need:
+    """Records of the three pools: a slot per row, a head per sampled token, exponential tables per pair of rows."""
+
+    slots: int
+    heads: int
+    exponentials: int
+
+    def beyond(self, stock: Mapping[str, int]) -> Need:
+        """What is missing."""
+        return Need(*(max(getattr(self, name) - stock[name], 0) for name in ("slots", "heads", "exponentials")))
+
+    def requests(self) -> list[Need]:
+        """The same in pieces that one message may ask for."""
+        pieces, left = [], self
+        while left != Need(0, 0, 0):
+            piece = Need(
+                min(left.slots, LARGEST_BATCH), min(left.heads, LARGEST_BATCH), min(left.exponentials, LARGEST_TABLES)
+            )
+            pieces.append(piece)
+            left = Need(
+                left.slots - piece.slots, left.heads - piece.heads, left.exponentials - piece.exponentials
+            )
+        return pieces
+
+
+def need_of(plan: Plan, first: int, rows: int, sampled: int) -> Need:
+    """For rows first … first + rows − 1 of one session, `sampled` of them sampled."""
+    return Need(spare(rows), spare(sampled), plan.exponentials_needed(first, rows))
+
+
+def need_ahead(plan: Plan, tokens: int, context: int) -> Need:
+    """For `tokens` rows, every one of them sampled, spent in sessions of `context` rows."""
+    full, rest = divmod(tokens, context)
+    exponentials = full * plan.exponentials_needed(0, context) + plan.exponentials_needed(0, rest)
+    return Need(spare(tokens), spare(tokens), exponentials)
+
+
+def spare(records: int) -> int:
+    """A few per cent more: some records turn out unusable (their shares might truncate wrongly) and are discarded."""
+    return records + max(2, records * 3 // 100) if records else 0

@@ -1,0 +1,123 @@
+"""What the client asks of the server: small JSON control messages, each followed by one step that both sides take.
+
+The server answers nothing unless it refuses. Parse, don't validate: an unknown operation, a missing, extra or ill-typed
+field, or a number outside its range is a `ProtocolViolation` and ends the session.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from cryptogen.errors import ProtocolViolation
+
+LARGEST_BATCH = 1 << 14  # slots or heads per request
+LARGEST_TABLES = 1 << 26  # exponential tables per request
+LARGEST_BLOCK = 64  # rows given a position, or computed, at once
+
+
+@dataclass(frozen=True)
+class SendModel:
+    """The encrypted model, once per model and key."""
+
+    op: ClassVar[str] = "model"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Single-use material, not bound to a session."""
+
+    slots: int
+    heads: int
+    exponentials: int
+    op: ClassVar[str] = "prepare"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {
+        "slots": (0, LARGEST_BATCH),
+        "heads": (0, LARGEST_BATCH),
+        "exponentials": (0, LARGEST_TABLES),
+    }
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Positions and attention material for the next rows of the session."""
+
+    rows: int
+    op: ClassVar[str] = "extend"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (1, LARGEST_BLOCK)}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Material for `n` sampled tokens out of the store."""
+
+    n: int
+    op: ClassVar[str] = "heads"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {"n": (1, LARGEST_BLOCK)}
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One pass over `rows` new rows, logits of none (0), the last (1) or all of them."""
+
+    rows: int
+    sampled: int
+    op: ClassVar[str] = "forward"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (1, LARGEST_BLOCK), "sampled": (0, LARGEST_BLOCK)}
+
+
+@dataclass(frozen=True)
+class Reset:
+    """A new session: empty cache."""
+
+    op: ClassVar[str] = "reset"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True)
+class Bye:
+    """The client is done."""
+
+    op: ClassVar[str] = "bye"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+Message = SendModel | Prepare | Extend | Heads | Forward | Reset | Bye
+_KINDS: dict[str, type[Message]] = {
+    "model": SendModel, "prepare": Prepare, "extend": Extend, "heads": Heads, "forward": Forward, "reset": Reset,
+    "bye": Bye,
+}  # fmt: skip
+
+
+def encode(message: Message) -> str:
+    return json.dumps({"op": message.op} | asdict(message))
+
+
+def decode(text: str) -> Message:
+    """Inverse of `encode`, for text from a peer. `ProtocolViolation`."""
+    value = parse_object(text)
+    op = value.pop("op", None)
+    kind = _KINDS.get(op) if isinstance(op, str) else None
+    if kind is None:
+        raise ProtocolViolation(f"unknown operation {str(op)[:20]!r}, expected one of {', '.join(_KINDS)}")
+    names = {f.name for f in fields(kind)}
+    if set(value) != names:
+        raise ProtocolViolation(f"{op}: fields {sorted(map(str, value))[:8]}, expected {sorted(names)}")
+    for name, (low, high) in kind.limits.items():
+        number = value[name]
+        if type(number) is not int or not low <= number <= high:
+            raise ProtocolViolation(f"{op}: {name} is {str(number)[:20]}, expected an integer in {low}..{high}")
+    return kind(**value)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object from a peer. `ProtocolViolation` for anything else (deep nesting included)."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ProtocolViolation("a control message is not JSON") from None
+    if not isinstance(value, dict):
+        raise ProtocolViolation(f"a control message is a {type(value).__name__}, expected an object")
+    return value

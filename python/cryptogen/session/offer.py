@@ -1,0 +1,187 @@
+"""What the server tells a new client: everything public about its model. The client checks all of it.
+
+1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format, lattice key's name.
+2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest).
+3. S→C those documents, compressed, in pieces below the limit of a control message.
+4. Both: `agree` on the digests; the client's tables are its own, made from the plan.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from cryptogen.errors import CryptogenError, ProtocolViolation
+from cryptogen.models.config import ModelConfig
+from cryptogen.numerics.plan import Plan
+from cryptogen.paths import write_private
+from cryptogen.tokens import ChatML, TextCodec
+
+from .messages import parse_object
+
+VERSION = 1
+DOCUMENTS = ("plan", "tokenizer")
+LARGEST_DOCUMENT = 64 << 20
+PIECE = 600_000  # compressed bytes per control message (limit 1 MiB, base64 adds a third)
+
+
+class Wire(Protocol):
+    """A connection or an endpoint."""
+
+    def send_control(self, json: str) -> None: ...
+    def recv_control(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The public description of a served model."""
+
+    config: ModelConfig
+    model: str  # SHA-256 of the integer weights
+    tables: str
+    key_id: str
+    stop: frozenset[int]
+    chat: ChatML | None
+    documents: dict[str, str]  # name → SHA-256
+
+    def to_json(self) -> str:
+        chat = None if self.chat is None else [self.chat.start_id, self.chat.end_id, self.chat.default_system]
+        return json.dumps(
+            {
+                "version": VERSION,
+                "config": self.config.as_dict(),
+                "model": self.model,
+                "tables": self.tables,
+                "key_id": self.key_id,
+                "stop": sorted(self.stop),
+                "chat": chat,
+                "documents": self.documents,
+            }
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Offer:
+        """`ProtocolViolation` unless every field is there and well-formed."""
+        value = parse_object(text)
+        names = {"version", "config", "model", "tables", "key_id", "stop", "chat", "documents"}
+        if set(value) != names or value["version"] != VERSION:
+            got = str(value.get("version"))[:20]
+            raise ProtocolViolation(f"offer: version {got}, expected {VERSION} with {sorted(names)}")
+        try:
+            config = ModelConfig.from_dict(value["config"])
+        except (CryptogenError, TypeError, AttributeError) as e:
+            raise ProtocolViolation(f"offer: {e}") from None
+        documents = value["documents"]
+        if not isinstance(documents, dict) or not {"plan"} <= set(documents) <= set(DOCUMENTS):
+            raise ProtocolViolation(f"offer: documents expected: plan, maybe tokenizer; got {str(documents)[:40]}")
+        for name in ("model", "tables"):
+            _digest(name, value[name])
+        for name, digest in documents.items():
+            _digest(name, digest)
+        if not isinstance(value["key_id"], str) or not re.fullmatch(r"[0-9a-f]{8,128}", value["key_id"]):
+            raise ProtocolViolation("offer: key_id is not a name in hexadecimal digits")
+        stop = value["stop"]
+        if not isinstance(stop, list) or len(stop) > 64 or any(not _token(t, config) for t in stop):
+            raise ProtocolViolation("offer: stop is not a list of at most 64 token ids")
+        chat = _chat(value["chat"], config)
+        return Offer(config, value["model"], value["tables"], value["key_id"], frozenset(stop), chat, documents)
+
+
+def public_plan(plan: Plan) -> Plan:
+    """The plan without the record of its calibration, which the protocol does not need."""
+    return replace(plan, statistics={})
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_offer(
+    config: ModelConfig,
+    codec: TextCodec | None,
+    stop: frozenset[int],
+    digests: tuple[str, str],
+    key_id: str,
+    documents: dict[str, bytes],
+) -> Offer:
+    """`digests`: of the integer weights and of the tables."""
+    chat = codec.chat if codec else None
+    return Offer(config, *digests, key_id, stop, chat, {name: sha256(data) for name, data in documents.items()})
+
+
+def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> None:
+    """The server's side of steps 1 to 3."""
+    wire.send_control(offer.to_json())
+    wanted = parse_object(wire.recv_control()).get("want")
+    if not isinstance(wanted, list) or len(wanted) > len(documents) or any(name not in documents for name in wanted):
+        raise ProtocolViolation(f"wanted documents {str(wanted)[:40]}, expected some of {sorted(documents)}")
+    for name in wanted:
+        packed = zlib.compress(documents[name], 6)
+        pieces = [packed[i : i + PIECE] for i in range(0, len(packed), PIECE)]
+        for i, piece in enumerate(pieces):
+            data = base64.b64encode(piece).decode()
+            wire.send_control(json.dumps({"document": name, "left": len(pieces) - 1 - i, "data": data}))
+
+
+def receive_offer(wire: Wire, cache: Path) -> tuple[Offer, dict[str, bytes]]:
+    """The client's side of steps 1 to 3; documents are kept in `cache` under their digest."""
+    offer = Offer.from_json(wire.recv_control())
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = {name: data for name, digest in offer.documents.items() if (data := _cached(cache / digest, digest))}
+    wanted = [name for name in offer.documents if name not in found]
+    wire.send_control(json.dumps({"want": wanted}))
+    for name in wanted:
+        data = _receive(wire, name)
+        if sha256(data) != offer.documents[name]:
+            raise ProtocolViolation(f"{name}: SHA-256 {offer.documents[name]} announced, {sha256(data)} received")
+        write_private(cache / offer.documents[name], data)
+        found[name] = data
+    return offer, found
+
+
+def _cached(path: Path, digest: str) -> bytes | None:
+    data = path.read_bytes() if path.exists() else None
+    return data if data is not None and sha256(data) == digest else None
+
+
+def _receive(wire: Wire, name: str) -> bytes:
+    unpack, out, before = zlib.decompressobj(), bytearray(), LARGEST_DOCUMENT // PIECE + 2
+    while True:
+        piece = parse_object(wire.recv_control())
+        left, data = piece.get("left"), piece.get("data")
+        sound = piece.get("document") == name and type(left) is int and isinstance(data, str)
+        if not sound or not 0 <= left < before:
+            raise ProtocolViolation(f"a piece of the {name} expected")
+        try:
+            out += unpack.decompress(base64.b64decode(data, validate=True), LARGEST_DOCUMENT + 1 - len(out))
+        except (ValueError, zlib.error):
+            raise ProtocolViolation(f"{name}: a piece is not compressed data") from None
+        if len(out) > LARGEST_DOCUMENT:
+            raise ProtocolViolation(f"{name}: more than {LARGEST_DOCUMENT} bytes")
+        if left == 0:
+            return bytes(out)
+        before = left
+
+
+def _digest(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ProtocolViolation(f"offer: {name} is not a SHA-256 in hexadecimal digits")
+
+
+def _token(value: Any, config: ModelConfig) -> bool:
+    return type(value) is int and 0 <= value < config.vocab
+
+
+def _chat(value: Any, config: ModelConfig) -> ChatML | None:
+    if value is None:
+        return None
+    sound = isinstance(value, list) and len(value) == 3 and isinstance(value[2], str | None)
+    if not sound or not _token(value[0], config) or not _token(value[1], config):
+        raise ProtocolViolation("offer: chat is not [start id, end id, system message]")
+    return ChatML(*value)

@@ -1,0 +1,209 @@
+"""The model owner's side: accepts clients, one thread each, and takes the steps that a client asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptogen import _core
+from cryptogen.backends.base import Backend
+from cryptogen.backends.private import ServerBackend, want_of
+from cryptogen.errors import ConnectionLost, CryptogenError, InputError, MaterialShort, ProtocolViolation
+from cryptogen.models.canonical import canonicalise
+from cryptogen.models.decoder import forward
+from cryptogen.numerics.plan import Plan, tables, tables_digest
+from cryptogen.numerics.quantise import quantise
+from cryptogen.paths import data_folder
+from cryptogen.weights import Checkpoint, load
+
+from . import messages
+from .offer import make_offer, public_plan, send_offer
+from .plans import find_plan
+
+log = logging.getLogger("cryptogen.server")
+Ready = Callable[[str, str], None]  # (address, fingerprint)
+MOST_TOKENS = 1 << 16  # material that one client may keep here, in slots or heads
+MOST_TABLES = 1 << 28
+POLL = 0.5  # seconds between looks at the stop flag
+
+
+class Server:
+    """Serves one model.
+
+        server = cryptogen.Server("path/to/model", token="a long secret")
+        server.serve("0.0.0.0:7766")     # until Ctrl-C
+
+    `model`: anything `cryptogen.load` reads, or a `Checkpoint`. `plan`: default the one beside the model or shipped.
+    `token`: what clients have to present; None lets anybody in. `certificate`, `key`: PEM files; default a self-signed
+    certificate kept in `data_dir`, whose fingerprint clients pin. Errors: of `load`, `MissingPlan`, `PlanError`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Checkpoint,
+        plan: str | Path | Plan | None = None,
+        *,
+        data_dir: str | Path | None = None,
+        token: str | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        max_clients: int = 8,
+        idle_timeout: float = 1800.0,
+    ) -> None:
+        if (certificate is None) != (key is None):
+            raise InputError("a certificate and its key are needed together")
+        checkpoint = model if isinstance(model, Checkpoint) else load(model)
+        self.config = checkpoint.config
+        self.plan = public_plan(find_plan(checkpoint, plan))
+        self.folder = data_folder("server", data_dir)
+        self._token, self._idle_timeout = token, idle_timeout
+        self._places = threading.BoundedSemaphore(max_clients)
+        self._max_clients = max_clients
+        self._stop = threading.Event()
+        if certificate is None or key is None:
+            self._identity = _core.Identity.load_or_create(str(self.folder / "identity"))
+        else:
+            self._identity = _core.Identity.from_pem(str(certificate), str(key))
+        self._key = _core.ServerKey.load_or_create(str(self.folder / "lattice.key"))
+        self._prepare_model(checkpoint)
+
+    def _prepare_model(self, checkpoint: Checkpoint) -> None:
+        made = tables(self.plan)
+        weights = quantise(canonicalise(checkpoint), self.plan)
+        self._core_plan = _core.Plan(self.plan.to_json(), made)
+        self._weights = _core.ServerModel(
+            self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos
+        )
+        self._documents = {"plan": self.plan.to_json().encode()}
+        codec = checkpoint.tokenizer
+        if codec is not None:
+            self._documents["tokenizer"] = codec.to_json().encode()
+        digests = (weights.digest(), tables_digest(made))
+        self.offer = make_offer(self.config, codec, checkpoint.stop, digests, self._key.key_id, self._documents)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate: tell it to clients over a channel they trust."""
+        return self._identity.fingerprint
+
+    def serve(self, address: str = "127.0.0.1:7766", ready: Ready | None = None) -> None:
+        """Accepts clients until `stop` or Ctrl-C. Port 0 picks a free one; `ready(address, fingerprint)` is called when
+        clients may come. A client that fails ends its own connection only. Errors: `AddressInUse`, `InputError`."""
+        listener = _core.Listener(address, self._identity)
+        self._stop.clear()
+        if ready:
+            ready(listener.address, self.fingerprint)
+        while not self._stop.is_set():
+            try:
+                connection = listener.accept(POLL)
+            except CryptogenError as error:
+                log.warning("a connection failed: %s", error)
+                continue
+            if connection is not None:
+                # daemon: a busy client must not keep the process from ending; stores are crash-safe
+                threading.Thread(target=self._client, args=(connection,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Makes `serve` return; clients that are connected are served on."""
+        self._stop.set()
+
+    def _client(self, connection: _core.ServerConnection) -> None:
+        """One client from handshake to goodbye."""
+        name, wire = "a client", _Replaceable(connection)
+        free = self._places.acquire(blocking=False)
+        try:
+            name = connection.welcome(self._token)
+            if not free:
+                raise Busy(f"{self._max_clients} clients are connected already")
+            log.info("%s: connected", name)
+            self._session(name, wire)
+            log.info("%s: done", name)
+        except ConnectionLost as error:
+            log.info("%s: gone (%s)", name, error)
+        except CryptogenError as error:
+            log.warning("%s: %s: %s", name, type(error).__name__, error)
+            wire.send_failure(error)
+        except Exception:
+            log.exception("%s: internal error", name)
+            wire.send_failure(CryptogenError("internal error"))
+        finally:
+            if free:
+                self._places.release()
+
+    def _session(self, client: str, wire: _Replaceable) -> None:
+        connection: _core.ServerConnection = wire.current
+        send_offer(connection, self.offer, self._documents)
+        plan_digest = self.offer.documents["plan"]
+        connection.agree(self.offer.model, plan_digest, self.offer.tables)
+        pair = hashlib.sha256(f"{self.offer.model} {plan_digest}".encode()).hexdigest()[:32]
+        store = self.folder / "stores" / client / pair
+        store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        endpoint = connection.open(
+            self._core_plan, str(store), client, self.offer.model, plan_digest, self._key, False
+        )
+        wire.current = endpoint
+        backend = ServerBackend(endpoint, self._weights)
+        while True:
+            endpoint.set_idle_timeout(self._idle_timeout)  # between two requests a person may be thinking
+            message = messages.decode(endpoint.recv_control())
+            endpoint.set_idle_timeout(min(self._idle_timeout, 600.0))
+            if isinstance(message, messages.Bye):
+                return
+            try:
+                self._step(endpoint, backend, message)
+            except MaterialShort as error:  # the client finds the same, at the same point, and prepares more
+                log.info("%s: %s", client, error)
+
+    def _step(self, endpoint: _core.ServerEndpoint, backend: ServerBackend, message: messages.Message) -> None:
+        match message:
+            case messages.SendModel():
+                endpoint.send_model(self._weights, None)
+            case messages.Prepare(slots, heads, exponentials):
+                stock = endpoint.stock()
+                limits = {"slots": MOST_TOKENS, "heads": MOST_TOKENS, "exponentials": MOST_TABLES}
+                for name, more in (("slots", slots), ("heads", heads), ("exponentials", exponentials)):
+                    if stock[name] + more > limits[name]:
+                        raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {limits[name]} are kept")
+                endpoint.prepare(slots, heads, exponentials, None)
+            case messages.Extend(rows):
+                if endpoint.length + endpoint.ready_rows + rows > self.config.context:
+                    raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")
+                endpoint.extend(rows)
+            case messages.Heads(n):
+                endpoint.take_heads(n)
+            case messages.Forward(rows, sampled):
+                want = want_of(rows, sampled)
+                if want is None:
+                    raise ProtocolViolation(f"forward: sampled is {sampled}, expected 0, 1 or {rows}")
+                backend.sampled = sampled
+                parties: Backend[Any] = backend
+                forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
+            case messages.Reset():
+                endpoint.reset()
+
+
+class Refused(CryptogenError):
+    """A client asks for more than this server gives."""
+
+
+class Busy(Refused):
+    """All places are taken."""
+
+
+class _Replaceable:
+    """The connection, later the endpoint that took it over: where failures are reported."""
+
+    def __init__(self, connection: _core.ServerConnection) -> None:
+        self.current: Any = connection
+
+    def send_failure(self, error: CryptogenError) -> None:
+        """Tell the peer the kind of failure; the text only where it speaks of the peer's own request."""
+        text = str(error) if isinstance(error, ProtocolViolation | Refused) else ""
+        try:
+            self.current.send_failure(type(error).__name__, text[:200])
+        except CryptogenError:
+            pass  # the peer is gone: nobody to tell
