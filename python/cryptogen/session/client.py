@@ -16,9 +16,10 @@ from cryptogen.sampling import Sampler
 from cryptogen.tokens import TextCodec
 
 from .costs import Costs
-from .link import Link, Progress, Trust
+from .link import Link, Progress
 from .material import need_ahead, need_of
 from .messages import LARGEST_BLOCK
+from .trust import Trust
 
 DECODE_BLOCK = 16  # rows given a position at a time while decoding
 

@@ -152,21 +152,21 @@ def _cached(path: Path, digest: str) -> bytes | None:
 
 def _receive(wire: Wire, name: str) -> bytes:
     unpack, out, before = zlib.decompressobj(), bytearray(), LARGEST_DOCUMENT // PIECE + 2
-    while True:
+    while before:
         piece = parse_object(wire.recv_control())
         left, data = piece.get("left"), piece.get("data")
-        sound = piece.get("document") == name and type(left) is int and isinstance(data, str)
-        if not sound or not 0 <= left < before:
+        if piece.get("document") != name or not isinstance(left, int) or not isinstance(data, str):
             raise ProtocolViolation(f"a piece of the {name} expected")
+        if not 0 <= left < before:
+            raise ProtocolViolation(f"{name}: {left} pieces left, fewer than {before} expected")
         try:
             out += unpack.decompress(base64.b64decode(data, validate=True), LARGEST_DOCUMENT + 1 - len(out))
         except (ValueError, zlib.error):
             raise ProtocolViolation(f"{name}: a piece is not compressed data") from None
         if len(out) > LARGEST_DOCUMENT:
             raise ProtocolViolation(f"{name}: more than {LARGEST_DOCUMENT} bytes")
-        if left == 0:
-            return bytes(out)
         before = left
+    return bytes(out)
 
 
 def _digest(name: str, value: Any) -> None:
