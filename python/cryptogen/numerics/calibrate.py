@@ -41,6 +41,7 @@ class Margins:
 
     score_top: float = 3.0  # nats above the largest score
     score_bottom: float = 0.2  # of the spread, below the smallest score (at least 2 nats)
+    sigma: int = 4  # bits above the largest σ: a row may gain as much as its largest score
     activation: float = 2.6  # window width over the largest input (it is symmetric: 1.3 on each side)
 
 
@@ -156,19 +157,20 @@ class _Sketch:
         # a slope rounded to an integer is wrong by up to 2^(h−1) at the end of its piece: 2^-7 of the smallest e
         bits = min(max(math.ceil(h + 6 - small), EXP_BITS), EXP_BITS_MAX)
         e_shift = math.floor(bits + small - SIGMA_FLOOR)
-        e_shift = max(e_shift, math.ceil(bits + large + 2 - SIGMA_CEILING))
+        e_shift = max(e_shift, math.ceil(bits + large + margins.sigma - SIGMA_CEILING))
         e_shift = min(max(e_shift, 0), 32)
         scale = bits - e_shift
-        return _Sketch(top, h, bits, e_shift, window(2.0 ** (large + scale), SIGMA_K), 2.0 ** (small + scale), value)
+        sigma = window(2.0 ** (large + scale), SIGMA_K, margins.sigma)
+        return _Sketch(top, h, bits, e_shift, sigma, 2.0 ** (small + scale), value)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
-        """ρ = 2^r/σ has 8 bits at the end of the window; o' has 10 for a small row; less where both cost too much."""
+        """ρ = 2^r/σ has 6 bits at the end of the window; o' has 10 for a small row; less where both cost too much."""
         fine = fine_window(self.sigma, self.smallest)
         if two and fine is None:  # the layer's heads agree on having a fine range
             fine = Window(max(self.sigma.bits - 4, self.sigma.k + 1), self.sigma.k)
         o_bits = math.log2(self.smallest) + F + math.log2(max(self.value, 2.0**-8))
         o_shift = min(max(math.floor(o_bits - 10), 0), 32)
-        r = self.sigma.bits + 8
+        r = self.sigma.bits + 6
         excess = max(r - o_shift - PRODUCT_CEILING, 0)
         r -= min(excess // 2, 2)
         o_shift = min(max(o_shift, r - PRODUCT_CEILING), 32)

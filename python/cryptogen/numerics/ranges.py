@@ -54,9 +54,9 @@ class Window:
         return value / 2.0 ** (self.bits - self.k)
 
 
-def window(largest: float, k: int) -> Window:
-    """Covers four times the largest calibrated value; at least one bit below the index."""
-    return Window(max(bits_for(4 * largest), k + 1), k)
+def window(largest: float, k: int, margin: int = 2) -> Window:
+    """Covers `2^margin` times the largest calibrated value; at least one bit below the index."""
+    return Window(max(bits_for(largest) + margin, k + 1), k)
 
 
 def fine_window(coarse: Window, smallest: float) -> Window | None:
