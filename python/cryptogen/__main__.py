@@ -1,0 +1,5 @@
+"""`python -m cryptogen` is the `cryptogen` command."""
+
+from .cli import main
+
+main()

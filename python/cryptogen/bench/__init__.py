@@ -1,0 +1,1 @@
+"""Measurements: every figure of the README is made by a command here."""

@@ -1,0 +1,140 @@
+"""Cost of one token of a decode step, offline and online: two processes on this host, over TLS.
+
+Prefills `context` random tokens, then decodes. Slots and heads are measured over the batch that is bought, attention
+tables and rows over the decoded tokens. With `blocks` = K, runs of 1 and of K blocks are made and a straight line is
+drawn through them: blocks are identical, and what is not a block (embedding, head) is in both.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptogen.errors import InputError
+from cryptogen.session import Client, Costs
+from cryptogen.session.link import Progress
+from cryptogen.session.material import Need, spare
+
+from .processes import ServerProcess, own_peak_rss
+from .shapes import SHAPES, random_tokens
+
+LINEAR = (
+    "setup_seconds", "setup_bytes", "offline_seconds_per_token", "online_seconds_per_token", "offline_bytes_per_token",
+    "online_bytes_per_token", "round_trips_per_token", "offline_round_trips_per_token",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run needs at once."""
+
+    shape: str
+    context: int
+    tokens: int
+    batch_tokens: int | None = None
+    blocks: int | None = None
+
+
+def decode(task: Task, progress: Progress | None = None) -> dict[str, Any]:
+    """The figures of `cryptogen bench decode --json`. Bytes are both directions; `round_trips_per_token` is online."""
+    if task.context < 1 or task.tokens < 1:
+        raise InputError(f"context {task.context} and {task.tokens} tokens, expected 1 or more")
+    layers = SHAPES[task.shape].layers if task.shape in SHAPES else None
+    if task.blocks is None or task.blocks == layers:
+        figures = _run(task, layers, progress)
+    else:
+        if layers is None or not 2 <= task.blocks < layers:
+            raise InputError(f"{task.blocks} blocks of {task.shape}, expected a known shape and 2 to its layers")
+        one, some = _run(task, 1, progress), _run(task, task.blocks, progress)
+        slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR}
+        figures = some | {key: one[key] + (layers - 1) * slope[key] for key in LINEAR}
+        figures["extrapolated_from_blocks"] = task.blocks
+    return figures | {
+        "context": task.context,
+        "shape": task.shape if task.shape in SHAPES else Path(task.shape).name,
+        "tokens": task.tokens,
+        "machine": machine(),
+        "commit": commit(),
+    }
+
+
+def _run(task: Task, blocks: int | None, progress: Progress | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="cryptogen-bench-") as folder:
+        if blocks is not None:
+            process = ServerProcess("cryptogen.bench.server", [task.shape, str(blocks), folder])
+        else:
+            process = ServerProcess(
+                "cryptogen", ["serve", task.shape, "--listen", "127.0.0.1:0", "--data-dir", folder]
+            )
+        with process as server:
+            client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, progress=progress)
+            with client:
+                figures = _measure(client, task)
+            return figures | {"peak_rss_client": own_peak_rss(), "peak_rss_server": server.peak_rss()}
+
+
+def _measure(client: Client, task: Task) -> dict[str, Any]:
+    rows = task.context + task.tokens
+    if rows > client.config.context:
+        raise InputError(f"{task.context} + {task.tokens} rows, the model's context has {client.config.context}")
+    link, setup = client._link, client.costs.setup
+    batch = max(task.batch_tokens or 0, spare(rows))
+    slots = _cost(client, lambda: link.buy(Need(batch, 0, 0)))
+    link.buy(Need(0, spare(1), link.plan.exponentials_needed(0, task.context)))
+    heads_bought = max(task.batch_tokens or 0, spare(task.tokens))
+    heads = _cost(client, lambda: link.buy(Need(0, heads_bought, 0)))
+    needed = link.plan.exponentials_needed(task.context, task.tokens)
+    tables = _cost(client, lambda: link.buy(Need(0, 0, needed)))
+    stream = client.generate(
+        random_tokens(client.config, task.context), max_new_tokens=task.tokens + 1, stop=(), continue_session=True
+    )
+    next(stream)  # the prefill samples the first token
+    decoding = _cost(client, lambda: [None for _ in stream])
+    n = task.tokens
+    shares = [(c.offline, per) for c, per in ((slots, batch), (heads, heads_bought), (tables, n), (decoding, n))]
+    return {
+        "setup_seconds": setup.seconds,
+        "setup_bytes": setup.bytes,
+        "offline_seconds_per_token": sum(cost.seconds / per for cost, per in shares),
+        "offline_bytes_per_token": sum(cost.bytes / per for cost, per in shares),
+        "offline_round_trips_per_token": sum(cost.round_trips / per for cost, per in shares),
+        "online_seconds_per_token": decoding.online.seconds / n,
+        "online_bytes_per_token": decoding.online.bytes / n,
+        "round_trips_per_token": decoding.online.round_trips / n,
+        "batch_tokens": batch,
+    }
+
+
+def _cost(client: Client, work: Callable[[], object]) -> Costs:
+    before = client.costs
+    work()
+    return client.costs - before
+
+
+def machine() -> str:
+    """Processor, cores and the instructions that matter here."""
+    model, flags = platform.machine(), ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        if key.strip() == "flags":
+            flags = value
+    known = [name for name in ("avx2", "avx512f", "avx512ifma", "vaes") if name in flags.split()]
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {' '.join(known)}"
+
+
+def commit() -> str:
+    """The source's commit, where there is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,0 +1,53 @@
+"""What `cryptogen inspect` prints: the plan, what a token costs, how safe it is, who learns what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptogen import _core
+from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.statistics import inspect_plan, materials
+
+CONTEXTS = (64, 128, 512)
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """For `--json`."""
+    core = _core.Plan(plan.to_json(), tables(plan))
+    s = plan.statistics
+    contexts = [n for n in CONTEXTS if n <= plan.model.context]
+    return {
+        "plan": plan.digest(),
+        "model": plan.model_digest,
+        "parameters": _core.PARAMETERS,
+        "encrypted_model_bytes": core.encrypted_model_bytes,
+        "slot_bytes": core.slot_bytes,
+        "exponential_tables": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
+        "tables_per_token": materials(plan),
+        "failure_log2": s.get("failure_log2", {}),
+        "discard_log2": s.get("discard_log2"),
+        "round_trips": 8 * plan.model.layers + 3,
+    }
+
+
+def as_text(plan: Plan) -> str:
+    """For people."""
+    f = facts(plan)
+    tables_needed = ", ".join(f"{n} at row {row}" for row, n in f["exponential_tables"].items())
+    return "\n".join(
+        [
+            inspect_plan(plan),
+            "",
+            "cost",
+            f"  once per model and client: the encrypted model, {f['encrypted_model_bytes'] / 1e9:.2f} GB",
+            f"  material per token on disk: {f['slot_bytes'] / 1e6:.2f} MB; attention tables: {tables_needed}",
+            f"  online: {f['round_trips']} round trips per pass",
+            "security",
+            f"  lattice parameters {f['parameters']} (≥ 128 bits, estimate in crates/he/params), statistical 40 bits,",
+            "  semi-honest parties, no dealer",
+            "leaks",
+            "  both: architecture, plan (windows, shifts, bounds), number and timing of tokens",
+            "  client: logits, hence what they tell about the weights; SHA-256 of the integer weights",
+            "  server: nothing of prompt or answer",
+        ]
+    )

@@ -1,0 +1,95 @@
+"""A server in a process of its own, for everything here that measures or demonstrates two parties."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from cryptogen.errors import ConnectionFailed, CryptogenError
+
+READY = re.compile(r"listening on (\S+) fingerprint ([0-9a-f]{64})")
+
+
+class ServerProcess:
+    """Runs `python -m <module> <arguments>` until the block ends.
+
+        with ServerProcess("cryptogen", ["serve", model, "--listen", "127.0.0.1:0"]) as server:
+            client = Client(server.address, fingerprint=server.fingerprint)
+
+    Raises `ConnectionFailed` with the process's last words if it ends or says nothing for `patience` seconds.
+    """
+
+    address: str
+    fingerprint: str
+
+    def __init__(self, module: str, arguments: Sequence[str], patience: float = 600.0) -> None:
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._patience = patience
+
+    def __enter__(self) -> ServerProcess:
+        self._log = tempfile.TemporaryFile(mode="w+")
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        watchdog = threading.Timer(self._patience, self._process.kill)
+        watchdog.start()
+        try:
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
+                if found := READY.search(line):
+                    self.address, self.fingerprint = found.groups()
+                    return self
+            raise ConnectionFailed(f"the server did not start: {self._last_words()}")
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            watchdog.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def peak_rss(self) -> int:
+        """Largest resident set so far, bytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise CryptogenError(f"/proc/{self.pid}/status has no VmHWM")
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash looks like."""
+        self._process.kill()
+        self._process.wait()
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        self._process.wait(timeout=5)
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else f"exit code {self._process.returncode}"
+
+
+def own_peak_rss() -> int:
+    """Largest resident set of this process, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

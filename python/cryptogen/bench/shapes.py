@@ -1,0 +1,68 @@
+"""Models of a known shape with random weights: speed does not depend on what the weights are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.errors import InputError
+from cryptogen.models.canonical import canonicalise
+from cryptogen.models.config import ModelConfig
+from cryptogen.numerics.calibrate import calibrate
+from cryptogen.numerics.plan import Plan
+from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
+
+SHAPES = {
+    "gpt2": ModelConfig(
+        arch="gpt2", layers=12, d=768, heads=12, kv_heads=12, head_dim=64, ff=3072, gated=False, rope=False,
+        rope_theta=10000.0, vocab=50257, context=1024, norm_eps=1e-5, activation="gelu_new", tied=True,
+    ),
+    "smollm2": ModelConfig(
+        arch="llama", layers=30, d=576, heads=9, kv_heads=3, head_dim=64, ff=1536, gated=True, rope=True,
+        rope_theta=100000.0, vocab=49152, context=2048, norm_eps=1e-5, activation="silu", tied=True,
+    ),
+    "tiny": ModelConfig(
+        arch="llama", layers=3, d=64, heads=4, kv_heads=2, head_dim=16, ff=128, gated=True, rope=True,
+        rope_theta=10000.0, vocab=512, context=256, norm_eps=1e-5, activation="silu", tied=True,
+    ),
+}  # fmt: skip
+
+
+def shape(name: str, blocks: int | None = None) -> ModelConfig:
+    """A known shape, with only some of its identical blocks if asked for."""
+    if name not in SHAPES:
+        raise InputError(f"shape {name!r}, expected one of {', '.join(SHAPES)}")
+    config = SHAPES[name]
+    if blocks is not None and not 1 <= blocks <= config.layers:
+        raise InputError(f"{blocks} blocks, expected 1 to {config.layers}")
+    return replace(config, layers=blocks or config.layers)
+
+
+def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
+    """Normal weights, scaled so that every layer's output is about as large as its input; gains around 1."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, size in tensor_shapes(config).items():
+        values: NDArray[np.float32] = rng.standard_normal(size, dtype=np.float32)
+        if name.endswith(".gain"):
+            values = np.float32(1) + values / np.float32(10)
+        elif name.endswith(".weight"):
+            values /= np.float32(size[1] ** 0.5)
+        elif name.endswith(".bias"):
+            values /= np.float32(10)
+        tensors[name] = values
+    return Checkpoint(config, tensors, None, Path(f"random-{config.arch}"))
+
+
+def random_tokens(config: ModelConfig, n: int, seed: int = 0) -> list[int]:
+    """n uniform token ids."""
+    return [int(t) for t in np.random.default_rng(seed).integers(0, config.vocab, n)]
+
+
+def quick_plan(checkpoint: Checkpoint, tokens: int = 64) -> Plan:
+    """Calibrated on one window of random tokens: enough for random weights."""
+    window = random_tokens(checkpoint.config, min(tokens, checkpoint.config.context), seed=1)
+    return calibrate(canonicalise(checkpoint), [window], model_digest=checkpoint.digest)

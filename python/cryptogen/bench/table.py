@@ -1,0 +1,47 @@
+"""`python -m cryptogen.bench.table`: benches/*.json into the table between the markers of README.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+COLUMNS = (
+    "shape", "context", "batch", "offline s/token", "online s/token", "offline MB/token", "online MB/token",
+    "round trips/token", "setup GB (once)", "RSS client / server GB", "blocks measured", "commit",
+)  # fmt: skip
+
+
+def row(f: dict[str, Any]) -> str:
+    """One line of the table."""
+    cells = (
+        f["shape"], f["context"], f["batch_tokens"],
+        f"{f['offline_seconds_per_token']:.2f}", f"{f['online_seconds_per_token']:.2f}",
+        f"{f['offline_bytes_per_token'] / 1e6:.1f}", f"{f['online_bytes_per_token'] / 1e6:.2f}",
+        f"{f['round_trips_per_token']:.0f}", f"{f['setup_bytes'] / 1e9:.2f}",
+        f"{f['peak_rss_client'] / 1e9:.1f} / {f['peak_rss_server'] / 1e9:.1f}",
+        f.get("extrapolated_from_blocks", "all"), f["commit"][:8],
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(figures: list[dict[str, Any]]) -> str:
+    """Markdown; machines below."""
+    head = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    machines = sorted({f["machine"] for f in figures})
+    return "\n".join([*head, *map(row, figures), "", f"Both parties on one machine: {'; '.join(machines)}."])
+
+
+def main() -> None:
+    root = Path(__file__).resolve().parents[3]
+    figures = [json.loads(path.read_text()) for path in sorted((root / "benches").glob("*.json"))]
+    readme = root / "README.md"
+    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
+    content = table(figures) if figures else "Not measured yet."
+    readme.write_text(pattern.sub(lambda _: f"{BEGIN}\n{content}\n{END}", readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()

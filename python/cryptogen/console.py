@@ -1,0 +1,69 @@
+"""What people see in a terminal: progress bars and cost tables on stderr, answers on stdout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .session.costs import PHASES, Costs
+
+err = Console(stderr=True, highlight=False)
+
+
+class Bars:
+    """A progress listener, `bars(phase, done, total)`: a bar per phase, gone when all are full."""
+
+    def __init__(self, console: Console = err, keep: bool = False) -> None:
+        self._console, self._keep = console, keep
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if self._progress is None:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._progress = Progress(*columns, console=self._console, transient=not self._keep)
+            self._progress.start()
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=total)
+        self._progress.update(self._tasks[phase], completed=done, total=total)
+        if all(task.finished for task in self._progress.tasks):
+            self.close()
+
+    def close(self) -> None:
+        """Ends the display; the next call starts a new one."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress, self._tasks = None, {}
+
+
+def cost_table(costs: Costs) -> Table:
+    """Seconds, bytes and round trips per phase."""
+    table = Table("phase", *(("seconds", "MB sent", "MB received", "round trips")), title="cost, as the client sees it")
+    for name in PHASES:
+        phase = getattr(costs, name)
+        sent, received = phase.bytes_sent / 1e6, phase.bytes_received / 1e6
+        table.add_row(name, f"{phase.seconds:.2f}", f"{sent:.2f}", f"{received:.2f}", str(phase.round_trips))
+    return table
+
+
+def show_costs(costs: Costs, console: Console = err) -> None:
+    """The table and the material."""
+    console.print(cost_table(costs))
+    console.print(f"material spent: {_counts(costs.spent)}; left: {_counts(costs.left)}")
+
+
+def costs_json(costs: Costs) -> dict[str, Any]:
+    """For `--json`."""
+    return asdict(costs)
+
+
+def _counts(counts: Any) -> str:
+    names = {"slots": "token slots", "heads": "output heads", "exponentials": "attention tables"}
+    return ", ".join(f"{counts.get(key, 0)} {name}" for key, name in names.items())

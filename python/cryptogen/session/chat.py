@@ -1,0 +1,53 @@
+"""A conversation in one session: every turn continues from the cache, nothing is computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cryptogen.errors import InputError
+from cryptogen.tokens.chat import END, START
+
+from .client import Client, Token
+
+
+class Conversation:
+    """Turns of a ChatML conversation with an instruction-tuned model.
+
+        chat = Conversation(client)
+        for token in chat.say("What is the capital of France?", max_new_tokens=32):
+            print(token.text, end="")
+
+    `InputError` if the model has no chat format.
+    """
+
+    def __init__(self, client: Client, system: str | None = None) -> None:
+        codec = client.codec
+        if codec is None or codec.chat is None:
+            raise InputError("the server's model has no chat format that is known here (ChatML)")
+        self._client, self._codec, self._format, self._system = client, codec, codec.chat, system
+        self._open = False  # whether the last answer lacks its end token
+        self._turns = 0
+
+    def say(self, text: str, **options: Any) -> Iterator[Token]:
+        """The answer to one more message; `options` are those of `Client.generate`."""
+        tokens = self._client.generate(
+            self._tokens(text), stop=[self._format.end_id], continue_session=self._turns > 0, **options
+        )
+        return self._answer(tokens)
+
+    def _answer(self, tokens: Iterator[Token]) -> Iterator[Token]:
+        self._turns += 1
+        self._open = True
+        for token in tokens:
+            self._open = token.id != self._format.end_id
+            yield token
+
+    def _tokens(self, text: str) -> list[int]:
+        if not text.strip():
+            raise InputError("the message is empty")
+        if self._turns == 0:
+            system = [{"role": "system", "content": self._system}] if self._system is not None else []
+            return self._codec.encode_chat([*system, {"role": "user", "content": text}])  # type: ignore[list-item]
+        end = END if self._open else ""
+        return self._codec.encode(f"{end}\n{START}user\n{text}{END}\n{START}assistant\n", special=False)
