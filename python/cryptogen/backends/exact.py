@@ -47,7 +47,9 @@ def scores_of(q: Ints, keys: Ints) -> Ints:
 
 
 def weighted_values(e: Ints, values: Ints) -> Ints:
-    """`o_{t,g} = Σ_j e_{t,g,j}·v_{j,g div group}`, [T, heads, head_dim], for e [T, heads, L], values [L, kv_heads, head_dim]."""
+    """`o_{t,g} = Σ_j e_{t,g,j}·v_{j,g div group}`, [T, heads, head_dim],
+    for e [T, heads, L] and values [L, kv_heads, head_dim].
+    """
     rows, heads, length = e.shape
     kv_heads, width = values.shape[1:]
     group = heads // kv_heads

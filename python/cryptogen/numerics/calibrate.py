@@ -1,7 +1,7 @@
 """From a model and public text to a plan: every window, shift and bound of `docs/protocols/arithmetic.md`.
 
-Source of the rules: measurements of the float model over WikiText-2 with the fixed-point pipeline simulated; a window is
-loose by a factor because other texts reach further than the calibrated ones.
+Source of the rules: measurements of the float model over WikiText-2 with the fixed-point pipeline simulated; a window
+is loose by a factor because other texts reach further than the calibrated ones.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ MAX_PRE_SHIFT = 6
 SIGMA_FLOOR = 12  # bits of the smallest rows' σ
 SIGMA_CEILING = 36  # of the largest
 PRODUCT_CEILING = 22  # in_shift of `o`: 2^(12 + 22) per element fails with 2^-30
+SCORE_RANGE = 20  # bits from a small row's σ to e^top: more, and 1/σ of ordinary rows loses its precision
 LOOSE = 4  # bounds are this many times the largest calibrated value
 
 
@@ -41,7 +42,7 @@ class Margins:
 
     score_top: float = 3.0  # nats above the largest score
     score_bottom: float = 0.2  # of the spread, below the smallest score (at least 2 nats)
-    sigma: int = 4  # bits above the largest σ: a row may gain as much as its largest score
+    sigma: int = 4  # bits above the largest σ; at least 3, or as far as e^top with two scores at the top
     activation: float = 2.6  # window width over the largest input (it is symmetric: 1.3 on each side)
 
 
@@ -148,20 +149,23 @@ class _Sketch:
 
     @staticmethod
     def of(scores: Scores, margins: Margins, value: float) -> "_Sketch":
-        top = math.ceil((scores.peak + margins.score_top) * 2**F)
+        """A score above the window wraps to its bottom, where e is nearly 0: rare extreme rows are given up so."""
+        rows = scores.log_sum.all / math.log(2)  # log2 Σ_j e^{s_j}
+        small = float(np.quantile(rows, 0.001))
+        peak = min((scores.peak + margins.score_top) / math.log(2), small + SCORE_RANGE)
+        top = math.ceil(peak * math.log(2) * 2**F)
         spread = scores.peak - scores.low
         reach = top / 2**F - scores.low + max(margins.score_bottom * spread, 2.0)
         h = max(bits_for(reach * (1 + 2.0**-EXP_K)), 3) + F - EXP_K
-        log_sum = (scores.log_sum.all - top / 2**F) / math.log(2)  # log2 σ relative to the table's scale
-        small, large = float(log_sum.min()), float(log_sum.max())
+        # from here on relative to e^top: σ of a small row, and the end of σ's window
+        small, large = small - peak, float(rows[rows <= max(peak, rows.min())].max()) - peak
+        end = max(min(large + margins.sigma, 1.0), large + 3)
         # a slope rounded to an integer is wrong by up to 2^(h−1) at the end of its piece: 2^-7 of the smallest e
         bits = min(max(math.ceil(h + 6 - small), EXP_BITS), EXP_BITS_MAX)
-        e_shift = math.floor(bits + small - SIGMA_FLOOR)
-        e_shift = max(e_shift, math.ceil(bits + large + margins.sigma - SIGMA_CEILING))
+        e_shift = max(math.floor(bits + small - SIGMA_FLOOR), math.ceil(bits + end - SIGMA_CEILING))
         e_shift = min(max(e_shift, 0), 32)
-        scale = bits - e_shift
-        sigma = window(2.0 ** (large + scale), SIGMA_K, margins.sigma)
-        return _Sketch(top, h, bits, e_shift, sigma, 2.0 ** (small + scale), value)
+        sigma = window(2.0 ** (end + bits - e_shift), SIGMA_K, 0)
+        return _Sketch(top, h, bits, e_shift, sigma, 2.0 ** (small + bits - e_shift), value)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
         """ρ = 2^r/σ has 6 bits at the end of the window; o' has 10 for a small row; less where both cost too much."""

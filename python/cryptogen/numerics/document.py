@@ -17,7 +17,7 @@ class PlanError(CryptogenError):
 
 
 def read(kind: Any, value: Any, where: str) -> Any:
-    """`value` (from `json.load`) as an instance of `kind`: a dataclass, int, str, bool, dict, `tuple[T, ...]`, `T | None`."""
+    """`value` (from `json.load`) as a `kind`: a dataclass, int, str, bool, dict, `tuple[T, ...]` or `T | None`."""
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -43,5 +43,6 @@ def _record(kind: Any, value: Any, where: str) -> Any:
 
 def _typed(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:  # bool is not an int here
-        raise PlanError(where, kind.__name__, value if isinstance(value, (int, float, str, type(None))) else type(value).__name__)
+        shown = value if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+        raise PlanError(where, kind.__name__, shown)
     return value

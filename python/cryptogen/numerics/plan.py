@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from .document import PlanError, read
-from .pieces import F, IntTable, make
+from .functions import check_function
+from .pieces import MAX_ENTRY, F, IntTable, make
 
 VERSION = 1
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 ARCHITECTURES = ("gpt2", "llama")
+MAX_ENTRIES = 1 << 26  # of all tables together: 512 MB
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Plan:
         """Parses and checks a document. Raises PlanError on anything but a sound plan of this version."""
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError("document", "JSON", str(error)) from None
         if not isinstance(value, dict):
             raise PlanError("document", "an object", type(value).__name__)
@@ -183,18 +185,17 @@ class Plan:
 
 
 def tables(plan: Plan) -> list[IntTable]:
-    """All public integer tables, numbered as the plan numbers them. Deterministic; computed alike by both parties."""
-    out: list[IntTable | None] = [None] * plan.tables
+    """All public integer tables, numbered as the plan numbers them. Deterministic; computed alike by both parties.
+
+    Raises PlanError for an entry of 46 bits or more.
+    """
+    numbered: dict[int, IntTable] = {}
     for i, function in enumerate(plan.functions):
-        try:
-            made = make(function)
-        except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise PlanError(f"functions[{i}]", "a known function with its parameters", str(error)) from None
-        if len(made) != len(function["tables"]):
-            raise PlanError(f"functions[{i}].tables", f"{len(made)} ids", function["tables"])
-        for number, table in zip(function["tables"], made, strict=True):
-            out[number] = table
-    return [table for table in out if table is not None]
+        for number, table in zip(function["tables"], make(function), strict=True):
+            if (largest := float(np.abs(table).max())) >= MAX_ENTRY:
+                raise PlanError(f"functions[{i}]: entry", "below 2^46", largest)
+            numbered[number] = table
+    return [numbered[i] for i in range(plan.tables)]
 
 
 def tables_digest(made: list[IntTable]) -> str:
@@ -225,6 +226,7 @@ def check(plan: Plan) -> None:
         _equal(f"{site}.d_out", d_out, linear.d_out)
         _equal(f"{site}.in_shift", d_in, len(linear.in_shift))
     for layer, attention in enumerate(plan.attention):
+        _equal(f"attention[{layer}].k", plan.attention[0].k, attention.k)
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
@@ -236,8 +238,18 @@ def check(plan: Plan) -> None:
         _within(f"{where}: k", k, 4, 16)
         for number in ids:
             _within(f"{where}: table", number, 0, plan.tables - 1)
-    numbers = [n for f in plan.functions for n in f.get("tables", ())]
-    _equal("tables made by functions", list(range(plan.tables)), sorted(numbers))
+    entries = [check_function(f"functions[{i}]", function) for i, function in enumerate(plan.functions)]
+    _within("entries of all tables", sum(entries), 0, MAX_ENTRIES)
+    sizes = {n: e // len(f["tables"]) for f, e in zip(plan.functions, entries, strict=True) for n in f["tables"]}
+    numbers = sorted(n for f in plan.functions for n in f["tables"])
+    _equal("tables made by functions", list(range(plan.tables)), numbers)
+    for where, k, ids in _lookups(plan):
+        for number in ids:
+            _equal(f"{where}: length of table {number}", 1 << k, sizes[number])
+    if plan.rope:
+        for number in (plan.rope.cos, plan.rope.sin):
+            _within("rope: table", number, 0, plan.tables - 1)
+            _equal(f"rope: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
 
 
 def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:

@@ -29,7 +29,8 @@ class IntegerModel:
     def digest(self) -> str:
         """SHA-256 over names, shapes and contents, hex."""
         digest = hashlib.sha256()
-        arrays = [("embed", self.embed), ("pos", self.pos), *sorted(self.matrices.items()), *sorted(self.biases.items())]
+        matrices, biases = sorted(self.matrices.items()), sorted(self.biases.items())
+        arrays = [("embed", self.embed), ("pos", self.pos), *matrices, *biases]
         for name, array in arrays:
             if array is not None:
                 digest.update(f"{name}{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -55,8 +56,8 @@ def quantise(model: Canonical, plan: Plan) -> IntegerModel:
         if weight.shape != (d_out, d_in):
             raise PlanError(site, (d_out, d_in), weight.shape)
         scaled = np.rint(weight.astype(np.float64) * 2.0 ** bits[site])  # [d_out, d_in]
-        if np.abs(scaled).max() >= WEIGHT_LIMIT:
-            raise PlanError(f"{site}: weight", f"below 2^15 at {bits[site]} fractional bits", float(np.abs(scaled).max()))
+        if (largest := float(np.abs(scaled).max())) >= WEIGHT_LIMIT:
+            raise PlanError(f"{site}: weight", f"below 2^15 at {bits[site]} fractional bits", largest)
         matrices[site] = scaled.astype(np.int16)
         if (bias := model.bias[site]) is not None:
             biases[site] = integers(bias, F + bits[site])

@@ -98,10 +98,9 @@ def rsqrt(tables: TableSet, smallest: float, largest: float, unit: float, eps: f
     out_shift = max(TOP_BITS - math.floor(r - math.log2(root)), 0)
 
     def make(w: Window, first: int | None) -> list[int]:
-        numerator = 2.0 ** (r + out_shift) * math.sqrt(unit / 2.0**w.mu)
-        return tables.add(
-            2 if first is None else 3, kind="rsqrt", k=w.k, h=w.h, numerator=numerator, eps=eps * unit / 2.0**w.mu, below=first
-        )
+        n, one = 2 if first is None else 3, unit / 2.0**w.mu  # one: the argument of a mean square of 1
+        numerator = 2.0 ** (r + out_shift) * math.sqrt(one)
+        return tables.add(n, kind="rsqrt", k=w.k, h=w.h, numerator=numerator, eps=eps * one, below=first)
 
     return _scalar(coarse, fine, out_shift, make), r
 

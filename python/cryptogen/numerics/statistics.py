@@ -5,7 +5,7 @@ discards the slot instead, with probability 2·bound/p.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def log2(value: float) -> float:
 
 def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float]:
     """Expected number of wrong unchecked truncations per token, a row attending to `length` rows, by kind."""
-    parts: Counter[str] = Counter()
+    parts: dict[str, float] = defaultdict(float)
     c = plan.model
     exp_bits = {f["tables"][0]: f["bits"] for f in plan.functions if f["kind"] == "exp"}
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
@@ -94,7 +94,8 @@ def inspect_plan(plan: Plan) -> str:
     c, s = plan.model, plan.statistics
     linear = sum(a * b for a, b in c.sites().values())
     lines = [
-        f"{c.arch}: {c.layers} layers, d {c.d}, {c.heads} heads ({c.kv_heads} kv), vocab {c.vocab}, {linear / 1e6:.1f} M weights",
+        f"{c.arch}: {c.layers} layers, d {c.d}, {c.heads} heads ({c.kv_heads} kv), vocab {c.vocab}",
+        f"{linear / 1e6:.1f} M weights in {len(c.sites())} matrices",
         f"plan {plan.digest()[:16]}…, {plan.tables} tables, calibrated on {s.get('tokens', 0)} tokens",
     ]
     for length, value in s.get("failure_log2", {}).items():

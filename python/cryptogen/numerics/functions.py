@@ -1,0 +1,51 @@
+"""Checks the plan's `functions` before anything is computed from them: a client gets them from the server."""
+
+import math
+from typing import Any
+
+from .document import PlanError
+from .pieces import MAKERS
+
+_PIECES = {"k": (4, 16), "h": (1, 32)}
+_RANGE = {**_PIECES, "below": None}
+_ROTARY = {"bits": (1, 32), "theta": (0.0, 1e12), "positions": (1, 1 << 20), "pairs": (1, 1 << 12)}
+_ACTIVATION = {**_PIECES, "offset": (-(1 << 46), 1 << 46), "bits": (0, 32)}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "exp": {**_PIECES, "bits": (0, 45)},
+    "reciprocal": {**_RANGE, "bits": (0, 62)},
+    "rsqrt": {**_RANGE, "numerator": (0.0, 2.0**62), "eps": (0.0, 2.0**62)},
+    "rope_cos": _ROTARY,
+    "rope_sin": _ROTARY,
+    "gelu": _ACTIVATION,
+    "gelu_new": _ACTIVATION,
+    "silu": _ACTIVATION,
+}
+assert set(PARAMETERS) == set(MAKERS)
+
+
+def check_function(where: str, function: dict[str, Any]) -> int:
+    """Entries of all its tables together. Raises PlanError for an unknown kind or any parameter out of range."""
+    kind = function.get("kind")
+    if not isinstance(kind, str) or kind not in PARAMETERS:
+        raise PlanError(f"{where}.kind", sorted(PARAMETERS), kind)
+    parameters = PARAMETERS[kind]
+    if set(function) != {"kind", "tables", *parameters}:
+        raise PlanError(where, sorted({"kind", "tables", *parameters}), sorted(map(str, function)))
+    for name, limits in parameters.items():
+        if limits is None:  # `below`: None or a number of pieces
+            limits = (0, 1 << function["k"])
+            if function[name] is None:
+                continue
+        _number(f"{where}.{name}", function[name], limits)
+    rotary = kind.startswith("rope")
+    count = 1 if rotary else 2 + (function.get("below") is not None)
+    ids = function["tables"]
+    if type(ids) is not list or len(ids) != count or any(type(i) is not int for i in ids):
+        raise PlanError(f"{where}.tables", f"{count} integers", ids)
+    return int(function["positions"] * function["pairs"] if rotary else count << function["k"])
+
+
+def _number(where: str, value: Any, limits: tuple[float, float]) -> None:
+    kinds = (int,) if isinstance(limits[0], int) else (int, float)
+    if type(value) not in kinds or not math.isfinite(value) or not limits[0] <= value <= limits[1]:
+        raise PlanError(where, f"{kinds[-1].__name__} in {limits[0]}..{limits[1]}", value)
