@@ -25,6 +25,9 @@ app = typer.Typer(
 bench = typer.Typer(no_args_is_help=True, help="Measurements on this host.")
 app.add_typer(bench, name="bench")
 
+# typer brings its own click or uses the installed one, depending on its version
+USAGE_ERRORS: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
 ADDRESS = "127.0.0.1:7100"
 Model = Annotated[Path, typer.Argument(help="Hugging Face folder, .gguf or llama2.c .bin")]
 ServerAddress = Annotated[str, typer.Option("--server", help="host:port")]
@@ -339,15 +342,14 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Runs the command; every expected failure is one line on stderr."""
-    import click
-
     try:
         code = app(standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except click.ClickException as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
-        code = error.exit_code
+    except USAGE_ERRORS as error:
+        if text := error.format_message():  # none when only the help was asked for
+            print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        code = 2
     except (CryptogenError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1

@@ -15,7 +15,10 @@ err = Console(stderr=True, highlight=False)
 
 
 class Bars:
-    """A progress listener, `bars(phase, done, total)`: a bar per phase, gone when all are full."""
+    """A progress listener, `bars(phase, done, total)`: a bar per phase, gone when all are full unless `keep`.
+
+    Where stderr is no terminal only kept bars are written, once they are full.
+    """
 
     def __init__(self, console: Console = err, keep: bool = False) -> None:
         self._console, self._keep = console, keep
@@ -23,6 +26,8 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, phase: str, done: int, total: int) -> None:
+        if not self._keep and not self._console.is_terminal:
+            return
         if self._progress is None:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
