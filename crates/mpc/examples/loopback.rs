@@ -5,8 +5,8 @@ use std::time::Instant;
 use cryptogen_mpc::session::{connect, Identity, Introduction, Listener, Policy, Trust};
 use cryptogen_mpc::{Connection, Party, SessionError};
 
-const MESSAGE: usize = 64 << 20;
-const MESSAGES: usize = 16;
+const MESSAGE: usize = 8 << 20;
+const MESSAGES: usize = 128;
 const ROUNDS: usize = 5000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -26,7 +26,7 @@ fn child() {
     let mut out = std::io::stdout().lock();
     loop {
         for pool in [&a, &b] {
-            if pool.available() < 3 {
+            while pool.available() < 3 {
                 let n = 1 + OsRng.next_u32() as usize % 20;
                 let batch = pool.begin_batch(n).unwrap();
                 for i in 0..n {
