@@ -1,0 +1,194 @@
+"""Two parties over TLS on tiny models: the right tokens, several clients, continued sessions, crashes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from served import TOKEN, Served, cursors, model_with_plan, serving
+
+import cryptogen
+from cryptogen.bench.fidelity import fidelity
+from cryptogen.bench.processes import ServerProcess
+from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch
+from cryptogen.session.chat import Conversation
+
+PROMPT = "the end"
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def served(request, tmp_path_factory):
+    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("llama")) as server:
+        yield server
+
+
+def test_the_clear_models_tokens_and_a_second_prompt_from_the_cache(served: Served, tmp_path: Path) -> None:
+    with served.client(tmp_path) as client:
+        ids = client.encode(PROMPT)
+        tokens = list(client.generate(PROMPT, max_new_tokens=5, stop=()))
+        answer = [t.id for t in tokens]
+        assert len(answer) == 5
+        assert not fidelity(served.model, ids, answer).violations
+        assert "".join(t.text for t in tokens) == served.model.tokenizer.decode(answer)
+        first = client.costs
+        assert first.rows == client.length == len(ids) + 4  # the last token is not fed yet
+        assert first.online.round_trips > 0 and first.offline.bytes > first.online.bytes > 0
+        assert first.spent["slots"] >= first.rows and first.spent["heads"] >= 5
+
+        more = client.encode(" of it", first=False)
+        second = [t.id for t in client.generate(" of it", max_new_tokens=3, stop=(), continue_session=True)]
+        assert not fidelity(served.model, ids + answer + more, second).violations
+        assert client.costs.rows - first.rows == 1 + len(more) + 2  # nothing is computed twice
+
+
+def test_material_bought_ahead_is_enough_and_outlives_the_connection(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path) as client:
+        client.prepare(20, context=20)
+        bought = client.costs.left
+    with llama.client(tmp_path) as client:
+        before = client.costs
+        assert before.left == bought and before.setup.bytes_received < 2_000_000  # the encrypted model is kept
+        ids = client.encode(PROMPT)
+        calls = []
+        answer = [t.id for t in client.generate(ids, max_new_tokens=4, stop=(), progress=lambda *a: calls.append(a))]
+        assert not calls  # nothing had to be bought
+        assert client.costs.left["slots"] <= bought["slots"] - len(ids) - 3
+    assert not fidelity(llama.model, ids, answer).violations
+
+
+def test_sampling_is_repeatable_and_stops(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path) as client:
+        first = next(client.generate(PROMPT, max_new_tokens=2, stop=()))
+        stopped = list(client.generate(PROMPT, max_new_tokens=9, stop=[first.id]))
+        assert [t.id for t in stopped] == [first.id]
+        options = {"max_new_tokens": 2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "seed": 3, "stop": ()}
+        assert [t.id for t in client.generate(PROMPT, **options)] == [t.id for t in client.generate(PROMPT, **options)]
+
+
+def test_conversation_continues_in_one_session(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path) as client:
+        chat = Conversation(client, system="x")
+        list(chat.say("a", max_new_tokens=2))
+        rows = client.costs.rows
+        list(chat.say("b", max_new_tokens=2))
+        assert client.length == client.costs.rows > rows
+
+
+def test_logits_of_all_rows(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path) as client:
+        logits = client.logits([5, 9, 300])
+    assert logits.shape == (3, llama.model.config.vocab)
+
+
+def test_two_clients_at_once(llama: Served, tmp_path: Path) -> None:
+    answers: dict[str, list[int]] = {}
+
+    def run(name: str) -> None:
+        with llama.client(tmp_path / name) as client:
+            answers[name] = [t.id for t in client.generate([len(name), 7, 8], max_new_tokens=4, stop=())]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("a", "bb")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    for name in ("a", "bb"):
+        assert not fidelity(llama.model, [len(name), 7, 8], answers[name]).violations
+
+
+def test_server_killed_in_the_middle(tmp_path: Path) -> None:
+    """The client gets a typed error; a new pair goes on from what is left, nothing is reused."""
+    model = model_with_plan(tmp_path)
+    arguments = ["serve", str(model), "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]
+    with ServerProcess("cryptogen", arguments) as server:
+        client = cryptogen.Client(server.address, fingerprint=server.fingerprint, data_dir=tmp_path)
+        client.connect()
+        stream = client.generate([5, 6], max_new_tokens=20, stop=())
+        next(stream)
+        server.kill()
+        with pytest.raises(ConnectionLost):
+            list(stream)
+    before = cursors(tmp_path / "client"), cursors(tmp_path / "server")
+    with ServerProcess("cryptogen", arguments) as server:
+        client = cryptogen.Client(server.address, fingerprint=server.fingerprint, data_dir=tmp_path, resync=True)
+        with client:
+            assert len(list(client.generate([5, 6], max_new_tokens=2, stop=()))) == 2
+    _only_forward(before, (cursors(tmp_path / "client"), cursors(tmp_path / "server")))
+
+
+def test_mismatched_stores_are_refused_until_resynced(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path, client_id="half") as client:
+        client.prepare(8)
+    state = next((tmp_path / "client").glob("**/state.json"))
+    text = state.read_text()
+    assert text.count('"cursor":0') or text.count('"cursor": 0')
+    state.write_text(text.replace('"cursor":0', '"cursor":1', 1).replace('"cursor": 0', '"cursor": 1', 1))
+    with pytest.raises(MaterialMismatch, match="resync"):
+        llama.client(tmp_path, client_id="half").connect()
+    with llama.client(tmp_path, client_id="half", resync=True) as client:
+        assert len(list(client.generate([3], max_new_tokens=2, stop=()))) == 2
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.long)])
+def test_kill_and_restart_never_reuses_material(tmp_path: Path, rounds: int) -> None:
+    """Kills either party at random moments. Cursors only move forward, and a resynced pair gives the right tokens."""
+    rng = random.Random(7)
+    model = model_with_plan(tmp_path)
+    serve = ["serve", str(model), "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]
+    seen = {}, {}
+    for round_number in range(rounds):
+        with ServerProcess("cryptogen", serve) as server:
+            worker = _generating(server, tmp_path)
+            time.sleep(rng.uniform(1.0, 6.0))
+            victim = server.pid if round_number % 2 else worker.pid
+            os.kill(victim, signal.SIGKILL)
+            if victim == server.pid:
+                assert worker.wait(60) != 0
+            worker.kill()
+            worker.wait()
+        now = tuple(cursors(tmp_path / side) if list((tmp_path / side).glob("**/state.json")) else {}
+                    for side in ("client", "server"))  # fmt: skip
+        _only_forward(seen, now)
+        seen = now
+    with ServerProcess("cryptogen", serve) as server:
+        client = cryptogen.Client(server.address, fingerprint=server.fingerprint, data_dir=tmp_path, resync=True)
+        with client:
+            answer = [t.id for t in client.generate([5, 6], max_new_tokens=3, stop=())]
+    assert not fidelity(cryptogen.load(model), [5, 6], answer).violations
+    after = cursors(tmp_path / "client"), cursors(tmp_path / "server")
+    _only_forward(seen, after)
+    assert after[0] == after[1]
+
+
+def _generating(server: ServerProcess, data: Path) -> subprocess.Popen[bytes]:
+    """A client process that generates until it is killed."""
+    code = (
+        "import sys, cryptogen\n"
+        "with cryptogen.Client(sys.argv[1], fingerprint=sys.argv[2], data_dir=sys.argv[3], resync=True) as c:\n"
+        "    while True: list(c.generate([5, 6], max_new_tokens=3, stop=()))\n"
+    )
+    command = [sys.executable, "-c", code, server.address, server.fingerprint, str(data)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def _only_forward(before: tuple[dict[str, int], ...], after: tuple[dict[str, int], ...]) -> None:
+    for old, new in zip(before, after, strict=True):
+        assert all(new[name] >= cursor for name, cursor in old.items()), (old, new)
+
+
+def test_errors_are_of_the_package(llama: Served, tmp_path: Path) -> None:
+    with pytest.raises(CryptogenError):
+        llama.client(tmp_path, token=TOKEN + "?").connect()
