@@ -74,7 +74,13 @@ impl<P: Party> Endpoint<P> {
     ///
     /// # Errors
     /// Connection failures; `Store` with an explanation if the stores do not belong together.
-    pub fn open(mut conn: Connection<P>, plan: Arc<Plan>, store: Store, key: SecretKey, resync: bool) -> Result<Endpoint<P>> {
+    pub fn open(
+        mut conn: Connection<P>,
+        plan: Arc<Plan>,
+        store: Store,
+        key: SecretKey,
+        resync: bool,
+    ) -> Result<Endpoint<P>> {
         conn.set_phase(Phase::Setup);
         let params = Params::get(PARAMETERS);
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
@@ -153,7 +159,10 @@ impl<P: Party> Endpoint<P> {
             let total = want.slots;
             let layers = self.plan.model.layers as u64 + 1;
             self.fill(batch, &mut |p, sink| {
-                p.slots(n, sink, &mut |what, d, _| progress(what, done * layers + d * n as u64, total * layers)).map(|_| ())
+                p.slots(n, sink, &mut |what, d, _| {
+                    progress(what, done * layers + d * n as u64, total * layers)
+                })
+                .map(|_| ())
             })?;
             done += n as u64;
         }
@@ -222,7 +231,14 @@ impl<P: Party> Endpoint<P> {
         let exponentials = self.pools.exponentials.take_block(tables as usize)?.into_bytes();
         let new = self.new_rows(first, &slots)?;
         let keys = Keys { params: self.params, mine: &self.keys.mine, peer: &self.keys.peer };
-        let products = attention::extend::<P>(&mut self.conn, &keys, &self.plan.model, &mut self.cache, &new, &mut self.rng)?;
+        let products = attention::extend::<P>(
+            &mut self.conn,
+            &keys,
+            &self.plan.model,
+            &mut self.cache,
+            &new,
+            &mut self.rng,
+        )?;
         let rows = assemble(&self.plan, first, slots, new, products, &exponentials);
         self.online.add_rows(rows);
         Ok(())
@@ -265,7 +281,8 @@ impl<P: Party> Endpoint<P> {
 
     fn rotations_safe(&self, slot: &Slot<P>, position: usize) -> Result<bool> {
         for l in 0..self.plan.model.layers {
-            if self.plan.rope.is_some() && !rotation_safe(&self.plan, l, position, &self.qkv_share(slot, l)?) {
+            if self.plan.rope.is_some() && !rotation_safe(&self.plan, l, position, &self.qkv_share(slot, l)?)
+            {
                 return Ok(false);
             }
         }
@@ -315,7 +332,11 @@ impl<P: Party> Endpoint<P> {
         while taken < n {
             let available = self.pools.heads.available();
             if available < (n - taken) as u64 {
-                return Err(ProtocolError::Short { what: "output heads", needed: (n - taken) as u64, available });
+                return Err(ProtocolError::Short {
+                    what: "output heads",
+                    needed: (n - taken) as u64,
+                    available,
+                });
             }
             let vocab = self.plan.model.vocab;
             let mut heads = vec![];
@@ -358,7 +379,8 @@ impl Endpoint<Client> {
     /// `Short`, connection failures, no encrypted model.
     pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<crate::online::Tensor<Client>> {
         self.conn.set_phase(Phase::Online);
-        let model = self.encrypted.as_ref().ok_or_else(|| ProtocolError::MissingWeights("encrypted model".into()))?;
+        let model =
+            self.encrypted.as_ref().ok_or_else(|| ProtocolError::MissingWeights("encrypted model".into()))?;
         let from = crate::online::EmbedClient { keys: &self.keys, model };
         self.online.embed(&mut self.conn, &from, tokens, heads, &mut self.rng)
     }
@@ -378,7 +400,12 @@ impl Endpoint<Server> {
     ///
     /// # Errors
     /// `Short`, connection failures.
-    pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<crate::online::Tensor<Server>> {
+    pub fn embed(
+        &mut self,
+        weights: &ServerModel,
+        rows: usize,
+        heads: usize,
+    ) -> Result<crate::online::Tensor<Server>> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, &self.keys, weights, rows, heads)
     }
@@ -398,7 +425,9 @@ fn chunks(total: u64, size: usize) -> impl Iterator<Item = usize> {
 fn parse_head(bytes: &[u8], vocab: usize) -> Result<HeadSlot> {
     let malformed = ProtocolError::Malformed { what: "stored output head" };
     let mut seed = [0; SEED_BYTES];
-    seed.copy_from_slice(bytes.get(..SEED_BYTES).ok_or(ProtocolError::Malformed { what: "stored output head" })?);
+    seed.copy_from_slice(
+        bytes.get(..SEED_BYTES).ok_or(ProtocolError::Malformed { what: "stored output head" })?,
+    );
     let share = bytes.get(SEED_BYTES..SEED_BYTES + 8 * vocab).and_then(fp_from_bytes).ok_or(malformed)?;
     Ok(HeadSlot { seed: Seed::from_bytes(seed), share: Zeroizing::new(share) })
 }
@@ -450,7 +479,12 @@ impl Sink for BatchSink {
 }
 
 /// Store ids and cursors must agree; the server names a new pair of stores.
-fn compare_stores<P: Party>(conn: &mut Connection<P>, store: &Store, resync: bool, rng: &mut Prg) -> Result<()> {
+fn compare_stores<P: Party>(
+    conn: &mut Connection<P>,
+    store: &Store,
+    resync: bool,
+    rng: &mut Prg,
+) -> Result<()> {
     let mine = json!({"state": store.state(), "resync": resync, "propose": Store::new_store_id(rng)});
     let theirs = match P::ROLE {
         Role::Client => {
@@ -464,8 +498,8 @@ fn compare_stores<P: Party>(conn: &mut Connection<P>, store: &Store, resync: boo
         }
     };
     let malformed = || ProtocolError::Malformed { what: "store state" };
-    let their_state: StoreState =
-        serde_json::from_value(theirs.get("state").cloned().ok_or_else(malformed)?).map_err(|_| malformed())?;
+    let their_state: StoreState = serde_json::from_value(theirs.get("state").cloned().ok_or_else(malformed)?)
+        .map_err(|_| malformed())?;
     let both_new = store.state().store_id.is_none() && their_state.store_id.is_none();
     if both_new {
         let proposal = if P::ROLE == Role::Server { &mine } else { &theirs };

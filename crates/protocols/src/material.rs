@@ -220,7 +220,8 @@ impl<P: Party> Slot<P> {
 
     /// `n` field elements at a layout offset.
     pub fn words(&self, offset: usize, n: usize) -> Result<Vec<Fp>> {
-        fp_from_bytes(self.bytes(offset, n * WORD)?).ok_or(ProtocolError::Malformed { what: "stored field element" })
+        fp_from_bytes(self.bytes(offset, n * WORD)?)
+            .ok_or(ProtocolError::Malformed { what: "stored field element" })
     }
 
     /// A little-endian 16-bit number at `offset + 2·i`.

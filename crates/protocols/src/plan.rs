@@ -235,11 +235,19 @@ impl Plan {
             ("context", m.context),
         ] {
             if v == 0 || v > 1 << 20 {
-                return Err(PlanError::Value { field: name.into(), expected: "1..2^20".into(), got: v.to_string() });
+                return Err(PlanError::Value {
+                    field: name.into(),
+                    expected: "1..2^20".into(),
+                    got: v.to_string(),
+                });
             }
         }
         if m.head_dim > 4096 {
-            return Err(PlanError::Value { field: "head_dim".into(), expected: "up to 4096".into(), got: m.head_dim.to_string() });
+            return Err(PlanError::Value {
+                field: "head_dim".into(),
+                expected: "up to 4096".into(),
+                got: m.head_dim.to_string(),
+            });
         }
         expect("heads mod kv_heads", 0, (m.heads % m.kv_heads) as i64)?;
         expect("rope", m.rope as i64, doc.rope.is_some() as i64)?;
@@ -375,7 +383,11 @@ impl Plan {
 
     fn check_table(&self, name: &str, id: usize, k: u32) -> Result<(), PlanError> {
         if !(4..=16).contains(&k) {
-            return Err(PlanError::Value { field: format!("{name}.k"), expected: "4..16".into(), got: k.to_string() });
+            return Err(PlanError::Value {
+                field: format!("{name}.k"),
+                expected: "4..16".into(),
+                got: k.to_string(),
+            });
         }
         let table = self.tables.get(id).ok_or_else(|| PlanError::Missing(format!("{name}: table {id}")))?;
         expect(&format!("{name}: length of table {id}"), 1i64 << k, table.len() as i64)?;
@@ -392,14 +404,22 @@ impl Plan {
 
 fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
     if s > MAX_SHIFT {
-        return Err(PlanError::Value { field: format!("{field}: shift"), expected: "0..32".into(), got: s.to_string() });
+        return Err(PlanError::Value {
+            field: format!("{field}: shift"),
+            expected: "0..32".into(),
+            got: s.to_string(),
+        });
     }
     Ok(())
 }
 
 fn expect(field: &str, expected: i64, got: i64) -> Result<(), PlanError> {
     if expected != got {
-        return Err(PlanError::Value { field: field.into(), expected: expected.to_string(), got: got.to_string() });
+        return Err(PlanError::Value {
+            field: field.into(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+        });
     }
     Ok(())
 }

@@ -71,14 +71,16 @@ impl Incoming {
 
     /// Reads `n` field elements; non-canonical ones are refused.
     pub fn words(&mut self, n: usize) -> Result<Vec<Fp>> {
-        let bytes = self.bytes.get(self.at..self.at + 8 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
+        let bytes =
+            self.bytes.get(self.at..self.at + 8 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
         self.at += 8 * n;
         fp_from_bytes(bytes).ok_or(ProtocolError::Malformed { what: "field element" })
     }
 
     /// Reads `n` rotations.
     pub fn rotations(&mut self, n: usize) -> Result<Vec<u32>> {
-        let bytes = self.bytes.get(self.at..self.at + 2 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
+        let bytes =
+            self.bytes.get(self.at..self.at + 2 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
         self.at += 2 * n;
         Ok(bytes.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8).collect())
     }

@@ -24,7 +24,11 @@ pub fn parse(json: &str) -> PyResult<serde_json::Value> {
 
 fn site(name: &str) -> PyResult<Site> {
     Site::parse(name).ok_or_else(|| {
-        errors::protocol(ProtocolError::Shape { what: "site", expected: "layers.N.qkv|o|up|down or head".into(), got: name.into() })
+        errors::protocol(ProtocolError::Shape {
+            what: "site",
+            expected: "layers.N.qkv|o|up|down or head".into(),
+            got: name.into(),
+        })
     })
 }
 
@@ -35,7 +39,11 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn run<T>(py: Python<'_>, callback: Option<Py<PyAny>>, f: impl FnOnce(&mut dyn FnMut(&str, u64, u64) -> bool) -> Result<T> + Send) -> PyResult<T>
+    fn run<T>(
+        py: Python<'_>,
+        callback: Option<Py<PyAny>>,
+        f: impl FnOnce(&mut dyn FnMut(&str, u64, u64) -> bool) -> Result<T> + Send,
+    ) -> PyResult<T>
     where
         T: Send,
     {
@@ -123,7 +131,8 @@ macro_rules! endpoint {
             }
             fn stats(&self) -> PyResult<String> {
                 let stats = lock(&self.0).connection().stats();
-                serde_json::to_string(&stats).map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
+                serde_json::to_string(&stats)
+                    .map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
             }
             fn stock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
                 let stock = lock(&self.0).stock();
@@ -213,10 +222,22 @@ impl ServerEndpoint {
     fn send_model(&self, py: Python<'_>, model: &ServerModel, progress: Option<Py<PyAny>>) -> PyResult<()> {
         Reporter::run(py, progress, |p| lock(&self.0).send_model(&model.inner, p))
     }
-    fn embed(&self, py: Python<'_>, model: &ServerModel, rows: usize, heads: usize) -> PyResult<ServerTensor> {
+    fn embed(
+        &self,
+        py: Python<'_>,
+        model: &ServerModel,
+        rows: usize,
+        heads: usize,
+    ) -> PyResult<ServerTensor> {
         self.tensor(py, |e| e.embed(&model.inner, rows, heads))
     }
-    fn linear(&self, py: Python<'_>, model: &ServerModel, x: &ServerTensor, site: &str) -> PyResult<ServerTensor> {
+    fn linear(
+        &self,
+        py: Python<'_>,
+        model: &ServerModel,
+        x: &ServerTensor,
+        site: &str,
+    ) -> PyResult<ServerTensor> {
         let site = self::site(site)?;
         self.tensor(py, |e| e.online().0.linear(&model.inner, &x.0, site))
     }

@@ -68,18 +68,24 @@ impl ServerModel {
         embed: PyReadonlyArray2<'_, i64>,
         positions: Option<PyReadonlyArray2<'_, i64>>,
     ) -> PyResult<ServerModel> {
-        let weights = matrices.iter().map(|(k, v)| (k.clone(), v.as_array().iter().copied().collect())).collect();
+        let weights =
+            matrices.iter().map(|(k, v)| (k.clone(), v.as_array().iter().copied().collect())).collect();
         let biases = biases.iter().map(|(k, v)| (k.clone(), v.as_array().to_vec())).collect();
         let embed = narrow(embed)?;
         let positions = positions.map(narrow).transpose()?;
-        let inner = online::ServerModel::new(&plan.inner, weights, biases, embed, positions).map_err(errors::protocol)?;
+        let inner = online::ServerModel::new(&plan.inner, weights, biases, embed, positions)
+            .map_err(errors::protocol)?;
         Ok(ServerModel { inner: Arc::new(inner) })
     }
 }
 
 fn narrow(a: PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
     let wrong = |v: &i64| {
-        errors::protocol(ProtocolError::Shape { what: "embedding entry", expected: "32 bits".into(), got: v.to_string() })
+        errors::protocol(ProtocolError::Shape {
+            what: "embedding entry",
+            expected: "32 bits".into(),
+            got: v.to_string(),
+        })
     };
     a.as_array().iter().map(|v| i32::try_from(*v).map_err(|_| wrong(v))).collect()
 }
@@ -118,7 +124,8 @@ impl ServerKey {
                 all.extend_from_slice(&id);
                 all.extend_from_slice(&SecretKey::generate(Params::get(PARAMETERS), &mut rng).to_bytes());
                 let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-                file.and_then(|mut f| f.write_all(&all).and_then(|()| f.sync_all())).map_err(|e| failed(e.to_string()))?;
+                file.and_then(|mut f| f.write_all(&all).and_then(|()| f.sync_all()))
+                    .map_err(|e| failed(e.to_string()))?;
             }
             Err(e) => return Err(failed(e.to_string())),
         }

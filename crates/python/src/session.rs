@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use cryptogen_he::{Params, SecretKey};
 use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Token, Trust};
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_mpc::{Client, Connection, Party, Server, SessionError};
-use cryptogen_he::{Params, SecretKey};
 use cryptogen_protocols::endpoint::Endpoint;
 use cryptogen_ring::{Prg, Seed};
 use pyo3::prelude::*;
@@ -42,7 +42,9 @@ impl Identity {
     }
     #[staticmethod]
     fn from_pem(certificates: &str, key: &str) -> PyResult<Identity> {
-        rust::Identity::from_pem(Path::new(certificates), Path::new(key)).map(Identity).map_err(errors::session)
+        rust::Identity::from_pem(Path::new(certificates), Path::new(key))
+            .map(Identity)
+            .map_err(errors::session)
     }
     /// SHA-256 of the certificate, hex.
     #[getter]
@@ -200,7 +202,9 @@ impl ClientConnection {
             (None, Some(path)) => Trust::CaFile(path.into()),
             (None, None) => Trust::PublicAuthorities,
         };
-        let c = py.detach(|| rust::connect(address, &trust, Some(Box::new(interrupted)))).map_err(errors::session)?;
+        let c = py
+            .detach(|| rust::connect(address, &trust, Some(Box::new(interrupted))))
+            .map_err(errors::session)?;
         Ok(ClientConnection(Mutex::new(Some(c))))
     }
 

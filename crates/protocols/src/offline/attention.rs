@@ -99,7 +99,8 @@ fn encrypt(key: &SecretKey, m: &ModelShape, new: &NewRows, rng: &mut Prg) -> Res
                         message[slot * c + j] = new.keys[j][lambda * d + inner];
                     }
                 } else {
-                    message[slot * c..slot * c + d].copy_from_slice(&new.values[inner][lambda * d..(lambda + 1) * d]);
+                    message[slot * c..slot * c + d]
+                        .copy_from_slice(&new.values[inner][lambda * d..(lambda + 1) * d]);
                 }
             }
             let mut rng = Prg::new(&seed.derive("cache", i as u64));
@@ -317,7 +318,13 @@ fn add_scores(
     }
 }
 
-fn add_values(m: &ModelShape, group: usize, range: &std::ops::Range<usize>, values: &[Fp], out: &mut Products) {
+fn add_values(
+    m: &ModelShape,
+    group: usize,
+    range: &std::ops::Range<usize>,
+    values: &[Fp],
+    out: &mut Products,
+) {
     let (_, f, c) = layout(m.head_dim);
     let (g, d) = (m.group(), m.head_dim);
     for (mi, values) in values.chunks(N).enumerate() {

@@ -25,14 +25,21 @@ fn padded(x: &[Fp], chunk: usize) -> Vec<Fp> {
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts.
-pub fn client(ch: &mut dyn Channel, params: &'static Params, key: &SecretKey, x: &[Vec<Fp>], rng: &mut Prg) -> Result<Vec<Fp>> {
+pub fn client(
+    ch: &mut dyn Channel,
+    params: &'static Params,
+    key: &SecretKey,
+    x: &[Vec<Fp>],
+    rng: &mut Prg,
+) -> Result<Vec<Fp>> {
     let layout = slots(N);
     let n = x[0].len();
     let mut z = Vec::with_capacity(n);
     for first in (0..n.div_ceil(N)).step_by(BATCH) {
         let chunks: Vec<usize> = (first..n.div_ceil(N).min(first + BATCH)).collect();
         let seed = Seed::random(rng);
-        let jobs: Vec<(usize, usize)> = chunks.iter().flat_map(|&c| (0..x.len()).map(move |i| (c, i))).collect();
+        let jobs: Vec<(usize, usize)> =
+            chunks.iter().flat_map(|&c| (0..x.len()).map(move |i| (c, i))).collect();
         let bytes: Result<Vec<Vec<u8>>> = jobs
             .par_iter()
             .map(|&(c, i)| {
@@ -75,9 +82,7 @@ pub fn server(
             .map(|(i, (&c, bytes))| {
                 let mut combiner = Combiner::new(params, layout, 1);
                 for (term, bytes) in y.iter().zip(bytes.chunks(SeededCiphertext::BYTES)) {
-                    let ct = SeededCiphertext::from_bytes(params, layout, bytes)
-                        ?
-                        .expand(params);
+                    let ct = SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params);
                     combiner.add_block(&[ct], &padded(term, c))?;
                 }
                 let mut rng = Prg::new(&seed.derive("cross", c as u64));

@@ -22,7 +22,12 @@ impl<P: Party> PartyKeys<P> {
     ///
     /// # Errors
     /// Connection failures, a malformed key.
-    pub fn exchange(ch: &mut dyn Channel, params: &'static Params, mine: SecretKey, rng: &mut Prg) -> Result<PartyKeys<P>> {
+    pub fn exchange(
+        ch: &mut dyn Channel,
+        params: &'static Params,
+        mine: SecretKey,
+        rng: &mut Prg,
+    ) -> Result<PartyKeys<P>> {
         let public = PublicKey::generate(&mine, rng).to_bytes();
         let theirs = ch.exchange(P::ROLE.turn(), &public, public.len())?;
         let peer = PublicKey::from_bytes(params, &theirs)?;

@@ -178,9 +178,13 @@ pub fn receive(ch: &mut dyn Channel, plan: &Plan, path: &Path, progress: Progres
     let layout = ModelLayout::new(plan);
     let total = layout.count();
     let partial = path.with_extension("partial");
-    let file_error = |e: std::io::Error| ProtocolError::File { path: partial.display().to_string(), reason: e.to_string() };
+    let file_error = |e: std::io::Error| ProtocolError::File {
+        path: partial.display().to_string(),
+        reason: e.to_string(),
+    };
     let mut run = || -> Result<()> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&partial).map_err(file_error)?;
+        let file =
+            OpenOptions::new().create(true).truncate(true).write(true).open(&partial).map_err(file_error)?;
         let mut out = BufWriter::new(file);
         for start in (0..total).step_by(BATCH) {
             let n = total.min(start + BATCH) - start;

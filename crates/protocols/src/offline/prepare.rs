@@ -113,7 +113,13 @@ impl<P: Party> Preparer<'_, P> {
     }
 
     /// `Linear` for one site; on the client, returns its truncated share `[T, d_out]`.
-    fn linear(&mut self, site: Site, seeds: &[Seed], state: &mut ClientState, sink: &mut dyn Sink) -> Result<Vec<Fp>> {
+    fn linear(
+        &mut self,
+        site: Site,
+        seeds: &[Seed],
+        state: &mut ClientState,
+        sink: &mut dyn Sink,
+    ) -> Result<Vec<Fp>> {
         let spec = self.plan.linear(site);
         let offset = self.layout.linear(site);
         let index = site.index(self.plan.model.layers);
@@ -124,7 +130,11 @@ impl<P: Party> Preparer<'_, P> {
                 state.good[i] &= y.iter().all(|c| trunc_is_safe(*c, spec.out_bound));
             }
         }
-        Ok(if self.is_client() { y.into_iter().map(|c| trunc_client(c, spec.out_shift)).collect() } else { vec![] })
+        Ok(if self.is_client() {
+            y.into_iter().map(|c| trunc_client(c, spec.out_shift)).collect()
+        } else {
+            vec![]
+        })
     }
 
     fn shares(&mut self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Result<Vec<Fp>> {
@@ -158,7 +168,13 @@ impl<P: Party> Preparer<'_, P> {
     }
 
     /// Products of a norm: `Σ h'_c·u'` and `h_c·v + b·u`.
-    fn norm(&mut self, norm: usize, seeds: &[Seed], state: &mut ClientState, sink: &mut dyn Sink) -> Result<()> {
+    fn norm(
+        &mut self,
+        norm: usize,
+        seeds: &[Seed],
+        state: &mut ClientState,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
         let d = self.plan.model.d;
         let spec = &self.plan.norms[norm];
         let (square, product) = match P::ROLE {
@@ -211,12 +227,16 @@ impl<P: Party> Preparer<'_, P> {
         let (ff, n) = (m.ff, seeds.len());
         let random = self.masks(seeds, Mask::Activation, layer, ff);
         let halves = |second: bool| -> Vec<Fp> {
-            up.chunks(m.up_dim()).flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() }).collect()
+            up.chunks(m.up_dim())
+                .flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() })
+                .collect()
         };
         let betas: Vec<Fp> = if m.gated {
             let (first, second) = match P::ROLE {
                 Role::Client => (halves(false), halves(true)),
-                Role::Server => (self.masks(seeds, Mask::Up, layer, ff), self.masks(seeds, Mask::Gate, layer, ff)),
+                Role::Server => {
+                    (self.masks(seeds, Mask::Up, layer, ff), self.masks(seeds, Mask::Gate, layer, ff))
+                }
             };
             // client: gate, up against server: mask of up, mask of gate; the payload of `up` is up_c + mask of up
             let z = self.cross(&[first.clone(), second.clone()])?;
@@ -321,7 +341,13 @@ impl<P: Party> Preparer<'_, P> {
     }
 
     /// The client's verdict on every record, kept in each record's `offset` byte by both.
-    fn agree_on_good(&mut self, n: usize, state: &ClientState, offset: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
+    fn agree_on_good(
+        &mut self,
+        n: usize,
+        state: &ClientState,
+        offset: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<Vec<bool>> {
         let good: Vec<bool> = match P::ROLE {
             Role::Client => {
                 self.ch.send(&state.good.iter().map(|g| u8::from(*g)).collect::<Vec<_>>())?;

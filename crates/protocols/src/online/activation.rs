@@ -35,7 +35,12 @@ impl<P: Party> Online<P> {
 
 impl Online<Client> {
     /// The client's side.
-    pub fn activation(&mut self, ch: &mut dyn Channel, u: &Tensor<Client>, layer: usize) -> Result<Tensor<Client>> {
+    pub fn activation(
+        &mut self,
+        ch: &mut dyn Channel,
+        u: &Tensor<Client>,
+        layer: usize,
+    ) -> Result<Tensor<Client>> {
         u.expect(Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
@@ -94,7 +99,12 @@ impl Online<Client> {
 
 impl Online<Server> {
     /// The server's side; returns `x − r'` at scale F.
-    pub fn activation(&mut self, ch: &mut dyn Channel, u: &Tensor<Server>, layer: usize) -> Result<Tensor<Server>> {
+    pub fn activation(
+        &mut self,
+        ch: &mut dyn Channel,
+        u: &Tensor<Server>,
+        layer: usize,
+    ) -> Result<Tensor<Server>> {
         u.expect(Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);

@@ -131,7 +131,12 @@ impl<P: Party> Online<P> {
     }
 
     /// This party's scores `[entries]` from its own shares, plus the given cross terms.
-    fn exponentials(&mut self, call: &Call, layer: usize, score: impl Fn(usize, usize, usize) -> Fp + Sync) -> Result<Exponentials> {
+    fn exponentials(
+        &mut self,
+        call: &Call,
+        layer: usize,
+        score: impl Fn(usize, usize, usize) -> Fp + Sync,
+    ) -> Result<Exponentials> {
         let plan = self.plan.clone();
         let spec = &plan.attention[layer];
         let shape = exp_shape(&plan, layer);
@@ -149,7 +154,8 @@ impl<P: Party> Online<P> {
                     .exp
                     .get_mut(at * record..(at + 1) * record)
                     .ok_or(ProtocolError::Malformed { what: "exponential material" })?;
-                let beta = fp_from_bytes(&bytes[..8]).ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
+                let beta = fp_from_bytes(&bytes[..8])
+                    .ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
                 let key = TableKey::from_record(shape, &bytes[8..])?;
                 bytes.fill(0);
                 let x = trunc::<P>(*s + material.score[at], F);
@@ -167,7 +173,14 @@ impl<P: Party> Online<P> {
     }
 
     /// This party's shares of `e'`, `[entries]`.
-    fn weights(&mut self, call: &Call, layer: usize, mine: Exponentials, deltas: &[Fp], rotations: &[u32]) -> Result<Vec<Fp>> {
+    fn weights(
+        &mut self,
+        call: &Call,
+        layer: usize,
+        mine: Exponentials,
+        deltas: &[Fp],
+        rotations: &[u32],
+    ) -> Result<Vec<Fp>> {
         let plan = self.plan.clone();
         let spec = &plan.attention[layer];
         let mut lookups = Vec::with_capacity(call.entries);
@@ -203,7 +216,9 @@ impl<P: Party> Online<P> {
             let slot = &mut self.active[i].slot;
             let hi_masks = slot.mask(Mask::SigmaHi, layer, 2 * heads);
             let lo = match lo_shape(spec) {
-                Some(shape) => Some((slot.table(shape, lo_at, g)?, slot.mask(Mask::SigmaLo, layer, heads)[g])),
+                Some(shape) => {
+                    Some((slot.table(shape, lo_at, g)?, slot.mask(Mask::SigmaLo, layer, heads)[g]))
+                }
                 None => None,
             };
             let hi = slot.table(hi_shape(spec), hi_at, g)?;
@@ -235,14 +250,20 @@ impl<P: Party> Online<P> {
                 *out = trunc::<P>(sum + z[e], shift);
             }
         });
-        let sigma = call.pairs.iter().zip(&call.starts).map(|(&(_, _, t), &s)| weights[s..=s + t].iter().copied().sum());
+        let sigma = call
+            .pairs
+            .iter()
+            .zip(&call.starts)
+            .map(|(&(_, _, t), &s)| weights[s..=s + t].iter().copied().sum());
         (o, sigma.collect())
     }
 
     fn weight_masks(&self, call: &Call, layer: usize) -> Vec<Fp> {
         let mut out = Vec::with_capacity(call.entries);
         for &(i, g, t) in &call.pairs {
-            out.extend_from_slice(&self.active[i].attention[layer].weight_mask[g * (t + 1)..(g + 1) * (t + 1)]);
+            out.extend_from_slice(
+                &self.active[i].attention[layer].weight_mask[g * (t + 1)..(g + 1) * (t + 1)],
+            );
         }
         out
     }
@@ -302,7 +323,12 @@ fn of_pairs(call: &Call, rows: impl Fn(usize) -> Vec<Fp>) -> Vec<Fp> {
 
 impl Online<Client> {
     /// The client's side.
-    pub fn attention(&mut self, ch: &mut dyn Channel, qkv: &Tensor<Client>, layer: usize) -> Result<Tensor<Client>> {
+    pub fn attention(
+        &mut self,
+        ch: &mut dyn Channel,
+        qkv: &Tensor<Client>,
+        layer: usize,
+    ) -> Result<Tensor<Client>> {
         qkv.expect(Kind::Output(Site::Qkv(layer)))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
@@ -366,9 +392,8 @@ impl Online<Client> {
 
         // 6.
         let z = self.product_shares(&call, layer)?;
-        let x: Vec<Fp> = (0..columns)
-            .map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c])
-            .collect();
+        let x: Vec<Fp> =
+            (0..columns).map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c]).collect();
         let mut m6 = Opening::new();
         m6.masked(&rho, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads)));
         for (i, x) in self.by_row(&call, layer, &x).iter().enumerate() {
@@ -392,7 +417,12 @@ impl<P: Party> Online<P> {
 
 impl Online<Server> {
     /// The server's side; returns `x − r'` at scale F.
-    pub fn attention(&mut self, ch: &mut dyn Channel, qkv: &Tensor<Server>, layer: usize) -> Result<Tensor<Server>> {
+    pub fn attention(
+        &mut self,
+        ch: &mut dyn Channel,
+        qkv: &Tensor<Server>,
+        layer: usize,
+    ) -> Result<Tensor<Server>> {
         qkv.expect(Kind::Output(Site::Qkv(layer)))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
@@ -468,7 +498,9 @@ impl Online<Server> {
         let mut m6 = Incoming::recv(ch, pairs + n * m.q_dim(), 0)?;
         let open_rho = m6.words(pairs)?;
         let x: Vec<Fp> = (0..columns)
-            .map(|c| o[c] * rho[c / d] + open_o[c] * scale_masks[c / d] + out_masks[c] * open_rho[c / d] + z[c])
+            .map(|c| {
+                o[c] * rho[c / d] + open_o[c] * scale_masks[c / d] + out_masks[c] * open_rho[c / d] + z[c]
+            })
             .collect();
         let mut data = Vec::with_capacity(n * m.q_dim());
         for x in self.by_row(&call, layer, &x) {

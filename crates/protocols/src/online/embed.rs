@@ -50,7 +50,8 @@ impl Online<Client> {
                     });
                 }
                 let (k, slot) = (token / m.slots(), token % m.slots());
-                let ct = from.model.read(from.keys.params, m, 0, k..k + 1)?.remove(0).expand(from.keys.params);
+                let ct =
+                    from.model.read(from.keys.params, m, 0, k..k + 1)?.remove(0).expand(from.keys.params);
                 let mut pick = vec![Fp::ZERO; m.slots()];
                 pick[slot] = Fp::ONE;
                 let mask = self.active[i].slot.mask(Mask::Embed, 0, N);

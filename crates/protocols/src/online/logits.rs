@@ -15,7 +15,8 @@ impl Online<Client> {
     pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<Vec<i64>> {
         x.expect(Kind::Input(Site::Head))?;
         let vocab = self.plan.model.vocab;
-        let theirs = fp_from_bytes(&ch.recv(8 * vocab * x.rows)?).ok_or(ProtocolError::Malformed { what: "logits" })?;
+        let theirs = fp_from_bytes(&ch.recv(8 * vocab * x.rows)?)
+            .ok_or(ProtocolError::Malformed { what: "logits" })?;
         self.log_remask(Site::Head, x.rows);
         let mine = self.head_now.iter().flat_map(|h| h.share.iter());
         Ok(mine.zip(&theirs).map(|(a, b)| (*a + *b).to_i64()).collect())

@@ -160,7 +160,16 @@ impl<P: Party> Online<P> {
     /// An empty session.
     pub fn new(plan: Arc<Plan>, layout: Arc<SlotLayout>) -> Online<P> {
         let cache = (0..plan.model.layers).map(|_| LayerCache::default()).collect();
-        Online { plan, layout, ready: VecDeque::new(), heads: VecDeque::new(), active: vec![], head_now: vec![], cache, trace: Trace::default() }
+        Online {
+            plan,
+            layout,
+            ready: VecDeque::new(),
+            heads: VecDeque::new(),
+            active: vec![],
+            head_now: vec![],
+            cache,
+            trace: Trace::default(),
+        }
     }
 
     /// Rows in the cache so far (all layers agree between forward passes).
@@ -197,7 +206,11 @@ impl<P: Party> Online<P> {
     /// are gone and so is the alignment of the cache.
     pub(crate) fn activate(&mut self, n: usize) -> Result<()> {
         if self.ready.len() < n {
-            return Err(ProtocolError::Short { what: "rows", needed: n as u64, available: self.ready.len() as u64 });
+            return Err(ProtocolError::Short {
+                what: "rows",
+                needed: n as u64,
+                available: self.ready.len() as u64,
+            });
         }
         if self.ready.front().is_some_and(|r| r.position != self.length()) {
             return Err(ProtocolError::Shape {

@@ -44,7 +44,11 @@ impl<P: Party> Online<P> {
         h.expect(Kind::Hidden)?;
         let expected = if into == Site::Head { self.head_now.len() } else { self.active.len() };
         if h.rows != expected {
-            return Err(ProtocolError::Shape { what: "rows of a norm", expected: expected.to_string(), got: h.rows.to_string() });
+            return Err(ProtocolError::Shape {
+                what: "rows of a norm",
+                expected: expected.to_string(),
+                got: h.rows.to_string(),
+            });
         }
         Ok(self.active.len() - h.rows)
     }
@@ -159,7 +163,8 @@ impl Online<Server> {
         let mut data = Vec::with_capacity(n * d);
         for i in 0..n {
             let slot = &self.active[start_row + i].slot;
-            let (u, z) = (slot.mask(Mask::NormInput, norm, d), slot.words(self.layout.norm_product(norm), d)?);
+            let (u, z) =
+                (slot.mask(Mask::NormInput, norm, d), slot.words(self.layout.norm_product(norm), d)?);
             let rho_open = m4.words(1)?[0];
             let opened = m4.words(d)?;
             let x = (0..d).map(|j| h.row(i)[j] * rho[i] + u[j] * rho_open + z[j] + opened[j]);

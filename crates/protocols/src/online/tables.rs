@@ -58,9 +58,7 @@ pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Fp>>> {
         .into_par_iter()
         .map_init(DotScratch::new, |scratch, l| {
             let mut out = vec![Fp::ZERO; l.terms.len()];
-            l.key
-                .dot_into(P::ROLE, l.rotation, &l.terms, scratch, &mut out)
-                ?;
+            l.key.dot_into(P::ROLE, l.rotation, &l.terms, scratch, &mut out)?;
             Ok(out)
         })
         .collect()
