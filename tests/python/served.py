@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tiny import tiny_gpt2, tiny_llama
 
 pytest.importorskip("cryptogen._core", reason="the Rust core is not built (make build)")

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from served import TOKEN, Served, cursors, model_with_plan, serving
 
 import cryptogen
 from cryptogen.bench.fidelity import fidelity
 from cryptogen.bench.processes import ServerProcess
 from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch
 from cryptogen.session.chat import Conversation
+from served import TOKEN, Served, cursors, model_with_plan, serving
 
 PROMPT = "the end"
 

@@ -19,6 +19,7 @@ from cryptogen.backends.private import ClientBackend, want_of
 from cryptogen.errors import (
     ConnectionLost,
     CryptogenError,
+    MaterialMismatch,
     MaterialShort,
     ProtocolViolation,
 )
@@ -88,14 +89,20 @@ class Link:
         self.plan = _core.Plan(plan.to_json(), made)
         self.codec = _codec(self.offer, documents.get("tokenizer"))
         peer = fingerprint or f"certified:{self._address}"
-        pair = hashlib.sha256(f"{peer} {model} {plan_digest}".encode()).hexdigest()[:32]
+        pair = hashlib.sha256(f"{peer} {self._name} {model} {plan_digest}".encode()).hexdigest()[:32]
         (self._folder / "stores").mkdir(exist_ok=True, mode=0o700)
         store = str(self._folder / "stores" / pair)
-        endpoint = connection.open(self.plan, store, peer, model, plan_digest, self._resync)
+        try:
+            endpoint = connection.open(self.plan, store, peer, model, plan_digest, self._resync)
+        except MaterialMismatch as error:
+            raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         self._earlier, self._seconds = self.costs(), {}
         self._endpoint, self._backend = endpoint, ClientBackend(endpoint, plan)
         self._fetch_model(model, plan_digest)
         self._seconds["setup"] = time.perf_counter() - started
+
+    def _way_out(self) -> str:
+        return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
 
     def _checked_plan(self, document: bytes) -> tuple[Plan, list[NDArray[np.int64]]]:
         try:

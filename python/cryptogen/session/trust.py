@@ -43,7 +43,7 @@ class Trust:
 def _shown(address: str) -> str:
     """What a server presents, found by expecting something impossible: the handshake ends before anything is said."""
     try:
-        _core.ClientConnection.connect(address, NOBODY, None)
+        _core.ClientConnection.connect(address, NOBODY, None).hello("stranger", None)
     except WrongFingerprint as error:
         return next((f for f in re.findall(r"[0-9a-f]{64}", str(error)) if f != NOBODY), "none")
     return "none"

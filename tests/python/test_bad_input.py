@@ -1,0 +1,307 @@
+"""What can go wrong between two parties: each a typed error that says what was expected and what came."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import cryptogen
+from cryptogen import _core, errors
+from cryptogen.numerics.plan import Plan
+from cryptogen.session import messages
+from cryptogen.session.offer import Offer, receive_offer
+from cryptogen.session.plans import beside
+from served import TOKEN, Served, cursors, model_with_plan, serving
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(served: Served, tmp_path: Path):
+    with served.client(tmp_path) as open_client:
+        yield open_client
+
+
+# --- who is there
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    with pytest.raises(errors.ConnectionFailed):
+        cryptogen.Client("127.0.0.1:1", fingerprint="0" * 64, data_dir=tmp_path).connect()
+
+
+def test_wrong_fingerprint(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(errors.WrongFingerprint, match=f"{served.fingerprint}.*{'1' * 64}"):
+        served.client(tmp_path, fingerprint="1" * 64).connect()
+
+
+def test_unknown_server_is_not_trusted_silently_and_a_known_one_is_remembered(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(errors.WrongFingerprint, match=served.fingerprint):
+        served.client(tmp_path, fingerprint=None).connect()
+    with served.client(tmp_path):
+        pass
+    with served.client(tmp_path, fingerprint=None) as client:
+        assert client.config == served.model.config
+
+
+def test_malformed_fingerprint(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError, match="64 hexadecimal"):
+        served.client(tmp_path, fingerprint="abc").connect()
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong"])
+def test_wrong_token(served: Served, tmp_path: Path, token: str | None) -> None:
+    with pytest.raises((errors.WrongToken, errors.PeerFailed)):
+        served.client(tmp_path, token=token).connect()
+
+
+def test_port_in_use(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(errors.AddressInUse, match=served.address):
+        cryptogen.Server(served.model, data_dir=tmp_path).serve(served.address)
+
+
+def test_too_many_clients(tmp_path: Path) -> None:
+    with serving(tmp_path / "server", max_clients=1) as served, served.client(tmp_path / "one"):
+        with pytest.raises(errors.PeerFailed, match="Busy"):
+            served.client(tmp_path / "two").connect()
+
+
+def test_one_data_folder_twice_at_once(served: Served, client: cryptogen.Client, tmp_path: Path) -> None:
+    with pytest.raises(errors.StoreLocked):
+        served.client(tmp_path).connect()
+
+
+# --- what is served
+
+
+def test_no_model_no_plan_or_another_models_plan(tmp_path: Path) -> None:
+    with pytest.raises(errors.MissingFile, match="no such file"):
+        cryptogen.Server(tmp_path / "nothing", data_dir=tmp_path)
+    model = model_with_plan(tmp_path)
+    plan = Plan.load(beside(model))
+    beside(model).unlink()
+    with pytest.raises(errors.MissingPlan, match="cryptogen calibrate"):
+        cryptogen.Server(model, data_dir=tmp_path)
+    other = model_with_plan(tmp_path / "other", seed=1)
+    with pytest.raises(errors.PlanRejected, match="is for model"):
+        cryptogen.Server(other, plan, data_dir=tmp_path)
+
+
+def test_truncated_weights(tmp_path: Path) -> None:
+    model = model_with_plan(tmp_path)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(errors.WeightsError):
+        cryptogen.Server(model, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("field", ["model", "plan", "tables"])
+def test_parties_that_mean_different_things(served: Served, tmp_path: Path, field: str) -> None:
+    connection = _connection(served)
+    offer, _ = receive_offer(connection, tmp_path)
+    digests = {"model": offer.model, "plan": offer.documents["plan"], "tables": offer.tables} | {field: "0" * 64}
+    with pytest.raises(errors.AgreementMismatch, match=f"{field}.*{'0' * 64}"):
+        connection.agree(**digests)
+
+
+# --- what is asked
+
+
+def test_prompts_that_cannot_be(served: Served, client: cryptogen.Client) -> None:
+    before = client.costs
+    context = served.model.config.context
+    for prompt, error in (("", errors.InputError), ([], errors.InputError), ([512], errors.InputError)):
+        with pytest.raises(error):
+            client.generate(prompt)
+    with pytest.raises(errors.ContextOverflow, match=str(context)):
+        client.generate([1] * (context + 1), max_new_tokens=1)
+    with pytest.raises(errors.ContextOverflow):
+        client.generate([1] * context, max_new_tokens=2)
+    for options in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"seed": -1}):
+        with pytest.raises(errors.InputError):
+            client.generate([1], **options)
+    after = client.costs
+    assert after.left == before.left and after.offline.bytes == before.offline.bytes
+
+
+def test_closed_client_and_batch(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError):
+        served.client(tmp_path, batch_tokens=0)
+    with served.client(tmp_path) as client:
+        with pytest.raises(errors.InputError):
+            client.prepare(0)
+
+
+# --- a client that does not follow the protocol
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"op": "rewind"}', '{"op": ["reset"]}', '{"op": "reset", "extra": 1}', '{"op": "extend"}',
+        '{"op": "extend", "rows": 0}', '{"op": "extend", "rows": 65}', '{"op": "extend", "rows": true}',
+        '{"op": "extend", "rows": 1.0}', '{"op": "forward", "rows": 4, "sampled": 2}', "[]", "3",
+        '{"op": "prepare", "slots": -1, "heads": 0, "exponentials": 0}',
+        '{"op": "prepare", "slots": 99999999999, "heads": 0, "exponentials": 0}',
+    ],
+)  # fmt: skip
+def test_server_refuses_what_is_not_in_the_protocol(served: Served, tmp_path: Path, text: str) -> None:
+    endpoint = _endpoint(served, tmp_path)
+    with pytest.raises((errors.PeerFailed, errors.ConnectionLost, errors.ProtocolViolation)):
+        endpoint.send_control(text)
+        endpoint.recv_control()
+
+
+def test_server_survives_garbage(served: Served, tmp_path: Path) -> None:
+    host, port = served.address.rsplit(":", 1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for data in (b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", b"", b"\x00" * 4096):
+        with socket.create_connection((host, int(port))) as plain:
+            plain.sendall(data)
+        with context.wrap_socket(socket.create_connection((host, int(port)))) as tls:
+            tls.sendall(data)
+    with served.client(tmp_path) as client:
+        assert client.config == served.model.config
+
+
+def test_requests_beyond_the_context(served: Served, tmp_path: Path) -> None:
+    endpoint = _endpoint(served, tmp_path)
+    endpoint.send_control(messages.encode(messages.Extend(1)))  # nothing is prepared: short on both sides alike
+    with pytest.raises(errors.MaterialShort):
+        endpoint.extend(1)
+    endpoint.send_control(messages.encode(messages.Prepare(1 << 14, 0, 1 << 26)))
+    endpoint.send_control(json.dumps({"op": "bye"}))
+
+
+# --- a server that does not follow the protocol
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2}, {"config": {}}, {"config": 3}, {"model": "xyz"}, {"key_id": "../../x"}, {"stop": [-1]},
+        {"stop": "all"}, {"chat": [1]}, {"chat": [1, 10**9, None]}, {"documents": {}}, {"documents": {"plan": "../x"}},
+        {"documents": {"plan": "0" * 64, "other": "0" * 64}}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_client_checks_the_offer(served: Served, tmp_path: Path, change: dict[str, object]) -> None:
+    offer, _ = receive_offer(_connection(served), tmp_path)
+    assert Offer.from_json(offer.to_json()) == offer
+    with pytest.raises(errors.ProtocolViolation):
+        Offer.from_json(json.dumps(json.loads(offer.to_json()) | change))
+
+
+class Script:
+    """A wire whose peer says what is written here."""
+
+    def __init__(self, *said: object) -> None:
+        self._said = iter(said)
+
+    def send_control(self, json: str) -> None:
+        pass
+
+    def recv_control(self) -> str:
+        said = next(self._said)
+        return said if isinstance(said, str) else json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{}], [{"document": "plan", "left": 0, "data": "%"}], [{"document": "plan", "left": -1, "data": ""}],
+        [{"document": "plan", "left": 1, "data": ""}, {"document": "plan", "left": 1, "data": ""}],
+        [{"document": "plan", "left": 10**9, "data": ""}], [{"document": "plan", "left": 0, "data": ""}],
+        [{"document": "tokenizer", "left": 0, "data": ""}], ["[" * 100_000],
+    ],
+)  # fmt: skip
+def test_client_checks_documents(served: Served, tmp_path: Path, pieces: list[object]) -> None:
+    offer, _ = receive_offer(_connection(served), tmp_path / "sound")
+    with pytest.raises(errors.ProtocolViolation):
+        receive_offer(Script(offer.to_json(), *pieces), tmp_path / "other")
+
+
+# --- disks
+
+
+def test_full_disk_is_typed_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on file sizes is what a full disk looks like to the store."""
+    with serving(tmp_path / "server") as served:
+        with served.client(tmp_path) as client:
+            client.prepare(1)
+        before = cursors(tmp_path / "client")
+        code = (
+            "import sys, cryptogen\n"
+            "try:\n"
+            "    with cryptogen.Client(sys.argv[1], token=sys.argv[2], data_dir=sys.argv[3]) as c: c.prepare(60)\n"
+            "except cryptogen.errors.DiskFull as e: print(e); sys.exit(7)\n"
+        )
+        command = [sys.executable, "-c", code, served.address, TOKEN, str(tmp_path)]
+        limit = (1_000_000, 1_000_000)
+        done = subprocess.run(
+            command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), capture_output=True, text=True
+        )
+        assert done.returncode == 7, done.stderr
+        assert "disk full" in done.stdout.lower()
+        assert cursors(tmp_path / "client") == before
+        with served.client(tmp_path, resync=True) as client:
+            assert len(list(client.generate([3], max_new_tokens=1, stop=()))) == 1
+
+
+def test_damaged_encrypted_model(served: Served, tmp_path: Path) -> None:
+    with served.client(tmp_path):
+        pass
+    stored = next((tmp_path / "client" / "models").iterdir())
+    stored.write_bytes(stored.read_bytes()[:-8])
+    with pytest.raises(errors.StoreError):
+        served.client(tmp_path).connect()
+
+
+def test_store_of_another_server(served: Served, tmp_path: Path) -> None:
+    """A copied store does not fit a server that never made it."""
+    with served.client(tmp_path / "a") as client:
+        client.prepare(1)
+    with serving(tmp_path / "second") as other:
+        with other.client(tmp_path / "b") as client:
+            client.prepare(1)
+        ours = next((tmp_path / "a" / "client" / "stores").iterdir())
+        theirs = next((tmp_path / "b" / "client" / "stores").iterdir())
+        shutil.rmtree(theirs)
+        shutil.copytree(ours, theirs)
+        with pytest.raises(errors.MaterialMismatch):
+            other.client(tmp_path / "b").connect()
+
+
+def _connection(served: Served) -> _core.ClientConnection:
+    connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
+    connection.hello(f"test-{threading.get_ident()}", TOKEN)
+    return connection
+
+
+def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
+    """A client that has agreed on everything and may now say anything."""
+    from cryptogen.numerics.plan import tables, tables_digest
+
+    connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
+    connection.hello(f"test-{abs(hash(folder))}", TOKEN)
+    offer, documents = receive_offer(connection, folder)
+    plan = Plan.from_json(documents["plan"].decode())
+    made = tables(plan)
+    connection.agree(offer.model, offer.documents["plan"], tables_digest(made))
+    core = _core.Plan(plan.to_json(), made)
+    return connection.open(
+        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False
+    )

@@ -1,0 +1,148 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cryptogen.bench.processes import ServerProcess
+from cryptogen.bench.table import row
+from served import Served, model_with_plan, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object, stdin: str | None = None, code: int = 0, data: Path | None = None) -> tuple[str, str]:
+    """Runs `cryptogen …`; its stdout and stderr."""
+    environment = os.environ | ({"CRYPTOGEN_DATA_DIR": str(data)} if data else {})
+    done = subprocess.run(
+        [sys.executable, "-m", "cryptogen", *map(str, arguments)],
+        input=stdin or "", capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def failing(*arguments: object, **options: object) -> str:
+    """The one line of an expected failure."""
+    stdout, stderr = run(*arguments, **({"code": 1} | options))  # type: ignore[arg-type]
+    line = stderr.strip()
+    assert stdout == "" and line.startswith("error: ") and "\n" not in line, stderr
+    return line
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("served"), token=None) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return model_with_plan(tmp_path_factory.mktemp("model"))
+
+
+def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
+    where = ["--server", served.address]
+    stdout, _ = run("prepare", *where, "--fingerprint", served.fingerprint, "--tokens", 12, "--json", data=tmp_path)
+    assert json.loads(stdout)["left"]["slots"] >= 12
+    first, _ = run("generate", "the end", *where, "--max-new-tokens", 3, "--json", data=tmp_path)
+    answer = json.loads(first)
+    assert 1 <= len(answer["tokens"]) <= 3
+    text, stderr = run("generate", "the end", *where, "--max-new-tokens", 3, "--costs", data=tmp_path)
+    assert text == answer["text"] + "\n" and "offline" in stderr and "left" in stderr
+    chatted, _ = run("chat", *where, "--max-new-tokens", 2, "--system", "x", stdin="a\n\nb\n", data=tmp_path)
+    assert chatted.count("\n") >= 2
+
+
+def test_demo(model: Path) -> None:
+    stdout, stderr = run("demo", "--model", model, "--tokens", 3)
+    assert stdout.splitlines()[-1].startswith("agreement with the clear model: 3/3 tokens")
+    for word in ("setup", "offline", "online", "round trips", "spent", "left"):
+        assert word in stderr
+
+
+def test_inspect(model: Path) -> None:
+    text, _ = run("inspect", model)
+    for word in ("layers", "wrong truncation", "N8192Q196", "leaks", "round trips"):
+        assert word in text
+    assert json.loads(run("inspect", model, "--json")[0])["encrypted_model_bytes"] > 0
+
+
+def test_calibrate_and_eval(tmp_path: Path) -> None:
+    model = model_with_plan(tmp_path)
+    text = tmp_path / "text"
+    text.write_text("the quick brown fox jumps over the lazy dog and then rests in the shade of a tree\n" * 4)
+    stdout, _ = run("calibrate", model, "--text", text, "--windows", "0,1-2", "--size", 16, "--out", tmp_path / "plan")
+    assert "3 windows of 16 tokens" in stdout
+    for backend in ("float", "fixed", "private"):
+        options = ["--windows", 1, "--size", 8, "--plan", tmp_path / "plan", "--json"]
+        result = json.loads(run("eval", text, "--model", model, "--backend", backend, *options)[0])
+        assert result["perplexity"] == pytest.approx(result["perplexity_float"], rel=0.02)
+        assert result["agreement_with_float"] >= 0.75
+    assert "expected one of" in failing("eval", text, "--model", model, "--backend", "magic")
+    assert "tokens" in failing("eval", text, "--model", model, "--backend", "float", "--windows", 99)
+
+
+def test_bench_decode() -> None:
+    options = ["--shape", "tiny", "--context", 8, "--tokens", 2, "--blocks", 2, "--json"]
+    figures = json.loads(run("bench", "decode", *options)[0])
+    assert {
+        "offline_seconds_per_token", "online_seconds_per_token", "offline_bytes_per_token", "online_bytes_per_token",
+        "round_trips_per_token", "peak_rss_client", "peak_rss_server", "context", "shape", "machine", "commit",
+    } <= set(figures)  # fmt: skip
+    assert figures["round_trips_per_token"] == pytest.approx(8 * 3 + 3, abs=1)  # 3 layers from 1 and 2
+    assert figures["extrapolated_from_blocks"] == 2
+    assert row(figures).startswith("| tiny | 8 |")
+
+
+def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> None:
+    assert "no such file" in failing("serve", tmp_path / "nothing")
+    assert "already in use" in failing("serve", model, "--listen", served.address, data=tmp_path)
+    assert "not built" in failing("serve", model, "--protocol", "recompute")
+    where = ["--server", served.address]
+    assert served.fingerprint in failing("generate", "x", *where, data=tmp_path)
+    assert "expected" in failing("generate", "x", *where, "--fingerprint", "0" * 64, data=tmp_path)
+    known = ["--fingerprint", served.fingerprint]
+    assert "empty" in failing("generate", "", *where, data=tmp_path)
+    assert "128" in failing("generate", "x " * 200, *where, *known, data=tmp_path)
+    assert "no such file" in failing("generate", "x", *where, "--token-file", tmp_path / "none", data=tmp_path)
+    assert "--server" in failing("generate", "x", code=2)
+    assert "refused" in failing("generate", "x", "--server", "127.0.0.1:1", *known, data=tmp_path)
+    assert "expected" in failing("calibrate", model, "--text", model / "config.json", "--windows", "a-b")
+
+
+def test_serve_with_a_token_and_ctrl_c(model: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("swordfish\n")
+    arguments = ["serve", str(model), "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]
+    arguments += ["--token-file", str(secret)]
+    with ServerProcess("cryptogen", arguments) as server:
+        where = ["--server", server.address, "--fingerprint", server.fingerprint]
+        assert "token" in failing("prepare", *where, "--tokens", 1, data=tmp_path)
+        run("prepare", *where, "--tokens", 1, "--token-file", secret, data=tmp_path)
+        server._process.send_signal(signal.SIGINT)
+        assert server._process.wait(20) == 130
+        server._log.seek(0)
+        log = server._log.read()
+        assert "swordfish" not in log and "Traceback" not in log
+
+
+def test_client_ctrl_c(served: Served, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cryptogen", "prepare", "--server", served.address, "--fingerprint",
+               served.fingerprint, "--tokens", "2000", "--data-dir", str(tmp_path)]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("client/stores/*/state.json")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert "Traceback" not in process.stderr.read()

@@ -1,0 +1,174 @@
+"""A private run, bit for bit: the oracle that replays both parties' truncation shares gets the same logits.
+
+Needs a core built with `insecure-trace` (`make test` builds one and names it in CRYPTOGEN_TEST_CORE).
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cryptogen
+from cryptogen.backends.fixed import FixedBackend
+from cryptogen.backends.private import ClientBackend, ServerBackend
+from cryptogen.backends.rounding import Ints, Replay, ReplayError, Shift
+from cryptogen.bench.shapes import quick_plan
+from cryptogen.models.canonical import canonicalise
+from cryptogen.models.decoder import forward
+from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.quantise import IntegerModel, quantise
+from tiny import tiny_gpt2, tiny_llama
+
+P = 2**64 - 2**32 + 1
+WORDS = np.dtype(np.uint64)
+PASSES = [([5, 9, 300, 2], "last"), ([7], "last"), ([11, 12], "all"), ([3], "last")]
+ROWS = sum(len(tokens) for tokens, _ in PASSES)
+
+
+class ReplayShares(Replay):
+    """Adds up the two parties' logs: truncation shares modulo p; index shares, tagged `i | k<<32 | 1<<63`, modulo 2^k.
+
+    The tag alone does not tell them apart (a share may look like one), but the oracle knows what it asks for.
+    """
+
+    def __init__(self, client: np.ndarray, server: np.ndarray) -> None:
+        super().__init__([])
+        if client.shape != server.shape:
+            raise ReplayError(f"replay: the client's log has {client.size} words, the server's {server.size}")
+        self._logs, self._at = np.stack([client, server]), 0
+
+    def truncate(self, x: Ints, k: Shift) -> Ints:
+        client, server = self._words(x.size)
+        total = client + server  # modulo 2^64
+        wrapped = total < client
+        total = total + wrapped * np.uint64(2**32 - 1)  # 2^64 = 2^32 − 1 modulo p
+        total = np.where(total >= np.uint64(P), total - np.uint64(P), total)
+        negative = total > np.uint64(P // 2)
+        values = np.where(negative, -(np.uint64(P) - total).astype(np.int64), total.astype(np.int64))
+        self._rest = values
+        return super().truncate(x, k)
+
+    def index(self, x: Ints, h: Shift, k: int) -> Ints:
+        words = self._words(x.size)
+        tags = words >> np.uint64(32)
+        if (tags != np.uint64(1 << 31 | k)).any():
+            raise ReplayError(f"replay: {x.size} indices of {k} bits expected at word {self._at - x.size}")
+        self._rest = ((words & np.uint64(0xFFFFFFFF)).sum(axis=0) & np.uint64((1 << k) - 1)).astype(np.int64)
+        return super().index(x, h, k)
+
+    def finish(self) -> None:
+        if left := self._logs.shape[1] - self._at:
+            raise ReplayError(f"replay: 0 words expected to be left, {left} are")
+
+    def _words(self, n: int) -> np.ndarray:
+        words = self._logs[:, self._at : self._at + n]
+        if words.shape[1] < n:
+            raise ReplayError(f"replay: {n} words expected, {words.shape[1]} left")
+        self._at += n
+        return words
+
+
+@pytest.fixture(scope="module")
+def core() -> Any:
+    path = os.environ.get("CRYPTOGEN_TEST_CORE")
+    if not path:
+        pytest.skip("CRYPTOGEN_TEST_CORE is not set: no core with insecure-trace")
+    loader = importlib.machinery.ExtensionFileLoader("_core", path)
+    spec = importlib.util.spec_from_loader("_core", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("make", "overrides"), [
+    (tiny_gpt2, {}), (tiny_llama, {}), (tiny_llama, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+])  # fmt: skip
+def test_the_oracle_replays_a_private_run(core: Any, tmp_path: Path, make: Any, overrides: dict[str, Any]) -> None:
+    checkpoint = cryptogen.load(make(tmp_path / "model", **overrides))
+    plan = quick_plan(checkpoint)
+    weights = quantise(canonicalise(checkpoint), plan)
+    client_log, server_log, private = _private_run(core, tmp_path, plan, weights, checkpoint.config)
+    replay = ReplayShares(client_log, server_log)
+    oracle = FixedBackend(weights, plan, replay)
+    for (tokens, want), logits in zip(PASSES, private, strict=True):
+        forward(oracle, checkpoint.config, tokens, want)
+        assert (oracle.raw_logits == logits).all()
+    replay.finish()
+    assert not oracle.events
+
+
+def _private_run(
+    core: Any, folder: Path, plan: Plan, weights: IntegerModel, config: Any
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Both parties in threads of this process, over TLS: logs of the client and the server, raw logits per pass."""
+    agreed, logs = _Agreed(core, plan), {}
+    listener = core.Listener("127.0.0.1:0", identity := core.Identity.load_or_create(str(folder / "identity")))
+    model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)
+    key = core.ServerKey.load_or_create(str(folder / "key"))
+
+    def serve() -> None:
+        connection = None
+        while connection is None:
+            connection = listener.accept(1.0)
+        connection.welcome(None)
+        connection.agree("model", "plan", "tables")
+        endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", key, False)
+        endpoint.send_model(model, None)
+        agreed.material(endpoint)
+        backend = ServerBackend(endpoint, model)
+        for tokens, want in PASSES:
+            backend.sampled = _sampled(tokens, want)
+            forward(backend, config, [0] * len(tokens), want)
+        logs["server"] = endpoint.insecure_trace()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    connection = core.ClientConnection.connect(listener.address, identity.fingerprint, None)
+    connection.hello("client", None)
+    connection.agree("model", "plan", "tables")
+    endpoint = connection.open(agreed.plan, str(folder / "client"), "server", "model", "plan", False)
+    endpoint.receive_model(str(folder / "encrypted"), None)
+    agreed.material(endpoint)
+    backend, private = ClientBackend(endpoint, plan), []
+    for tokens, want in PASSES:
+        backend.sampled = _sampled(tokens, want)
+        forward(backend, config, tokens, want)
+        private.append(backend.raw_logits)
+    thread.join(60)
+    return endpoint.insecure_trace(), logs["server"], private
+
+
+class _Agreed:
+    """What both parties do alike before the first pass."""
+
+    def __init__(self, core: Any, plan: Plan) -> None:
+        self.plan = core.Plan(plan.to_json(), tables(plan))
+
+    def material(self, endpoint: Any) -> None:
+        sampled = sum(_sampled(tokens, want) for tokens, want in PASSES)
+        endpoint.prepare(ROWS + 4, sampled + 2, self.plan.exponentials_needed(0, ROWS), None)
+        endpoint.extend(5)
+        endpoint.extend(ROWS - 5)  # blocks need not be passes
+        endpoint.take_heads(sampled)
+
+
+def _sampled(tokens: list[int], want: str) -> int:
+    return 1 if want == "last" else len(tokens)
+
+
+def test_shares_that_do_not_add_up_are_noticed() -> None:
+    words = np.array([5, 6], dtype=WORDS)
+    with pytest.raises(ReplayError):
+        ReplayShares(words, words[:1])
+    with pytest.raises(ReplayError, match="expected"):
+        ReplayShares(words, words).truncate(np.array([1000, 1000]), 2)
+    with pytest.raises(ReplayError, match="left"):
+        ReplayShares(words, words).finish()
