@@ -46,8 +46,9 @@ def model_with_plan(folder: Path, kind: str = "llama", **overrides: object) -> P
 
 @contextmanager
 def serving(folder: Path, kind: str = "llama", **options: object) -> Iterator[Served]:
-    """Serves a tiny model from a thread of this process."""
-    model = cryptogen.load(model_with_plan(folder, kind))
+    """Serves a tiny model (or the one at `model`) from a thread of this process."""
+    path = options.pop("model", None) or model_with_plan(folder, kind)
+    model = cryptogen.load(path)  # type: ignore[arg-type]
     server = cryptogen.Server(model, data_dir=folder / "data", **({"token": TOKEN} | options))  # type: ignore[arg-type]
     ready, found = threading.Event(), []
 
