@@ -7,6 +7,8 @@
     with cryptogen.Client("host:7100", fingerprint="…") as client:               # on yours
         for token in client.generate("The capital of France is", max_new_tokens=8):
             print(token.text, end="", flush=True)
+
+Errors are the classes of `cryptogen.errors`; the command line is `cryptogen --help`.
 """
 
 from typing import TYPE_CHECKING, Any
