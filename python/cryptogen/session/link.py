@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from cryptogen.backends.private import ClientBackend, want_of
 from cryptogen.errors import (
     ConnectionLost,
     CryptogenError,
+    DiskFull,
     MaterialMismatch,
     MaterialShort,
     ProtocolViolation,
@@ -32,7 +34,7 @@ from cryptogen.tokens import TextCodec
 
 from . import messages
 from .costs import Costs, phase_costs
-from .material import Need, need_ahead, need_of, spare
+from .material import Need, need_ahead, spare
 from .messages import Message
 from .offer import Offer, receive_offer
 from .trust import Trust
@@ -98,7 +100,11 @@ class Link:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         self._earlier, self._seconds = self.costs(), {}
         self._endpoint, self._backend = endpoint, ClientBackend(endpoint, plan)
-        self._fetch_model(model, plan_digest)
+        try:
+            self._fetch_model(model, plan_digest)
+        except BaseException:
+            self._drop()
+            raise
         self._seconds["setup"] = time.perf_counter() - started
 
     def _way_out(self) -> str:
@@ -122,10 +128,13 @@ class Link:
             endpoint.open_model(str(path))
             return
         path.parent.mkdir(exist_ok=True, mode=0o700)
+        size, free = self.plan.encrypted_model_bytes, shutil.disk_usage(path.parent).free
+        if size > free:
+            raise DiskFull(f"{path.parent}: {size} bytes needed for the encrypted model, {free} free")
         partial = path.with_name(f"{name}.{self._name}.partial")
         try:
             with self._step("setup", messages.SendModel()):
-                endpoint.receive_model(str(partial), self._progress)
+                endpoint.receive_model(str(partial), _named(self._progress, f"{size / 1e9:.1f} GB, once per model"))
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -139,6 +148,8 @@ class Link:
             self._drop()
 
     def _drop(self) -> None:
+        if self._endpoint is None:
+            return
         self._earlier, self._seconds = self.costs(), {}
         self._endpoint = None
         del self._backend  # the last references: the connection closes, the store is unlocked
@@ -179,7 +190,7 @@ class Link:
         target = self.ready_rows + rows
         while (left := target - self.ready_rows) > 0:
             endpoint, first = self._open(), self.length + self.ready_rows
-            self.ensure(need_of(self.plan, first, left, 0))
+            self.ensure(Need(left, 0, self.plan.exponentials_needed(first, left)))
             try:
                 with self._spending(), self._step("offline", messages.Extend(left)):
                     endpoint.extend(left)
@@ -232,8 +243,7 @@ class Link:
         except MaterialShort:
             raise
         except BaseException:
-            if self._endpoint is not None:
-                self._drop()
+            self._drop()
             raise
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
@@ -276,6 +286,11 @@ class Link:
             dict(self._spent),
             dict(left),
         )
+
+
+def _named(progress: Progress | None, note: str) -> Progress | None:
+    """The listener, told more about the phase."""
+    return progress and (lambda phase, done, total: progress(f"{phase} ({note})", done, total))
 
 
 def _codec(offer: Offer, document: bytes | None) -> TextCodec | None:

@@ -94,6 +94,8 @@ class Server:
         """Accepts clients until `stop` or Ctrl-C. Port 0 picks a free one; `ready(address, fingerprint)` is called when
         clients may come. A client that fails ends its own connection only. Errors: `AddressInUse`, `InputError`."""
         listener = _core.Listener(address, self._identity)
+        if self._token is None:
+            log.warning("no access token: anybody who reaches this port may use the model")
         self._stop.clear()
         if ready:
             ready(listener.address, self.fingerprint)
