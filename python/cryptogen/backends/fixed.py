@@ -6,6 +6,7 @@ Same operations, same order, same truncation events as the parties; what their s
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,8 +147,8 @@ class FixedBackend:
     def last(self, h: Ints) -> Ints:
         return h[-1:]
 
-    def logits(self, x: Ints) -> NDArray[np.float64]:
-        """A5.8: real logits [T, vocab]; the integers stay in `raw_logits`."""
+    def logits(self, x: Ints) -> NDArray[Any]:
+        """A5.8: real logits [T, vocab], float64; the integers stay in `raw_logits`."""
         self.raw_logits = self.linear(x, "head")
         return self.raw_logits / 2.0**self.plan.logit_bits
 

@@ -22,6 +22,7 @@ from .plan import VERSION, Activation, Attention, Embed, Head, Linear, ModelShap
 from .quantise import weight_bits
 from .ranges import SIGMA_K, TableSet, Window, bits_for, fine_window, reciprocal, rsqrt, window
 from .statistics import statistics
+from .validate import with_events
 
 EMBED_SHIFT = 8
 ROPE_BITS = 14
@@ -32,7 +33,8 @@ MAX_PRE_SHIFT = 6
 SIGMA_FLOOR = 12  # bits of the smallest rows' σ
 SIGMA_CEILING = 36  # of the largest
 PRODUCT_CEILING = 22  # in_shift of `o`: 2^(12 + 22) per element fails with 2^-30
-SCORE_RANGE = 20  # bits from a small row's σ to e^top: more, and 1/σ of ordinary rows loses its precision
+SCORE_RANGE = 18.5, 20.0  # bits from a small row's σ to e^top, with and at the cost of precision in small rows
+START = 16  # tokens of the short windows that show what first rows look like
 LOOSE = 4  # bounds are this many times the largest calibrated value
 
 
@@ -152,7 +154,8 @@ class _Sketch:
         """A score above the window wraps to its bottom, where e is nearly 0: rare extreme rows are given up so."""
         rows = scores.log_sum.all / math.log(2)  # log2 Σ_j e^{s_j}
         small = float(np.quantile(rows, 0.001))
-        peak = min((scores.peak + margins.score_top) / math.log(2), small + SCORE_RANGE)
+        wished, needed = ((scores.peak + n) / math.log(2) for n in (margins.score_top, 1.0))
+        peak = min(wished, max(small + SCORE_RANGE[0], min(needed, small + SCORE_RANGE[1])))
         top = math.ceil(peak * math.log(2) * 2**F)
         spread = scores.peak - scores.low
         reach = top / 2**F - scores.low + max(margins.score_bottom * spread, 2.0)
@@ -210,11 +213,14 @@ def _linears(
 def calibrate_model(
     path: str | Path,
     text_file: str | Path,
-    windows: Sequence[int] = (8, 9, 10, 11),
+    windows: Sequence[int] = tuple(range(8, 20)),
     size: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """Loads a model and calibrates it on windows `tokens[size·i : size·(i+1)]` of a text file.
+
+    First rows see few others and are the most unlike the rest, so eight short windows inside each are run as well.
+    Ends with a run of the integer oracle that counts out-of-window events.
 
     Raises WeightsError (model), OSError (text), PlanError (text too short or model without a tokenizer).
     """
@@ -227,4 +233,7 @@ def calibrate_model(
     if len(tokens) < size * (max(windows) + 1):
         raise PlanError("calibration text", f"{size * (max(windows) + 1)} tokens", len(tokens))
     chosen = [tokens[size * i : size * (i + 1)] for i in windows]
-    return calibrate(canonicalise(checkpoint), chosen, model_digest=checkpoint.digest, progress=progress)
+    starts = [w[j : j + START] for w in chosen for j in range(0, size, max(size // 8, START)) if len(w[j:]) > 1]
+    model = canonicalise(checkpoint)
+    plan = calibrate(model, chosen + starts, model_digest=checkpoint.digest, progress=progress)
+    return with_events(plan, model, chosen[0])

@@ -8,7 +8,7 @@ from .plan import Range, Scalar
 
 FINE_BITS = 6  # bits of an argument below its segment index, where there are that many
 NORM_K, SIGMA_K = 12, 14
-LEAST_INDEX, GOOD_INDEX = 8, 16  # a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
+LEAST_INDEX, GOOD_INDEX = 8, 32  # a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
 TOP_BITS = 16  # of y at the end of the window, so that rounding slopes to integers does not matter
 
 
@@ -67,7 +67,8 @@ def fine_window(coarse: Window, smallest: float) -> Window | None:
     index = coarse.index(smallest)
     if index >= LEAST_INDEX:
         return None
-    gap = min(max(bits_for(GOOD_INDEX / index), 4), coarse.k - 3, coarse.bits - coarse.k - 1)
+    widest = coarse.k - (4 if index * 2 ** (coarse.k - 4) >= LEAST_INDEX else 3)
+    gap = min(max(bits_for(GOOD_INDEX / index), 4), widest, coarse.bits - coarse.k - 1)
     return Window(coarse.bits - gap, coarse.k) if gap > 0 else None
 
 
