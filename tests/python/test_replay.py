@@ -20,10 +20,14 @@ from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend
 from cryptogen.backends.rounding import Ints, Replay, ReplayError, Shift
 from cryptogen.bench.shapes import quick_plan
+from cryptogen.errors import MissingPackage
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
+from cryptogen.session.plans import find_plan
+from cryptogen.weights import Checkpoint
+from cryptogen.weights.packages import find_packaged
 from tiny import tiny_gpt2, tiny_llama
 
 P = 2**64 - 2**32 + 1
@@ -93,7 +97,21 @@ def core() -> Any:
 ])  # fmt: skip
 def test_the_oracle_replays_a_private_run(core: Any, tmp_path: Path, make: Any, overrides: dict[str, Any]) -> None:
     checkpoint = cryptogen.load(make(tmp_path / "model", **overrides))
-    plan = quick_plan(checkpoint)
+    oracle = _replayed(core, tmp_path, checkpoint, quick_plan(checkpoint))
+    assert not oracle.events
+
+
+@pytest.mark.long
+def test_the_oracle_replays_smollm2(core: Any, tmp_path: Path) -> None:
+    try:
+        checkpoint = cryptogen.load(find_packaged("smollm2"))
+    except MissingPackage:
+        pytest.skip("SmolLM2 is not in the cache: run `make demo` once")
+    _replayed(core, tmp_path, checkpoint, find_plan(checkpoint, None))
+
+
+def _replayed(core: Any, tmp_path: Path, checkpoint: Checkpoint, plan: Plan) -> FixedBackend:
+    """Runs `PASSES` privately and again by the oracle, which must get the same integers."""
     weights = quantise(canonicalise(checkpoint), plan)
     client_log, server_log, private = _private_run(core, tmp_path, plan, weights, checkpoint.config)
     replay = ReplayShares(client_log, server_log)
@@ -102,7 +120,7 @@ def test_the_oracle_replays_a_private_run(core: Any, tmp_path: Path, make: Any, 
         forward(oracle, checkpoint.config, tokens, want)
         assert (oracle.raw_logits == logits).all()
     replay.finish()
-    assert not oracle.events
+    return oracle
 
 
 def _private_run(
@@ -142,7 +160,7 @@ def _private_run(
         backend.sampled = _sampled(tokens, want)
         forward(backend, config, tokens, want)
         private.append(backend.raw_logits)
-    thread.join(60)
+    thread.join(600)
     return endpoint.insecure_trace(), logs["server"], private
 
 
