@@ -104,8 +104,12 @@ fn open<P: Party>(
     key: SecretKey,
     resync: bool,
 ) -> PyResult<Endpoint<P>> {
-    let conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
-    let store = Store::open(Path::new(store), &binding).map_err(errors::store)?;
+    let mut conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
+    let store = Store::open(Path::new(store), &binding).map_err(|e| {
+        // The peer learns that we stop, not where our files lie; our own error matters more than a failure to tell.
+        let _ = conn.send_failure("store", "the material store cannot be opened");
+        errors::store(e)
+    })?;
     Endpoint::open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
 }
 

@@ -35,14 +35,16 @@ def log2(value: float) -> float:
 
 
 def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float]:
-    """Expected number of wrong unchecked truncations per token, a row attending to `length` rows, by kind."""
+    """Expected number of wrong truncations per token, a row attending to `length` rows, by kind.
+
+    What enters or leaves a linear layer is not here: the client knows its share beforehand and checks it (`discard`).
+    """
     parts: dict[str, float] = defaultdict(float)
     c = plan.model
     exp_bits = {f["tables"][0]: f["bits"] for f in plan.functions if f["kind"] == "exp"}
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
         parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
-        parts["norm product"] += c.d * seen.x[site].mean * 2.0 ** (F + entry)
         parts["1/rms"] += _mean(1 / np.sqrt(square + seen.config.norm_eps)) * 2.0 ** (entry + norm.scalar.out_shift)
     for i, attention in enumerate(plan.attention):
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
@@ -55,10 +57,7 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
             parts["score"] += length * scores.extent.mean * 2.0 ** (2 * F)
             parts["exp"] += _mean(sums) * 2.0**bits
             parts["weighted values"] += c.head_dim * sigma * value * 2.0**F + 2 * sigma
-            parts["attention product"] += c.head_dim * value * 2.0 ** (F + shift)
             parts["1/sum"] += _mean(1 / sums) * 2.0 ** (r + head.scalar.out_shift + head.e_shift - bits)
-        down = plan.linears[f"layers.{i}.down"].in_shift[0]
-        parts["activation"] += c.ff * seen.act[i].mean * 2.0 ** (F + down)
     return {part: value / P for part, value in parts.items()}
 
 
@@ -68,6 +67,7 @@ def discard(plan: Plan) -> float:
     total = c.d * plan.embed.bound + sum(c.d * norm.h_bound for norm in plan.norms)
     for site, linear in plan.linears.items():
         after = linear.out_bound >> linear.out_shift
+        total += linear.d_in * linear.in_bound
         if site != "head":
             total += linear.d_out * linear.out_bound
         if site.endswith(".qkv") and plan.rope:
@@ -111,7 +111,8 @@ def inspect_plan(plan: Plan) -> str:
         widths = [1 << (h.h + plan.attention[i].k - F) for h in plan.attention[i].heads]
         scores = f"{min(widths)}–{max(widths)}"
         gate = f"{row['gate'][0]:.1f} … {row['gate'][1]:.1f}"
-        lines.append(f"{i:>5}  {row['h']:<14.1f}  {scores:<13}  {gate:<17}  ±{(1 << (a.h + a.k - 1)) / 2**F:g}")
+        window = f"{a.offset / 2**F:.1f} … {(a.offset + (1 << (a.h + a.k))) / 2**F:.1f}"
+        lines.append(f"{i:>5}  {row['h']:<14.1f}  {scores:<13}  {gate:<17}  {window}")
     return "\n".join(lines)
 
 
