@@ -167,7 +167,8 @@ def test_surprises_are_counted(model: tuple[Canonical, Plan], integers: IntegerM
     assert backend.events["norm"] == 4 and backend.events["bound"] > 0
     u = np.zeros((1, plan.linears["layers.0.up"].d_out), dtype=np.int64)
     backend.events = Counter()
-    u[0, 0] = -plan.activations[0].offset + 1
+    spec = plan.activations[0]
+    u[0, 0] = spec.offset + (1 << (spec.h + spec.k))
     backend.activation(u, 0)
     assert backend.events == {"activation": 1}
 

@@ -121,9 +121,9 @@ def test_window_shapes() -> None:
 
 
 def test_weight_bits() -> None:
-    assert weight_bits(np.array([[7.9]], dtype=np.float32)) == 12
-    assert weight_bits(np.array([[8.0]], dtype=np.float32)) == 11
-    assert weight_bits(np.zeros((1, 1), dtype=np.float32)) == 12
+    assert weight_bits(np.array([[1.99]], dtype=np.float32)) == 14
+    assert weight_bits(np.array([[2.0]], dtype=np.float32)) == 13
+    assert weight_bits(np.zeros((1, 1), dtype=np.float32)) == 14
     with pytest.raises(PlanError):
         weight_bits(np.array([[40000.0]], dtype=np.float32))
 

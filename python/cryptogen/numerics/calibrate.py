@@ -28,11 +28,11 @@ EMBED_SHIFT = 8
 ROPE_BITS = 14
 EXP_K, EXP_BITS, EXP_BITS_MAX = 8, 40, 45
 ACT_K = 9
-GELU_BITS, GATED_BITS = 10, 8  # scale of A; the product that enters `down` is at F + 10, gated F + 20
+GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
 MAX_PRE_SHIFT = 6
 SIGMA_FLOOR = 12  # bits of the smallest rows' σ
 SIGMA_CEILING = 36  # of the largest
-PRODUCT_CEILING = 22  # in_shift of `o`: 2^(12 + 22) per element fails with 2^-30
+PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
 SCORE_RANGE = 18.5, 20.0  # bits from a small row's σ to e^top, with and at the cost of precision in small rows
 START = 16  # tokens of the short windows that show what first rows look like
 LOOSE = 4  # bounds are this many times the largest calibrated value
@@ -45,7 +45,7 @@ class Margins:
     score_top: float = 3.0  # nats above the largest score
     score_bottom: float = 0.2  # of the spread, below the smallest score (at least 2 nats)
     sigma: int = 4  # bits above the largest σ; at least 3, or as far as e^top with two scores at the top
-    activation: float = 2.6  # window width over the largest input (it is symmetric: 1.3 on each side)
+    activation: float = 1.3  # window width over the range of inputs
 
 
 def calibrate(
@@ -121,9 +121,10 @@ def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
 
 def _activation(seen: Observation, layer: int, margins: Margins, tables: TableSet) -> Activation:
     c = seen.config
-    width = max(bits_for(margins.activation * seen.gate[layer].largest), 3) + F
+    gate = seen.gate[layer]
+    width = max(bits_for(margins.activation * (gate.high - gate.low)), 3) + F
     bits = GATED_BITS if c.gated else GELU_BITS
-    h, offset = width - ACT_K, -(1 << (width - 1))
+    h, offset = width - ACT_K, round((gate.low + gate.high) / 2 * 2**F) - (1 << (width - 1))  # the slack on both sides
     a, b = tables.add(2, kind=c.activation, k=ACT_K, h=h, offset=offset, bits=bits)
     return Activation(offset, 0, h, ACT_K, a, b)
 

@@ -13,7 +13,7 @@ from .pieces import F
 from .plan import Plan
 
 WEIGHT_LIMIT = 1 << 15  # |W| stays below
-MAX_WEIGHT_BITS = 12
+MAX_WEIGHT_BITS = 14
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class IntegerModel:
 
 
 def weight_bits(matrix: NDArray[np.float32]) -> int:
-    """The largest `f_w ≤ 12` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
+    """The largest `f_w ≤ 14` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
     largest = float(np.abs(matrix).max(initial=0.0))
     for bits in range(MAX_WEIGHT_BITS, -1, -1):
         if round(largest * 2.0**bits) < WEIGHT_LIMIT:

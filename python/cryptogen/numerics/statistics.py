@@ -57,7 +57,9 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
             parts["score"] += length * scores.extent.mean * 2.0 ** (2 * F)
             parts["exp"] += _mean(sums) * 2.0**bits
             parts["weighted values"] += c.head_dim * sigma * value * 2.0**F + 2 * sigma
-            parts["1/sum"] += _mean(1 / sums) * 2.0 ** (r + head.scalar.out_shift + head.e_shift - bits)
+            last = head.scalar.lo or head.scalar.hi  # 1/σ is constant below the first interval end
+            small = np.maximum(sums * 2.0 ** (bits - head.e_shift), 2.0 ** (last.mu + last.h))
+            parts["1/sum"] += _mean(1 / small) * 2.0 ** (r + head.scalar.out_shift)
     return {part: value / P for part, value in parts.items()}
 
 
