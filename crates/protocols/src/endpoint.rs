@@ -127,7 +127,7 @@ impl<P: Party> Endpoint<P> {
     }
 
     /// Test builds: the log of truncation shares.
-    #[cfg(feature = "insecure-trace")]
+    #[cfg(any(test, feature = "insecure-trace"))]
     pub fn insecure_trace(&mut self) -> Vec<u64> {
         self.online.trace.insecure_take()
     }
@@ -207,8 +207,16 @@ impl<P: Party> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Short` if the store lacks slots or tables (nothing is spent then), connection failures.
+    /// `Shape` beyond the context, `Short` if the store lacks slots or tables (nothing is spent then), connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
+        let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
+        if rows > context {
+            return Err(ProtocolError::Shape {
+                what: "rows of a session",
+                expected: format!("up to {context}"),
+                got: rows.to_string(),
+            });
+        }
         self.conn.set_phase(Phase::Offline);
         for n in chunks(n as u64, ROWS_AT_ONCE) {
             self.extend_block(n)?;

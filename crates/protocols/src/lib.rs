@@ -1,5 +1,6 @@
 //! The two-party protocols: `offline` makes correlations, `online` spends them. One functionality per file.
 
+pub mod cost;
 pub mod endpoint;
 pub mod error;
 pub mod material;
@@ -8,5 +9,8 @@ pub mod online;
 pub mod plan;
 pub mod trace;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{ProtocolError, Result};

@@ -175,6 +175,20 @@ impl SlotLayout {
     }
 }
 
+/// Reads a key and wipes its bytes, so that a second look-up with it is an error.
+pub(crate) fn take_key(shape: TableShape, bytes: &mut [u8]) -> Result<TableKey> {
+    if bytes.iter().all(|b| *b == 0) {
+        return Err(ProtocolError::Shape {
+            what: "table key",
+            expected: "a fresh one".into(),
+            got: "one used before".into(),
+        });
+    }
+    let key = TableKey::from_record(shape, bytes);
+    bytes.fill(0);
+    Ok(key?)
+}
+
 /// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
 pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
     let label = format!("{what:?}");
@@ -238,9 +252,7 @@ impl<P: Party> Slot<P> {
             .record
             .get_mut(start..start + n)
             .ok_or(ProtocolError::Malformed { what: "stored table key" })?;
-        let key = TableKey::from_record(shape, bytes);
-        bytes.fill(0);
-        Ok(key?)
+        take_key(shape, bytes)
     }
 
     fn bytes(&self, offset: usize, n: usize) -> Result<&[u8]> {

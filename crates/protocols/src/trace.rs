@@ -7,17 +7,17 @@ use cryptogen_ring::Fp;
 /// A party's log of its shares after every truncation and segment index.
 #[derive(Default)]
 pub struct Trace {
-    #[cfg(feature = "insecure-trace")]
+    #[cfg(any(test, feature = "insecure-trace"))]
     insecure_words: Vec<u64>,
 }
 
-#[cfg(not(feature = "insecure-trace"))]
+#[cfg(not(any(test, feature = "insecure-trace")))]
 impl Trace {
     pub(crate) fn truncated(&mut self, _shares: impl IntoIterator<Item = Fp>) {}
     pub(crate) fn index(&mut self, _shares: impl IntoIterator<Item = u32>, _k: u32) {}
 }
 
-#[cfg(feature = "insecure-trace")]
+#[cfg(any(test, feature = "insecure-trace"))]
 impl Trace {
     pub(crate) fn truncated(&mut self, shares: impl IntoIterator<Item = Fp>) {
         self.insecure_words.extend(shares.into_iter().map(Fp::value));

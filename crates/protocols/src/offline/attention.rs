@@ -7,13 +7,15 @@
 //! concatenation (a new block of rows is appended, older ciphertexts never change).
 //!
 //! All layers and key heads are numbered together, `λ = layer·kv_heads + head`, and share ciphertexts:
-//! *keys* of a block of R rows: slots λ, coefficients j (`C = 2^⌈log R⌉`), one ciphertext per component e;
-//! *values*: slots λ, coefficients e, one ciphertext per row j.
+//! *keys* of a block of R rows: slots λ, coefficients j (`C ≥ R`), one ciphertext per component e;
+//! *values*: slots λ, coefficients e (`C ≥ head_dim`), one ciphertext per row j. `C` is the least power of two that also keeps the noise of
+//! the sums within its bound.
 //!
 //! 1. Both encrypt the new rows' keys and values and exchange them.
 //! 2. Client: combinations for its query rows, one per (row, head of the group); sends them masked; the server decrypts.
 //! 3. The same with the roles exchanged.
 
+use cryptogen_he::noise::max_products;
 use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext, N};
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Channel, Role};
@@ -22,6 +24,7 @@ use rayon::prelude::*;
 
 use super::linear::receive;
 use super::model::slots;
+use crate::cost::Cost;
 use crate::error::Result;
 use crate::plan::ModelShape;
 
@@ -62,10 +65,23 @@ pub struct EncryptedCache {
     blocks: Vec<Block>,
 }
 
-/// Slots × coefficients for `columns` numbers per λ.
-fn layout(columns: usize) -> (Layout, usize, usize) {
-    let c = columns.next_power_of_two();
+/// Slots × coefficients for `columns` numbers per λ when `terms` ciphertexts are summed. There are no more slots than the noise allows.
+fn layout(columns: usize, terms: usize) -> (Layout, usize, usize) {
+    let mut c = columns.next_power_of_two();
+    while c < N && (terms * (N / c)) as u64 > max_products() {
+        c *= 2;
+    }
     (slots(N / c), N / c, c)
+}
+
+/// Layout of the keys of a block of `rows` rows: a score sums over the components.
+fn key_layout(m: &ModelShape, rows: usize) -> (Layout, usize, usize) {
+    layout(rows, m.head_dim)
+}
+
+/// Layout of values: an output sums over all rows of a session.
+fn value_layout(m: &ModelShape) -> (Layout, usize, usize) {
+    layout(m.head_dim, m.context)
 }
 
 fn lambdas(m: &ModelShape) -> usize {
@@ -74,9 +90,21 @@ fn lambdas(m: &ModelShape) -> usize {
 
 /// Ciphertexts of a block's keys and values.
 fn counts(m: &ModelShape, rows: usize) -> (usize, usize) {
-    let (_, f, _) = layout(rows);
-    let (_, fv, _) = layout(m.head_dim);
+    let (_, f, _) = key_layout(m, rows);
+    let (_, fv, _) = value_layout(m);
     (lambdas(m).div_ceil(f) * m.head_dim, lambdas(m).div_ceil(fv) * rows)
+}
+
+/// Messages and bytes of a block of `rows` rows behind earlier blocks of `before` rows each.
+pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
+    let (n_keys, n_values) = counts(m, rows);
+    let of_keys = |rows: &usize| lambdas(m).div_ceil(key_layout(m, *rows).1);
+    let results =
+        before.iter().chain([&rows]).map(of_keys).sum::<usize>() + lambdas(m).div_ceil(value_layout(m).1);
+    let bytes =
+        (n_keys + n_values) * SeededCiphertext::BYTES + results * rows * m.group() * MaskedCiphertext::BYTES;
+    let messages = 2 + 2 * rows.div_ceil(ROWS) * results;
+    Cost { messages, client_bytes: bytes, server_bytes: bytes }
 }
 
 /// Encrypts this party's new keys and values, `[groups][e]` then `[groups][row]`.
@@ -90,7 +118,7 @@ fn encrypt(key: &SecretKey, m: &ModelShape, new: &NewRows, rng: &mut Prg) -> Res
             let mut message = vec![Fp::ZERO; N];
             let is_key = i < n_keys;
             let (per_group, i_in) = if is_key { (d, i) } else { (rows, i - n_keys) };
-            let (lay, f, c) = layout(if is_key { rows } else { d });
+            let (lay, f, c) = if is_key { key_layout(m, rows) } else { value_layout(m) };
             let (group, inner) = (i_in / per_group, i_in % per_group);
             for slot in 0..f.min(lambdas(m) - group * f) {
                 let lambda = group * f + slot;
@@ -145,8 +173,8 @@ pub fn extend<P: Party>(
     cache.blocks.push(Block {
         first: new.first,
         rows,
-        keys: parse(keys.params, k, layout(rows).0)?,
-        values: parse(keys.params, v, layout(m.head_dim).0)?,
+        keys: parse(keys.params, k, key_layout(m, rows).0)?,
+        values: parse(keys.params, v, value_layout(m).0)?,
     });
     // 2. and 3.
     let mut out = Products {
@@ -203,7 +231,7 @@ fn combine_scores(
 ) -> Result<()> {
     let d = m.head_dim;
     for block in &cache.blocks {
-        let (lay, f, _) = layout(block.rows);
+        let (lay, f, _) = key_layout(m, block.rows);
         for (group, cts) in block.keys.chunks(d).enumerate() {
             let cts: Vec<_> = cts.par_iter().map(|c| c.expand(keys.params)).collect();
             let w = multipliers(m, &range, f, group, d, |row, layer, head, e| {
@@ -227,7 +255,7 @@ fn combine_values(
     out: &mut Products,
     rng: &mut Prg,
 ) -> Result<()> {
-    let (lay, f, _) = layout(m.head_dim);
+    let (lay, f, _) = value_layout(m);
     let n = range.len() * m.group();
     for group in 0..lambdas(m).div_ceil(f) {
         let mut combiner = Combiner::new(keys.params, lay, n);
@@ -280,13 +308,13 @@ fn decrypt_products(
 ) -> Result<()> {
     let n = range.len() * m.group();
     for block in &cache.blocks {
-        let (lay, f, _) = layout(block.rows);
+        let (lay, f, _) = key_layout(m, block.rows);
         for group in 0..lambdas(m).div_ceil(f) {
             let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
             add_scores(m, block, group, first, &range, &values, out);
         }
     }
-    let (lay, f, _) = layout(m.head_dim);
+    let (lay, f, _) = value_layout(m);
     for group in 0..lambdas(m).div_ceil(f) {
         let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
         add_values(m, group, &range, &values, out);
@@ -303,7 +331,7 @@ fn add_scores(
     values: &[Fp],
     out: &mut Products,
 ) {
-    let (_, f, c) = layout(block.rows);
+    let (_, f, c) = key_layout(m, block.rows);
     let g = m.group();
     for (mi, values) in values.chunks(N).enumerate() {
         let (row, member) = (range.start + mi / g, mi % g);
@@ -325,7 +353,7 @@ fn add_values(
     values: &[Fp],
     out: &mut Products,
 ) {
-    let (_, f, c) = layout(m.head_dim);
+    let (_, f, c) = value_layout(m);
     let (g, d) = (m.group(), m.head_dim);
     for (mi, values) in values.chunks(N).enumerate() {
         let (row, member) = (range.start + mi / g, mi % g);

@@ -10,10 +10,21 @@ use rayon::prelude::*;
 
 use super::linear::receive;
 use super::model::slots;
+use crate::cost::Cost;
 use crate::error::Result;
 
 /// Outputs (of 8192 values) per exchange, which bounds memory.
 const BATCH: usize = 32;
+
+/// Messages and bytes of `n` values, each the sum of `terms` products.
+pub fn cost(n: usize, terms: usize) -> Cost {
+    let chunks = n.div_ceil(N);
+    Cost {
+        messages: 2 * chunks.div_ceil(BATCH),
+        client_bytes: chunks * terms * SeededCiphertext::BYTES,
+        server_bytes: chunks * MaskedCiphertext::BYTES,
+    }
+}
 
 fn padded(x: &[Fp], chunk: usize) -> Vec<Fp> {
     let mut v = x[chunk * N..x.len().min((chunk + 1) * N)].to_vec();

@@ -12,12 +12,19 @@ use cryptogen_ring::{Fp, Prg};
 use rayon::prelude::*;
 
 use super::model::{EncryptedModel, MatrixLayout};
+use crate::cost::Cost;
 use crate::error::Result;
 
 /// Ciphertexts expanded at a time (0.46 MB each).
 const EXPANDED: usize = 64;
 /// Rows combined at a time (0.9 MB of accumulator each).
 const ROWS: usize = 64;
+
+/// Messages and bytes of `rows` rows.
+pub fn cost(m: &MatrixLayout, rows: usize) -> Cost {
+    let messages = m.blocks * rows.div_ceil(ROWS);
+    Cost { messages, client_bytes: m.blocks * rows * MaskedCiphertext::BYTES, server_bytes: 0 }
+}
 
 /// Client: returns `y_c` `[T, d_out]`. `r` is `[T, d_in]`.
 ///

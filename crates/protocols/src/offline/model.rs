@@ -17,6 +17,7 @@ use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use super::{report, Progress};
+use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::online::ServerModel;
 use crate::plan::{Plan, Site};
@@ -129,6 +130,12 @@ impl ModelLayout {
         }
         (None, &self.embed, index - self.embed.start)
     }
+}
+
+/// Messages and bytes of the whole model.
+pub fn cost(plan: &Plan) -> Cost {
+    let layout = ModelLayout::new(plan);
+    Cost { messages: layout.count().div_ceil(BATCH), client_bytes: 0, server_bytes: layout.bytes() as usize }
 }
 
 /// Server: encrypts and sends the whole model, in bounded memory.

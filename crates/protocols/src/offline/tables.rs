@@ -6,10 +6,25 @@ use cryptogen_mpc::party::Party;
 use cryptogen_ot::{generate, Channel, OtPair, TableShape};
 use cryptogen_ring::{Fp, Prg};
 
+use crate::cost::Cost;
 use crate::error::Result;
 
 /// Leaves held in memory at a time (16 bytes each, twice).
 const LEAVES: usize = 1 << 22;
+
+/// Messages and bytes of `n` tables.
+pub fn cost(shape: TableShape, n: usize) -> Cost {
+    let batch = batch(shape);
+    let batches = (0..n).step_by(batch).map(|first| cryptogen_ot::cost(shape, batch.min(n - first)));
+    batches
+        .map(|c| Cost { messages: 2 * c.rounds, client_bytes: c.client_bytes, server_bytes: c.server_bytes })
+        .sum()
+}
+
+/// Tables made at a time.
+fn batch(shape: TableShape) -> usize {
+    (LEAVES >> shape.k()).max(1)
+}
 
 /// Makes one table per `payloads` group of `betas` (`[n][payloads]` shares) and hands runs of records to `keep(first, bytes)`.
 ///
@@ -25,7 +40,7 @@ pub fn make<P: Party>(
 ) -> Result<()> {
     let payloads = shape.payloads() as usize;
     let n = betas.len() / payloads;
-    let batch = (LEAVES >> shape.k()).max(1);
+    let batch = batch(shape);
     for first in (0..n).step_by(batch) {
         let count = batch.min(n - first);
         let betas = &betas[first * payloads..(first + count) * payloads];

@@ -9,18 +9,26 @@
 //! 2. C→S gated: `w_c − β_w,c`; then `x̂_c − r`.
 
 use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::Channel;
+use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::Fp;
 
 use super::tables::{index, join, look_up, rotation, sub_public, Lookup};
 use super::{Kind, Online, Tensor};
+use crate::cost::Cost;
 use crate::error::Result;
 use crate::material::{activation_shape, Mask};
-use crate::plan::Site;
+use crate::plan::{Plan, Site};
 use crate::wire::{Incoming, Opening};
 
+/// Messages and bytes of `rows` rows.
+pub fn cost(plan: &Plan, rows: usize) -> Cost {
+    let (n, gated) = (plan.model.ff * rows, plan.model.gated);
+    let (from_server, from_client) = if gated { (26, 16) } else { (10, 8) };
+    Cost::of(&[(Role::Server, from_server * n), (Role::Client, from_client * n)])
+}
+
 /// The client's index share of an activation input; also used offline to send its rotation ahead.
-pub(crate) fn client_index(plan: &crate::plan::Plan, layer: usize, x: Fp) -> u32 {
+pub(crate) fn client_index(plan: &Plan, layer: usize, x: Fp) -> u32 {
     let a = &plan.activations[layer];
     index::<Client>(x, a.h, a.k)
 }
@@ -41,7 +49,7 @@ impl Online<Client> {
         u: &Tensor<Client>,
         layer: usize,
     ) -> Result<Tensor<Client>> {
-        u.expect(Kind::Output(Site::Up(layer)))?;
+        self.check(u, Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
@@ -105,7 +113,7 @@ impl Online<Server> {
         u: &Tensor<Server>,
         layer: usize,
     ) -> Result<Tensor<Server>> {
-        u.expect(Kind::Output(Site::Up(layer)))?;
+        self.check(u, Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));

@@ -16,18 +16,37 @@
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`, only step 6 concerns it.
 
 use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{Channel, TableKey};
+use cryptogen_ot::{Channel, Role, TableKey};
 use cryptogen_ring::trunc::trunc_is_safe;
 use cryptogen_ring::{fp_from_bytes, Fp};
 use rayon::prelude::*;
 
-use super::scalar::{first_message, second_message, start, ScalarKeys};
+use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
 use super::tables::{index, join, look_up, rotation, sub_public, trunc, Lookup};
 use super::{Kind, LayerCache, Online, Tensor};
+use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
-use crate::material::{exp_shape, hi_shape, lo_shape, Mask};
+use crate::material::{exp_shape, hi_shape, lo_shape, take_key, Mask};
 use crate::plan::{Plan, Scalar, Site, F};
 use crate::wire::{Incoming, Opening};
+
+/// Messages and bytes of one layer for rows at `positions`.
+pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
+    let (m, rows) = (&plan.model, positions.len());
+    let softmax_rows = positions.clone().filter(|t| *t > 0).count();
+    let entries: usize = positions.filter(|t| *t > 0).map(|t| m.heads * (t + 1)).sum();
+    let (pairs, columns) = (softmax_rows * m.heads, softmax_rows * m.q_dim());
+    let scalar = &plan.attention[layer].heads[0].scalar;
+    let (first, second) = (first_bytes(scalar, pairs), 8 * second_message(scalar, pairs));
+    Cost::of(&[
+        (Role::Server, 8 * rows * (m.q_dim() + 2 * m.kv_dim()) + 10 * entries),
+        (Role::Client, 18 * entries),
+        (Role::Server, 8 * entries + first),
+        (Role::Client, first + second + 8 * columns),
+        (Role::Server, second + 8 * pairs + 8 * columns),
+        (Role::Client, 8 * pairs + 8 * rows * m.q_dim()),
+    ])
+}
 
 /// Inner product of field elements with one reduction at the end.
 pub(crate) fn dot(a: &[Fp], b: &[Fp]) -> Fp {
@@ -156,7 +175,7 @@ impl<P: Party> Online<P> {
                     .ok_or(ProtocolError::Malformed { what: "exponential material" })?;
                 let beta = fp_from_bytes(&bytes[..8])
                     .ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
-                let key = TableKey::from_record(shape, &bytes[8..])?;
+                let key = take_key(shape, &mut bytes[8..])?;
                 bytes.fill(0);
                 let x = trunc::<P>(*s + material.score[at], F);
                 let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
@@ -329,7 +348,7 @@ impl Online<Client> {
         qkv: &Tensor<Client>,
         layer: usize,
     ) -> Result<Tensor<Client>> {
-        qkv.expect(Kind::Output(Site::Qkv(layer)))?;
+        self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
         let call = Call::new(&plan, self.active_positions());
@@ -423,7 +442,7 @@ impl Online<Server> {
         qkv: &Tensor<Server>,
         layer: usize,
     ) -> Result<Tensor<Server>> {
-        qkv.expect(Kind::Output(Site::Qkv(layer)))?;
+        self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
         let call = Call::new(&plan, self.active_positions());

@@ -5,18 +5,24 @@
 
 use cryptogen_he::{Combiner, MaskedCiphertext, N};
 use cryptogen_mpc::party::{Client, Server};
-use cryptogen_ot::Channel;
+use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::trunc::{trunc_client, trunc_server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use super::{Kind, Online, ServerModel, Tensor};
+use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::Mask;
 use crate::offline::keys::PartyKeys;
 use crate::offline::linear::receive;
 use crate::offline::model::{EncryptedModel, ModelLayout};
 use crate::offline::prepare::fold;
+
+/// Rounds and bytes of `rows` rows.
+pub fn cost(rows: usize) -> Cost {
+    Cost::of(&[(Role::Client, rows * MaskedCiphertext::BYTES)])
+}
 
 /// What the client needs for embeddings.
 pub struct EmbedClient<'a> {
@@ -102,6 +108,13 @@ impl Online<Server> {
 impl<P: cryptogen_mpc::party::Party> Online<P> {
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
+        if rows == 0 {
+            return Err(ProtocolError::Shape {
+                what: "rows of a pass",
+                expected: "1 or more".into(),
+                got: "0".into(),
+            });
+        }
         if heads > rows || self.heads.len() < heads {
             return Err(ProtocolError::Short {
                 what: "output head",

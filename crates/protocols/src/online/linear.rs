@@ -99,7 +99,7 @@ impl Online<Server> {
 
     /// The server's side.
     pub fn linear(&mut self, model: &ServerModel, x: &Tensor<Server>, site: Site) -> Result<Tensor<Server>> {
-        x.expect(Kind::Input(site))?;
+        self.check(x, Kind::Input(site))?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
         let mut y = model.multiply(&self.plan, site, &x.data, x.rows);
@@ -119,7 +119,7 @@ impl Online<Server> {
 impl Online<Client> {
     /// The client's side: its share comes straight from the slot.
     pub fn linear(&mut self, x: &Tensor<Client>, site: Site) -> Result<Tensor<Client>> {
-        x.expect(Kind::Input(site))?;
+        self.check(x, Kind::Input(site))?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
         let mut y = Vec::with_capacity(x.rows * l.d_out);

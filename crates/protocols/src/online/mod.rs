@@ -3,12 +3,12 @@
 //! A forward pass works on `T` *active* rows at once (a prompt, or one new token). Every row owns a slot of prepared
 //! material; rows that have passed live on in the key/value cache, which is never changed, only appended to.
 
-pub(crate) mod activation;
-pub(crate) mod attention;
-mod embed;
+pub mod activation;
+pub mod attention;
+pub mod embed;
 mod linear;
-mod logits;
-mod norm;
+pub mod logits;
+pub mod norm;
 pub mod scalar;
 pub mod tables;
 
@@ -23,10 +23,26 @@ pub(crate) use activation::client_index;
 pub use embed::EmbedClient;
 pub use linear::ServerModel;
 
+use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::{mask, Mask, Slot, SlotLayout};
 use crate::plan::{Plan, Site};
 use crate::trace::Trace;
+
+/// Messages and bytes of a forward pass over rows at `positions`, of which the last `sampled` get logits.
+pub fn cost(plan: &Plan, positions: std::ops::Range<usize>, sampled: usize) -> Cost {
+    let rows = positions.len();
+    let layer = |l: usize| {
+        [
+            norm::cost(plan, 2 * l, rows),
+            attention::cost(plan, l, positions.clone()),
+            norm::cost(plan, 2 * l + 1, rows),
+            activation::cost(plan, rows),
+        ]
+    };
+    let head = [norm::cost(plan, 2 * plan.model.layers, sampled), logits::cost(plan, sampled)];
+    [embed::cost(rows)].into_iter().chain((0..plan.model.layers).flat_map(layer)).chain(head).sum()
+}
 
 /// What a tensor of shares is, so that steps cannot be confused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +236,20 @@ impl<P: Party> Online<P> {
             });
         }
         self.active = self.ready.drain(..n).collect();
+        Ok(())
+    }
+
+    /// Refuses an operand that is not what a step needs, or not of the rows in progress.
+    pub(crate) fn check(&self, x: &Tensor<P>, kind: Kind) -> Result<()> {
+        x.expect(kind)?;
+        let expected = if kind == Kind::Input(Site::Head) { self.head_now.len() } else { self.active.len() };
+        if x.rows != expected {
+            return Err(ProtocolError::Shape {
+                what: "rows of a step",
+                expected: expected.to_string(),
+                got: x.rows.to_string(),
+            });
+        }
         Ok(())
     }
 

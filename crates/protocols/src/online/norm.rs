@@ -10,16 +10,29 @@
 //! 4. C→S `ρ_c − b`, `x̂_c − r`.
 
 use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::Channel;
+use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::Fp;
 
-use super::scalar::{first_message, second_message, start, ScalarKeys};
+use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
 use super::tables::trunc;
 use super::{Kind, Online, Tensor};
+use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::{hi_shape, lo_shape, Mask};
-use crate::plan::Site;
+use crate::plan::{Plan, Site};
 use crate::wire::{Incoming, Opening};
+
+/// Messages and bytes of `rows` rows of norm number `norm` ([`Plan::norms`]).
+pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {
+    let (d, scalar) = (plan.model.d, &plan.norms[norm].scalar);
+    let (first, second) = (first_bytes(scalar, rows), 8 * second_message(scalar, rows));
+    Cost::of(&[
+        (Role::Server, 16 * d * rows + first),
+        (Role::Client, first + second),
+        (Role::Server, second + 8 * rows),
+        (Role::Client, 8 * rows * (d + 1)),
+    ])
+}
 
 impl<P: Party> Online<P> {
     fn norm_keys(&mut self, norm: usize, row: usize) -> Result<ScalarKeys> {

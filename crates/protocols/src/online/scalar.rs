@@ -45,6 +45,12 @@ pub fn first_message(spec: &Scalar, n: usize) -> (usize, usize) {
     (ranges * n, ranges * n)
 }
 
+/// Bytes of the first message of each party for `n` scalars.
+pub(crate) fn first_bytes(spec: &Scalar, n: usize) -> usize {
+    let (words, rotations) = first_message(spec, n);
+    8 * words + 2 * rotations
+}
+
 /// Words of the second message for `n` scalars.
 pub fn second_message(spec: &Scalar, n: usize) -> usize {
     if spec.lo.is_some() {

@@ -1,0 +1,250 @@
+//! An insecure ideal dealer: it knows both parties' secrets and hands out the correlations that the offline phase would have made.
+//! Only table keys come from the real two-party generation, run here within one process.
+
+use std::ops::Range;
+
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::{generate, OtPair, Role, TableKey, TableShape};
+use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
+use zeroize::Zeroizing;
+
+use super::channel::{run, Tap};
+use super::ideal::{self, Ideal, Known, Pair};
+use super::rng;
+use super::tiny::Tiny;
+use crate::material::{activation_shape, exp_shape, mask, Mask, Slot};
+use crate::online::{HeadSlot, Online, Row, RowAttention};
+use crate::plan::Site;
+
+struct Attention {
+    score: Vec<Fp>,
+    value: Vec<Fp>,
+    weight_mask: Vec<Fp>,
+    exp: Vec<u8>,
+}
+
+struct SlotBytes {
+    record: Vec<u8>,
+    attention: Vec<Attention>,
+}
+
+/// One session's material for rows `0..` and output heads.
+pub struct Session {
+    pub known: Vec<Known>,
+    /// `r'` of every output head
+    pub heads: Vec<Vec<Fp>>,
+    slots: Vec<Pair<SlotBytes>>,
+    head_slots: Vec<Pair<(Seed, Vec<Fp>)>>,
+}
+
+/// Makes table keys for `(shape, payload shares)`, in order.
+fn insecure_keys(requests: &[(TableShape, Pair<Vec<Fp>>)], seed: u8) -> Vec<Pair<Vec<u8>>> {
+    let mut shapes: Vec<TableShape> = vec![];
+    for (shape, _) in requests {
+        if !shapes.contains(shape) {
+            shapes.push(*shape);
+        }
+    }
+    let party = |role: Role, ch: &mut Tap| -> Vec<Vec<u8>> {
+        let mut rng = rng(seed ^ (role.index() as u8 + 1));
+        let mut ot = OtPair::setup(role, ch, &mut rng).expect("base transfers");
+        let mut keys = vec![vec![]; requests.len()];
+        for &shape in &shapes {
+            let wanted = || requests.iter().enumerate().filter(|(_, (s, _))| *s == shape);
+            let betas: Vec<Fp> = wanted().flat_map(|(_, (_, b))| b[role.index()].clone()).collect();
+            let made =
+                generate(ch, &mut ot, shape, wanted().count(), &betas, &mut rng).expect("honest parties");
+            for (n, (i, _)) in wanted().enumerate() {
+                keys[i] = made.record(n).to_vec();
+            }
+        }
+        keys
+    };
+    let (client, server) = run(|ch| party(Role::Client, ch), |ch| party(Role::Server, ch));
+    client.result.into_iter().zip(server.result).map(|(c, s)| [c, s]).collect()
+}
+
+/// Deals `sessions` sessions of `rows` rows and `heads` output heads.
+pub fn insecure_deal(tiny: &Tiny, sessions: usize, rows: usize, heads: usize, seed: u8) -> Vec<Session> {
+    let mut dealer = Dealer { tiny, rng: rng(seed), requests: vec![], places: vec![] };
+    let mut dealt: Vec<Session> = (0..sessions)
+        .map(|s| {
+            let (slots, known) = (0..rows).map(|i| dealer.slot((s, i))).unzip();
+            let mut session = Session { known, heads: vec![], slots, head_slots: vec![] };
+            for t in 0..rows {
+                dealer.attention(&mut session, (s, t));
+            }
+            for _ in 0..heads {
+                let (input, slot) = dealer.head();
+                session.heads.push(input);
+                session.head_slots.push(slot);
+            }
+            session
+        })
+        .collect();
+    let keys = insecure_keys(&dealer.requests, seed);
+    for (place, keys) in dealer.places.iter().zip(keys) {
+        for (slot, key) in dealt[place.row.0].slots[place.row.1].iter_mut().zip(keys) {
+            let bytes = match place.exp {
+                Some(layer) => &mut slot.attention[layer].exp,
+                None => &mut slot.record,
+            };
+            bytes[place.at..][..key.len()].copy_from_slice(&key);
+        }
+    }
+    for session in &mut dealt {
+        for (known, slot) in session.known.iter().zip(&mut session.slots) {
+            insecure_rotations(tiny, known, slot);
+        }
+    }
+    dealt
+}
+
+/// Tells the server the client's half of every activation index.
+fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<SlotBytes>) {
+    let (plan, layout) = (&tiny.plan, &tiny.layout);
+    for l in 0..plan.model.layers {
+        let (shape, at) = (activation_shape(plan, l), layout.activation_tables(l));
+        for (j, index) in Ideal::indices(known, tiny, l).into_iter().enumerate() {
+            let record = &client.record[at + j * shape.record_bytes()..][..shape.record_bytes()];
+            let alpha = TableKey::from_record(shape, record).expect("a generated key").alpha();
+            let d = index.wrapping_sub(alpha) & (shape.size() as u32 - 1);
+            server.record[layout.activation_deltas(l) + 2 * j..][..2]
+                .copy_from_slice(&(d as u16).to_le_bytes());
+        }
+    }
+}
+
+/// Where a key goes: into the slot of a (session, row), or among its exponentials of a layer.
+struct Place {
+    row: (usize, usize),
+    exp: Option<usize>,
+    at: usize,
+}
+
+struct Dealer<'a> {
+    tiny: &'a Tiny,
+    rng: Prg,
+    requests: Vec<(TableShape, Pair<Vec<Fp>>)>,
+    places: Vec<Place>,
+}
+
+impl Dealer<'_> {
+    /// Random shares of given values.
+    fn share(&mut self, values: &[Fp]) -> Pair<Vec<Fp>> {
+        let client = self.rng.fp_vec(values.len());
+        let server = values.iter().zip(&client).map(|(x, c)| *x - *c).collect();
+        [client, server]
+    }
+
+    fn key(&mut self, place: Place, shape: TableShape, betas: Pair<Vec<Fp>>) {
+        self.places.push(place);
+        self.requests.push((shape, betas));
+    }
+
+    fn seeds(&mut self) -> Pair<Seed> {
+        [Seed::random(&mut self.rng), Seed::random(&mut self.rng)]
+    }
+
+    fn slot(&mut self, row: (usize, usize)) -> (Pair<SlotBytes>, Known) {
+        let (layout, seeds) = (&self.tiny.layout, self.seeds());
+        let mut client_shares = vec![];
+        let ideal = ideal::slot(self.tiny, &seeds, |site| {
+            let share = self.rng.fp_vec(self.tiny.plan.linear(site).d_out);
+            client_shares.push((layout.linear(site), share.clone()));
+            share
+        });
+        assert!(ideal.good, "a slot of this seed would be refused");
+        let mut records = seeds.map(|seed| {
+            let mut record = vec![0; layout.record_bytes()];
+            record[..32].copy_from_slice(seed.expose());
+            record[layout.usable()] = 1;
+            record
+        });
+        for (at, sum) in &ideal.sums {
+            let given = client_shares.iter().find(|(a, _)| a == at).map(|(_, share)| share.clone());
+            let client = given.unwrap_or_else(|| self.rng.fp_vec(sum.len()));
+            let server: Vec<Fp> = sum.iter().zip(&client).map(|(x, c)| *x - *c).collect();
+            for (record, share) in records.iter_mut().zip([client, server]) {
+                record[*at..at + 8 * share.len()].copy_from_slice(&fp_to_bytes(&share));
+            }
+        }
+        for table in ideal.tables {
+            self.key(Place { row, exp: None, at: table.at }, table.shape, table.betas);
+        }
+        (records.map(|record| SlotBytes { record, attention: vec![] }), ideal.known)
+    }
+
+    /// Attention material of row `t` of session `s`; the rows before it are there.
+    fn attention(&mut self, session: &mut Session, (s, t): (usize, usize)) {
+        let (plan, known) = (&self.tiny.plan, session.known[..=t].iter().collect::<Vec<_>>());
+        let server_seed =
+            |slot: &Pair<SlotBytes>| Seed::from_bytes(slot[1].record[..32].try_into().expect("a seed"));
+        let seeds: Vec<Seed> = session.slots[..=t].iter().map(server_seed).collect();
+        let n = plan.model.heads * (t + 1);
+        for l in 0..plan.model.layers {
+            let weights = [self.rng.fp_vec(n), self.rng.fp_vec(n)];
+            let sums = ideal::attention(self.tiny, l, &known, &seeds, &weights);
+            let [score, value] = sums.map(|sum| self.share(&sum));
+            let shape = exp_shape(plan, l);
+            let record = 8 + shape.record_bytes();
+            let entries = if t == 0 { 0 } else { n };
+            let shares = score.into_iter().zip(value).zip(weights);
+            for (slot, ((score, value), weight_mask)) in session.slots[t].iter_mut().zip(shares) {
+                slot.attention.push(Attention { score, value, weight_mask, exp: vec![0; entries * record] });
+            }
+            for i in 0..entries {
+                let betas = [self.rng.fp_vec(1), self.rng.fp_vec(1)];
+                for (slot, beta) in session.slots[t].iter_mut().zip(&betas) {
+                    slot.attention[l].exp[i * record..][..8].copy_from_slice(&beta[0].to_le_bytes());
+                }
+                self.key(Place { row: (s, t), exp: Some(l), at: i * record + 8 }, shape, betas);
+            }
+        }
+    }
+
+    fn head(&mut self) -> (Vec<Fp>, Pair<(Seed, Vec<Fp>)>) {
+        let [client, server] = self.seeds();
+        let d_in = self.tiny.plan.linear(Site::Head).d_in;
+        let (r, _) = ideal::remask(self.tiny, Site::Head, &mask(&client, Mask::Remask, 0, d_in));
+        let [c, s] = self.share(&ideal::multiply(self.tiny, Site::Head, &r));
+        (r, [(client, c), (server, s)])
+    }
+}
+
+impl Session {
+    /// A party's session with all the material; rows still wait for tokens.
+    pub fn online<P: Party>(&self, tiny: &Tiny) -> Online<P> {
+        let p = P::ROLE.index();
+        let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone());
+        let attention = |a: &Attention| RowAttention {
+            score: a.score.clone(),
+            value: a.value.clone(),
+            weight_mask: a.weight_mask.clone(),
+            exp: Zeroizing::new(a.exp.clone()),
+        };
+        let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
+            slot: Slot::from_record(&tiny.layout, Zeroizing::new(slots[p].record.clone()))
+                .expect("a whole record"),
+            position,
+            attention: slots[p].attention.iter().map(attention).collect(),
+        };
+        online.add_rows(self.slots.iter().enumerate().map(row).collect());
+        let head = |(seed, share): &(Seed, Vec<Fp>)| HeadSlot {
+            seed: Seed::from_bytes(*seed.expose()),
+            share: Zeroizing::new(share.clone()),
+        };
+        online.add_heads(self.head_slots.iter().map(|h| head(&h[p])).collect());
+        online
+    }
+
+    /// Both parties' sessions with `rows` in progress (earlier ones gone) and all heads taken.
+    pub fn active(&self, tiny: &Tiny, rows: Range<usize>) -> (Online<Client>, Online<Server>) {
+        fn start<P: Party>(mut o: Online<P>, rows: Range<usize>) -> Online<P> {
+            o.active = o.ready.drain(..rows.end).skip(rows.start).collect();
+            o.head_now = o.heads.drain(..).collect();
+            o
+        }
+        (start(self.online(tiny), rows.clone()), start(self.online(tiny), rows))
+    }
+}

@@ -1,0 +1,254 @@
+//! Whole sessions over connections in memory: private logits equal the clear ones bit for bit, at the declared cost.
+
+use std::path::Path;
+
+use cryptogen_he::{Params, SecretKey};
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_mpc::session::Connection;
+use cryptogen_mpc::store::{Binding, Store};
+use cryptogen_ring::{Prg, Seed};
+use rand_core::OsRng;
+
+use super::clear::Clear;
+use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
+use crate::endpoint::{exponentials_needed, Endpoint, Stock, PARAMETERS};
+use crate::error::{ProtocolError, Result};
+use crate::online;
+use crate::plan::Site;
+
+fn open<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
+    let binding = Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: P::ROLE };
+    let store = Store::open(&dir.join(format!("{:?}", P::ROLE)), &binding)?;
+    let mut rng = Prg::new(&Seed::random(&mut OsRng));
+    let key = SecretKey::generate(Params::get(PARAMETERS), &mut rng);
+    Endpoint::open(conn, tiny.plan.clone(), store, key, resync)
+}
+
+/// Runs both parties of a connection over the stores in `dir`; each end is dropped with its party.
+fn pair<A, B: Send>(
+    client: impl FnOnce(Connection<Client>) -> A,
+    server: impl FnOnce(Connection<Server>) -> B + Send,
+) -> (A, B) {
+    let (near, far) = Connection::memory_pair();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || server(far));
+        let own = client(near);
+        (own, other.join().expect("the server panicked"))
+    })
+}
+
+fn client_pass(
+    e: &mut Endpoint<Client>,
+    layers: usize,
+    tokens: &[usize],
+    sampled: usize,
+) -> Result<Vec<i64>> {
+    let mut h = e.embed(tokens, sampled)?;
+    let (o, ch) = e.online();
+    for l in 0..layers {
+        let x = o.norm(ch, &h, Site::Qkv(l))?;
+        let qkv = o.linear(&x, Site::Qkv(l))?;
+        let x = o.attention(ch, &qkv, l)?;
+        h = h.add(&o.linear(&x, Site::O(l))?)?;
+        let x = o.norm(ch, &h, Site::Up(l))?;
+        let u = o.linear(&x, Site::Up(l))?;
+        let x = o.activation(ch, &u, l)?;
+        h = h.add(&o.linear(&x, Site::Down(l))?)?;
+    }
+    let h = if sampled < h.rows() { h.last() } else { h };
+    let x = o.norm(ch, &h, Site::Head)?;
+    o.logits(ch, &x)
+}
+
+fn server_pass(e: &mut Endpoint<Server>, tiny: &Tiny, rows: usize, sampled: usize) -> Result<()> {
+    let model = &tiny.model;
+    let mut h = e.embed(model, rows, sampled)?;
+    let (o, ch) = e.online();
+    for l in 0..tiny.plan.model.layers {
+        let x = o.norm(ch, &h, Site::Qkv(l))?;
+        let qkv = o.linear(model, &x, Site::Qkv(l))?;
+        let x = o.attention(ch, &qkv, l)?;
+        h = h.add(&o.linear(model, &x, Site::O(l))?)?;
+        let x = o.norm(ch, &h, Site::Up(l))?;
+        let u = o.linear(model, &x, Site::Up(l))?;
+        let x = o.activation(ch, &u, l)?;
+        h = h.add(&o.linear(model, &x, Site::Down(l))?)?;
+    }
+    let h = if sampled < h.rows() { h.last() } else { h };
+    let x = o.norm(ch, &h, Site::Head)?;
+    o.logits(ch, model, &x)
+}
+
+/// Tokens of each pass and how many of its rows are sampled.
+type Passes = [(&'static [usize], usize)];
+
+/// What a party of [`session`] leaves: logits of every pass (client), the log, the rest of the stock, online bytes and messages.
+type Left = (Vec<Vec<i64>>, Vec<u64>, Stock, [u64; 2]);
+
+/// Prepares `want`, then runs `passes` in a session of their own.
+fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left) {
+    let layers = tiny.plan.model.layers;
+    fn left<P: Party>(mut e: Endpoint<P>, logits: Vec<Vec<i64>>) -> Left {
+        let online = e.connection().stats().online;
+        (logits, e.insecure_trace(), e.stock(), [online.bytes_sent, online.messages_sent])
+    }
+    pair(
+        |conn| -> Result<Left> {
+            let mut e = open(conn, tiny, dir, false)?;
+            e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
+            e.prepare(want, &mut |_, _, _| true)?;
+            let mut logits = vec![];
+            for (tokens, sampled) in passes {
+                e.extend(tokens.len())?;
+                e.take_heads(*sampled)?;
+                logits.push(client_pass(&mut e, layers, tokens, *sampled)?);
+            }
+            Ok(left(e, logits))
+        },
+        |conn| -> Result<Left> {
+            let mut e = open(conn, tiny, dir, false)?;
+            e.send_model(&tiny.model, &mut |_, _, _| true)?;
+            e.prepare(want, &mut |_, _, _| true)?;
+            for (tokens, sampled) in passes {
+                e.extend(tokens.len())?;
+                e.take_heads(*sampled)?;
+                server_pass(&mut e, tiny, tokens.len(), *sampled)?;
+            }
+            Ok(left(e, vec![]))
+        },
+    )
+    .map_both(|l| l.expect("an honest session"))
+}
+
+trait MapBoth<T> {
+    fn map_both<U>(self, f: impl Fn(T) -> U) -> (U, U);
+}
+
+impl<T> MapBoth<T> for (T, T) {
+    fn map_both<U>(self, f: impl Fn(T) -> U) -> (U, U) {
+        (f(self.0), f(self.1))
+    }
+}
+
+fn check_session(tiny: &Tiny, want: Stock, passes: &Passes) -> Stock {
+    let dir = tempfile::tempdir().unwrap();
+    let (client, server) = session(tiny, dir.path(), want, passes);
+    let mut clear = Clear::new(tiny, client.1, server.1);
+    let mut first = 0;
+    for ((tokens, sampled), logits) in passes.iter().zip(client.0) {
+        assert_eq!(logits, clear.forward(tokens, first, *sampled));
+        first += tokens.len();
+    }
+    clear.finish();
+    assert_eq!(client.2, server.2);
+    let starts = (0..passes.len()).map(|n| passes[..n].iter().map(|(t, _)| t.len()).sum::<usize>());
+    let costs =
+        starts.zip(passes).map(|(at, (t, sampled))| online::cost(&tiny.plan, at..at + t.len(), *sampled));
+    let declared: crate::cost::Cost = costs.sum();
+    // every message is one frame here, of five bytes more
+    let [sent, received] = [client.3, server.3];
+    assert_eq!(declared.messages as u64, sent[1] + received[1]);
+    assert_eq!(declared.client_bytes as u64 + 5 * sent[1], sent[0]);
+    assert_eq!(declared.server_bytes as u64 + 5 * received[1], received[0]);
+    client.2
+}
+
+#[test]
+fn private_logits_equal_the_clear_ones() {
+    for arch in BOTH {
+        let tiny = tiny(arch);
+        let exponentials = exponentials_needed(&tiny.plan, 0, 5) + 3;
+        let left = check_session(
+            tiny,
+            Stock { slots: 7, heads: 4, exponentials },
+            &[(&[3, 0, 19], 1), (&[7], 1), (&[11], 1)],
+        );
+        assert_eq!(left, Stock { slots: 2, heads: 1, exponentials: 3 });
+    }
+}
+
+#[test]
+fn every_row_of_a_prompt_can_be_sampled() {
+    let want = Stock { slots: 3, heads: 3, exponentials: 100 };
+    check_session(tiny(Arch::Llama), want, &[(&[1, 2, 3], 3)]);
+}
+
+#[test]
+fn unsafe_slots_are_skipped_by_both() {
+    // Bounds so large that many slots fail, in preparation and when queries are rotated.
+    let tiny = build(&Settings { bound: 1 << 52, ..Settings::of(Arch::Llama) });
+    let left =
+        check_session(&tiny, Stock { slots: 60, heads: 8, exponentials: 40 }, &[(&[4, 5], 1), (&[6], 1)]);
+    assert!(left.slots < 57, "{left:?}");
+}
+
+#[test]
+fn missing_material_is_an_error_and_nothing_is_spent() {
+    let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
+    fn party<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> Endpoint<P> {
+        let mut e = open(conn, tiny, dir, false).unwrap();
+        assert!(matches!(
+            e.extend(1),
+            Err(ProtocolError::Short { what: "token slots", needed: 1, available: 0 })
+        ));
+        assert!(matches!(
+            e.take_heads(2),
+            Err(ProtocolError::Short { what: "output heads", needed: 2, available: 0 })
+        ));
+        assert!(matches!(e.extend(81), Err(ProtocolError::Shape { what: "rows of a session", .. })));
+        e.prepare(Stock { slots: 0, heads: 0, exponentials: 2 }, &mut |_, _, _| true).unwrap();
+        e
+    }
+    let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
+    let stock = Stock { slots: 0, heads: 0, exponentials: 2 };
+    assert_eq!((client.stock(), server.stock()), (stock, stock));
+}
+
+#[test]
+fn stores_that_disagree_are_refused_or_moved_forward() {
+    let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
+    fn fill<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
+        let mut e = open(conn, tiny, dir, false).unwrap();
+        e.prepare(Stock { slots: 0, heads: 0, exponentials: 5 }, &mut |_, _, _| true).unwrap();
+    }
+    pair(|c| fill(c, tiny, dir.path()), |c| fill(c, tiny, dir.path()));
+    // The client crashes after taking two records.
+    let binding =
+        Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: Client::ROLE };
+    let store = Store::open(&dir.path().join("Client"), &binding).unwrap();
+    let bytes = crate::offline::prepare::exponential_record_bytes(&tiny.plan);
+    store.pool("exponentials", bytes).unwrap().take(2).unwrap();
+    drop(store);
+    let (client, server) =
+        pair(|c| open(c, tiny, dir.path(), false).err(), |c| open(c, tiny, dir.path(), false).err());
+    assert!(matches!(client, Some(ProtocolError::Store(_))), "{client:?}");
+    assert!(matches!(server, Some(ProtocolError::Store(_))), "{server:?}");
+    let (client, server) = pair(
+        |c| open(c, tiny, dir.path(), true).map(|e| e.stock()),
+        |c| open(c, tiny, dir.path(), false).map(|e| e.stock()),
+    );
+    let stock = Stock { slots: 0, heads: 0, exponentials: 3 };
+    assert_eq!((client.unwrap(), server.unwrap()), (stock, stock));
+}
+
+#[test]
+fn material_cannot_be_used_twice() {
+    use super::online::session;
+    use super::steps::{run_step, Step};
+    use super::{integers, rng};
+    for arch in BOTH {
+        let (tiny, session) = (tiny(arch), session(arch));
+        let steps = [Step::Norm(Site::Qkv(0)), Step::Attention(0), Step::Activation(0), Step::Logits];
+        for step in steps {
+            let x = integers(&mut rng(4), 2 * step.width(tiny), step.bound(arch));
+            let (mut client, mut server) = session.active(tiny, 0..2);
+            client.head_now.truncate(2);
+            server.head_now.truncate(2);
+            let shares = || step.share(tiny, session, 0..2, &x);
+            let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares());
+            assert!(c.result.is_ok() && s.result.is_ok());
+            let (_, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares());
+            assert!(s.sent.is_empty() && s.result.is_err(), "{step:?}");
+        }
+    }
+}

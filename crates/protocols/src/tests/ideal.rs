@@ -1,0 +1,222 @@
+//! What the two records of a slot must hold, from both seeds: the ideal functionality of the offline phase. The dealer makes records by it, the
+//! tests of the real offline phase check records against it.
+
+use cryptogen_mpc::party::Client;
+use cryptogen_ot::TableShape;
+use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
+use cryptogen_ring::{Fp, Seed};
+
+use super::tiny::Tiny;
+use crate::material::{activation_shape, hi_shape, lo_shape, mask, Mask};
+use crate::offline::model::ModelLayout;
+use crate::offline::prepare::fold;
+use crate::online::attention::split_qkv;
+use crate::online::client_index;
+use crate::plan::{Scalar, Site};
+
+/// A pair of something: the client's, the server's.
+pub type Pair<T> = [T; 2];
+
+/// A table key of a slot: record offset, class, payload shares.
+pub struct Table {
+    pub at: usize,
+    pub shape: TableShape,
+    pub betas: Pair<Vec<Fp>>,
+}
+
+/// The client's shares that a slot determines before there is a token.
+#[derive(Default)]
+pub struct Known {
+    /// share of the residual stream in front of every norm
+    pub norms: Vec<Vec<Fp>>,
+    /// truncated share of every site's output
+    pub outputs: Vec<Vec<Fp>>,
+    /// `r'` of every site
+    pub inputs: Vec<Vec<Fp>>,
+}
+
+/// The content of a slot.
+#[derive(Default)]
+pub struct Ideal {
+    /// record offset and the sum of both parties' words there
+    pub sums: Vec<(usize, Vec<Fp>)>,
+    pub tables: Vec<Table>,
+    /// whether all truncations that the client can check are safe
+    pub good: bool,
+    pub known: Known,
+}
+
+/// Element-wise products.
+fn products(a: &[Fp], b: &[Fp]) -> Vec<Fp> {
+    a.iter().zip(b).map(|(a, b)| *a * *b).collect()
+}
+
+/// Element-wise sums.
+fn sums(a: &[Fp], b: &[Fp]) -> Vec<Fp> {
+    a.iter().zip(b).map(|(a, b)| *a + *b).collect()
+}
+
+fn spread(x: &[Fp], n: usize) -> Vec<Fp> {
+    x.iter().flat_map(|v| vec![*v; n]).collect()
+}
+
+/// `W·r` in the clear.
+pub fn multiply(tiny: &Tiny, site: Site, r: &[Fp]) -> Vec<Fp> {
+    let rows = tiny.model.weight(site).chunks(r.len());
+    rows.map(|w| w.iter().zip(r).map(|(w, r)| Fp::from_i64(i64::from(*w)) * *r).sum()).collect()
+}
+
+/// `r >> in_shift` of a site and whether its truncations are safe.
+pub fn remask(tiny: &Tiny, site: Site, r: &[Fp]) -> (Vec<Fp>, bool) {
+    let l = tiny.plan.linear(site);
+    let good = r.iter().all(|r| trunc_is_safe(*r, l.in_bound));
+    (r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect(), good)
+}
+
+/// A slot from both seeds. `client_share(site)` is the client's share of `W·r'`, which the ideal functionality leaves open.
+pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) -> Vec<Fp>) -> Ideal {
+    let (plan, layout, m) = (&tiny.plan, &tiny.layout, &tiny.plan.model);
+    let d = m.d;
+    let cm = |what, index, n| mask(&seeds[0], what, index, n);
+    let sm = |what, index, n| mask(&seeds[1], what, index, n);
+    let block_rows = ModelLayout::new(plan).embed.block_rows;
+    let embed = fold(&cm(Mask::Embed, 0, cryptogen_he::N), block_rows, d);
+    let mut ideal =
+        Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };
+    let mut h: Vec<Fp> = embed.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect();
+
+    for (norm, spec) in plan.norms.iter().enumerate() {
+        ideal.good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
+        let cut: Vec<Fp> = h.iter().map(|c| trunc_client(*c, spec.pre_shift)).collect();
+        let square = products(&cut, &sm(Mask::NormSquare, norm, d)).into_iter().sum();
+        ideal.sums.push((layout.norm_square(norm), vec![square]));
+        let (v, b) = (spread(&sm(Mask::NormScale, norm, 1), d), spread(&cm(Mask::NormScalar, norm, 1), d));
+        let product = sums(&products(&h, &v), &products(&b, &sm(Mask::NormInput, norm, d)));
+        ideal.sums.push((layout.norm_product(norm), product));
+        ideal.known.norms.push(h.clone());
+        let what = (Mask::NormHi, Mask::NormLo);
+        ideal.scalar(&spec.scalar, what, (norm, 1), layout.norm_tables(norm), seeds);
+
+        // Two sites follow every norm but the last, between them attention or an activation.
+        let layer = norm / 2;
+        let sites = match norm % 2 {
+            _ if norm == 2 * m.layers => break,
+            0 => [Site::Qkv(layer), Site::O(layer)],
+            _ => [Site::Up(layer), Site::Down(layer)],
+        };
+        for site in sites {
+            let l = plan.linear(site);
+            let (r, good) = remask(tiny, site, &cm(Mask::Remask, site.index(m.layers), l.d_in));
+            let share = client_share(site);
+            ideal.good &= good && share.iter().all(|c| trunc_is_safe(*c, l.out_bound));
+            let y: Vec<Fp> = share.iter().map(|c| trunc_client(*c, l.out_shift)).collect();
+            if matches!(site, Site::O(_) | Site::Down(_)) {
+                h = sums(&h, &y);
+            }
+            ideal.sums.push((layout.linear(site), multiply(tiny, site, &r)));
+            ideal.known.inputs.push(r);
+            ideal.known.outputs.push(y);
+        }
+        if norm % 2 == 0 {
+            ideal.attention(tiny, layer, seeds);
+        } else {
+            ideal.activation(tiny, layer, seeds);
+        }
+    }
+    ideal
+}
+
+impl Ideal {
+    /// The keys of `n` scalars.
+    fn scalar(
+        &mut self,
+        spec: &Scalar,
+        what: (Mask, Mask),
+        (index, n): (usize, usize),
+        at: (usize, usize),
+        seeds: &Pair<Seed>,
+    ) {
+        let (hi, lo) = (hi_shape(spec), lo_shape(spec));
+        for i in 0..n {
+            let hi_masks = [0, 1].map(|p| mask(&seeds[p], what.0, index, 2 * n));
+            let betas = hi_masks.map(|m| m[2 * i..][..hi.payloads() as usize].to_vec());
+            self.tables.push(Table { at: at.0 + i * hi.record_bytes(), shape: hi, betas });
+            if let Some(lo) = lo {
+                let betas = [0, 1].map(|p| vec![mask(&seeds[p], what.1, index, n)[i]]);
+                self.tables.push(Table { at: at.1 + i * lo.record_bytes(), shape: lo, betas });
+            }
+        }
+    }
+
+    fn attention(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {
+        let (m, layout) = (&tiny.plan.model, &tiny.layout);
+        let scale =
+            [0, 1].map(|p| spread(&mask(&seeds[p], Mask::AttentionScale, layer, m.heads), m.head_dim));
+        let out = [0, 1].map(|p| mask(&seeds[p], Mask::AttentionOut, layer, m.q_dim()));
+        let product = sums(&products(&out[0], &scale[1]), &products(&scale[0], &out[1]));
+        self.sums.push((layout.attention_out(layer), product));
+        let spec = &tiny.plan.attention[layer].heads[0].scalar;
+        let what = (Mask::SigmaHi, Mask::SigmaLo);
+        self.scalar(spec, what, (layer, m.heads), layout.sigma_tables(layer), seeds);
+    }
+
+    fn activation(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {
+        let (m, layout) = (&tiny.plan.model, &tiny.layout);
+        let u = &self.known.outputs[Site::Up(layer).index(m.layers)];
+        let random = [0, 1].map(|p| mask(&seeds[p], Mask::Activation, layer, m.ff));
+        let betas: Vec<Pair<Vec<Fp>>> = if m.gated {
+            let (gate, up) = u.split_at(m.ff);
+            let [mask_g, mask_u] = [Mask::Gate, Mask::Up].map(|what| mask(&seeds[1], what, layer, m.ff));
+            self.sums.push((layout.gated(layer), sums(&products(gate, &mask_u), &products(up, &mask_g))));
+            (0..m.ff).map(|j| [vec![random[0][j], up[j]], vec![random[1][j], mask_u[j]]]).collect()
+        } else {
+            (0..m.ff).map(|j| [vec![u[j]], vec![random[1][j]]]).collect()
+        };
+        let shape = activation_shape(&tiny.plan, layer);
+        for (j, betas) in betas.into_iter().enumerate() {
+            self.tables.push(Table {
+                at: layout.activation_tables(layer) + j * shape.record_bytes(),
+                shape,
+                betas,
+            });
+        }
+    }
+
+    /// The client's index of every activation of a layer.
+    pub fn indices(known: &Known, tiny: &Tiny, layer: usize) -> Vec<u32> {
+        let m = &tiny.plan.model;
+        let u = &known.outputs[Site::Up(layer).index(m.layers)];
+        u[..m.ff].iter().map(|x| client_index(&tiny.plan, layer, *x)).collect()
+    }
+}
+
+/// `[score, value]`: what the parties' shares of attention material of row `t` add up to, `[heads][t+1]` and `[q_dim]`.
+pub fn attention(
+    tiny: &Tiny,
+    layer: usize,
+    known: &[&Known],
+    server_seeds: &[Seed],
+    weights: &Pair<Vec<Fp>>,
+) -> [Vec<Fp>; 2] {
+    let (m, t) = (&tiny.plan.model, known.len() - 1);
+    let d = m.head_dim;
+    let site = Site::Qkv(layer).index(m.layers);
+    let mine: Vec<_> =
+        known.iter().enumerate().map(|(j, k)| split_qkv::<Client>(&tiny.plan, j, &k.outputs[site])).collect();
+    let theirs = |j: usize, what: Mask, n: usize| mask(&server_seeds[j], what, layer, n);
+    let dot = |q: &[Fp], k: &[Fp]| -> Fp { products(q, k).into_iter().sum() };
+    let (mut score, mut value) = (vec![], vec![Fp::ZERO; m.q_dim()]);
+    let (q_c, q_s) = (&mine[t].0, theirs(t, Mask::Query, m.q_dim()));
+    for g in 0..m.heads {
+        let (q, kv) = (g * d..(g + 1) * d, g / m.group() * d);
+        for (j, (_, k_c, v_c)) in mine.iter().enumerate() {
+            let (k_s, v_s) = (theirs(j, Mask::Key, m.kv_dim()), theirs(j, Mask::Value, m.kv_dim()));
+            score.push(dot(&q_c[q.clone()], &k_s[kv..kv + d]) + dot(&q_s[q.clone()], &k_c[kv..kv + d]));
+            let [a, b] = [0, 1].map(|p| weights[p][g * (t + 1) + j]);
+            for e in 0..d {
+                value[g * d + e] += a * v_s[kv + e] + b * v_c[kv + e];
+            }
+        }
+    }
+    [score, value]
+}

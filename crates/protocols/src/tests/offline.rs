@@ -1,0 +1,361 @@
+//! The offline protocols equal their functionalities, at their declared costs.
+
+use std::sync::OnceLock;
+
+use cryptogen_he::{MaskedCiphertext, Params, SecretKey, N};
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::{ChannelError, OtPair, TableKey, TableShape};
+use cryptogen_ring::Fp;
+use rand_core::RngCore;
+
+use super::channel::{run, run_spoiled, Fault, Tap};
+use super::clear::Clear;
+use super::cost::measured;
+use super::dealer::insecure_deal;
+use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
+use super::{between, elements, ideal, rng};
+use crate::endpoint::PARAMETERS;
+use crate::error::ProtocolError;
+use crate::offline::keys::PartyKeys;
+use crate::offline::model::{self, EncryptedModel};
+use crate::offline::{cross, linear, tables};
+use crate::online::embed::{self, EmbedClient};
+use crate::online::tables::{index, join, look_up, rotation, sub_public, Lookup};
+use crate::plan::Site;
+
+/// Both parties' lattice keys.
+pub fn keys() -> &'static (PartyKeys<Client>, PartyKeys<Server>) {
+    static KEYS: OnceLock<(PartyKeys<Client>, PartyKeys<Server>)> = OnceLock::new();
+    fn party<P: Party>(ch: &mut Tap) -> PartyKeys<P> {
+        let (params, mut rng) = (Params::get(PARAMETERS), rng(100 + P::ROLE.index() as u8));
+        let secret = SecretKey::generate(params, &mut rng);
+        PartyKeys::exchange(ch, params, secret, &mut rng).expect("honest parties")
+    }
+    KEYS.get_or_init(|| {
+        let (client, server) = run(party::<Client>, party::<Server>);
+        (client.result, server.result)
+    })
+}
+
+/// The client's copy of a model, made by the real transfer; its file is gone, only the open handle is left.
+pub fn encrypted(tiny: &Tiny) -> EncryptedModel {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("model");
+    let (client, server) = run(
+        |ch| model::receive(ch, &tiny.plan, &path, &mut |_, _, _| true),
+        |ch| model::send(ch, &keys().1.mine, &tiny.plan, &tiny.model, &mut rng(101), &mut |_, _, _| true),
+    );
+    assert!(client.result.is_ok() && server.result.is_ok());
+    assert_eq!(measured(&client, &server), model::cost(&tiny.plan));
+    EncryptedModel::open(&path, &tiny.plan).expect("a whole model")
+}
+
+fn add(a: &[Fp], b: &[Fp]) -> Vec<Fp> {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| *a + *b).collect()
+}
+
+/// Several blocks of output rows and several columns in the head, several ciphertexts of the embedding, full-size weights.
+fn wide() -> Tiny {
+    build(&Settings { vocab: N + 8, weights: 1 << 15, ..Settings::of(Arch::Gpt) })
+}
+
+#[test]
+fn linear_gives_shares_of_the_product() {
+    for (tiny, sites) in [
+        (tiny(Arch::Gpt), vec![Site::Qkv(0), Site::Down(1)]),
+        (tiny(Arch::Llama), vec![Site::O(0), Site::Up(1), Site::Head]),
+        (&wide(), vec![Site::Head, Site::O(1)]),
+    ] {
+        let model = encrypted(tiny);
+        for (site, rows) in sites.into_iter().zip([3, 65, 1]) {
+            let l = tiny.plan.linear(site);
+            let (r, m) = (elements(&mut rng(7), rows * l.d_in), model.layout.site(site));
+            let (params, (client_keys, server_keys)) = (keys().0.params, keys());
+            let (client, server) = run(
+                |ch| linear::client(ch, params, &client_keys.peer, &model, m, &r, &mut rng(8)),
+                |ch| linear::server(ch, params, &server_keys.mine, m, rows),
+            );
+            assert_eq!(measured(&client, &server), linear::cost(m, rows));
+            let y = add(&client.result.unwrap(), &server.result.unwrap());
+            let expected: Vec<Fp> = r.chunks(l.d_in).flat_map(|r| ideal::multiply(tiny, site, r)).collect();
+            assert!(y == expected, "{site:?}");
+        }
+    }
+}
+
+#[test]
+fn embeddings_equal_the_clear_ones() {
+    for (tiny, tokens) in
+        [(tiny(Arch::Gpt), vec![0, 19, 7]), (tiny(Arch::Llama), vec![3]), (&wide(), vec![0, N, N + 7, 1024])]
+    {
+        let session = insecure_deal(tiny, 1, tokens.len(), 1, 41).remove(0);
+        let (mut client, mut server) = (session.online::<Client>(tiny), session.online::<Server>(tiny));
+        let model = encrypted(tiny);
+        let from = EmbedClient { keys: &keys().0, model: &model };
+        let (c, s) = run(
+            |ch| client.embed(ch, &from, &tokens, 1, &mut rng(9)),
+            |ch| server.embed(ch, &keys().1, &tiny.model, tokens.len(), 1),
+        );
+        assert_eq!(measured(&c, &s), embed::cost(tokens.len()));
+        let sum = add(&c.result.unwrap().data, &s.result.unwrap().data);
+        let mut clear = Clear::new(tiny, client.trace.insecure_take(), server.trace.insecure_take());
+        assert_eq!(sum.iter().map(|x| x.to_i64()).collect::<Vec<_>>(), clear.embed(&tokens, 0));
+        clear.finish();
+    }
+}
+
+#[test]
+fn bad_tokens_and_passes_are_refused() {
+    let tiny = tiny(Arch::Gpt);
+    let (session, model) = (insecure_deal(tiny, 1, 2, 1, 42).remove(0), encrypted(tiny));
+    let from = EmbedClient { keys: &keys().0, model: &model };
+    for (tokens, heads) in [(vec![20], 1), (vec![0], 2), (vec![0, 1], 2), (vec![0, 1, 2], 1), (vec![], 0)] {
+        let mut client = session.online::<Client>(tiny);
+        let (c, _) = run(|ch| client.embed(ch, &from, &tokens, heads, &mut rng(9)), |_| ());
+        assert!(
+            matches!(c.result, Err(ProtocolError::Short { .. } | ProtocolError::Shape { .. })),
+            "{tokens:?}"
+        );
+        assert!(c.sent.is_empty());
+    }
+}
+
+#[test]
+fn cross_gives_shares_of_the_products() {
+    for (n, terms) in [(1, 1), (N, 2), (N + 5, 1), (32 * N + 1, 1)] {
+        let [x, y] = [1, 2].map(|seed| (0..terms).map(|_| elements(&mut rng(seed), n)).collect::<Vec<_>>());
+        let (params, (client_keys, server_keys)) = (keys().0.params, keys());
+        let (client, server) = run(
+            |ch| cross::client(ch, params, &client_keys.mine, &x, &mut rng(3)),
+            |ch| cross::server(ch, params, &server_keys.peer, &y, &mut rng(4)),
+        );
+        assert_eq!(measured(&client, &server), cross::cost(n, terms));
+        let z = add(&client.result.unwrap(), &server.result.unwrap());
+        let expected: Vec<Fp> = (0..n).map(|i| (0..terms).map(|t| x[t][i] * y[t][i]).sum()).collect();
+        assert!(z == expected);
+    }
+}
+
+/// Table records of both parties for given payload shares.
+fn made(shape: TableShape, betas: &[Vec<Fp>; 2]) -> [Vec<Vec<u8>>; 2] {
+    fn party<P: Party>(ch: &mut Tap, shape: TableShape, betas: &[Fp]) -> (Vec<Vec<u8>>, usize) {
+        let mut rng = rng(110 + P::ROLE.index() as u8);
+        let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
+        let (before, mut records) = (ch.sent.len(), vec![]);
+        tables::make::<P>(ch, &mut ot, shape, betas, &mut rng, &mut |first, bytes| {
+            assert_eq!(first, records.len());
+            records.extend(bytes.chunks(shape.record_bytes()).map(<[u8]>::to_vec));
+            Ok(())
+        })
+        .expect("honest parties");
+        (records, before)
+    }
+    let (mut client, mut server) =
+        run(|ch| party::<Client>(ch, shape, &betas[0]), |ch| party::<Server>(ch, shape, &betas[1]));
+    client.sent.drain(..client.result.1);
+    server.sent.drain(..server.result.1);
+    let n = betas[0].len() / shape.payloads() as usize;
+    assert_eq!(measured(&client, &server), tables::cost(shape, n));
+    [client.result.0, server.result.0]
+}
+
+#[test]
+fn look_ups_equal_the_clear_lines() {
+    // A3 without truncation is exact for every x, so x runs over the whole field and entries up to their bound.
+    for (k, h) in [(4, 32), (9, 1), (7, 20)] {
+        let (shape, n) = (TableShape::new(k, 1).unwrap(), 40);
+        let (mut rng, extreme) = (rng(k as u8), (1i64 << 46) - 1);
+        let table = |rng: &mut cryptogen_ring::Prg| -> Vec<i64> {
+            (0..1 << k)
+                .map(|_| [extreme, -extreme, between(rng, -extreme, extreme)][rng.next_u64() as usize % 3])
+                .collect()
+        };
+        let (a, b) = (table(&mut rng), table(&mut rng));
+        let (offset, center) = (between(&mut rng, -extreme, extreme), between(&mut rng, -extreme, extreme));
+        let [x_c, x_s, beta_c, beta_s] = [0; 4].map(|_| elements(&mut rng, n));
+        let records = made(shape, &[beta_c.clone(), beta_s.clone()]);
+
+        struct Half {
+            keys: Vec<TableKey>,
+            rotations: Vec<u32>,
+            deltas: Vec<Fp>,
+            indices: Vec<u32>,
+        }
+        let half = |role: usize, x: &[Fp], beta: &[Fp]| {
+            let mut half = Half { keys: vec![], rotations: vec![], deltas: vec![], indices: vec![] };
+            for i in 0..n {
+                let key = TableKey::from_record(shape, &records[role][i]).unwrap();
+                let (j, delta) = match role {
+                    0 => (index::<Client>(x[i], h, k), x[i] - beta[i]),
+                    _ => {
+                        let j = index::<Server>(sub_public::<Server>(x[i], offset), h, k);
+                        (j, sub_public::<Server>(x[i], center) - beta[i])
+                    }
+                };
+                half.rotations.push(rotation(j, &key, k));
+                half.indices.push(j);
+                half.deltas.push(delta);
+                half.keys.push(key);
+            }
+            half
+        };
+        let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
+        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
+            let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
+            let lookup = |(i, key)| Lookup {
+                key,
+                rotation: join(i),
+                terms: vec![(0, &a[..]), (0, &b[..]), (1, &a[..])],
+            };
+            keys.into_iter().enumerate().map(lookup).collect()
+        };
+        let sums = [
+            look_up::<Client>(lookups(client.keys)).unwrap(),
+            look_up::<Server>(lookups(server.keys)).unwrap(),
+        ];
+        for i in 0..n {
+            let delta = client.deltas[i] + server.deltas[i];
+            let y: Fp = sums.iter().map(|s| delta * s[i][0] + s[i][1] + s[i][2]).sum();
+            let j = (client.indices[i].wrapping_add(server.indices[i]) & ((1 << k) - 1)) as usize;
+            let x = x_c[i] + x_s[i] - Fp::from_i64(center);
+            assert_eq!(y, Fp::from_i64(a[j]) * x + Fp::from_i64(b[j]));
+        }
+    }
+}
+
+#[test]
+fn tables_come_in_batches() {
+    // 64 tables of 2^16 leaves fill a batch.
+    let (shape, n) = (TableShape::new(16, 2).unwrap(), 65);
+    let betas = [1, 2].map(|seed| elements(&mut rng(seed), 2 * n));
+    let records = made(shape, &betas);
+    assert_eq!([records[0].len(), records[1].len()], [n, n]);
+    for i in [0, 63, 64] {
+        check_key(
+            shape,
+            [&records[0][i], &records[1][i]],
+            [&betas[0][2 * i..][..2], &betas[1][2 * i..][..2]],
+        );
+    }
+}
+
+/// Both halves of a key add up to the payloads at its secret index and nothing elsewhere.
+pub fn check_key(shape: TableShape, records: [&[u8]; 2], betas: [&[Fp]; 2]) {
+    let table: Vec<i64> = (0..shape.size() as i64).map(|j| j * j + 1).collect();
+    let halves = [0, 1].map(|p| {
+        let key = TableKey::from_record(shape, records[p]).expect("a well-formed record");
+        let role = [Client::ROLE, Server::ROLE][p];
+        let terms: Vec<(usize, &[i64])> = (0..shape.m()).map(|l| (l, &table[..])).collect();
+        (key.alpha() as usize, key.dot(role, 3, &terms).expect("valid terms"))
+    });
+    let at = (halves[0].0 + halves[1].0 + 3) % shape.size();
+    for l in 0..shape.m() {
+        let beta = if l == 0 { Fp::ONE } else { betas[0][l - 1] + betas[1][l - 1] };
+        assert_eq!(halves[0].1[l] + halves[1].1[l], beta * Fp::from_i64(table[at]));
+    }
+}
+
+#[test]
+fn spoiled_offline_messages_are_errors() {
+    let (tiny, (client_keys, server_keys)) = (tiny(Arch::Gpt), keys());
+    let (params, model) = (client_keys.params, encrypted(tiny));
+    let m = model.layout.site(Site::Qkv(0));
+    let r = elements(&mut rng(1), m.d_in);
+    for fault in [Fault::Truncate, Fault::Extend, Fault::Ones, Fault::Random, Fault::Hangup] {
+        let spoiled = [Some((0, fault)), None];
+        let (_, s) = run_spoiled(
+            spoiled,
+            |ch| linear::client(ch, params, &client_keys.peer, &model, m, &r, &mut rng(8)),
+            |ch| linear::server(ch, params, &server_keys.mine, m, 1),
+        );
+        check_error("linear", fault, s.result.err());
+        let both = [vec![r.clone()], vec![r.clone()]];
+        let cross = |faults| {
+            let (c, s) = run_spoiled(
+                faults,
+                |ch| cross::client(ch, params, &client_keys.mine, &both[0], &mut rng(3)),
+                |ch| cross::server(ch, params, &server_keys.peer, &both[1], &mut rng(4)),
+            );
+            [c.result.err(), s.result.err()]
+        };
+        check_error("cross, client's", fault, cross(spoiled)[1].take());
+        check_error("cross, server's", fault, cross([None, Some((0, fault))])[0].take());
+        let secret = |seed| SecretKey::generate(params, &mut rng(seed));
+        let (_, s) = run_spoiled(
+            spoiled,
+            |ch| PartyKeys::<Client>::exchange(ch, params, secret(1), &mut rng(1)),
+            |ch| PartyKeys::<Server>::exchange(ch, params, secret(2), &mut rng(2)),
+        );
+        check_error("public key", fault, s.result.err());
+        let session = insecure_deal(tiny, 1, 1, 1, 43).remove(0);
+        let (mut client, mut server) = (session.online::<Client>(tiny), session.online::<Server>(tiny));
+        let from = EmbedClient { keys: client_keys, model: &model };
+        let (_, s) = run_spoiled(
+            spoiled,
+            |ch| client.embed(ch, &from, &[1], 1, &mut rng(9)),
+            |ch| server.embed(ch, server_keys, &tiny.model, 1, 1),
+        );
+        check_error("embedding", fault, s.result.err());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        let (c, _) = run_spoiled(
+            [None, Some((0, fault))],
+            |ch| -> crate::Result<()> {
+                model::receive(ch, &tiny.plan, &path, &mut |_, _, _| true)?;
+                EncryptedModel::open(&path, &tiny.plan)?.read(params, m, 0, 0..m.columns).map(|_| ())
+            },
+            |ch| {
+                model::send(ch, &server_keys.mine, &tiny.plan, &tiny.model, &mut rng(5), &mut |_, _, _| true)
+            },
+        );
+        check_error("encrypted model", fault, c.result.err());
+        assert!(!path.with_extension("partial").exists());
+    }
+}
+
+/// The receiver's error: of the channel, of the lattice encryption; random bytes may also be well-formed.
+pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
+    let expected = match fault {
+        Fault::Truncate | Fault::Extend => {
+            matches!(error, Some(ProtocolError::Channel(ChannelError::Length { .. })))
+        }
+        Fault::Hangup => matches!(error, Some(ProtocolError::Channel(ChannelError::Closed))),
+        Fault::Ones => matches!(error, Some(ProtocolError::He(_))),
+        Fault::Random => matches!(error, None | Some(ProtocolError::He(_))),
+    };
+    assert!(expected, "{what}, {fault:?}: {error:?}");
+}
+
+#[test]
+fn offline_transcripts_are_reproducible() {
+    let (tiny, (client_keys, server_keys)) = (tiny(Arch::Llama), keys());
+    let (params, model) = (client_keys.params, encrypted(tiny));
+    let m = model.layout.site(Site::Qkv(0));
+    let r = elements(&mut rng(1), 2 * m.d_in);
+    let (linear, _) = run(
+        |ch| linear::client(ch, params, &client_keys.peer, &model, m, &r, &mut rng(8)),
+        |ch| linear::server(ch, params, &server_keys.mine, m, 2),
+    );
+    let (client, server) = run(
+        |ch| cross::client(ch, params, &client_keys.mine, &[r.clone()], &mut rng(3)),
+        |ch| cross::server(ch, params, &server_keys.peer, &[r.clone()], &mut rng(4)),
+    );
+    assert_eq!(linear.bytes(), 2 * MaskedCiphertext::BYTES);
+    assert_eq!(
+        [linear.hash(), client.hash(), server.hash()],
+        ["519a653d9eecd166", "a90c5d4664cc03e4", "73e1769233d00409"]
+    );
+}
+
+#[test]
+fn interrupted_transfers_leave_no_file() {
+    let (tiny, dir) = (tiny(BOTH[0]), tempfile::tempdir().unwrap());
+    let path = dir.path().join("model");
+    let (client, _) = run(
+        |ch| model::receive(ch, &tiny.plan, &path, &mut |_, _, _| false),
+        |ch| model::send(ch, &keys().1.mine, &tiny.plan, &tiny.model, &mut rng(5), &mut |_, _, _| true),
+    );
+    assert!(matches!(client.result, Err(ProtocolError::Interrupted)));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}

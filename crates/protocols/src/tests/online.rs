@@ -1,0 +1,198 @@
+//! Online steps over dealt material equal the clear integers.
+
+use std::sync::OnceLock;
+
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ring::Fp;
+
+use super::channel::run;
+use super::clear::Clear;
+use super::dealer::{insecure_deal, Session};
+use super::steps::{run_step, Out, Step};
+use super::tiny::{tiny, Arch, Tiny, BOTH};
+use super::{elements, integers, rng};
+use crate::error::ProtocolError;
+use crate::online::{Kind, Online, Tensor};
+use crate::plan::Site;
+
+const ROWS: usize = 4;
+
+/// Four rows and four output heads, dealt once per architecture.
+pub fn session(arch: Arch) -> &'static Session {
+    static DEALT: [OnceLock<Session>; 2] = [const { OnceLock::new() }; 2];
+    DEALT[arch as usize].get_or_init(|| insecure_deal(tiny(arch), 1, ROWS, ROWS, 40).remove(0))
+}
+
+fn oracle<'a>(tiny: &'a Tiny, client: &mut Online<Client>, server: &mut Online<Server>) -> Clear<'a> {
+    Clear::new(tiny, client.trace.insecure_take(), server.trace.insecure_take())
+}
+
+/// `r' + (x − r')` of a site's input.
+fn opened(session: &Session, layers: usize, site: Site, first: usize, x: &Tensor<Server>) -> Vec<i64> {
+    let mask = |i: usize| match site {
+        Site::Head => &session.heads[i],
+        _ => &session.known[first + i].inputs[site.index(layers)],
+    };
+    (0..x.rows())
+        .flat_map(|i| mask(i).iter().zip(x.row(i)).map(|(r, x)| (*r + *x).to_i64()).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn norms_equal_the_clear_function() {
+    for arch in BOTH {
+        let (tiny, session) = (tiny(arch), session(arch));
+        let layers = tiny.plan.model.layers;
+        let sites = (0..layers).flat_map(|l| [Site::Qkv(l), Site::Up(l)]).chain([Site::Head]);
+        for (n, site) in sites.enumerate() {
+            let step = Step::Norm(site);
+            let x = integers(&mut rng(n as u8), ROWS * step.width(tiny), step.bound(arch));
+            let (mut client, mut server) = session.active(tiny, 0..ROWS);
+            let shares = step.share(tiny, session, 0..ROWS, &x);
+            let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
+            assert!(matches!(c.result, Ok(Out::Tensor(t)) if t.rows() == ROWS));
+            let mut clear = oracle(tiny, &mut client, &mut server);
+            let x_hat = clear.norm(&x, site);
+            clear.check_input(site, &x_hat, &opened(session, layers, site, 0, &s.result.unwrap().unwrap()));
+            clear.finish();
+        }
+    }
+}
+
+#[test]
+fn a_final_norm_of_the_last_rows_uses_their_material() {
+    let (tiny, session, step) = (tiny(Arch::Llama), session(Arch::Llama), Step::Norm(Site::Head));
+    let x = integers(&mut rng(9), 2 * step.width(tiny), step.bound(Arch::Llama));
+    let (mut client, mut server) = session.active(tiny, 0..ROWS);
+    client.head_now.truncate(2);
+    server.head_now.truncate(2);
+    let shares = step.share(tiny, session, ROWS - 2..ROWS, &x);
+    let (_, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
+    let mut clear = oracle(tiny, &mut client, &mut server);
+    let x_hat = clear.norm(&x, Site::Head);
+    clear.check_input(Site::Head, &x_hat, &opened(session, 2, Site::Head, 0, &s.result.unwrap().unwrap()));
+    clear.finish();
+}
+
+#[test]
+fn activations_equal_the_clear_function() {
+    for (arch, layer) in [(Arch::Gpt, 0), (Arch::Gpt, 1), (Arch::Llama, 0), (Arch::Llama, 1)] {
+        let (tiny, session, step) = (tiny(arch), session(arch), Step::Activation(layer));
+        let x = integers(&mut rng(20 + layer as u8), ROWS * step.width(tiny), step.bound(arch));
+        let (mut client, mut server) = session.active(tiny, 0..ROWS);
+        let shares = step.share(tiny, session, 0..ROWS, &x);
+        let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
+        assert!(c.result.is_ok());
+        let mut clear = oracle(tiny, &mut client, &mut server);
+        let x_hat = clear.activation(&x, layer);
+        let site = Site::Down(layer);
+        clear.check_input(
+            site,
+            &x_hat,
+            &opened(session, tiny.plan.model.layers, site, 0, &s.result.unwrap().unwrap()),
+        );
+        clear.finish();
+    }
+}
+
+#[test]
+fn attention_equals_the_clear_function() {
+    // Row 0 alone, a prompt, and rows that are added to a cache.
+    for (arch, layer) in [(Arch::Gpt, 0), (Arch::Llama, 0), (Arch::Llama, 1)] {
+        for cuts in [vec![0, 1, 2, 4], vec![0, 4], vec![0, 3, 4]] {
+            let (tiny, session, step) = (tiny(arch), session(arch), Step::Attention(layer));
+            let width = step.width(tiny);
+            let x = integers(&mut rng(30), ROWS * width, step.bound(arch));
+            let (mut client, mut server) = (session.online(tiny), session.online(tiny));
+            let mut inputs = vec![];
+            for cut in cuts.windows(2) {
+                let rows = cut[0]..cut[1];
+                client.active = client.ready.drain(..rows.len()).collect();
+                server.active = server.ready.drain(..rows.len()).collect();
+                let shares =
+                    step.share(tiny, session, rows.clone(), &x[rows.start * width..rows.end * width]);
+                let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
+                assert!(c.result.is_ok());
+                inputs.push(opened(
+                    session,
+                    tiny.plan.model.layers,
+                    Site::O(layer),
+                    rows.start,
+                    &s.result.unwrap().unwrap(),
+                ));
+            }
+            let mut clear = oracle(tiny, &mut client, &mut server);
+            for (cut, input) in cuts.windows(2).zip(inputs) {
+                let x_hat = clear.attention(&x[cut[0] * width..cut[1] * width], layer, cut[0]);
+                clear.check_input(Site::O(layer), &x_hat, &input);
+            }
+            clear.finish();
+        }
+    }
+}
+
+#[test]
+fn linear_layers_and_logits_equal_the_clear_function() {
+    for arch in BOTH {
+        let (tiny, session) = (tiny(arch), session(arch));
+        let layers = tiny.plan.model.layers;
+        for site in (0..layers).flat_map(Site::of_layer) {
+            let l = tiny.plan.linear(site);
+            let x = integers(&mut rng(50), ROWS * l.d_in, 1 << 30);
+            let server_x = (0..ROWS).flat_map(|i| {
+                let r = &session.known[i].inputs[site.index(layers)];
+                x[i * l.d_in..].iter().zip(r).map(|(x, r)| Fp::from_i64(*x) - *r).collect::<Vec<_>>()
+            });
+            let (mut client, mut server) = session.active(tiny, 0..ROWS);
+            let y_s = server
+                .linear(&tiny.model, &Tensor::new(Kind::Input(site), ROWS, server_x.collect()), site)
+                .unwrap();
+            let y_c = client.linear(&Tensor::new(Kind::Input(site), ROWS, vec![]), site).unwrap();
+            let mut clear = oracle(tiny, &mut client, &mut server);
+            // the truncation that the input stands for: any x̂ that it could have come from
+            let x_hat: Vec<i64> = x.iter().enumerate().map(|(i, x)| x << l.in_shift[i % l.d_in]).collect();
+            let y = clear.linear(&x_hat, site);
+            clear.finish();
+            assert_eq!(
+                y,
+                y_c.data.iter().zip(y_s.data.iter()).map(|(c, s)| (*c + *s).to_i64()).collect::<Vec<_>>()
+            );
+        }
+        let x = integers(&mut rng(51), ROWS * tiny.plan.model.d, 1 << 30);
+        let (mut client, mut server) = session.active(tiny, 0..ROWS);
+        let shares = Step::Logits.share(tiny, session, 0..ROWS, &x);
+        let (c, s) = run_step(tiny, Step::Logits, [None, None], (&mut client, &mut server), shares);
+        assert!(s.result.is_ok());
+        let mut clear = oracle(tiny, &mut client, &mut server);
+        let x_hat: Vec<i64> = x.iter().map(|x| x << tiny.plan.linear(Site::Head).in_shift[0]).collect();
+        assert!(matches!(c.result, Ok(Out::Logits(y)) if y == clear.logits(&x_hat)));
+        clear.finish();
+    }
+}
+
+#[test]
+fn the_wrong_operand_is_refused() {
+    let (tiny, session) = (tiny(Arch::Gpt), session(Arch::Gpt));
+    fn refused<P: Party, T>(result: crate::Result<T>) {
+        assert!(matches!(result, Err(ProtocolError::Shape { .. })));
+    }
+    let wrong =
+        |rows: usize| Tensor::<Client>::new(Kind::Output(Site::O(0)), rows, elements(&mut rng(1), rows * 8));
+    let hidden = |rows: usize| Tensor::<Client>::new(Kind::Hidden, rows, elements(&mut rng(1), rows * 8));
+    let outcome = run(
+        |ch| {
+            let mut client = session.active(tiny, 0..2).0;
+            refused::<Client, _>(client.norm(ch, &wrong(2), Site::Qkv(0)));
+            refused::<Client, _>(client.norm(ch, &hidden(3), Site::Qkv(0)));
+            refused::<Client, _>(client.attention(ch, &wrong(2), 0));
+            refused::<Client, _>(client.activation(ch, &wrong(2), 0));
+            refused::<Client, _>(client.linear(&wrong(2), Site::Qkv(0)));
+            refused::<Client, _>(client.logits(ch, &wrong(2)));
+            refused::<Client, _>(hidden(2).add(&wrong(3)));
+            refused::<Client, _>(hidden(2).add(&hidden(2)));
+            refused::<Client, _>(wrong(2).add(&wrong(2)));
+        },
+        |_| (),
+    );
+    assert!(outcome.0.sent.is_empty(), "nothing is sent before the operand is checked");
+}

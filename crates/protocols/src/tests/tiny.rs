@@ -1,0 +1,190 @@
+//! Plans and integer weights small enough for tests. The tables are random: a wrong entry cannot go unnoticed, and sizes are chosen so
+//! that all values stay far below p.
+
+use std::collections::HashMap;
+use std::f64::consts::PI;
+use std::sync::{Arc, OnceLock};
+
+use cryptogen_ring::Prg;
+use serde_json::{json, Value};
+
+use super::{between, rng};
+use crate::material::SlotLayout;
+use crate::online::ServerModel;
+use crate::plan::{Plan, Site};
+
+pub const VOCAB: usize = 20;
+
+/// Every public thing about a decoder, and the server's weights.
+pub struct Tiny {
+    pub plan: Arc<Plan>,
+    pub layout: Arc<SlotLayout>,
+    pub model: ServerModel,
+}
+
+/// The decoders of the tests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arch {
+    /// Plain activation, learned positions, biases, scalars of one range.
+    Gpt,
+    /// Gated, rotary, one key head for two query heads, scalars of two ranges.
+    Llama,
+}
+
+pub const BOTH: [Arch; 2] = [Arch::Gpt, Arch::Llama];
+
+/// The decoder of an architecture, made once.
+pub fn tiny(arch: Arch) -> &'static Tiny {
+    static MADE: [OnceLock<Tiny>; 2] = [const { OnceLock::new() }; 2];
+    MADE[arch as usize].get_or_init(|| build(&Settings::of(arch)))
+}
+
+/// What differs between the decoders.
+pub struct Settings {
+    pub arch: Arch,
+    pub vocab: usize,
+    /// all bounds of truncations; a huge one makes slots fail
+    pub bound: u64,
+    /// bound of the weights
+    pub weights: i64,
+    /// `[d, heads, kv_heads, head_dim, ff]`
+    pub sizes: [usize; 5],
+}
+
+impl Settings {
+    pub fn of(arch: Arch) -> Settings {
+        let sizes = match arch {
+            Arch::Gpt => [8, 2, 2, 4, 8],
+            Arch::Llama => [16, 2, 1, 6, 10],
+        };
+        Settings { arch, vocab: VOCAB, bound: 1 << 40, weights: 1 << 8, sizes }
+    }
+
+    fn gated(&self) -> bool {
+        self.arch == Arch::Llama
+    }
+}
+
+struct Tables {
+    list: Vec<Vec<i64>>,
+    rng: Prg,
+}
+
+impl Tables {
+    fn add(&mut self, n: usize, low: i64, high: i64) -> usize {
+        let table = (0..n).map(|_| between(&mut self.rng, low, high)).collect();
+        self.push(table)
+    }
+
+    fn push(&mut self, table: Vec<i64>) -> usize {
+        self.list.push(table);
+        self.list.len() - 1
+    }
+
+    /// A4 with `ρ` of about 2^13; `mu` of the (only or coarse) range.
+    fn scalar(&mut self, mu: u32, two: bool) -> Value {
+        let (k, lo_k) = (6, 5);
+        let (a, b) = (self.add(1 << k, 0, 3), self.add(1 << k, 1 << 20, 1 << 21));
+        if !two {
+            return json!({"hi": {"mu": mu, "h": 9, "k": k, "a": a, "b": b, "z": null}, "lo": null, "out_shift": 8});
+        }
+        let z = self.add(1 << k, 0, 2);
+        for j in (0..1 << k).filter(|&j| self.list[z][j] == 1).collect::<Vec<_>>() {
+            (self.list[a][j], self.list[b][j]) = (0, 0);
+        }
+        let (lo_a, lo_b) = (self.add(1 << lo_k, 0, 3), self.add(1 << lo_k, 1 << 20, 1 << 21));
+        json!({
+            "hi": {"mu": mu, "h": 9, "k": k, "a": a, "b": b, "z": z},
+            "lo": {"mu": mu.saturating_sub(3), "h": 7, "k": lo_k, "a": lo_a, "b": lo_b, "z": null},
+            "out_shift": 8,
+        })
+    }
+}
+
+/// Makes a decoder of two layers.
+pub fn build(s: &Settings) -> Tiny {
+    let [d, heads, kv_heads, head_dim, ff] = s.sizes;
+    let (layers, context, gated, two) = (2, 80, s.gated(), s.gated());
+    let mut t = Tables { list: vec![], rng: rng(s.arch as u8 + 1) };
+    let rope = gated.then(|| {
+        let angle = |i: usize| (i / (head_dim / 2)) as f64 * 2.0 * PI / (3 + i % (head_dim / 2) * 5) as f64;
+        let n = context * (head_dim / 2);
+        let scaled =
+            |f: fn(f64) -> f64| (0..n).map(|i| (f(angle(i)) * f64::from(1 << 14)).round() as i64).collect();
+        json!({"bits": 14, "cos": t.push(scaled(f64::cos)), "sin": t.push(scaled(f64::sin))})
+    });
+    let norms: Vec<Value> = (0..2 * layers + 1)
+        .map(|_| json!({"pre_shift": 2, "h_bound": s.bound, "scalar": t.scalar(8, two)}))
+        .collect();
+    let attention: Vec<Value> = (0..layers)
+        .map(|_| {
+            let heads: Vec<Value> = (0..heads)
+                .map(|g| {
+                    json!({
+                        "offset": -(1 << 17) + g as i64, "center": 5000, "h": 12, "e_shift": 8 + g, "o_shift": 11 + g,
+                        "a": t.add(1 << 6, 0, 4), "b": t.add(1 << 6, 1 << 18, 1 << 19), "scalar": t.scalar(4, two),
+                    })
+                })
+                .collect();
+            json!({"k": 6, "heads": heads})
+        })
+        .collect();
+    let activations: Vec<Value> = (0..layers)
+        .map(|_| {
+            let (a, b) = if gated { (1 << 8, 1 << 18) } else { (1 << 11, 1 << 22) };
+            json!({
+                "offset": -(1 << 14), "center": if gated { 0 } else { 77 }, "h": 9, "k": 7,
+                "a": t.add(1 << 7, -a, a), "b": t.add(1 << 7, -b, b),
+            })
+        })
+        .collect();
+    let (q_dim, kv_dim, up) = (heads * head_dim, kv_heads * head_dim, if gated { 2 * ff } else { ff });
+    let mut linears = serde_json::Map::new();
+    let mut linear = |site: Site, d_in: usize, d_out: usize| {
+        let in_shift: Vec<u32> = match site {
+            Site::O(_) => (0..d_in).map(|c| 18 + c as u32 % 3).collect(),
+            Site::Down(_) => vec![if gated { 22 } else { 12 }; d_in],
+            _ => vec![16; d_in],
+        };
+        let out_shift = if site == Site::Head { 0 } else { 10 };
+        let spec = json!({
+            "d_in": d_in, "d_out": d_out, "in_shift": in_shift, "in_bound": s.bound, "out_shift": out_shift, "out_bound": s.bound,
+        });
+        linears.insert(site.name(), spec);
+        (site.name(), d_in * d_out, d_out)
+    };
+    let mut sites = vec![];
+    for l in 0..layers {
+        sites.push(linear(Site::Qkv(l), d, q_dim + 2 * kv_dim));
+        sites.push(linear(Site::O(l), q_dim, d));
+        sites.push(linear(Site::Up(l), d, up));
+        sites.push(linear(Site::Down(l), ff, d));
+    }
+    sites.push(linear(Site::Head, d, s.vocab));
+    let plan = json!({
+        "version": 1, "f": 12, "embed": {"shift": 8, "bound": s.bound}, "rope": rope, "norms": norms, "linears": linears,
+        "attention": attention, "activations": activations, "tables": t.list.len(),
+        "model": {
+            "arch": if gated { "llama" } else { "gpt2" }, "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,
+            "head_dim": head_dim, "ff": ff, "gated": gated, "rope": gated, "vocab": s.vocab, "context": context,
+        },
+    });
+    let plan = Plan::parse(&plan.to_string(), t.list).expect("a valid plan");
+
+    let mut rng = t.rng;
+    let mut matrix =
+        |n: usize, bound: i64| -> Vec<i64> { (0..n).map(|_| between(&mut rng, 1 - bound, bound)).collect() };
+    let weights: HashMap<_, _> = sites
+        .iter()
+        .map(|(name, n, _)| (name.clone(), matrix(*n, s.weights).into_iter().map(|w| w as i16).collect()))
+        .collect();
+    let biases = match s.arch {
+        Arch::Gpt => sites.iter().map(|(name, _, n)| (name.clone(), matrix(*n, 1 << 20))).collect(),
+        Arch::Llama => HashMap::new(),
+    };
+    let mut table = |n: usize| matrix(n, 1 << 21).into_iter().map(|e| e as i32).collect::<Vec<i32>>();
+    let positions = (s.arch == Arch::Gpt).then(|| table(context * d));
+    let model =
+        ServerModel::new(&plan, weights, biases, table(s.vocab * d), positions).expect("weights of the plan");
+    Tiny { layout: Arc::new(SlotLayout::new(&plan)), plan: Arc::new(plan), model }
+}

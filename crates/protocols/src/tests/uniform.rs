@@ -1,0 +1,150 @@
+//! For fixed secrets, every online message is uniform over the choice of material: what a party sends tells the peer nothing.
+
+use cryptogen_ot::Role;
+
+use super::dealer::insecure_deal;
+
+use super::steps::{run_step, Step, STEPS};
+use super::tiny::{tiny, Tiny, BOTH};
+use super::{integers, rng};
+use crate::plan::Scalar;
+
+const RUNS: usize = 48;
+const ROWS: usize = 2;
+
+/// A piece of a message.
+enum Part {
+    Words(usize),
+    /// rotations modulo `2^k`
+    Rotations(usize, u32),
+}
+use Part::{Rotations, Words};
+
+fn ranges(s: &Scalar, n: usize) -> Vec<Part> {
+    let all = [Some(&s.hi), s.lo.as_ref()];
+    all.into_iter().flatten().flat_map(|r| [Words(n), Rotations(n, r.k)]).collect()
+}
+
+/// The messages of a step of rows 0 and 1, as in the headers of the protocols.
+fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
+    let (plan, m) = (&tiny.plan, &tiny.plan.model);
+    let (client, server) = (Role::Client, Role::Server);
+    let fine = |s: &Scalar, n: usize| Words(if s.lo.is_some() { n } else { 0 });
+    let chain = |a: Vec<Part>, b: Vec<Part>, c: Vec<Part>| a.into_iter().chain(b).chain(c).collect();
+    match step {
+        Step::Norm(site) => {
+            let s = &plan.norms[plan.norm_before(site).expect("a norm")].scalar;
+            vec![
+                (server, chain(vec![Words(2 * ROWS * m.d)], ranges(s, ROWS), vec![])),
+                (client, chain(ranges(s, ROWS), vec![fine(s, ROWS)], vec![])),
+                (server, vec![fine(s, ROWS), Words(ROWS)]),
+                (client, vec![Words(ROWS * (m.d + 1))]),
+            ]
+        }
+        Step::Attention(l) => {
+            // row 1 alone runs the softmax, over two rows
+            let (s, k) = (&plan.attention[l].heads[0].scalar, plan.attention[l].k);
+            let (n, e) = (m.heads, 2 * m.heads);
+            vec![
+                (server, vec![Words(ROWS * (m.q_dim() + 2 * m.kv_dim()) + e), Rotations(e, k)]),
+                (client, vec![Words(e), Rotations(e, k), Words(e)]),
+                (server, chain(vec![Words(e)], ranges(s, n), vec![])),
+                (client, chain(ranges(s, n), vec![fine(s, n)], vec![Words(m.q_dim())])),
+                (server, vec![fine(s, n), Words(n + m.q_dim())]),
+                (client, vec![Words(n + ROWS * m.q_dim())]),
+            ]
+        }
+        Step::Activation(l) => {
+            let n = ROWS * m.ff;
+            let (from_server, from_client) = if m.gated { (3, 2) } else { (1, 1) };
+            vec![
+                (server, vec![Rotations(n, plan.activations[l].k), Words(from_server * n)]),
+                (client, vec![Words(from_client * n)]),
+            ]
+        }
+        Step::Logits => vec![(server, vec![Words(ROWS * m.vocab)])],
+    }
+}
+
+/// Pearson's statistic against the uniform distribution exceeds its mean by less than five standard deviations.
+fn check_uniform(counts: &[usize], what: &str) {
+    let (n, bins) = (counts.iter().sum::<usize>() as f64, counts.len() as f64);
+    if n < 5.0 * bins {
+        return; // too few for the statistic to mean anything; repeats are tested all the same
+    }
+    let expected = n / bins;
+    let chi2: f64 = counts.iter().map(|c| (*c as f64 - expected).powi(2) / expected).sum();
+    let deviation = (chi2 - (bins - 1.0)) / (2.0 * (bins - 1.0)).sqrt();
+    assert!(deviation < 5.0, "{what}: {deviation:.1} standard deviations from uniform over {n} samples");
+}
+
+#[test]
+fn online_messages_are_uniform() {
+    for arch in BOTH {
+        let tiny = tiny(arch);
+        let sessions = insecure_deal(tiny, RUNS, ROWS, ROWS, 60);
+        for step in STEPS {
+            let format = format(tiny, step);
+            let x = integers(&mut rng(6), ROWS * step.width(tiny), step.bound(arch));
+            let runs: Vec<[Vec<Vec<u8>>; 2]> = sessions
+                .iter()
+                .map(|session| {
+                    let (mut client, mut server) = session.active(tiny, 0..ROWS);
+                    let shares = step.share(tiny, session, 0..ROWS, &x);
+                    let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
+                    assert!(c.result.is_ok() && s.result.is_ok());
+                    [c.sent, s.sent]
+                })
+                .collect();
+            let mut sent = [0, 0];
+            for (role, parts) in format {
+                let number = sent[role.index()];
+                sent[role.index()] += 1;
+                let messages: Vec<&[u8]> = runs.iter().map(|r| r[role.index()][number].as_slice()).collect();
+                check_message(&messages, &parts, &format!("{arch:?} {step:?} message {number} of {role:?}"));
+            }
+        }
+    }
+}
+
+/// The same message of many runs: no word comes twice at its place, bytes of words and rotations are uniform.
+fn check_message(messages: &[&[u8]], parts: &[Part], what: &str) {
+    let (mut at, mut bytes) = (0, vec![0usize; 256]);
+    for part in parts {
+        match *part {
+            Words(n) => {
+                for word in 0..n {
+                    let mut seen: Vec<&[u8]> = messages.iter().map(|m| &m[at + 8 * word..][..8]).collect();
+                    seen.iter().flat_map(|w| w.iter()).for_each(|b| bytes[usize::from(*b)] += 1);
+                    seen.sort_unstable();
+                    seen.dedup();
+                    assert_eq!(seen.len(), messages.len(), "{what}: word {word} at byte {at} is not fresh");
+                }
+                at += 8 * n;
+            }
+            Rotations(n, k) => {
+                let mut counts = vec![0usize; 1 << k];
+                for message in messages {
+                    for r in message[at..at + 2 * n].chunks(2) {
+                        counts[usize::from(u16::from_le_bytes([r[0], r[1]]))] += 1;
+                    }
+                }
+                check_uniform(&counts, &format!("{what}, rotations"));
+                at += 2 * n;
+            }
+        }
+    }
+    assert!(messages.iter().all(|m| m.len() == at), "{what}: {at} bytes described");
+    check_uniform(&bytes, &format!("{what}, words"));
+}
+
+#[test]
+fn the_test_of_uniformity_has_power() {
+    // A constant in place of one word, and a biased byte, are found.
+    let constant: Vec<Vec<u8>> = (0..RUNS).map(|i| [7, i as u64].map(u64::to_le_bytes).concat()).collect();
+    let messages: Vec<&[u8]> = constant.iter().map(Vec::as_slice).collect();
+    assert!(std::panic::catch_unwind(|| check_message(&messages, &[Words(2)], "constant")).is_err());
+    let mut biased = vec![100usize; 256];
+    biased[3] = 300;
+    assert!(std::panic::catch_unwind(|| check_uniform(&biased, "biased")).is_err());
+}
