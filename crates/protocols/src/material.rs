@@ -196,6 +196,20 @@ pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
 }
 
 /// A slot in use: single-use, wiped on drop, neither printable nor copyable.
+///
+/// ```compile_fail,E0599
+/// use cryptogen_protocols::material::Slot;
+/// fn twice(s: Slot<cryptogen_mpc::Client>) -> [Slot<cryptogen_mpc::Client>; 2] { [s.clone(), s] }
+/// ```
+/// ```compile_fail,E0277
+/// use cryptogen_protocols::material::Slot;
+/// fn print(s: Slot<cryptogen_mpc::Client>) { println!("{s:?}"); }
+/// ```
+/// Its keys are consumed by their look-up:
+/// ```compile_fail,E0382
+/// use cryptogen_ot::{Role, TableKey};
+/// fn twice(key: TableKey) { key.dot(Role::Client, 0, &[]).unwrap(); key.dot(Role::Client, 1, &[]).unwrap(); }
+/// ```
 pub struct Slot<P: Party> {
     seed: Seed,
     record: Zeroizing<Vec<u8>>,

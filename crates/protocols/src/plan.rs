@@ -2,10 +2,16 @@
 //!
 //! Python makes the plan (`cryptogen.numerics`); this is its Rust reading. Nothing here is secret.
 
+mod check;
+mod site;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+pub use site::Site;
+
+use self::check::{expect, shift_ok};
 use crate::error::PlanError;
 
 /// Fractional bits of every activation between operations.
@@ -158,61 +164,6 @@ pub struct Plan {
     tables: Vec<Vec<i64>>,
 }
 
-/// A linear layer of the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Site {
-    Qkv(usize),
-    O(usize),
-    Up(usize),
-    Down(usize),
-    Head,
-}
-
-impl Site {
-    /// Parses `layers.3.qkv`, `head`, …
-    pub fn parse(name: &str) -> Option<Site> {
-        if name == "head" {
-            return Some(Site::Head);
-        }
-        let (layer, kind) = name.strip_prefix("layers.")?.split_once('.')?;
-        let layer = layer.parse().ok()?;
-        match kind {
-            "qkv" => Some(Site::Qkv(layer)),
-            "o" => Some(Site::O(layer)),
-            "up" => Some(Site::Up(layer)),
-            "down" => Some(Site::Down(layer)),
-            _ => None,
-        }
-    }
-
-    /// The name used in plans and weights.
-    pub fn name(self) -> String {
-        match self {
-            Site::Qkv(l) => format!("layers.{l}.qkv"),
-            Site::O(l) => format!("layers.{l}.o"),
-            Site::Up(l) => format!("layers.{l}.up"),
-            Site::Down(l) => format!("layers.{l}.down"),
-            Site::Head => "head".into(),
-        }
-    }
-
-    /// Position in execution order; the head is last.
-    pub fn index(self, layers: usize) -> usize {
-        match self {
-            Site::Qkv(l) => 4 * l,
-            Site::O(l) => 4 * l + 1,
-            Site::Up(l) => 4 * l + 2,
-            Site::Down(l) => 4 * l + 3,
-            Site::Head => 4 * layers,
-        }
-    }
-
-    /// The sites of one layer in execution order.
-    pub fn of_layer(l: usize) -> [Site; 4] {
-        [Site::Qkv(l), Site::O(l), Site::Up(l), Site::Down(l)]
-    }
-}
-
 impl Plan {
     /// Parses and checks a plan document and its tables.
     ///
@@ -315,111 +266,4 @@ impl Plan {
             _ => None,
         }
     }
-
-    fn check(&self) -> Result<(), PlanError> {
-        shift_ok("embed.shift", self.embed.shift)?;
-        if let Some(r) = &self.rope {
-            shift_ok("rope.bits", r.bits)?;
-            let n = (self.model.context * (self.model.head_dim / 2)) as i64;
-            for id in [r.cos, r.sin] {
-                let len = self.tables.get(id).map_or(0, Vec::len);
-                expect(&format!("rope: length of table {id}"), n, len as i64)?;
-            }
-        }
-        for (i, n) in self.norms.iter().enumerate() {
-            let name = format!("norms.{i}");
-            shift_ok(&name, n.pre_shift)?;
-            self.check_scalar(&name, &n.scalar)?;
-        }
-        for (l, a) in self.attention.iter().enumerate() {
-            let name = format!("attention.{l}");
-            expect(&format!("{name}.heads"), self.model.heads as i64, a.heads.len() as i64)?;
-            expect(&format!("{name}.k"), self.attention[0].k as i64, a.k as i64)?;
-            let first = &a.heads[0].scalar;
-            for head in &a.heads {
-                for s in [head.h, head.e_shift, head.o_shift] {
-                    shift_ok(&name, s)?;
-                }
-                self.check_table(&name, head.a, a.k)?;
-                self.check_table(&name, head.b, a.k)?;
-                self.check_scalar(&name, &head.scalar)?;
-                expect(&format!("{name}.scalar.hi.k"), first.hi.k as i64, head.scalar.hi.k as i64)?;
-                let (k0, k1) = (first.lo.as_ref().map(|r| r.k), head.scalar.lo.as_ref().map(|r| r.k));
-                if k0 != k1 {
-                    return Err(PlanError::Value {
-                        field: format!("{name}.scalar.lo.k"),
-                        expected: format!("{k0:?}"),
-                        got: format!("{k1:?}"),
-                    });
-                }
-            }
-        }
-        for (l, a) in self.activations.iter().enumerate() {
-            let name = format!("activations.{l}");
-            shift_ok(&name, a.h)?;
-            self.check_table(&name, a.a, a.k)?;
-            self.check_table(&name, a.b, a.k)?;
-            if self.model.gated {
-                expect(&format!("{name}.center"), 0, a.center)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_scalar(&self, name: &str, s: &Scalar) -> Result<(), PlanError> {
-        shift_ok(name, s.out_shift)?;
-        for r in [Some(&s.hi), s.lo.as_ref()].into_iter().flatten() {
-            shift_ok(name, r.mu)?;
-            shift_ok(name, r.h)?;
-            self.check_table(name, r.a, r.k)?;
-            self.check_table(name, r.b, r.k)?;
-        }
-        match (&s.lo, s.hi.z) {
-            (Some(_), Some(z)) => self.check_table(name, z, s.hi.k),
-            (Some(_), None) => Err(PlanError::Missing(format!("{name}.scalar.hi.z"))),
-            (None, _) => Ok(()),
-        }
-    }
-
-    fn check_table(&self, name: &str, id: usize, k: u32) -> Result<(), PlanError> {
-        if !(4..=16).contains(&k) {
-            return Err(PlanError::Value {
-                field: format!("{name}.k"),
-                expected: "4..16".into(),
-                got: k.to_string(),
-            });
-        }
-        let table = self.tables.get(id).ok_or_else(|| PlanError::Missing(format!("{name}: table {id}")))?;
-        expect(&format!("{name}: length of table {id}"), 1i64 << k, table.len() as i64)?;
-        match table.iter().find(|v| v.abs() >= MAX_ENTRY) {
-            Some(v) => Err(PlanError::Value {
-                field: format!("{name}: entry of table {id}"),
-                expected: "below 2^46".into(),
-                got: v.to_string(),
-            }),
-            None => Ok(()),
-        }
-    }
-}
-
-fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
-    if s > MAX_SHIFT {
-        return Err(PlanError::Value {
-            field: format!("{field}: shift"),
-            expected: "0..32".into(),
-            got: s.to_string(),
-        });
-    }
-    Ok(())
-}
-
-fn expect(field: &str, expected: i64, got: i64) -> Result<(), PlanError> {
-    if expected != got {
-        return Err(PlanError::Value {
-            field: field.into(),
-            expected: expected.to_string(),
-            got: got.to_string(),
-        });
-    }
-    Ok(())
 }

@@ -15,20 +15,24 @@
 //!
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`, only step 6 concerns it.
 
-use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{Channel, Role, TableKey};
-use cryptogen_ring::trunc::trunc_is_safe;
+mod client;
+mod rotary;
+mod server;
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::{Role, TableKey};
 use cryptogen_ring::{fp_from_bytes, Fp};
 use rayon::prelude::*;
 
-use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
+pub(crate) use rotary::{rotation_safe, split_qkv};
+
+use super::scalar::{first_bytes, second_message, ScalarKeys};
 use super::tables::{index, join, look_up, rotation, sub_public, trunc, Lookup};
-use super::{Kind, LayerCache, Online, Tensor};
+use super::{LayerCache, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::{exp_shape, hi_shape, lo_shape, take_key, Mask};
 use crate::plan::{Plan, Scalar, Site, F};
-use crate::wire::{Incoming, Opening};
 
 /// Messages and bytes of one layer for rows at `positions`.
 pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
@@ -49,7 +53,7 @@ pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cos
 }
 
 /// Inner product of field elements with one reduction at the end.
-pub(crate) fn dot(a: &[Fp], b: &[Fp]) -> Fp {
+fn dot(a: &[Fp], b: &[Fp]) -> Fp {
     let (mut lo, mut hi) = (0u128, 0u128);
     for (x, y) in a.iter().zip(b) {
         let p = u128::from(x.value()) * u128::from(y.value());
@@ -57,48 +61,6 @@ pub(crate) fn dot(a: &[Fp], b: &[Fp]) -> Fp {
         hi += p >> 64;
     }
     Fp::from_u128(lo) + Fp::from_u128(hi) * Fp::from_u128(1 << 64)
-}
-
-/// A5.4 on one party's share of a row's heads, in place; a no-op without rotary positions.
-pub(crate) fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {
-    let Some(rope) = &plan.rope else { return };
-    let (cos, sin) = plan.rotation(position);
-    for head in x.chunks_mut(plan.model.head_dim) {
-        let (a, b) = head.split_at_mut(cos.len());
-        for i in 0..cos.len() {
-            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
-            let (x, y) = (a[i], b[i]);
-            a[i] = trunc::<P>(x * c - y * s, rope.bits);
-            b[i] = trunc::<P>(y * c + x * s, rope.bits);
-        }
-    }
-}
-
-/// Whether the client's share of a `qkv` row survives the truncations of its rotation (A1).
-pub(crate) fn rotation_safe(plan: &Plan, layer: usize, position: usize, row: &[Fp]) -> bool {
-    let Some(rope) = &plan.rope else { return true };
-    let spec = plan.linear(Site::Qkv(layer));
-    // |q·cos − q'·sin| ≤ √2·|q|·2^bits, with |q| bounded by the truncated output
-    let bound = ((spec.out_bound >> spec.out_shift) + 1) << (rope.bits + 1);
-    let (cos, sin) = plan.rotation(position);
-    let rotated = &row[..plan.model.q_dim() + plan.model.kv_dim()];
-    rotated.chunks(plan.model.head_dim).all(|head| {
-        let (a, b) = head.split_at(cos.len());
-        (0..cos.len()).all(|i| {
-            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
-            trunc_is_safe(a[i] * c - b[i] * s, bound) && trunc_is_safe(b[i] * c + a[i] * s, bound)
-        })
-    })
-}
-
-/// A party's share of a rotated query, key and value row from its share of the `qkv` output.
-pub(crate) fn split_qkv<P: Party>(plan: &Plan, position: usize, row: &[Fp]) -> (Vec<Fp>, Vec<Fp>, Vec<Fp>) {
-    let m = &plan.model;
-    let mut q = row[..m.q_dim()].to_vec();
-    let mut k = row[m.q_dim()..m.q_dim() + m.kv_dim()].to_vec();
-    rotate::<P>(plan, position, &mut q);
-    rotate::<P>(plan, position, &mut k);
-    (q, k, row[m.q_dim() + m.kv_dim()..].to_vec())
 }
 
 /// The (row, head) pairs that run the softmax, in order, with the row's position; row 0 is left out.
@@ -332,98 +294,7 @@ impl<P: Party> Online<P> {
             })
             .collect()
     }
-}
 
-/// Columns of the rows that run the softmax, from a per-row vector.
-fn of_pairs(call: &Call, rows: impl Fn(usize) -> Vec<Fp>) -> Vec<Fp> {
-    let softmax_rows = call.positions.iter().enumerate().filter(|(_, t)| **t > 0);
-    softmax_rows.flat_map(|(i, _)| rows(i)).collect()
-}
-
-impl Online<Client> {
-    /// The client's side.
-    pub fn attention(
-        &mut self,
-        ch: &mut dyn Channel,
-        qkv: &Tensor<Client>,
-        layer: usize,
-    ) -> Result<Tensor<Client>> {
-        self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
-        let plan = self.plan.clone();
-        let (m, n) = (&plan.model, qkv.rows);
-        let call = Call::new(&plan, self.active_positions());
-        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
-        let specs = call.specs(&plan, layer);
-        let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
-        let scalar = &plan.attention[layer].heads[0].scalar;
-        let (w3, r3) = first_message(scalar, pairs);
-
-        // 1.
-        let mut m1 = Incoming::recv(ch, n * (m.q_dim() + 2 * kv) + call.entries, call.entries)?;
-        let open_q = m1.words(n * m.q_dim())?;
-        let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
-        let queries = self.append(layer, qkv);
-        self.cache[layer].open_k.extend(open_k);
-        self.cache[layer].open_v.extend(open_v);
-        let cache = std::mem::take(&mut self.cache[layer]);
-        let mine = self.exponentials(&call, layer, |i, g, j| {
-            let q = &queries[i][g * d..(g + 1) * d];
-            let open_q = &open_q[(i * heads + g) * d..][..d];
-            let at = j * kv + g / group * d;
-            let (k, open_k) = (&cache.k[at..at + d], &cache.open_k[at..at + d]);
-            dot(q, k) + dot(q, open_k) + dot(open_q, k)
-        });
-        self.cache[layer] = cache;
-        let mine = mine?;
-
-        // 2.
-        let (deltas, rotations) = (m1.words(call.entries)?, m1.rotations(call.entries)?);
-        let mut m2 = Opening::new();
-        m2.differences(&mine.deltas).rotations(&mine.rotations);
-        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
-        m2.masked(&weights, &self.weight_masks(&call, layer));
-        m2.send(ch)?;
-
-        // 3.
-        let mut m3 = Incoming::recv(ch, call.entries + w3, r3)?;
-        let open_e = m3.words(call.entries)?;
-        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
-            weights[n] * (cache.v[at] + cache.open_v[at]) + open_e[n] * cache.v[at]
-        });
-        let keys = self.sigma_keys(&call, layer)?;
-        let started = start::<Client>(specs, &sigma, keys);
-        self.trace.truncated(o.iter().copied());
-        started.log(&mut self.trace);
-
-        // 4.
-        let mut m4 = Opening::new();
-        started.push(&mut m4);
-        let evaluated = started.evaluate::<Client>(&plan, &mut m3)?;
-        evaluated.push(&mut m4);
-        m4.masked(&o, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim())));
-        m4.send(ch)?;
-
-        // 5.
-        let mut m5 = Incoming::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
-        let rho = evaluated.finish::<Client>(&mut m5)?;
-        self.trace.truncated(rho.iter().copied());
-        let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
-
-        // 6.
-        let z = self.product_shares(&call, layer)?;
-        let x: Vec<Fp> =
-            (0..columns).map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c]).collect();
-        let mut m6 = Opening::new();
-        m6.masked(&rho, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads)));
-        for (i, x) in self.by_row(&call, layer, &x).iter().enumerate() {
-            m6.masked(x, &self.remask(i, Site::O(layer)));
-        }
-        m6.send(ch)?;
-        Ok(Tensor::new(Kind::Input(Site::O(layer)), n, vec![]))
-    }
-}
-
-impl<P: Party> Online<P> {
     /// Shares of `a₂·v₂ + b₂·u₂`, `[pairs][head_dim]`.
     fn product_shares(&self, call: &Call, layer: usize) -> Result<Vec<Fp>> {
         let mut z = Vec::with_capacity(call.pairs.len() * call.d);
@@ -434,98 +305,8 @@ impl<P: Party> Online<P> {
     }
 }
 
-impl Online<Server> {
-    /// The server's side; returns `x − r'` at scale F.
-    pub fn attention(
-        &mut self,
-        ch: &mut dyn Channel,
-        qkv: &Tensor<Server>,
-        layer: usize,
-    ) -> Result<Tensor<Server>> {
-        self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
-        let plan = self.plan.clone();
-        let (m, n) = (&plan.model, qkv.rows);
-        let call = Call::new(&plan, self.active_positions());
-        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
-        let specs = call.specs(&plan, layer);
-        let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
-        let scalar = &plan.attention[layer].heads[0].scalar;
-        let (w3, r3) = first_message(scalar, pairs);
-
-        // 1.
-        let mut m1 = Opening::new();
-        let queries = self.append(layer, qkv);
-        for (row, q) in self.active.iter().zip(&queries) {
-            m1.masked(q, &row.slot.mask(Mask::Query, layer, m.q_dim()));
-        }
-        let mut value_masks = Vec::with_capacity(n * kv);
-        let new = self.cache[layer].k.len() - n * kv;
-        for (i, row) in self.active.iter().enumerate() {
-            m1.masked(&self.cache[layer].k[new + i * kv..][..kv], &row.slot.mask(Mask::Key, layer, kv));
-        }
-        for (i, row) in self.active.iter().enumerate() {
-            let mask = row.slot.mask(Mask::Value, layer, kv);
-            m1.masked(&self.cache[layer].v[new + i * kv..][..kv], &mask);
-            value_masks.extend(mask);
-        }
-        self.cache[layer].open_v.extend(value_masks);
-        let cache = std::mem::take(&mut self.cache[layer]);
-        let mine = self.exponentials(&call, layer, |i, g, j| {
-            dot(&queries[i][g * d..(g + 1) * d], &cache.k[j * kv + g / group * d..][..d])
-        });
-        self.cache[layer] = cache;
-        let mine = mine?;
-        m1.differences(&mine.deltas).rotations(&mine.rotations);
-        m1.send(ch)?;
-
-        // 2.
-        let mut m2 = Incoming::recv(ch, 2 * call.entries, call.entries)?;
-        let (deltas, rotations) = (m2.words(call.entries)?, m2.rotations(call.entries)?);
-        let open_e = m2.words(call.entries)?;
-        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
-
-        // 3.
-        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
-            weights[n] * cache.v[at] + open_e[n] * cache.open_v[at]
-        });
-        let keys = self.sigma_keys(&call, layer)?;
-        let started = start::<Server>(specs, &sigma, keys);
-        self.trace.truncated(o.iter().copied());
-        started.log(&mut self.trace);
-        let mut m3 = Opening::new();
-        m3.masked(&weights, &self.weight_masks(&call, layer));
-        started.push(&mut m3);
-        m3.send(ch)?;
-
-        // 4.
-        let mut m4 = Incoming::recv(ch, w3 + second_message(scalar, pairs) + columns, r3)?;
-        let evaluated = started.evaluate::<Server>(&plan, &mut m4)?;
-
-        // 5.
-        let mut m5 = Opening::new();
-        evaluated.push(&mut m5);
-        let rho = evaluated.finish::<Server>(&mut m4)?;
-        self.trace.truncated(rho.iter().copied());
-        let open_o = m4.words(columns)?;
-        let scale_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads));
-        let out_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim()));
-        m5.masked(&rho, &scale_masks).masked(&o, &out_masks);
-        m5.send(ch)?;
-
-        // 6.
-        let z = self.product_shares(&call, layer)?;
-        let mut m6 = Incoming::recv(ch, pairs + n * m.q_dim(), 0)?;
-        let open_rho = m6.words(pairs)?;
-        let x: Vec<Fp> = (0..columns)
-            .map(|c| {
-                o[c] * rho[c / d] + open_o[c] * scale_masks[c / d] + out_masks[c] * open_rho[c / d] + z[c]
-            })
-            .collect();
-        let mut data = Vec::with_capacity(n * m.q_dim());
-        for x in self.by_row(&call, layer, &x) {
-            let opened = m6.words(m.q_dim())?;
-            data.extend(self.enter(Site::O(layer), x.iter().zip(&opened).map(|(x, m)| *x + *m)));
-        }
-        Ok(Tensor::new(Kind::Input(Site::O(layer)), n, data))
-    }
+/// Columns of the rows that run the softmax, from a per-row vector.
+fn of_pairs(call: &Call, rows: impl Fn(usize) -> Vec<Fp>) -> Vec<Fp> {
+    let softmax_rows = call.positions.iter().enumerate().filter(|(_, t)| **t > 0);
+    softmax_rows.flat_map(|(i, _)| rows(i)).collect()
 }

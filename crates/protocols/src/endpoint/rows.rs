@@ -1,0 +1,227 @@
+//! Taking material from the store: rows at their positions with attention material, output heads.
+
+use cryptogen_mpc::party::Party;
+use cryptogen_mpc::session::Phase;
+use cryptogen_ot::Role;
+use cryptogen_ring::{fp_from_bytes, Fp, Seed};
+use zeroize::Zeroizing;
+
+use super::{chunks, Endpoint};
+use crate::error::{ProtocolError, Result};
+use crate::material::{Mask, Slot, SEED_BYTES};
+use crate::offline::attention::{self, Keys, NewRows};
+use crate::offline::prepare::exponential_record_bytes;
+use crate::online::attention::{rotation_safe, split_qkv};
+use crate::online::tables::trunc;
+use crate::online::{HeadSlot, Row, RowAttention};
+use crate::plan::{Plan, Site};
+
+/// Rows given a position at a time.
+const ROWS_AT_ONCE: usize = 64;
+
+impl<P: Party> Endpoint<P> {
+    /// Gives the next `n` rows of the session their positions and makes their attention material.
+    ///
+    /// # Errors
+    /// `Shape` beyond the context, `Short` if the store lacks slots or tables (nothing is spent then), connection failures.
+    pub fn extend(&mut self, n: usize) -> Result<()> {
+        let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
+        if rows > context {
+            return Err(ProtocolError::Shape {
+                what: "rows of a session",
+                expected: format!("up to {context}"),
+                got: rows.to_string(),
+            });
+        }
+        self.conn.set_phase(Phase::Offline);
+        for n in chunks(n as u64, ROWS_AT_ONCE) {
+            self.extend_block(n)?;
+        }
+        Ok(())
+    }
+
+    fn extend_block(&mut self, n: usize) -> Result<()> {
+        let first = self.online.positions();
+        let tables = exponentials_needed(&self.plan, first, n);
+        let stock = self.stock();
+        for (what, needed, available) in
+            [("token slots", n as u64, stock.slots), ("attention tables", tables, stock.exponentials)]
+        {
+            if available < needed {
+                return Err(ProtocolError::Short { what, needed, available });
+            }
+        }
+        let slots = self.take_slots(first, n)?;
+        let exponentials = self.pools.exponentials.take_block(tables as usize)?.into_bytes();
+        let new = self.new_rows(first, &slots)?;
+        let keys = Keys { params: self.params, mine: &self.keys.mine, peer: &self.keys.peer };
+        let products = attention::extend::<P>(
+            &mut self.conn,
+            &keys,
+            &self.plan.model,
+            &mut self.cache,
+            &new,
+            &mut self.rng,
+        )?;
+        let rows = assemble(&self.plan, first, slots, new, products, &exponentials);
+        self.online.add_rows(rows);
+        Ok(())
+    }
+
+    /// Takes `n` usable slots; the client also refuses those whose rotated queries or keys would not truncate safely.
+    fn take_slots(&mut self, first: usize, n: usize) -> Result<Vec<Slot<P>>> {
+        let mut slots: Vec<Slot<P>> = Vec::with_capacity(n);
+        while slots.len() < n {
+            let need = n - slots.len();
+            let available = self.pools.slots.available();
+            if available < need as u64 {
+                return Err(ProtocolError::Short { what: "token slots", needed: need as u64, available });
+            }
+            let mut fresh = Vec::with_capacity(need);
+            for record in self.pools.slots.take(need)? {
+                let slot = Slot::<P>::from_record(&self.layout, record.into_bytes())?;
+                if slot.usable(&self.layout) {
+                    fresh.push(slot);
+                }
+            }
+            let verdict = match P::ROLE {
+                Role::Client => {
+                    let mut position = first + slots.len();
+                    let mut verdict = Vec::with_capacity(fresh.len());
+                    for slot in &fresh {
+                        let safe = self.rotations_safe(slot, position)?;
+                        position += usize::from(safe);
+                        verdict.push(u8::from(safe));
+                    }
+                    self.conn.send_bytes(&verdict)?;
+                    verdict
+                }
+                Role::Server => self.conn.recv_bytes(fresh.len())?,
+            };
+            slots.extend(fresh.into_iter().zip(verdict).filter(|(_, v)| *v == 1).map(|(s, _)| s));
+        }
+        Ok(slots)
+    }
+
+    fn rotations_safe(&self, slot: &Slot<P>, position: usize) -> Result<bool> {
+        for l in 0..self.plan.model.layers {
+            if self.plan.rope.is_some() && !rotation_safe(&self.plan, l, position, &self.qkv_share(slot, l)?)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The client's share of a `qkv` output, known offline.
+    fn qkv_share(&self, slot: &Slot<P>, layer: usize) -> Result<Vec<Fp>> {
+        let l = self.plan.linear(Site::Qkv(layer));
+        let share = slot.words(self.layout.linear(Site::Qkv(layer)), l.d_out)?;
+        Ok(share.into_iter().map(|c| trunc::<P>(c, l.out_shift)).collect())
+    }
+
+    /// Inputs of the attention preparation: the client's shares, or the server's masks.
+    fn new_rows(&mut self, first: usize, slots: &[Slot<P>]) -> Result<NewRows> {
+        let m = &self.plan.model;
+        let mut new = NewRows { first, queries: vec![], keys: vec![], values: vec![], weights: vec![] };
+        for (i, slot) in slots.iter().enumerate() {
+            let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
+            for l in 0..m.layers {
+                let (ql, kl, vl) = match P::ROLE {
+                    Role::Client => split_qkv::<P>(&self.plan, first + i, &self.qkv_share(slot, l)?),
+                    Role::Server => (
+                        slot.mask(Mask::Query, l, m.q_dim()),
+                        slot.mask(Mask::Key, l, m.kv_dim()),
+                        slot.mask(Mask::Value, l, m.kv_dim()),
+                    ),
+                };
+                q.extend(ql);
+                k.extend(kl);
+                v.extend(vl);
+            }
+            new.queries.push(q);
+            new.keys.push(k);
+            new.values.push(v);
+            new.weights.push(self.rng.fp_vec(m.layers * m.heads * (first + i + 1)));
+        }
+        Ok(new)
+    }
+
+    /// Takes material for `n` evaluations of the output head.
+    ///
+    /// # Errors
+    /// `Short`, store failures.
+    pub fn take_heads(&mut self, n: usize) -> Result<()> {
+        let mut taken = 0;
+        while taken < n {
+            let available = self.pools.heads.available();
+            if available < (n - taken) as u64 {
+                return Err(ProtocolError::Short {
+                    what: "output heads",
+                    needed: (n - taken) as u64,
+                    available,
+                });
+            }
+            let vocab = self.plan.model.vocab;
+            let mut heads = vec![];
+            for record in self.pools.heads.take(n - taken)? {
+                let bytes = record.bytes();
+                if bytes.last() == Some(&1) {
+                    heads.push(parse_head(bytes, vocab)?);
+                }
+            }
+            taken += heads.len();
+            self.online.add_heads(heads);
+        }
+        Ok(())
+    }
+}
+
+/// Exponential tables that `n` rows from position `first` on consume; row 0 needs none.
+pub fn exponentials_needed(plan: &Plan, first: usize, n: usize) -> u64 {
+    let per = (plan.model.layers * plan.model.heads) as u64;
+    (first..first + n).filter(|t| *t > 0).map(|t| (t as u64 + 1) * per).sum()
+}
+
+fn parse_head(bytes: &[u8], vocab: usize) -> Result<HeadSlot> {
+    let malformed = ProtocolError::Malformed { what: "stored output head" };
+    let mut seed = [0; SEED_BYTES];
+    seed.copy_from_slice(
+        bytes.get(..SEED_BYTES).ok_or(ProtocolError::Malformed { what: "stored output head" })?,
+    );
+    let share = bytes.get(SEED_BYTES..SEED_BYTES + 8 * vocab).and_then(fp_from_bytes).ok_or(malformed)?;
+    Ok(HeadSlot { seed: Seed::from_bytes(seed), share: Zeroizing::new(share) })
+}
+
+/// Distributes a block's products and tables over its rows and layers.
+fn assemble<P: Party>(
+    plan: &Plan,
+    first: usize,
+    slots: Vec<Slot<P>>,
+    new: NewRows,
+    products: attention::Products,
+    exponentials: &[u8],
+) -> Vec<Row<P>> {
+    let m = &plan.model;
+    let record = exponential_record_bytes(plan);
+    let mut at = 0;
+    let mut rows = Vec::with_capacity(slots.len());
+    for (i, slot) in slots.into_iter().enumerate() {
+        let t = first + i;
+        let (entries, values) = (m.heads * (t + 1), m.q_dim());
+        let tables = if t == 0 { 0 } else { entries * record };
+        let attention = (0..m.layers)
+            .map(|l| {
+                at += tables;
+                RowAttention {
+                    score: products.scores[i][l * entries..(l + 1) * entries].to_vec(),
+                    value: products.values[i][l * values..(l + 1) * values].to_vec(),
+                    weight_mask: new.weights[i][l * entries..(l + 1) * entries].to_vec(),
+                    exp: Zeroizing::new(exponentials[at - tables..at].to_vec()),
+                }
+            })
+            .collect();
+        rows.push(Row { slot, position: t, attention });
+    }
+    rows
+}

@@ -1,0 +1,181 @@
+//! The part of preparation that makes look-up tables: activations with their products, scalars, exponentials.
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ot::{Role, TableKey, TableShape};
+use cryptogen_ring::{fp_to_bytes, Fp, Seed};
+use zeroize::Zeroizing;
+
+use super::{Preparer, Sink};
+use crate::error::Result;
+use crate::material::{activation_shape, exp_shape, hi_shape, lo_shape, Mask};
+use crate::offline::tables;
+use crate::online::client_index;
+use crate::plan::Scalar;
+
+impl<P: Party> Preparer<'_, P> {
+    /// Products and tables of an activation. `up`: the client's `[T, up_dim]` share of its input.
+    pub(super) fn activation(
+        &mut self,
+        layer: usize,
+        up: &[Fp],
+        seeds: &[Seed],
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let m = &self.plan.model;
+        let (ff, n) = (m.ff, seeds.len());
+        let random = self.masks(seeds, Mask::Activation, layer, ff);
+        let halves = |second: bool| -> Vec<Fp> {
+            up.chunks(m.up_dim())
+                .flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() })
+                .collect()
+        };
+        let betas: Vec<Fp> = if m.gated {
+            let (first, second) = match P::ROLE {
+                Role::Client => (halves(false), halves(true)),
+                Role::Server => {
+                    (self.masks(seeds, Mask::Up, layer, ff), self.masks(seeds, Mask::Gate, layer, ff))
+                }
+            };
+            // client: gate, up against server: mask of up, mask of gate; the payload of `up` is up_c + mask of up
+            let z = self.cross(&[first.clone(), second.clone()])?;
+            for (i, z) in z.chunks(ff).enumerate() {
+                sink.write(i, self.layout.gated(layer), &fp_to_bytes(z))?;
+            }
+            let of_up = if self.is_client() { second } else { first };
+            random.iter().zip(&of_up).flat_map(|(w, u)| [*w, *u]).collect()
+        } else if self.is_client() {
+            up.to_vec()
+        } else {
+            random
+        };
+        let shape = activation_shape(self.plan, layer);
+        let mut alphas = Vec::with_capacity(n * ff);
+        let at = self.layout.activation_tables(layer);
+        tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+            for record in records.chunks(shape.record_bytes()) {
+                alphas.push(alpha(shape, record)?);
+            }
+            write_grouped(sink, shape, (ff, at), first, records)
+        })?;
+        self.activation_rotations(layer, up, &alphas, n, sink)
+    }
+
+    /// The client's half of every activation index is known: it is opened now.
+    fn activation_rotations(
+        &mut self,
+        layer: usize,
+        up: &[Fp],
+        alphas: &[u32],
+        n: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let (ff, width, k) = (self.plan.model.ff, self.plan.model.up_dim(), self.plan.activations[layer].k);
+        match P::ROLE {
+            Role::Client => {
+                let mut bytes = Vec::with_capacity(2 * n * ff);
+                for (row, alphas) in up.chunks(width).zip(alphas.chunks(ff)) {
+                    for (x, alpha) in row[..ff].iter().zip(alphas) {
+                        let d = client_index(self.plan, layer, *x).wrapping_sub(*alpha) & ((1 << k) - 1);
+                        bytes.extend_from_slice(&(d as u16).to_le_bytes());
+                    }
+                }
+                self.ch.send(&bytes)?;
+                for i in 0..n {
+                    sink.write(i, self.layout.activation_deltas(layer), &vec![0; 2 * ff])?;
+                }
+                Ok(())
+            }
+            Role::Server => {
+                let bytes = self.ch.recv(2 * n * ff)?;
+                for (i, d) in bytes.chunks(2 * ff).enumerate() {
+                    sink.write(i, self.layout.activation_deltas(layer), d)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Keys of every norm and every 1/σ, all layers together.
+    pub(super) fn scalar_tables(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
+        let (plan, heads) = (self.plan, self.plan.model.heads);
+        for (i, norm) in plan.norms.iter().enumerate() {
+            let (hi, lo) = self.layout.norm_tables(i);
+            self.scalar_pair(&norm.scalar, (Mask::NormHi, Mask::NormLo), i, 1, (hi, lo), seeds, sink)?;
+        }
+        for l in 0..plan.model.layers {
+            let spec = &plan.attention[l].heads[0].scalar;
+            let at = self.layout.sigma_tables(l);
+            self.scalar_pair(spec, (Mask::SigmaHi, Mask::SigmaLo), l, heads, at, seeds, sink)?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn scalar_pair(
+        &mut self,
+        spec: &Scalar,
+        what: (Mask, Mask),
+        index: usize,
+        per_slot: usize,
+        at: (usize, usize),
+        seeds: &[Seed],
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let shape = hi_shape(spec);
+        let mut betas = self.masks(seeds, what.0, index, 2 * per_slot);
+        if shape.payloads() == 1 {
+            betas = betas.chunks(2).map(|b| b[0]).collect();
+        }
+        let mut groups = vec![(shape, betas, at.0)];
+        if let Some(shape) = lo_shape(spec) {
+            groups.push((shape, self.masks(seeds, what.1, index, per_slot), at.1));
+        }
+        for (shape, betas, at) in groups {
+            tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+                write_grouped(sink, shape, (per_slot, at), first, records)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `n` exponential tables: records of an 8-byte payload share and a key.
+    ///
+    /// # Errors
+    /// As [`Preparer::slots`].
+    pub fn exponentials(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
+        let shape = exp_shape(self.plan, 0);
+        let betas = self.rng.fp_vec(n);
+        let betas_ref = &betas;
+        tables::make::<P>(self.ch, self.ot, shape, betas_ref, self.rng, &mut |first, records| {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(records.len() + 8 * n));
+            for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
+                bytes.extend_from_slice(&betas_ref[first + i].to_le_bytes());
+                bytes.extend_from_slice(record);
+            }
+            sink.write_records(first, &bytes)
+        })
+    }
+}
+
+/// Writes consecutive table records that lie `per_slot` to a slot, from layout offset `at`.
+fn write_grouped(
+    sink: &mut dyn Sink,
+    shape: TableShape,
+    (per_slot, at): (usize, usize),
+    mut first: usize,
+    mut records: &[u8],
+) -> Result<()> {
+    let size = shape.record_bytes();
+    while !records.is_empty() {
+        let n = (per_slot - first % per_slot).min(records.len() / size);
+        let (now, rest) = records.split_at(n * size);
+        sink.write(first / per_slot, at + (first % per_slot) * size, now)?;
+        first += n;
+        records = rest;
+    }
+    Ok(())
+}
+
+fn alpha(shape: TableShape, record: &[u8]) -> Result<u32> {
+    Ok(TableKey::from_record(shape, record)?.alpha())
+}

@@ -1,0 +1,96 @@
+//! The client of attention; steps as in the header of the module above.
+
+use cryptogen_mpc::party::Client;
+use cryptogen_ot::Channel;
+use cryptogen_ring::Fp;
+
+use super::{dot, of_pairs, Call};
+use crate::error::Result;
+use crate::material::Mask;
+use crate::online::scalar::{first_message, second_message, start};
+use crate::online::{Kind, Online, Tensor};
+use crate::plan::Site;
+use crate::wire::{Incoming, Opening};
+
+impl Online<Client> {
+    /// The client's side.
+    pub fn attention(
+        &mut self,
+        ch: &mut dyn Channel,
+        qkv: &Tensor<Client>,
+        layer: usize,
+    ) -> Result<Tensor<Client>> {
+        self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
+        let plan = self.plan.clone();
+        let (m, n) = (&plan.model, qkv.rows);
+        let call = Call::new(&plan, self.active_positions());
+        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
+        let specs = call.specs(&plan, layer);
+        let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
+        let scalar = &plan.attention[layer].heads[0].scalar;
+        let (w3, r3) = first_message(scalar, pairs);
+
+        // 1.
+        let mut m1 = Incoming::recv(ch, n * (m.q_dim() + 2 * kv) + call.entries, call.entries)?;
+        let open_q = m1.words(n * m.q_dim())?;
+        let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
+        let queries = self.append(layer, qkv);
+        self.cache[layer].open_k.extend(open_k);
+        self.cache[layer].open_v.extend(open_v);
+        let cache = std::mem::take(&mut self.cache[layer]);
+        let mine = self.exponentials(&call, layer, |i, g, j| {
+            let q = &queries[i][g * d..(g + 1) * d];
+            let open_q = &open_q[(i * heads + g) * d..][..d];
+            let at = j * kv + g / group * d;
+            let (k, open_k) = (&cache.k[at..at + d], &cache.open_k[at..at + d]);
+            dot(q, k) + dot(q, open_k) + dot(open_q, k)
+        });
+        self.cache[layer] = cache;
+        let mine = mine?;
+
+        // 2.
+        let (deltas, rotations) = (m1.words(call.entries)?, m1.rotations(call.entries)?);
+        let mut m2 = Opening::new();
+        m2.differences(&mine.deltas).rotations(&mine.rotations);
+        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
+        m2.masked(&weights, &self.weight_masks(&call, layer));
+        m2.send(ch)?;
+
+        // 3.
+        let mut m3 = Incoming::recv(ch, call.entries + w3, r3)?;
+        let open_e = m3.words(call.entries)?;
+        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
+            weights[n] * (cache.v[at] + cache.open_v[at]) + open_e[n] * cache.v[at]
+        });
+        let keys = self.sigma_keys(&call, layer)?;
+        let started = start::<Client>(specs, &sigma, keys);
+        self.trace.truncated(o.iter().copied());
+        started.log(&mut self.trace);
+
+        // 4.
+        let mut m4 = Opening::new();
+        started.push(&mut m4);
+        let evaluated = started.evaluate::<Client>(&plan, &mut m3)?;
+        evaluated.push(&mut m4);
+        m4.masked(&o, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim())));
+        m4.send(ch)?;
+
+        // 5.
+        let mut m5 = Incoming::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
+        let rho = evaluated.finish::<Client>(&mut m5)?;
+        self.trace.truncated(rho.iter().copied());
+        let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
+
+        // 6.
+        let z = self.product_shares(&call, layer)?;
+        let x: Vec<Fp> =
+            (0..columns).map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c]).collect();
+        let mut m6 = Opening::new();
+        m6.masked(&rho, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads)));
+        for (i, x) in self.by_row(&call, layer, &x).iter().enumerate() {
+            m6.masked(x, &self.remask(i, Site::O(layer)));
+        }
+        m6.send(ch)?;
+        Ok(Tensor::new(Kind::Input(Site::O(layer)), n, vec![]))
+    }
+}

@@ -1,0 +1,50 @@
+//! Rotary positions (A5.4), local on shares; and the split of a `qkv` row.
+
+use cryptogen_mpc::party::Party;
+use cryptogen_ring::trunc::trunc_is_safe;
+use cryptogen_ring::Fp;
+
+use crate::online::tables::trunc;
+use crate::plan::{Plan, Site};
+
+/// A5.4 on one party's share of a row's heads, in place; a no-op without rotary positions.
+fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {
+    let Some(rope) = &plan.rope else { return };
+    let (cos, sin) = plan.rotation(position);
+    for head in x.chunks_mut(plan.model.head_dim) {
+        let (a, b) = head.split_at_mut(cos.len());
+        for i in 0..cos.len() {
+            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
+            let (x, y) = (a[i], b[i]);
+            a[i] = trunc::<P>(x * c - y * s, rope.bits);
+            b[i] = trunc::<P>(y * c + x * s, rope.bits);
+        }
+    }
+}
+
+/// Whether the client's share of a `qkv` row survives the truncations of its rotation (A1).
+pub(crate) fn rotation_safe(plan: &Plan, layer: usize, position: usize, row: &[Fp]) -> bool {
+    let Some(rope) = &plan.rope else { return true };
+    let spec = plan.linear(Site::Qkv(layer));
+    // |q·cos − q'·sin| ≤ √2·|q|·2^bits, with |q| bounded by the truncated output
+    let bound = ((spec.out_bound >> spec.out_shift) + 1) << (rope.bits + 1);
+    let (cos, sin) = plan.rotation(position);
+    let rotated = &row[..plan.model.q_dim() + plan.model.kv_dim()];
+    rotated.chunks(plan.model.head_dim).all(|head| {
+        let (a, b) = head.split_at(cos.len());
+        (0..cos.len()).all(|i| {
+            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
+            trunc_is_safe(a[i] * c - b[i] * s, bound) && trunc_is_safe(b[i] * c + a[i] * s, bound)
+        })
+    })
+}
+
+/// A party's share of a rotated query, key and value row from its share of the `qkv` output.
+pub(crate) fn split_qkv<P: Party>(plan: &Plan, position: usize, row: &[Fp]) -> (Vec<Fp>, Vec<Fp>, Vec<Fp>) {
+    let m = &plan.model;
+    let mut q = row[..m.q_dim()].to_vec();
+    let mut k = row[m.q_dim()..m.q_dim() + m.kv_dim()].to_vec();
+    rotate::<P>(plan, position, &mut q);
+    rotate::<P>(plan, position, &mut k);
+    (q, k, row[m.q_dim() + m.kv_dim()..].to_vec())
+}

@@ -1,0 +1,109 @@
+//! The server of attention; steps as in the header of the module above.
+
+use cryptogen_mpc::party::Server;
+use cryptogen_ot::Channel;
+use cryptogen_ring::Fp;
+
+use super::{dot, of_pairs, Call};
+use crate::error::Result;
+use crate::material::Mask;
+use crate::online::scalar::{first_message, second_message, start};
+use crate::online::{Kind, Online, Tensor};
+use crate::plan::Site;
+use crate::wire::{Incoming, Opening};
+
+impl Online<Server> {
+    /// The server's side; returns `x − r'` at scale F.
+    pub fn attention(
+        &mut self,
+        ch: &mut dyn Channel,
+        qkv: &Tensor<Server>,
+        layer: usize,
+    ) -> Result<Tensor<Server>> {
+        self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
+        let plan = self.plan.clone();
+        let (m, n) = (&plan.model, qkv.rows);
+        let call = Call::new(&plan, self.active_positions());
+        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
+        let specs = call.specs(&plan, layer);
+        let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
+        let scalar = &plan.attention[layer].heads[0].scalar;
+        let (w3, r3) = first_message(scalar, pairs);
+
+        // 1.
+        let mut m1 = Opening::new();
+        let queries = self.append(layer, qkv);
+        for (row, q) in self.active.iter().zip(&queries) {
+            m1.masked(q, &row.slot.mask(Mask::Query, layer, m.q_dim()));
+        }
+        let mut value_masks = Vec::with_capacity(n * kv);
+        let new = self.cache[layer].k.len() - n * kv;
+        for (i, row) in self.active.iter().enumerate() {
+            m1.masked(&self.cache[layer].k[new + i * kv..][..kv], &row.slot.mask(Mask::Key, layer, kv));
+        }
+        for (i, row) in self.active.iter().enumerate() {
+            let mask = row.slot.mask(Mask::Value, layer, kv);
+            m1.masked(&self.cache[layer].v[new + i * kv..][..kv], &mask);
+            value_masks.extend(mask);
+        }
+        self.cache[layer].open_v.extend(value_masks);
+        let cache = std::mem::take(&mut self.cache[layer]);
+        let mine = self.exponentials(&call, layer, |i, g, j| {
+            dot(&queries[i][g * d..(g + 1) * d], &cache.k[j * kv + g / group * d..][..d])
+        });
+        self.cache[layer] = cache;
+        let mine = mine?;
+        m1.differences(&mine.deltas).rotations(&mine.rotations);
+        m1.send(ch)?;
+
+        // 2.
+        let mut m2 = Incoming::recv(ch, 2 * call.entries, call.entries)?;
+        let (deltas, rotations) = (m2.words(call.entries)?, m2.rotations(call.entries)?);
+        let open_e = m2.words(call.entries)?;
+        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
+
+        // 3.
+        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
+            weights[n] * cache.v[at] + open_e[n] * cache.open_v[at]
+        });
+        let keys = self.sigma_keys(&call, layer)?;
+        let started = start::<Server>(specs, &sigma, keys);
+        self.trace.truncated(o.iter().copied());
+        started.log(&mut self.trace);
+        let mut m3 = Opening::new();
+        m3.masked(&weights, &self.weight_masks(&call, layer));
+        started.push(&mut m3);
+        m3.send(ch)?;
+
+        // 4.
+        let mut m4 = Incoming::recv(ch, w3 + second_message(scalar, pairs) + columns, r3)?;
+        let evaluated = started.evaluate::<Server>(&plan, &mut m4)?;
+
+        // 5.
+        let mut m5 = Opening::new();
+        evaluated.push(&mut m5);
+        let rho = evaluated.finish::<Server>(&mut m4)?;
+        self.trace.truncated(rho.iter().copied());
+        let open_o = m4.words(columns)?;
+        let scale_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads));
+        let out_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim()));
+        m5.masked(&rho, &scale_masks).masked(&o, &out_masks);
+        m5.send(ch)?;
+
+        // 6.
+        let z = self.product_shares(&call, layer)?;
+        let mut m6 = Incoming::recv(ch, pairs + n * m.q_dim(), 0)?;
+        let open_rho = m6.words(pairs)?;
+        let x: Vec<Fp> = (0..columns)
+            .map(|c| {
+                o[c] * rho[c / d] + open_o[c] * scale_masks[c / d] + out_masks[c] * open_rho[c / d] + z[c]
+            })
+            .collect();
+        let mut data = Vec::with_capacity(n * m.q_dim());
+        for x in self.by_row(&call, layer, &x) {
+            let opened = m6.words(m.q_dim())?;
+            data.extend(self.enter(Site::O(layer), x.iter().zip(&opened).map(|(x, m)| *x + *m)));
+        }
+        Ok(Tensor::new(Kind::Input(Site::O(layer)), n, data))
+    }
+}
