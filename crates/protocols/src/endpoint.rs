@@ -158,7 +158,7 @@ impl<P: Party> Endpoint<P> {
             let batch = self.pools.slots.begin_batch(n)?;
             let total = want.slots;
             let layers = self.plan.model.layers as u64 + 1;
-            self.fill(batch, &mut |p, sink| {
+            self.fill(batch, |p, sink| {
                 p.slots(n, sink, &mut |what, d, _| {
                     progress(what, done * layers + d * n as u64, total * layers)
                 })
@@ -169,14 +169,14 @@ impl<P: Party> Endpoint<P> {
         let mut done = 0;
         for n in chunks(want.heads, SLOTS_AT_ONCE) {
             let batch = self.pools.heads.begin_batch(n)?;
-            self.fill(batch, &mut |p, sink| p.heads(n, sink).map(|_| ()))?;
+            self.fill(batch, |p, sink| p.heads(n, sink).map(|_| ()))?;
             done += n as u64;
             super::offline::report(progress, "preparing the output head", done, want.heads)?;
         }
         let mut done = 0;
         for n in chunks(want.exponentials, EXPONENTIALS_AT_ONCE) {
             let batch = self.pools.exponentials.begin_batch(n)?;
-            self.fill(batch, &mut |p, sink| p.exponentials(n, sink))?;
+            self.fill(batch, |p, sink| p.exponentials(n, sink))?;
             done += n as u64;
             super::offline::report(progress, "preparing attention tables", done, want.exponentials)?;
         }
@@ -186,7 +186,7 @@ impl<P: Party> Endpoint<P> {
     fn fill(
         &mut self,
         batch: Batch,
-        work: &mut dyn FnMut(&mut Preparer<'_, P>, &mut dyn Sink) -> Result<()>,
+        work: impl FnOnce(&mut Preparer<'_, P>, &mut dyn Sink) -> Result<()>,
     ) -> Result<()> {
         let mut sink = BatchSink { batch };
         let mut preparer = Preparer {

@@ -15,7 +15,7 @@ use cryptogen_ring::Fp;
 
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
 use super::tables::trunc;
-use super::{Kind, Online, Tensor};
+use super::{Kind, Online, Row, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::{hi_shape, lo_shape, Mask};
@@ -166,21 +166,20 @@ impl Online<Server> {
         evaluated.push(&mut m3);
         let rho = evaluated.finish::<Server>(&mut m2)?;
         self.trace.truncated(rho.iter().copied());
-        for i in 0..n {
-            m3.masked(&rho[i..i + 1], &self.active[start_row + i].slot.mask(Mask::NormScale, norm, 1));
-        }
+        let scale = |row: &Row<Server>| row.slot.mask(Mask::NormScale, norm, 1)[0];
+        m3.masked(&rho, &self.active[start_row..start_row + n].iter().map(scale).collect::<Vec<_>>());
         m3.send(ch)?;
 
         // 4.
         let mut m4 = Incoming::recv(ch, n * (d + 1), 0)?;
         let mut data = Vec::with_capacity(n * d);
-        for i in 0..n {
+        for (i, rho) in rho.into_iter().enumerate() {
             let slot = &self.active[start_row + i].slot;
             let (u, z) =
                 (slot.mask(Mask::NormInput, norm, d), slot.words(self.layout.norm_product(norm), d)?);
             let rho_open = m4.words(1)?[0];
             let opened = m4.words(d)?;
-            let x = (0..d).map(|j| h.row(i)[j] * rho[i] + u[j] * rho_open + z[j] + opened[j]);
+            let x = (0..d).map(|j| h.row(i)[j] * rho + u[j] * rho_open + z[j] + opened[j]);
             data.extend(self.enter(into, x));
         }
         Ok(Tensor::new(Kind::Input(into), n, data))

@@ -3,6 +3,7 @@
 //! declared one; its transcript with fixed seeds is the recorded one; spoiled messages are errors and never panics.
 //! Online messages are moreover uniform for fixed secrets.
 
+mod attention_material;
 mod channel;
 mod clear;
 mod cost;
@@ -14,6 +15,7 @@ mod offline;
 mod online;
 mod prepare;
 mod steps;
+mod tables;
 mod tiny;
 mod uniform;
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_mpc::party::{Client, Server};
 use cryptogen_ring::Fp;
 
 use super::channel::run;
@@ -173,7 +173,7 @@ fn linear_layers_and_logits_equal_the_clear_function() {
 #[test]
 fn the_wrong_operand_is_refused() {
     let (tiny, session) = (tiny(Arch::Gpt), session(Arch::Gpt));
-    fn refused<P: Party, T>(result: crate::Result<T>) {
+    fn refused<T>(result: crate::Result<T>) {
         assert!(matches!(result, Err(ProtocolError::Shape { .. })));
     }
     let wrong =
@@ -182,15 +182,15 @@ fn the_wrong_operand_is_refused() {
     let outcome = run(
         |ch| {
             let mut client = session.active(tiny, 0..2).0;
-            refused::<Client, _>(client.norm(ch, &wrong(2), Site::Qkv(0)));
-            refused::<Client, _>(client.norm(ch, &hidden(3), Site::Qkv(0)));
-            refused::<Client, _>(client.attention(ch, &wrong(2), 0));
-            refused::<Client, _>(client.activation(ch, &wrong(2), 0));
-            refused::<Client, _>(client.linear(&wrong(2), Site::Qkv(0)));
-            refused::<Client, _>(client.logits(ch, &wrong(2)));
-            refused::<Client, _>(hidden(2).add(&wrong(3)));
-            refused::<Client, _>(hidden(2).add(&hidden(2)));
-            refused::<Client, _>(wrong(2).add(&wrong(2)));
+            refused(client.norm(ch, &wrong(2), Site::Qkv(0)));
+            refused(client.norm(ch, &hidden(3), Site::Qkv(0)));
+            refused(client.attention(ch, &wrong(2), 0));
+            refused(client.activation(ch, &wrong(2), 0));
+            refused(client.linear(&wrong(2), Site::Qkv(0)));
+            refused(client.logits(ch, &wrong(2)));
+            refused(hidden(2).add(&wrong(3)));
+            refused(hidden(2).add(&hidden(2)));
+            refused(wrong(2).add(&wrong(2)));
         },
         |_| (),
     );

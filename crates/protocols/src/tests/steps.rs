@@ -106,6 +106,11 @@ pub enum Out {
     Logits(Vec<i64>),
 }
 
+/// The client's outcome of a step.
+pub type ClientRan = Ran<Result<Out>>;
+/// The server's: the next input, or nothing after the logits.
+pub type ServerRan = Ran<Result<Option<Tensor<Server>>>>;
+
 /// Runs a step on both sides over `Online` states that have their rows in progress.
 pub fn run_step(
     tiny: &Tiny,
@@ -113,7 +118,7 @@ pub fn run_step(
     faults: [Option<(usize, Fault)>; 2],
     (client, server): (&mut Online<Client>, &mut Online<Server>),
     (x_c, x_s): (Tensor<Client>, Tensor<Server>),
-) -> (Ran<Result<Out>>, Ran<Result<Option<Tensor<Server>>>>) {
+) -> (ClientRan, ServerRan) {
     run_spoiled(
         faults,
         |ch| match step {

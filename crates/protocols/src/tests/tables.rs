@@ -1,0 +1,131 @@
+//! Batches of keys and secret look-ups.
+
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::{OtPair, TableKey, TableShape};
+use cryptogen_ring::Fp;
+use rand_core::RngCore;
+
+use super::channel::{run, Tap};
+use super::cost::measured;
+use super::{between, elements, rng};
+use crate::offline::tables;
+use crate::online::tables::{index, join, look_up, rotation, sub_public, Lookup};
+
+/// Table records of both parties for given payload shares.
+fn made(shape: TableShape, betas: &[Vec<Fp>; 2]) -> [Vec<Vec<u8>>; 2] {
+    fn party<P: Party>(ch: &mut Tap, shape: TableShape, betas: &[Fp]) -> (Vec<Vec<u8>>, usize) {
+        let mut rng = rng(110 + P::ROLE.index() as u8);
+        let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
+        let (before, mut records) = (ch.sent.len(), vec![]);
+        tables::make::<P>(ch, &mut ot, shape, betas, &mut rng, &mut |first, bytes| {
+            assert_eq!(first, records.len());
+            records.extend(bytes.chunks(shape.record_bytes()).map(<[u8]>::to_vec));
+            Ok(())
+        })
+        .expect("honest parties");
+        (records, before)
+    }
+    let (mut client, mut server) =
+        run(|ch| party::<Client>(ch, shape, &betas[0]), |ch| party::<Server>(ch, shape, &betas[1]));
+    client.sent.drain(..client.result.1);
+    server.sent.drain(..server.result.1);
+    let n = betas[0].len() / shape.payloads() as usize;
+    assert_eq!(measured(&client, &server), tables::cost(shape, n));
+    [client.result.0, server.result.0]
+}
+
+#[test]
+fn look_ups_equal_the_clear_lines() {
+    // A3 without truncation is exact for every x, so x runs over the whole field and entries up to their bound.
+    for (k, h) in [(4, 32), (9, 1), (7, 20)] {
+        let (shape, n) = (TableShape::new(k, 1).unwrap(), 40);
+        let (mut rng, extreme) = (rng(k as u8), (1i64 << 46) - 1);
+        let table = |rng: &mut cryptogen_ring::Prg| -> Vec<i64> {
+            (0..1 << k)
+                .map(|_| [extreme, -extreme, between(rng, -extreme, extreme)][rng.next_u64() as usize % 3])
+                .collect()
+        };
+        let (a, b) = (table(&mut rng), table(&mut rng));
+        let (offset, center) = (between(&mut rng, -extreme, extreme), between(&mut rng, -extreme, extreme));
+        let [x_c, x_s, beta_c, beta_s] = [0; 4].map(|_| elements(&mut rng, n));
+        let records = made(shape, &[beta_c.clone(), beta_s.clone()]);
+
+        struct Half {
+            keys: Vec<TableKey>,
+            rotations: Vec<u32>,
+            deltas: Vec<Fp>,
+            indices: Vec<u32>,
+        }
+        let half = |role: usize, x: &[Fp], beta: &[Fp]| {
+            let mut half = Half { keys: vec![], rotations: vec![], deltas: vec![], indices: vec![] };
+            for i in 0..n {
+                let key = TableKey::from_record(shape, &records[role][i]).unwrap();
+                let (j, delta) = match role {
+                    0 => (index::<Client>(x[i], h, k), x[i] - beta[i]),
+                    _ => {
+                        let j = index::<Server>(sub_public::<Server>(x[i], offset), h, k);
+                        (j, sub_public::<Server>(x[i], center) - beta[i])
+                    }
+                };
+                half.rotations.push(rotation(j, &key, k));
+                half.indices.push(j);
+                half.deltas.push(delta);
+                half.keys.push(key);
+            }
+            half
+        };
+        let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
+        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
+            let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
+            let lookup = |(i, key)| Lookup {
+                key,
+                rotation: join(i),
+                terms: vec![(0, &a[..]), (0, &b[..]), (1, &a[..])],
+            };
+            keys.into_iter().enumerate().map(lookup).collect()
+        };
+        let sums = [
+            look_up::<Client>(lookups(client.keys)).unwrap(),
+            look_up::<Server>(lookups(server.keys)).unwrap(),
+        ];
+        for i in 0..n {
+            let delta = client.deltas[i] + server.deltas[i];
+            let y: Fp = sums.iter().map(|s| delta * s[i][0] + s[i][1] + s[i][2]).sum();
+            let j = (client.indices[i].wrapping_add(server.indices[i]) & ((1 << k) - 1)) as usize;
+            let x = x_c[i] + x_s[i] - Fp::from_i64(center);
+            assert_eq!(y, Fp::from_i64(a[j]) * x + Fp::from_i64(b[j]));
+        }
+    }
+}
+
+#[test]
+fn tables_come_in_batches() {
+    // 64 tables of 2^16 leaves fill a batch.
+    let (shape, n) = (TableShape::new(16, 2).unwrap(), 65);
+    let betas = [1, 2].map(|seed| elements(&mut rng(seed), 2 * n));
+    let records = made(shape, &betas);
+    assert_eq!([records[0].len(), records[1].len()], [n, n]);
+    for i in [0, 63, 64] {
+        check_key(
+            shape,
+            [&records[0][i], &records[1][i]],
+            [&betas[0][2 * i..][..2], &betas[1][2 * i..][..2]],
+        );
+    }
+}
+
+/// Both halves of a key add up to the payloads at its secret index and nothing elsewhere.
+pub fn check_key(shape: TableShape, records: [&[u8]; 2], betas: [&[Fp]; 2]) {
+    let table: Vec<i64> = (0..shape.size() as i64).map(|j| j * j + 1).collect();
+    let halves = [0, 1].map(|p| {
+        let key = TableKey::from_record(shape, records[p]).expect("a well-formed record");
+        let role = [Client::ROLE, Server::ROLE][p];
+        let terms: Vec<(usize, &[i64])> = (0..shape.m()).map(|l| (l, &table[..])).collect();
+        (key.alpha() as usize, key.dot(role, 3, &terms).expect("valid terms"))
+    });
+    let at = (halves[0].0 + halves[1].0 + 3) % shape.size();
+    for l in 0..shape.m() {
+        let beta = if l == 0 { Fp::ONE } else { betas[0][l - 1] + betas[1][l - 1] };
+        assert_eq!(halves[0].1[l] + halves[1].1[l], beta * Fp::from_i64(table[at]));
+    }
+}
