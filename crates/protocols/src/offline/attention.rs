@@ -12,14 +12,14 @@
 
 mod packing;
 
-use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext, N};
+use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::{Fp, Prg};
 use rayon::prelude::*;
 
 use self::packing::{add_scores, add_values, counts, encrypt, key_layout, lambdas, parse, value_layout};
-use super::linear::receive;
+use super::linear::{receive, send};
 use crate::cost::Cost;
 use crate::error::Result;
 use crate::plan::ModelShape;
@@ -165,7 +165,10 @@ fn combine_scores(
             let w = multipliers(m, &range, f, group, d, |row, layer, head, e| {
                 new.queries[row][(layer * m.heads + head) * d + e]
             });
-            let masks = finish(ch, keys, lay, &cts, &w, range.len() * m.group(), rng)?;
+            let n = range.len() * m.group();
+            let mut combiner = Combiner::new(keys.params, lay, n);
+            combiner.add_block(&cts, &w)?;
+            let masks = send(ch, keys.peer, combiner, n, rng)?;
             add_scores(m, block, group, new.first, &range, &masks, out);
         }
     }
@@ -199,29 +202,10 @@ fn combine_values(
             });
             combiner.add_block(&cts, &w)?;
         }
-        let masks = rng.fp_vec(n * N);
-        let cts = combiner.finish(keys.peer, &masks, rng)?;
-        ch.send(&cts.iter().flat_map(MaskedCiphertext::to_bytes).collect::<Vec<_>>())?;
+        let masks = send(ch, keys.peer, combiner, n, rng)?;
         add_values(m, group, &range, &masks, out);
     }
     Ok(())
-}
-
-fn finish(
-    ch: &mut dyn Channel,
-    keys: &Keys<'_>,
-    lay: Layout,
-    cts: &[cryptogen_he::Ciphertext],
-    weights: &[Fp],
-    n: usize,
-    rng: &mut Prg,
-) -> Result<Vec<Fp>> {
-    let mut combiner = Combiner::new(keys.params, lay, n);
-    combiner.add_block(cts, weights)?;
-    let masks = rng.fp_vec(n * N);
-    let out = combiner.finish(keys.peer, &masks, rng)?;
-    ch.send(&out.iter().flat_map(MaskedCiphertext::to_bytes).collect::<Vec<_>>())?;
-    Ok(masks)
 }
 
 /// The peer's turn: its combinations of our ciphertexts. `cache` has the same block structure as the peer's view of ours.

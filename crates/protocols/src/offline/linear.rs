@@ -54,12 +54,10 @@ pub fn client(
                     .collect();
                 combiner.add_block(&cts, &weights(m, &r[first * m.d_in..(first + n) * m.d_in], range))?;
             }
-            let masks = rng.fp_vec(n * N);
-            let out = combiner.finish(server_key, &masks, rng)?;
+            let masks = send(ch, server_key, combiner, n, rng)?;
             for (t, mask) in masks.chunks(N).enumerate() {
                 add_slots(m, block, mask, &mut y[(first + t) * m.d_out..][..m.d_out]);
             }
-            ch.send(&out.iter().flat_map(|c| c.to_bytes()).collect::<Vec<_>>())?;
         }
     }
     Ok(y)
@@ -86,6 +84,20 @@ pub fn server(
         }
     }
     Ok(y)
+}
+
+/// Masks `n` combinations with fresh uniform values and sends them; returns the masks, `[n][N]`.
+pub(crate) fn send(
+    ch: &mut dyn Channel,
+    key: &PublicKey,
+    combiner: Combiner,
+    n: usize,
+    rng: &mut Prg,
+) -> Result<Vec<Fp>> {
+    let masks = rng.fp_vec(n * N);
+    let out = combiner.finish(key, &masks, rng)?;
+    ch.send(&out.iter().flat_map(MaskedCiphertext::to_bytes).collect::<Vec<_>>())?;
+    Ok(masks)
 }
 
 /// Receives and decrypts `n` masked ciphertexts, `[n][N]`.
