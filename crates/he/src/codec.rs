@@ -42,3 +42,55 @@ pub(crate) fn unpack(
     }
     Ok(out)
 }
+
+/// Bytes of `n` residues of `bits` bits; `n` a multiple of 8.
+pub(crate) const fn packed_bits(n: usize, bits: u32) -> usize {
+    n / 8 * bits as usize
+}
+
+/// Appends residues of `bits ≤ 32` bits, little-endian, without gaps.
+pub(crate) fn pack_bits(residues: &[u32], bits: u32, out: &mut Vec<u8>) {
+    out.reserve(packed_bits(residues.len(), bits));
+    for eight in residues.chunks_exact(8) {
+        let (mut word, mut filled) = (0u64, 0);
+        for &x in eight {
+            word |= (x as u64) << filled;
+            filled += bits;
+            while filled >= 8 {
+                out.push(word as u8);
+                word >>= 8;
+                filled -= 8;
+            }
+        }
+    }
+}
+
+/// Residues `[moduli][N]`, each checked to be canonical.
+pub(crate) fn unpack_bits(
+    moduli: &[u32],
+    bits: u32,
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<Vec<u32>, HeError> {
+    check_length(what, packed_bits(moduli.len() * N, bits), bytes.len())?;
+    let mut out = Vec::with_capacity(moduli.len() * N);
+    for (&modulus, packed) in moduli.iter().zip(bytes.chunks_exact(packed_bits(N, bits))) {
+        let start = out.len();
+        for eight in packed.chunks_exact(bits as usize) {
+            let (mut word, mut filled) = (0u64, 0);
+            for &byte in eight {
+                word |= (byte as u64) << filled;
+                filled += 8;
+                if filled >= bits {
+                    out.push((word & ((1 << bits) - 1)) as u32);
+                    word >>= bits;
+                    filled -= bits;
+                }
+            }
+        }
+        if let Some(index) = out[start..].iter().position(|&x| x >= modulus) {
+            return Err(HeError::Residue { what, index, modulus });
+        }
+    }
+    Ok(out)
+}

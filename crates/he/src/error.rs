@@ -53,6 +53,34 @@ pub enum HeError {
         /// The number asked for.
         actual: u64,
     },
+    /// The noise of a ciphertext would not be hidden by flooding, or would not decrypt.
+    #[error("the noise of {what} is 2^{bits}, at most 2^{limit} can be hidden and decrypted")]
+    Noise {
+        /// The operation that refused.
+        what: &'static str,
+        /// log2 of the noise bound, rounded up.
+        bits: u32,
+        /// log2 of the limit.
+        limit: u32,
+    },
+    /// A rotation whose Galois key was not made.
+    #[error(
+        "no Galois key for a rotation by {step} slots: the key owner made keys for {available} other steps"
+    )]
+    MissingRotation {
+        /// Slots to rotate by.
+        step: usize,
+        /// Keys at hand.
+        available: usize,
+    },
+    /// A cyclic dimension that does not divide the slots of a row.
+    #[error("lanes: expected a power of two up to {expected}, got {actual}")]
+    Lanes {
+        /// The slots of a row.
+        expected: usize,
+        /// The length asked for.
+        actual: usize,
+    },
     /// A parameter set is weaker than 128 bits or unusable.
     #[error("parameters refused: {what}: at most {expected}, got {actual}")]
     Parameters {

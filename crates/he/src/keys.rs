@@ -32,19 +32,13 @@ impl SecretKey {
 
     /// Four coefficients in a byte, two bits each: the coefficient plus 1.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let byte = |c: &[u32]| (c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6) as u8;
-        Zeroizing::new(self.coefficients.chunks_exact(4).map(byte).collect())
+        pack_ternary(&self.coefficients)
     }
 
     /// The inverse of [`SecretKey::to_bytes`].
     pub fn from_bytes(params: &'static Params, bytes: &[u8]) -> Result<SecretKey, HeError> {
         check_length("secret key", SecretKey::BYTES, bytes.len())?;
-        let pairs = bytes.iter().flat_map(|&b| [b & 3, b >> 2 & 3, b >> 4 & 3, b >> 6]);
-        let coefficients = Zeroizing::new(pairs.map(|pair| pair as u32).collect::<Vec<_>>());
-        match coefficients.iter().position(|&c| c > 2) {
-            Some(index) => Err(HeError::SecretKey { index }),
-            None => Ok(SecretKey::from_coefficients(params, coefficients)),
-        }
+        Ok(SecretKey::from_coefficients(params, unpack_ternary(bytes)?))
     }
 
     /// The parameter set of the key.
@@ -65,6 +59,22 @@ impl SecretKey {
             params.ntt(limb).forward(out, 0..LOG_N);
         }
         SecretKey { params, coefficients: coefficients.to_vec(), negated }
+    }
+}
+
+/// Ternary coefficients plus 1, four in a byte.
+pub(crate) fn pack_ternary(coefficients: &[u32]) -> Zeroizing<Vec<u8>> {
+    let byte = |c: &[u32]| (c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6) as u8;
+    Zeroizing::new(coefficients.chunks_exact(4).map(byte).collect())
+}
+
+/// The inverse of [`pack_ternary`], checked.
+pub(crate) fn unpack_ternary(bytes: &[u8]) -> Result<Zeroizing<Vec<u32>>, HeError> {
+    let pairs = bytes.iter().flat_map(|&b| [b & 3, b >> 2 & 3, b >> 4 & 3, b >> 6]);
+    let coefficients = Zeroizing::new(pairs.map(|pair| pair as u32).collect::<Vec<_>>());
+    match coefficients.iter().position(|&c| c > 2) {
+        Some(index) => Err(HeError::SecretKey { index }),
+        None => Ok(coefficients),
     }
 }
 

@@ -15,6 +15,7 @@ mod keys;
 pub mod noise;
 mod params;
 mod sample;
+pub mod simd;
 #[cfg(test)]
 mod tests;
 

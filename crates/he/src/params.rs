@@ -26,7 +26,8 @@ pub enum ParamSet {
 }
 
 /// The seven largest primes `≡ 1 mod 2N` below `2^28`.
-const PRIMES: [u32; LIMBS] = [268369921, 268271617, 268238849, 268189697, 268091393, 268042241, 267943937];
+pub(crate) const PRIMES: [u32; LIMBS] =
+    [268369921, 268271617, 268238849, 268189697, 268091393, 268042241, 267943937];
 
 /// Largest `log2 q` for 128 bits of classical security with a ternary secret: HomomorphicEncryption.org security
 /// standard (Albrecht et al., 2018), table 1.

@@ -100,6 +100,61 @@ pub(super) fn weighted_sum<const CR: usize>(
     }
 }
 
+/// Columns side by side in registers, rows one after another: every operand is read once.
+#[inline(always)]
+pub(super) fn multiply_sum<const CR: usize>(q: &Modulus, x: &[&[u32]], y: &[&[u32]], out: &mut [u32]) {
+    assert!(x.len() == y.len(), "as many left as right rows");
+    assert!(x.iter().chain(y).all(|r| r.len() == out.len()), "lengths disagree");
+    let whole = out.len() / CR * CR;
+    for start in (0..whole).step_by(CR) {
+        let mut sums = [0u64; CR];
+        for (x, y) in x.chunks(DEPTH).zip(y.chunks(DEPTH)) {
+            // What the earlier chunks left is a residue: one more summand.
+            let mut acc = sums;
+            for (x, y) in x.iter().zip(y) {
+                let x: &[u32; CR] = x[start..].first_chunk().expect("within the whole chunks");
+                let y: &[u32; CR] = y[start..].first_chunk().expect("within the whole chunks");
+                for c in 0..CR {
+                    acc[c] += x[c] as u64 * y[c] as u64;
+                }
+            }
+            for c in 0..CR {
+                sums[c] = q.reduce(acc[c]) as u64;
+            }
+        }
+        for c in 0..CR {
+            out[start + c] = sums[c] as u32;
+        }
+    }
+    for i in whole..out.len() {
+        out[i] = x.iter().zip(y).fold(0, |sum, (x, y)| q.reduce(x[i] as u64 * y[i] as u64 + sum as u64));
+    }
+}
+
+#[inline(always)]
+pub(super) fn rounded_sum<const CR: usize>(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32]) {
+    assert!(w.len() == x.len() && x.iter().all(|r| r.len() == out.len()), "shapes disagree");
+    assert!((1..=60).contains(&shift), "no such shift");
+    let half = 1u64 << (shift - 1);
+    let whole = out.len() / CR * CR;
+    for start in (0..whole).step_by(CR) {
+        let mut acc = [half; CR];
+        for (&w, row) in w.iter().zip(x) {
+            let row: &[u32; CR] = row[start..].first_chunk().expect("within the whole chunks");
+            for c in 0..CR {
+                acc[c] += w as u64 * row[c] as u64;
+            }
+        }
+        for c in 0..CR {
+            out[start + c] = (acc[c] >> shift) as u32;
+        }
+    }
+    for i in whole..out.len() {
+        let sum: u64 = w.iter().zip(x).map(|(&w, row)| w as u64 * row[i] as u64).sum();
+        out[i] = ((sum + half) >> shift) as u32;
+    }
+}
+
 #[inline(always)]
 fn store<const R: usize, const CR: usize>(
     q: &Modulus,

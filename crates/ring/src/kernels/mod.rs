@@ -141,6 +141,31 @@ kernel! {
 }
 
 kernel! {
+    /// `out[c] = Σ_i x[i][c]·y[i][c] mod q` over any number of rows, canonical residues; reduced once per 255 rows.
+    multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: &[&[u32]], out: &mut [u32]),
+    gemm::multiply_sum::<8>, gemm::multiply_sum::<16>, gemm::multiply_sum::<32>
+}
+
+kernel! {
+    /// `out[c] = round(Σ_i w[i]·x[i][c] / 2^shift)`, the number itself, not a residue: at most 7 rows below `2^28` or 8 below
+    /// `2^26`, `shift ≤ 60`, so that nothing overflows 64 bits; the result must fit 32.
+    rounded_sum, rounded_sum_on(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32]),
+    gemm::rounded_sum::<8>, gemm::rounded_sum::<8>, gemm::rounded_sum::<16>
+}
+
+kernel! {
+    /// `out[i] = (x[i] as a number in (−l/2, l/2)) mod q`, `x` canonical modulo `last < 2q`.
+    lift, lift_on(modulus: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]),
+    pointwise::lift, pointwise::lift, pointwise::lift
+}
+
+kernel! {
+    /// `out[i] = (out[i] − x[i])·w mod q`, canonical residues.
+    subtract_scale, subtract_scale_on(modulus: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
+    pointwise::subtract_scale, pointwise::subtract_scale, pointwise::subtract_scale
+}
+
+kernel! {
     /// The levels of the forward transform; see [`crate::Ntt::forward`].
     ntt_forward, ntt_forward_on(modulus: &Modulus, values: &[u32], quotients: &[u32], a: &mut [u32], levels: Range<u32>),
     butterfly::forward, butterfly::forward, butterfly::forward

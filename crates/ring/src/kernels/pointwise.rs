@@ -43,3 +43,23 @@ pub(super) fn drop_limb(q: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: 
         *o = q.mul_factor(q.sub(*o, centred), w);
     }
 }
+
+#[inline(always)]
+pub(super) fn lift(q: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]) {
+    assert!(x.len() == out.len(), "lengths disagree");
+    let l = last.value();
+    assert!(l < 2 * q.value(), "limbs differ by a factor of two");
+    let l_mod = q.below_q(l);
+    for (o, &x) in out.iter_mut().zip(x) {
+        let mask = ((x > l / 2) as u32).wrapping_neg();
+        *o = q.sub(q.below_q(x), l_mod & mask);
+    }
+}
+
+#[inline(always)]
+pub(super) fn subtract_scale(q: &Modulus, w: Factor, x: &[u32], out: &mut [u32]) {
+    assert!(x.len() == out.len(), "lengths disagree");
+    for (o, &x) in out.iter_mut().zip(x) {
+        *o = q.mul_factor(q.sub(*o, x), w);
+    }
+}

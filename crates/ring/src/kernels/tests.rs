@@ -143,3 +143,65 @@ fn linear_layer_agrees_with_field_arithmetic() {
         }
     }
 }
+
+#[test]
+fn sums_of_products_of_any_depth() {
+    let (q, mut rng, n) = (Modulus::new(Q), StdRng::seed_from_u64(8), 77);
+    for depth in [0, 1, 3, 255, 256, 700] {
+        let rows = |rng: &mut StdRng| (0..depth).map(|_| residues(rng, n)).collect::<Vec<_>>();
+        let (x, y) = (rows(&mut rng), rows(&mut rng));
+        let (x, y): (Vec<&[u32]>, Vec<&[u32]>) =
+            (x.iter().map(Vec::as_slice).collect(), y.iter().map(Vec::as_slice).collect());
+        for isa in Isa::available() {
+            let mut out = vec![7; n];
+            multiply_sum_on(isa, &q, &x, &y, &mut out);
+            for c in 0..n {
+                let sum: u128 = (0..depth).map(|i| x[i][c] as u128 * y[i][c] as u128).sum();
+                assert_eq!(out[c] as u128, sum % Q as u128, "{isa:?} {depth}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rounded_sums_are_rounded() {
+    let (mut rng, n) = (StdRng::seed_from_u64(9), 45);
+    for (rows, bits, shift) in [(7, 28, 32), (7, 28, 59), (8, 25, 56), (1, 28, 1)] {
+        let w: Vec<u32> =
+            (0..rows).map(|i| if i == 0 && shift > 1 { u32::MAX } else { rng.gen_range(0..16) }).collect();
+        let x: Vec<Vec<u32>> =
+            (0..rows).map(|_| (0..n).map(|_| rng.gen_range(0..1 << bits)).collect()).collect();
+        let x: Vec<&[u32]> = x.iter().map(Vec::as_slice).collect();
+        for isa in Isa::available() {
+            let mut out = vec![0; n];
+            rounded_sum_on(isa, &w, &x, shift, &mut out);
+            for c in 0..n {
+                let sum: u128 = (0..rows).map(|i| w[i] as u128 * x[i][c] as u128).sum();
+                assert_eq!(out[c] as u128, (sum + (1 << (shift - 1))) >> shift, "{isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lifts_are_centred() {
+    let (q, mut rng, n) = (Modulus::new(Q), StdRng::seed_from_u64(10), 53);
+    let last = Modulus::new(268_271_617);
+    let l = last.value();
+    let x: Vec<u32> = (0..n)
+        .map(|i| [0, 1, l / 2, l / 2 + 1, l - 1].get(i).copied().unwrap_or(rng.gen_range(0..l)))
+        .collect();
+    let start = residues(&mut rng, n);
+    let w = q.factor(12345);
+    for isa in Isa::available() {
+        let (mut out, mut scaled) = (vec![0; n], start.clone());
+        lift_on(isa, &q, &last, &x, &mut out);
+        subtract_scale_on(isa, &q, w, &out, &mut scaled);
+        for i in 0..n {
+            let centred = if x[i] > l / 2 { x[i] as i64 - l as i64 } else { x[i] as i64 };
+            assert_eq!(out[i] as i64, centred.rem_euclid(Q as i64), "{isa:?}");
+            let expected = ((start[i] as i64 - out[i] as i64) * 12345).rem_euclid(Q as i64);
+            assert_eq!(scaled[i] as i64, expected, "{isa:?}");
+        }
+    }
+}
