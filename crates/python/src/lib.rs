@@ -7,6 +7,11 @@ mod session;
 
 use pyo3::prelude::*;
 
+/// Every step makes and drops arrays of hundreds of kilobytes; the system's allocator returns them to the kernel each time and
+/// takes them back page by page (docs/decisions/0011).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `cryptogen._core`
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,7 +2,6 @@
 
 use cryptogen_ring::{kernels, Fp};
 use rand_core::{CryptoRng, RngCore};
-use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::context::{Context, LIMBS, RESIDUE_BITS};
@@ -50,7 +49,7 @@ impl SecretKey {
         let a = uniform(context, LIMBS, &seed);
         let (error, scaled) = (sample::error(rng), Scaled::new(context, slots)?);
         let mut b = vec![0; LIMBS * N];
-        b.par_chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
+        b.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
             let q = context.modulus(limb);
             let r = scaled.residues(q);
             Terms::new(q)
@@ -113,7 +112,7 @@ impl Ciphertext {
     pub fn add_plain(&mut self, context: &Context, slots: &[Fp]) -> Result<(), HeError> {
         let scaled = Scaled::new(context, slots)?;
         let domain = self.domain;
-        self.c[0].par_chunks_exact_mut(N).enumerate().for_each(|(limb, c)| {
+        self.c[0].chunks_exact_mut(N).enumerate().for_each(|(limb, c)| {
             let q = context.modulus(limb);
             let mut m = Zeroizing::new(vec![0; N]);
             let r = scaled.residues(q);
@@ -132,7 +131,7 @@ impl Ciphertext {
         self.transform(context);
         let other = other.transformed(context);
         for (c, o) in self.c.iter_mut().zip(&other.c) {
-            c.par_chunks_exact_mut(N).zip(o.par_chunks_exact(N)).enumerate().for_each(|(limb, (c, o))| {
+            c.chunks_exact_mut(N).zip(o.chunks_exact(N)).enumerate().for_each(|(limb, (c, o))| {
                 Terms::new(context.modulus(limb)).add(1, o).add_to(c);
             });
         }
@@ -170,7 +169,7 @@ impl Ciphertext {
     pub(super) fn transform(&mut self, context: &Context) {
         if self.domain == Domain::Coefficients {
             for c in &mut self.c {
-                let limbs = c.par_chunks_exact_mut(N).enumerate();
+                let limbs = c.chunks_exact_mut(N).enumerate();
                 limbs.for_each(|(limb, c)| context.ntt(limb).forward(c, 0..LOG_N));
             }
             self.domain = Domain::Transform;
@@ -181,7 +180,7 @@ impl Ciphertext {
     pub(super) fn untransform(&mut self, context: &Context) {
         if self.domain == Domain::Transform {
             for c in &mut self.c {
-                let limbs = c.par_chunks_exact_mut(N).enumerate();
+                let limbs = c.chunks_exact_mut(N).enumerate();
                 limbs.for_each(|(limb, c)| context.ntt(limb).inverse(c, 0..LOG_N));
             }
             self.domain = Domain::Coefficients;

@@ -1,7 +1,6 @@
 //! Slots as polynomials: messages, and plaintexts to multiply by.
 
 use cryptogen_ring::{kernels, Fp, Modulus};
-use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::context::{Context, LIMBS};
@@ -54,7 +53,7 @@ impl Plaintext {
     pub fn encode(context: &Context, slots: &[Fp]) -> Result<Plaintext, HeError> {
         let m = coefficients(context, slots)?;
         let mut limbs = Zeroizing::new(vec![0; LIMBS * N]);
-        limbs.par_chunks_exact_mut(N).enumerate().for_each(|(i, out)| {
+        limbs.chunks_exact_mut(N).enumerate().for_each(|(i, out)| {
             kernels::centred_residues(context.modulus(i), &m, out);
             context.ntt(i).forward(out, 0..LOG_N);
         });

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptogen_ring::kernels;
-use rayon::prelude::*;
 
 use super::ciphertext::{Ciphertext, Domain};
 use super::context::{Context, LIMBS};
@@ -76,13 +75,12 @@ impl<'a> Evaluator<'a> {
         check_length("plaintexts", cts.len(), pts.len())?;
         let cts: Vec<_> = cts.iter().map(|ct| ct.transformed(self.context)).collect();
         let mut c = [vec![0; LIMBS * N], vec![0; LIMBS * N]];
-        for (component, c) in c.iter_mut().enumerate() {
-            c.par_chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
-                let x: Vec<&[u32]> = cts.iter().map(|ct| ct.limb(component, limb)).collect();
-                let y: Vec<&[u32]> = pts.iter().map(|pt| pt.limb(limb)).collect();
-                kernels::multiply_sum(self.context.modulus(limb), &x, &y, out);
-            });
-        }
+        let [c0, c1] = &mut c;
+        c0.chunks_exact_mut(N).zip(c1.chunks_exact_mut(N)).enumerate().for_each(|(limb, (c0, c1))| {
+            let x: Vec<&[u32]> = pts.iter().map(|pt| pt.limb(limb)).collect();
+            let y = [0, 1].map(|component| cts.iter().map(|ct| ct.limb(component, limb)).collect::<Vec<_>>());
+            kernels::multiply_sum(self.context.modulus(limb), &x, [&y[0], &y[1]], [c0, c1]);
+        });
         count(&self.counters.ct_pt, pts.len());
         let noise = cts.iter().fold(Noise::none(), |sum, ct| sum.add(ct.noise.times_plain()));
         Ok(Ciphertext { c, domain: Domain::Transform, noise })

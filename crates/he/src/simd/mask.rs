@@ -1,7 +1,6 @@
 //! Ciphertexts on their way back: minus a uniform mask, re-randomised, flooded, and small.
 
 use cryptogen_ring::{kernels, Fp, Prg};
-use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::ciphertext::Ciphertext;
@@ -68,32 +67,28 @@ impl Evaluator<'_> {
         let digits = sample::flood(rng);
         let public = &self.keys.public;
         let [c0, c1] = &mut ct.c;
-        c0.par_chunks_exact_mut(N).zip(c1.par_chunks_exact_mut(N)).enumerate().for_each(
-            |(limb, (c0, c1))| {
-                let (q, ntt, range) = (context.modulus(limb), context.ntt(limb), limb * N..(limb + 1) * N);
-                let mut u_full = Zeroizing::new(vec![0; N]);
-                Terms::new(q).add_offset(&u, TERNARY_OFFSET).add_to(&mut u_full);
-                ntt.forward(&mut u_full, 0..LOG_N);
-                let mut zero = Zeroizing::new(vec![0; N]);
-                kernels::multiply(q, &public.b[range.clone()], &u_full, &mut zero);
-                ntt.inverse(&mut zero, 0..LOG_N);
-                let r = mask.residues(q);
-                // −Δ·mask = +r·t^{−1}.
-                let mut terms = Terms::new(q)
-                    .add(1, &zero)
-                    .add_offset(&e1, ERROR_OFFSET)
-                    .add(context.t_inverse[limb], &r);
-                if flood {
-                    let power = |digit: usize| q.pow(2, 32 * digit as u64);
-                    terms = (0..digits.len()).fold(terms, |t, digit| t.add(power(digit), &digits[digit]));
-                    terms = terms.constant(q.neg(q.pow(2, FLOOD_BITS as u64)));
-                }
-                terms.add_to(c0);
-                kernels::multiply(q, &public.a[range], &u_full, &mut zero);
-                ntt.inverse(&mut zero, 0..LOG_N);
-                Terms::new(q).add(1, &zero).add_offset(&e2, ERROR_OFFSET).add_to(c1);
-            },
-        );
+        c0.chunks_exact_mut(N).zip(c1.chunks_exact_mut(N)).enumerate().for_each(|(limb, (c0, c1))| {
+            let (q, ntt, range) = (context.modulus(limb), context.ntt(limb), limb * N..(limb + 1) * N);
+            let mut u_full = Zeroizing::new(vec![0; N]);
+            Terms::new(q).add_offset(&u, TERNARY_OFFSET).add_to(&mut u_full);
+            ntt.forward(&mut u_full, 0..LOG_N);
+            let mut zero = Zeroizing::new(vec![0; N]);
+            kernels::multiply(q, &public.b[range.clone()], &u_full, &mut zero);
+            ntt.inverse(&mut zero, 0..LOG_N);
+            let r = mask.residues(q);
+            // −Δ·mask = +r·t^{−1}.
+            let mut terms =
+                Terms::new(q).add(1, &zero).add_offset(&e1, ERROR_OFFSET).add(context.t_inverse[limb], &r);
+            if flood {
+                let power = |digit: usize| q.pow(2, 32 * digit as u64);
+                terms = (0..digits.len()).fold(terms, |t, digit| t.add(power(digit), &digits[digit]));
+                terms = terms.constant(q.neg(q.pow(2, FLOOD_BITS as u64)));
+            }
+            terms.add_to(c0);
+            kernels::multiply(q, &public.a[range], &u_full, &mut zero);
+            ntt.inverse(&mut zero, 0..LOG_N);
+            Terms::new(q).add(1, &zero).add_offset(&e2, ERROR_OFFSET).add_to(c1);
+        });
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! 25-bit prime serves key switching: `log2(q·P) ≤ 218`, the limit for 128 bits. That is room for exactly one multiplication
 //! (by a plaintext or a ciphertext) plus flooding; every non-linear function re-encrypts anyway. See docs/decisions/0008.
 //!
+//! Every operation runs on the calling thread; callers run independent ones side by side.
 //! Roles: the client owns [`SecretKey`]; the server computes with [`Evaluator`] and returns [`MaskedCiphertext`]s.
 
 mod ciphertext;

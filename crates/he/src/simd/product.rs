@@ -6,7 +6,6 @@
 
 use cryptogen_ring::modulus::Factor;
 use cryptogen_ring::{kernels, Modulus, Ntt};
-use rayon::prelude::*;
 
 use super::ciphertext::{Ciphertext, Domain};
 use super::context::{Conversion, AUX, LIMBS};
@@ -65,10 +64,7 @@ impl Evaluator<'_> {
             let aux = |j| context.aux_ntt(j).modulus();
             let mut scaled = residues(&context.to_aux, |i| context.modulus(i), &ct.c[component], aux, None);
             let mut out = convert(&context.from_aux, aux, &scaled, |i| context.ntt(i));
-            scaled
-                .par_chunks_exact_mut(N)
-                .enumerate()
-                .for_each(|(j, x)| context.aux_ntt(j).forward(x, 0..LOG_N));
+            scaled.chunks_exact_mut(N).enumerate().for_each(|(j, x)| context.aux_ntt(j).forward(x, 0..LOG_N));
             out.extend(scaled);
             out
         });
@@ -78,13 +74,12 @@ impl Evaluator<'_> {
     /// `Σ left·right`, relinearised; its noise is that of the sum.
     pub fn dot(&self, pairs: &[(&Left, &Right)]) -> Result<Ciphertext, HeError> {
         let context = self.context;
-        // d_0, d_1, d_2 as coefficients modulo q·A, scaled to q.
-        let d: Vec<Vec<u32>> = (0..3).into_par_iter().map(|degree| self.tensor(pairs, degree)).collect();
+        let d: Vec<Vec<u32>> = self.tensor(pairs).iter().map(|d| self.scale(d)).collect();
         let sums = self.switch(&self.keys.relinearisation, &d[2], None);
         let mut c = self.divide_to_coefficients(&sums);
         for (c, d) in c.iter_mut().zip(&d) {
-            c.par_chunks_exact_mut(N)
-                .zip(d.par_chunks_exact(N))
+            c.chunks_exact_mut(N)
+                .zip(d.chunks_exact(N))
                 .enumerate()
                 .for_each(|(limb, (c, d))| Terms::new(context.modulus(limb)).add(1, d).add_to(c));
         }
@@ -95,24 +90,29 @@ impl Evaluator<'_> {
         Ok(Ciphertext { c, domain: Domain::Coefficients, noise })
     }
 
-    /// The coefficient of `s^degree` of the sum of products, scaled by `t/A` to `q`: `[LIMBS][N]` coefficients.
-    fn tensor(&self, pairs: &[(&Left, &Right)], degree: usize) -> Vec<u32> {
-        let context = self.context;
-        let mut d = vec![0; BOTH * N];
-        d.par_chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
-            let (mut x, mut y): (Vec<&[u32]>, Vec<&[u32]>) = (vec![], vec![]);
-            for (left, right) in pairs {
-                for component in 0..2 {
-                    if let Some(other) = degree.checked_sub(component).filter(|&other| other < 2) {
-                        x.push(left.0.limb(component, limb));
-                        y.push(right.0.limb(other, limb));
-                    }
-                }
-            }
+    /// The coefficients of `1`, `s` and `s²` of the sum of products modulo `q·A`: `[BOTH][N]` coefficients each.
+    fn tensor(&self, pairs: &[(&Left, &Right)]) -> [Vec<u32>; 3] {
+        let mut d: [Vec<u32>; 3] = core::array::from_fn(|_| vec![0; BOTH * N]);
+        let [d0, d1, d2] = &mut d;
+        let limbs = d0.chunks_exact_mut(N).zip(d1.chunks_exact_mut(N)).zip(d2.chunks_exact_mut(N));
+        limbs.enumerate().for_each(|(limb, ((d0, d1), d2))| {
+            let context = self.context;
             let ntt = if limb < LIMBS { context.ntt(limb) } else { context.aux_ntt(limb - LIMBS) };
-            kernels::multiply_sum(ntt.modulus(), &x, &y, out);
-            ntt.inverse(out, 0..LOG_N);
+            let left = |component| pairs.iter().map(|(l, _)| l.0.limb(component, limb)).collect::<Vec<_>>();
+            let right = |component| pairs.iter().map(|(_, r)| r.0.limb(component, limb)).collect::<Vec<_>>();
+            let (r0, r1) = (right(0), right(1));
+            let mut cross = vec![0; N];
+            kernels::multiply_sum(ntt.modulus(), &left(0), [&r0, &r1], [d0, d1]);
+            kernels::multiply_sum(ntt.modulus(), &left(1), [&r0, &r1], [&mut cross, d2]);
+            Terms::new(ntt.modulus()).add(1, &cross).add_to(d1);
+            [d0, d1, d2].into_iter().for_each(|d| ntt.inverse(d, 0..LOG_N));
         });
+        d
+    }
+
+    /// `round(t/A·d)`: `[BOTH][N]` to `[LIMBS][N]` coefficients.
+    fn scale(&self, d: &[u32]) -> Vec<u32> {
+        let context = self.context;
         let (q, aux) = d.split_at(LIMBS * N);
         let own = Some((&context.own[..], q));
         residues(&context.down, |j| context.aux_ntt(j).modulus(), aux, |i| context.modulus(i), own)
@@ -127,7 +127,7 @@ fn convert<'a>(
     target: impl Fn(usize) -> &'a Ntt + Sync,
 ) -> Vec<u32> {
     let mut out = residues(conversion, source, x, |j| target(j).modulus(), None);
-    out.par_chunks_exact_mut(N).enumerate().for_each(|(j, x)| target(j).forward(x, 0..LOG_N));
+    out.chunks_exact_mut(N).enumerate().for_each(|(j, x)| target(j).forward(x, 0..LOG_N));
     out
 }
 
@@ -141,7 +141,7 @@ fn residues<'a>(
 ) -> Vec<u32> {
     let mut hats = vec![0; x.len() + N];
     let (digits, rounded) = hats.split_at_mut(x.len());
-    digits.par_chunks_exact_mut(N).zip(x.par_chunks_exact(N)).enumerate().for_each(|(i, (out, x))| {
+    digits.chunks_exact_mut(N).zip(x.chunks_exact(N)).enumerate().for_each(|(i, (out, x))| {
         let (q, factor): (&Modulus, Factor) = (source(i), conversion.hats[i]);
         Terms::new(q).add(factor.value, x).add_to(out);
     });
@@ -150,7 +150,7 @@ fn residues<'a>(
     let mut rows = rows;
     rows.push(rounded);
     let mut out = vec![0; conversion.weights.len() * N];
-    out.par_chunks_exact_mut(N).enumerate().for_each(|(j, out)| {
+    out.chunks_exact_mut(N).enumerate().for_each(|(j, out)| {
         let weights = &conversion.weights[j];
         let mut terms = weights
             .iter()

@@ -2,7 +2,6 @@
 //! multiplied by its part of the key modulo `q·P`, and the sum is divided by `P` (Gentry–Halevi–Smart 2012, Bajard et al. 2016).
 
 use cryptogen_ring::kernels;
-use rayon::prelude::*;
 
 use super::ciphertext::{Ciphertext, Domain};
 use super::context::{Context, EXTENDED, LIMBS};
@@ -40,7 +39,7 @@ impl Evaluator<'_> {
         let ciphertext = ct.transformed(self.context).into_owned();
         let coefficients = inverse(self.context, &ciphertext.c[1]);
         let mut digits = vec![0; EXTENDED * LIMBS * N];
-        digits.par_chunks_exact_mut(LIMBS * N).enumerate().for_each(|(limb, out)| {
+        digits.chunks_exact_mut(LIMBS * N).enumerate().for_each(|(limb, out)| {
             for (digit, out) in out.chunks_exact_mut(N).enumerate() {
                 self.digit(&coefficients, Some(&ciphertext.c[1]), digit, limb, out);
             }
@@ -79,7 +78,7 @@ impl Evaluator<'_> {
         transformed: Option<&[u32]>,
     ) -> Vec<u32> {
         let mut sums = vec![0; EXTENDED * 2 * N];
-        sums.par_chunks_exact_mut(2 * N).enumerate().for_each(|(limb, out)| {
+        sums.chunks_exact_mut(2 * N).enumerate().for_each(|(limb, out)| {
             let mut digits = vec![0; LIMBS * N];
             for (digit, out) in digits.chunks_exact_mut(N).enumerate() {
                 self.digit(coefficients, transformed, digit, limb, out);
@@ -94,7 +93,7 @@ impl Evaluator<'_> {
         let permutation = key.permutation.as_deref().expect("Galois keys carry one");
         let mut c = self.divide(&sums);
         for (component, c) in c.iter_mut().enumerate() {
-            c.par_chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
+            c.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
                 if component == 0 {
                     Terms::new(self.context.modulus(limb)).add(1, ct.limb(0, limb)).add_to(out);
                 }
@@ -110,7 +109,7 @@ impl Evaluator<'_> {
         let special = self.special_part(sums);
         core::array::from_fn(|component| {
             let mut c = vec![0; LIMBS * N];
-            c.par_chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
+            c.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
                 let q = self.context.modulus(limb);
                 let mut rest = vec![0; N];
                 kernels::lift(q, self.context.modulus(LIMBS), &special[component], &mut rest);
@@ -127,7 +126,7 @@ impl Evaluator<'_> {
         let special = self.special_part(sums);
         core::array::from_fn(|component| {
             let mut c = vec![0; LIMBS * N];
-            c.par_chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
+            c.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
                 let q = self.context.modulus(limb);
                 out.copy_from_slice(&sums[(2 * limb + component) * N..][..N]);
                 self.context.ntt(limb).inverse(out, 0..LOG_N);
@@ -156,8 +155,8 @@ impl Hoisted<'_> {
         let evaluator = self.evaluator;
         let key = evaluator.keys.galois_key(step % ROW)?;
         let mut sums = vec![0; EXTENDED * 2 * N];
-        sums.par_chunks_exact_mut(2 * N)
-            .zip(self.digits.par_chunks_exact(LIMBS * N))
+        sums.chunks_exact_mut(2 * N)
+            .zip(self.digits.chunks_exact(LIMBS * N))
             .enumerate()
             .for_each(|(limb, (out, digits))| inner_product(evaluator.context, key, limb, digits, out));
         count(&evaluator.counters.hoisted_rotations, 1);
@@ -168,15 +167,15 @@ impl Hoisted<'_> {
 /// `out[component] = Σ_digit digits[digit]·key[digit][component]` modulo one prime.
 fn inner_product(context: &Context, key: &SwitchKey, limb: usize, digits: &[u32], out: &mut [u32]) {
     let x: Vec<&[u32]> = digits.chunks_exact(N).collect();
-    for (key, out) in [&key.b, &key.a].into_iter().zip(out.chunks_exact_mut(N)) {
-        let y: Vec<&[u32]> = (0..LIMBS).map(|digit| &key[(digit * EXTENDED + limb) * N..][..N]).collect();
-        kernels::multiply_sum(context.modulus(limb), &x, &y, out);
-    }
+    let y = [&key.b, &key.a]
+        .map(|key| (0..LIMBS).map(|digit| &key[(digit * EXTENDED + limb) * N..][..N]).collect::<Vec<_>>());
+    let (b, a) = out.split_at_mut(N);
+    kernels::multiply_sum(context.modulus(limb), &x, [&y[0], &y[1]], [b, a]);
 }
 
 /// Coefficients of a polynomial `[LIMBS][N]`.
 pub(super) fn inverse(context: &Context, c: &[u32]) -> Vec<u32> {
     let mut out = c.to_vec();
-    out.par_chunks_exact_mut(N).enumerate().for_each(|(limb, c)| context.ntt(limb).inverse(c, 0..LOG_N));
+    out.chunks_exact_mut(N).enumerate().for_each(|(limb, c)| context.ntt(limb).inverse(c, 0..LOG_N));
     out
 }

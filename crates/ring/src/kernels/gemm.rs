@@ -100,34 +100,37 @@ pub(super) fn weighted_sum<const CR: usize>(
     }
 }
 
-/// Columns side by side in registers, rows one after another: every operand is read once.
+/// Columns of the rows that are summed at a time: the sums stay in the first-level cache, and every row is read in pieces long
+/// enough for the hardware to fetch ahead (rows lie a multiple of the page size apart, so reading all of them abreast is slow).
+const BLOCK: usize = 512;
+
 #[inline(always)]
-pub(super) fn multiply_sum<const CR: usize>(q: &Modulus, x: &[&[u32]], y: &[&[u32]], out: &mut [u32]) {
-    assert!(x.len() == y.len(), "as many left as right rows");
-    assert!(x.iter().chain(y).all(|r| r.len() == out.len()), "lengths disagree");
-    let whole = out.len() / CR * CR;
-    for start in (0..whole).step_by(CR) {
-        let mut sums = [0u64; CR];
-        for (x, y) in x.chunks(DEPTH).zip(y.chunks(DEPTH)) {
-            // What the earlier chunks left is a residue: one more summand.
-            let mut acc = sums;
-            for (x, y) in x.iter().zip(y) {
-                let x: &[u32; CR] = x[start..].first_chunk().expect("within the whole chunks");
-                let y: &[u32; CR] = y[start..].first_chunk().expect("within the whole chunks");
-                for c in 0..CR {
-                    acc[c] += x[c] as u64 * y[c] as u64;
+pub(super) fn multiply_sum(q: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]) {
+    let [out0, out1] = out;
+    let n = out0.len();
+    assert!(out1.len() == n && x.len() == y[0].len() && x.len() == y[1].len(), "shapes disagree");
+    assert!(x.iter().chain(y[0]).chain(y[1]).all(|r| r.len() == n), "lengths disagree");
+    let mut sums = [[0u64; BLOCK]; 2];
+    for start in (0..n).step_by(BLOCK) {
+        let width = BLOCK.min(n - start);
+        sums.iter_mut().for_each(|s| s[..width].fill(0));
+        for (i, x) in x.iter().enumerate() {
+            // A product has 56 bits; what is left after a reduction is one summand more.
+            if i > 0 && i % DEPTH == 0 {
+                sums.iter_mut().flatten().for_each(|s| *s = q.reduce(*s) as u64);
+            }
+            let x = &x[start..start + width];
+            for (sums, y) in sums.iter_mut().zip(y) {
+                for ((s, &x), &y) in sums.iter_mut().zip(x).zip(&y[i][start..start + width]) {
+                    *s += x as u64 * y as u64;
                 }
             }
-            for c in 0..CR {
-                sums[c] = q.reduce(acc[c]) as u64;
+        }
+        for (out, sums) in [&mut *out0, &mut *out1].into_iter().zip(&sums) {
+            for (o, &s) in out[start..start + width].iter_mut().zip(sums) {
+                *o = q.reduce(s);
             }
         }
-        for c in 0..CR {
-            out[start + c] = sums[c] as u32;
-        }
-    }
-    for i in whole..out.len() {
-        out[i] = x.iter().zip(y).fold(0, |sum, (x, y)| q.reduce(x[i] as u64 * y[i] as u64 + sum as u64));
     }
 }
 

@@ -141,9 +141,9 @@ kernel! {
 }
 
 kernel! {
-    /// `out[c] = Σ_i x[i][c]·y[i][c] mod q` over any number of rows, canonical residues; reduced once per 255 rows.
-    multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: &[&[u32]], out: &mut [u32]),
-    gemm::multiply_sum::<8>, gemm::multiply_sum::<16>, gemm::multiply_sum::<32>
+    /// `out[k][c] = Σ_i x[i][c]·y[k][i][c] mod q` for `k = 0, 1` over any number of rows, canonical residues.
+    multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]),
+    gemm::multiply_sum, gemm::multiply_sum, gemm::multiply_sum
 }
 
 kernel! {

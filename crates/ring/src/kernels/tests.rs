@@ -144,22 +144,36 @@ fn linear_layer_agrees_with_field_arithmetic() {
     }
 }
 
+fn slices(rows: &[Vec<u32>]) -> Vec<&[u32]> {
+    rows.iter().map(Vec::as_slice).collect()
+}
+
 #[test]
 fn sums_of_products_of_any_depth() {
-    let (q, mut rng, n) = (Modulus::new(Q), StdRng::seed_from_u64(8), 77);
-    for depth in [0, 1, 3, 255, 256, 700] {
-        let rows = |rng: &mut StdRng| (0..depth).map(|_| residues(rng, n)).collect::<Vec<_>>();
-        let (x, y) = (rows(&mut rng), rows(&mut rng));
-        let (x, y): (Vec<&[u32]>, Vec<&[u32]>) =
-            (x.iter().map(Vec::as_slice).collect(), y.iter().map(Vec::as_slice).collect());
+    let (q, mut rng) = (Modulus::new(Q), StdRng::seed_from_u64(8));
+    for (depth, n) in [(0, 77), (1, 512), (3, 1), (255, 77), (256, 520), (700, 77)] {
+        let mut rows = || (0..depth).map(|_| residues(&mut rng, n)).collect::<Vec<_>>();
+        let (x, y, z) = (rows(), rows(), rows());
+        let sum =
+            |y: &[Vec<u32>], c: usize| (0..depth).map(|i| x[i][c] as u128 * y[i][c] as u128).sum::<u128>();
         for isa in Isa::available() {
-            let mut out = vec![7; n];
-            multiply_sum_on(isa, &q, &x, &y, &mut out);
+            let mut out = [vec![7; n], vec![7; n]];
+            let [a, b] = &mut out;
+            multiply_sum_on(isa, &q, &slices(&x), [&slices(&y), &slices(&z)], [a, b]);
             for c in 0..n {
-                let sum: u128 = (0..depth).map(|i| x[i][c] as u128 * y[i][c] as u128).sum();
-                assert_eq!(out[c] as u128, sum % Q as u128, "{isa:?} {depth}");
+                assert_eq!(out[0][c] as u128, sum(&y, c) % Q as u128, "{isa:?} {depth}");
+                assert_eq!(out[1][c] as u128, sum(&z, c) % Q as u128, "{isa:?} {depth}");
             }
         }
+    }
+    // The largest products, as many as an accumulator must hold.
+    let row = vec![Q - 1; 16];
+    let rows = vec![row.as_slice(); 300];
+    for isa in Isa::available() {
+        let mut out = [vec![0; 16], vec![0; 16]];
+        let [a, b] = &mut out;
+        multiply_sum_on(isa, &q, &rows, [&rows, &rows], [a, b]);
+        assert!(out.iter().flatten().all(|&x| x == 300), "{isa:?}");
     }
 }
 
