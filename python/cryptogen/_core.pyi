@@ -70,7 +70,8 @@ class _Connection:
 class ServerConnection(_Connection):
     def welcome(self, token: str | None) -> str: ...  # returns the client id
     def open(
-        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool
+        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
+        protocol: str,
     ) -> ServerEndpoint: ...
 
 class ClientConnection(_Connection):
@@ -78,7 +79,7 @@ class ClientConnection(_Connection):
     def connect(address: str, fingerprint: str | None, ca_file: str | None) -> ClientConnection: ...
     def hello(self, client_id: str, token: str | None) -> None: ...
     def open(
-        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, resync: bool
+        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
     ) -> ClientEndpoint: ...
 
 class Tensor:
@@ -112,12 +113,17 @@ class _Endpoint:
     def insecure_trace(self) -> NDArray[np.uint64]: ...  # test builds only
 
 class ServerEndpoint(_Endpoint):
+    def counters(self) -> str: ...  # JSON: `counts` of operations so far, `state` as it is now
+    def save_cache(self, path: str, model: str) -> None: ...  # `model`: names model and plan
+    def load_cache(self, path: str, model: str) -> int: ...  # a new session; its rows
+    def send_shape(self) -> None: ...  # after `load_cache`
     def send_model(self, model: ServerModel, progress: Progress | None) -> None: ...
     def embed(self, model: ServerModel, rows: int, heads: int) -> Tensor: ...
     def linear(self, model: ServerModel, x: Tensor, site: str) -> Tensor: ...
     def logits(self, model: ServerModel, x: Tensor) -> None: ...
 
 class ClientEndpoint(_Endpoint):
+    def resume_cache(self) -> int: ...  # counterpart of `send_shape`: a new session; its rows
     def receive_model(self, path: str, progress: Progress | None) -> None: ...
     def open_model(self, path: str) -> None: ...
     def embed(self, tokens: list[int], heads: int) -> Tensor: ...

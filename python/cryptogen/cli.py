@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cryptogen.errors import CryptogenError, InputError, MissingFile, NotBuilt
+from cryptogen.errors import CryptogenError, InputError, MissingFile
+from cryptogen.protocols import PROTOCOLS, check_protocol
 
 if TYPE_CHECKING:
     from cryptogen.session import Client
@@ -40,7 +41,7 @@ BatchTokens = Annotated[int | None, typer.Option(help="buy material for at least
 Resync = Annotated[bool, typer.Option("--resync", help="after a crash: drop material that only one party still has")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Costs = Annotated[bool, typer.Option("--costs", help="show seconds, bytes, round trips and material")]
-Protocol = Annotated[str, typer.Option(help="only `preprocessed` is built")]
+Protocol = Annotated[str, typer.Option(help="preprocessed, encrypted-cache or recompute")]
 Temperature = Annotated[float, typer.Option(help="0: greedy")]
 TopK = Annotated[int | None, typer.Option(help="sample among the best K tokens")]
 TopP = Annotated[float, typer.Option(help="sample among the best tokens of this total probability")]
@@ -57,16 +58,15 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="PEM key of the certificate")] = None,
     max_clients: Annotated[int, typer.Option(min=1)] = 8,
     data_dir: DataDir = None,
-    protocol: Protocol = "preprocessed",
+    cache_dir: Annotated[Path | None, typer.Option(help="keep encrypted caches that clients save here")] = None,
 ) -> None:
-    """Serve a model until Ctrl-C."""
-    _check_protocol(protocol)
+    """Serve a model until Ctrl-C. Clients choose the protocol."""
     from cryptogen.session import Server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     server = Server(
         model, plan, data_dir=data_dir, token=_token(token_file), certificate=certificate, key=key,
-        max_clients=max_clients,
+        max_clients=max_clients, cache_dir=cache_dir,
     )  # fmt: skip
     server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 
@@ -85,8 +85,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Buy material ahead of time: it needs no prompt."""
-    _check_protocol(protocol)
-    with _client(server, fingerprint, ca_file, token_file, data_dir, None, resync) as client:
+    with _client(server, fingerprint, ca_file, token_file, data_dir, None, resync, protocol) as client:
         client.prepare(tokens, context)
         _report(client, as_json)
 
@@ -111,12 +110,11 @@ def generate(
     protocol: Protocol = "preprocessed",
 ) -> None:
     """Continue a text privately; the answer streams to stdout."""
-    _check_protocol(protocol)
     if not prompt:
         raise InputError("the prompt is empty: at least 1 token expected")
     from cryptogen.console import costs_json
 
-    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync) as client:
+    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         answer = []
         for token in client.generate(prompt, max_new_tokens=max_new_tokens, **sampling):  # type: ignore[arg-type]
@@ -151,10 +149,9 @@ def chat(
     protocol: Protocol = "preprocessed",
 ) -> None:
     """Talk with an instruction-tuned model, a line at a time; end with Ctrl-D. The cache lives through all turns."""
-    _check_protocol(protocol)
     from cryptogen.session.chat import Conversation
 
-    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync) as client:
+    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         while (line := _line()) is not None:
@@ -214,6 +211,7 @@ def evaluate(
     windows: Annotated[int, typer.Option(min=1)] = 4,
     size: Annotated[int, typer.Option(min=2, help="tokens per window")] = 512,
     plan: PlanFile = None,
+    protocol: Protocol = "preprocessed",
     as_json: Json = False,
 ) -> None:
     """Perplexity of a text, and how often the backend prefers the float model's token."""
@@ -222,7 +220,7 @@ def evaluate(
 
     _existing(text, "text")
     bars = Bars()
-    result = run(model, text, backend, windows, size, plan, bars)
+    result = run(model, text, backend, windows, size, plan, bars, protocol)
     bars.close()
     _print(result, as_json)
 
@@ -238,7 +236,6 @@ def bench_decode(
     as_json: Json = False,
 ) -> None:
     """Cost of one decoded token, two processes over TLS on this host."""
-    _check_protocol(protocol)
     from cryptogen.bench.decode import Task, decode
     from cryptogen.bench.shapes import SHAPES
     from cryptogen.console import Bars
@@ -247,9 +244,32 @@ def bench_decode(
         _existing(Path(shape), f"model, or one of the shapes {', '.join(SHAPES)}")
         blocks = 0
     bars = Bars()
-    result = decode(Task(shape, context, tokens, batch_tokens, blocks or None), bars)
+    result = decode(Task(shape, context, tokens, batch_tokens, blocks or None, protocol), bars)
     bars.close()
     _print(result, as_json)
+
+
+@bench.command("paper")
+def bench_paper(
+    shape: Annotated[str, typer.Option(help="gpt2, smollm2 or tiny: random weights")] = "gpt2",
+    lengths: Annotated[str, typer.Option(help="tokens before the measured one")] = "64,128,256,512",
+    protocols: Annotated[str, typer.Option(help="some of the three, separated by commas")] = ",".join(PROTOCOLS),
+    tokens: Annotated[int, typer.Option(min=1, max=16, help="tokens measured per length where there is a cache")] = 2,
+    blocks: Annotated[
+        int, typer.Option(min=0, help="measure 1 and K blocks and scale up; 0: all, `recompute` beyond 128 from 2")
+    ] = 0,
+    add_to: Annotated[Path | None, typer.Option(help="add the runs to this file, e.g. benches/paper-gpt2.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """The paper's comparison: three protocols, seconds, bytes, memory and operations of one token after L others."""
+    from cryptogen.bench import paper
+
+    known = [check_protocol(name.strip()) for name in protocols.split(",")]
+    task = paper.Paper(shape, tuple(_numbers(lengths, "lengths")), tuple(known), tokens, blocks or None)
+    result = paper.compare(task, lambda line: print(line, file=sys.stderr, flush=True))
+    if add_to is not None:
+        result = paper.add_to(add_to, result)
+    print(json.dumps(result) if as_json else paper.summary(result))
 
 
 @app.command()
@@ -257,11 +277,12 @@ def demo(
     prompt: Annotated[str, typer.Option()] = "The capital of France is",
     tokens: Annotated[int, typer.Option(min=1)] = 16,
     model: Annotated[Path | None, typer.Option(help="default: SmolLM2-135M-Instruct, fetched if need be")] = None,
+    protocol: Protocol = "preprocessed",
 ) -> None:
     """Two processes, a private answer, its cost, and a check against the clear model."""
     from cryptogen.bench.demo import demo as run
 
-    print(run(prompt, tokens, model))
+    print(run(prompt, tokens, model, protocol))
 
 
 @contextmanager
@@ -273,6 +294,7 @@ def _client(
     data_dir: Path | None,
     batch_tokens: int | None,
     resync: bool,
+    protocol: str,
 ) -> Iterator[Client]:
     from cryptogen.console import Bars
     from cryptogen.session import Client
@@ -281,7 +303,7 @@ def _client(
     try:
         with Client(
             server, fingerprint=fingerprint, ca_file=ca_file, token=_token(token_file), data_dir=data_dir,
-            batch_tokens=batch_tokens, resync=resync, progress=bars,
+            batch_tokens=batch_tokens, resync=resync, protocol=protocol, progress=bars,
         ) as client:  # fmt: skip
             yield client
     finally:
@@ -295,11 +317,6 @@ def _report(client: Client, as_json: bool) -> None:
         print(json.dumps(costs_json(client.costs)))
     else:
         show_costs(client.costs)
-
-
-def _check_protocol(name: str) -> None:
-    if name != "preprocessed":
-        raise NotBuilt(f"protocol {name!r} is not built, expected 'preprocessed'")
 
 
 def _token(path: Path | None) -> str | None:
@@ -317,7 +334,7 @@ def _existing(path: Path, what: str) -> None:
         raise MissingFile(path, what)
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, what: str = "windows") -> list[int]:
     """`"8-11"` or `"0,3"`."""
     try:
         parts = [part.split("-") for part in text.split(",")]
@@ -325,7 +342,7 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or len(found) > 4096:
-        raise InputError(f"windows {text!r}, expected numbers such as 8-11 or 0,3")
+        raise InputError(f"{what} {text[:80]!r}, expected numbers such as 8-11 or 0,3")
     return found
 
 

@@ -14,6 +14,14 @@ class InputError(CryptogenError):
     """A caller's value (tokens, sampling options, messages) is outside what the operation accepts."""
 
 
+class UnknownProtocol(InputError):
+    """No protocol of this name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, tuple(known)
+        super().__init__(f"unknown protocol {name!r}, expected one of {', '.join(self.known)}")
+
+
 class ContextOverflow(InputError):
     """More tokens than the model has positions for."""
 
@@ -167,6 +175,10 @@ class StoreError(MaterialError):
 
 class DiskFull(StoreError):
     """No space left for material; nothing was lost or reused."""
+
+
+class CacheRejected(CryptogenError):
+    """A saved encrypted cache is of another model, key, layout or version, or damaged."""
 
 
 class PlanRejected(CryptogenError):

@@ -17,6 +17,7 @@ import pytest
 import cryptogen
 from cryptogen import _core, errors
 from cryptogen.numerics.plan import Plan
+from cryptogen.protocols import PREPROCESSED
 from cryptogen.session import messages
 from cryptogen.session.offer import Offer, receive_offer
 from cryptogen.session.plans import beside
@@ -193,7 +194,7 @@ def test_requests_beyond_the_context(served: Served, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2}, {"config": {}}, {"config": 3}, {"model": "xyz"}, {"key_id": "../../x"}, {"stop": [-1]},
+        {"version": 1}, {"config": {}}, {"config": 3}, {"model": "xyz"}, {"key_id": "../../x"}, {"stop": [-1]},
         {"stop": "all"}, {"chat": [1]}, {"chat": [1, 10**9, None]}, {"documents": {}}, {"documents": {"plan": "../x"}},
         {"documents": {"plan": "0" * 64, "other": "0" * 64}}, {"more": 1},
     ],
@@ -303,5 +304,5 @@ def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
     connection.agree(offer.model, offer.documents["plan"], tables_digest(made))
     core = _core.Plan(plan.to_json(), made)
     return connection.open(
-        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False
+        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, PREPROCESSED
     )

@@ -106,7 +106,6 @@ def test_bench_decode() -> None:
 def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> None:
     assert "no such file" in failing("serve", tmp_path / "nothing")
     assert "already in use" in failing("serve", model, "--listen", served.address, data=tmp_path)
-    assert "not built" in failing("serve", model, "--protocol", "recompute")
     where = ["--server", served.address]
     assert served.fingerprint in failing("generate", "x", *where, data=tmp_path)
     assert "expected" in failing("generate", "x", *where, "--fingerprint", "0" * 64, data=tmp_path)

@@ -25,6 +25,7 @@ from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
+from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED
 from cryptogen.session.plans import find_plan
 from cryptogen.weights import Checkpoint
 from cryptogen.weights.packages import find_packaged
@@ -95,9 +96,12 @@ def core() -> Any:
 @pytest.mark.parametrize(("make", "overrides"), [
     (tiny_gpt2, {}), (tiny_llama, {}), (tiny_llama, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
 ])  # fmt: skip
-def test_the_oracle_replays_a_private_run(core: Any, tmp_path: Path, make: Any, overrides: dict[str, Any]) -> None:
+@pytest.mark.parametrize("protocol", [PREPROCESSED, ENCRYPTED_CACHE])
+def test_the_oracle_replays_a_private_run(
+    core: Any, tmp_path: Path, make: Any, overrides: dict[str, Any], protocol: str
+) -> None:
     checkpoint = cryptogen.load(make(tmp_path / "model", **overrides))
-    oracle = _replayed(core, tmp_path, checkpoint, quick_plan(checkpoint))
+    oracle = _replayed(core, tmp_path, checkpoint, quick_plan(checkpoint), protocol)
     assert not oracle.events
 
 
@@ -110,10 +114,12 @@ def test_the_oracle_replays_smollm2(core: Any, tmp_path: Path) -> None:
     _replayed(core, tmp_path, checkpoint, find_plan(checkpoint, None))
 
 
-def _replayed(core: Any, tmp_path: Path, checkpoint: Checkpoint, plan: Plan) -> FixedBackend:
+def _replayed(
+    core: Any, tmp_path: Path, checkpoint: Checkpoint, plan: Plan, protocol: str = PREPROCESSED
+) -> FixedBackend:
     """Runs `PASSES` privately and again by the oracle, which must get the same integers."""
     weights = quantise(canonicalise(checkpoint), plan)
-    client_log, server_log, private = _private_run(core, tmp_path, plan, weights, checkpoint.config)
+    client_log, server_log, private = _private_run(core, tmp_path, plan, weights, checkpoint.config, protocol)
     replay = ReplayShares(client_log, server_log)
     oracle = FixedBackend(weights, plan, replay)
     for (tokens, want), logits in zip(PASSES, private, strict=True):
@@ -124,7 +130,7 @@ def _replayed(core: Any, tmp_path: Path, checkpoint: Checkpoint, plan: Plan) -> 
 
 
 def _private_run(
-    core: Any, folder: Path, plan: Plan, weights: IntegerModel, config: Any
+    core: Any, folder: Path, plan: Plan, weights: IntegerModel, config: Any, protocol: str
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Both parties in threads of this process, over TLS: logs of the client and the server, raw logits per pass."""
     agreed, logs = _Agreed(core, plan), {}
@@ -138,7 +144,7 @@ def _private_run(
             connection = listener.accept(1.0)
         connection.welcome(None)
         connection.agree("model", "plan", "tables")
-        endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", key, False)
+        endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", key, False, protocol)
         endpoint.send_model(model, None)
         agreed.material(endpoint)
         backend = ServerBackend(endpoint, model)
@@ -152,7 +158,7 @@ def _private_run(
     connection = core.ClientConnection.connect(listener.address, identity.fingerprint, None)
     connection.hello("client", None)
     connection.agree("model", "plan", "tables")
-    endpoint = connection.open(agreed.plan, str(folder / "client"), "server", "model", "plan", False)
+    endpoint = connection.open(agreed.plan, str(folder / "client"), "server", "model", "plan", False, protocol)
     endpoint.receive_model(str(folder / "encrypted"), None)
     agreed.material(endpoint)
     backend, private = ClientBackend(endpoint, plan), []

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use cryptogen_he::simd::EvaluationKeys;
 use cryptogen_mpc::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
 use cryptogen_protocols::online::Tensor;
@@ -12,6 +13,7 @@ use cryptogen_protocols::{ProtocolError, Result};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use serde_json::json;
 
 use crate::errors;
 use crate::model::ServerModel;
@@ -222,6 +224,39 @@ impl ServerEndpoint {
     fn send_model(&self, py: Python<'_>, model: &ServerModel, progress: Option<Py<PyAny>>) -> PyResult<()> {
         Reporter::run(py, progress, |p| lock(&self.0).send_model(&model.inner, p))
     }
+    /// Writes the encrypted cache. `model`: names model and plan.
+    fn save_cache(&self, py: Python<'_>, path: &str, model: &str) -> PyResult<()> {
+        self.step(py, |e| e.save_cache(Path::new(path), model))
+    }
+    /// Starts a new session with the rows of a saved cache; returns their number.
+    fn load_cache(&self, py: Python<'_>, path: &str, model: &str) -> PyResult<usize> {
+        self.step(py, |e| e.load_cache(Path::new(path), model))
+    }
+    /// Tells the client what it must know about a cache that was loaded.
+    fn send_shape(&self, py: Python<'_>) -> PyResult<()> {
+        self.step(py, |e| e.send_shape())
+    }
+    /// What was computed on ciphertexts since the connection was opened, and what is held now. JSON.
+    fn counters(&self) -> String {
+        let endpoint = lock(&self.0);
+        let Some(hybrid) = endpoint.state().hybrid() else {
+            return json!({"counts": {}, "state": {}}).to_string();
+        };
+        let (counts, base) = (hybrid.counts(), EvaluationKeys::bytes(0));
+        let o = counts.operations;
+        json!({
+            "counts": {
+                "ct_pt": o.ct_pt, "ct_ct": o.ct_ct, "rotations": o.rotations, "hoisted_rotations": o.hoisted_rotations,
+                "relinearisations": o.relinearisations, "masked": o.masked, "refreshes": counts.refreshes,
+                "refreshes_if_always": counts.refreshes_if_always,
+            },
+            "state": {
+                "cache_ciphertexts": hybrid.cache_shape().ciphertexts(),
+                "galois_key_bytes": hybrid.key_bytes().saturating_sub(base), "evaluation_key_bytes": hybrid.key_bytes(),
+            },
+        })
+        .to_string()
+    }
     fn embed(
         &self,
         py: Python<'_>,
@@ -239,7 +274,10 @@ impl ServerEndpoint {
         site: &str,
     ) -> PyResult<ServerTensor> {
         let site = self::site(site)?;
-        self.tensor(py, |e| e.online().0.linear(&model.inner, &x.0, site))
+        self.tensor(py, |e| {
+            let (online, ch) = e.online();
+            online.linear(ch, &model.inner, &x.0, site)
+        })
     }
     fn logits(&self, py: Python<'_>, model: &ServerModel, x: &ServerTensor) -> PyResult<()> {
         self.step(py, |e| {
@@ -258,12 +296,19 @@ impl ClientEndpoint {
     fn open_model(&self, py: Python<'_>, path: &str) -> PyResult<()> {
         self.step(py, |e| e.open_model(Path::new(path)))
     }
+    /// Starts a new session with the rows that the server has loaded; returns their number.
+    fn resume_cache(&self, py: Python<'_>) -> PyResult<usize> {
+        self.step(py, |e| e.resume_cache())
+    }
     fn embed(&self, py: Python<'_>, tokens: Vec<usize>, heads: usize) -> PyResult<ClientTensor> {
         self.tensor(py, |e| e.embed(&tokens, heads))
     }
     fn linear(&self, py: Python<'_>, x: &ClientTensor, site: &str) -> PyResult<ClientTensor> {
         let site = self::site(site)?;
-        self.tensor(py, |e| e.online().0.linear(&x.0, site))
+        self.tensor(py, |e| {
+            let (online, ch) = e.online();
+            online.linear(ch, &x.0, site)
+        })
     }
     fn logits<'py>(&self, py: Python<'py>, x: &ClientTensor) -> PyResult<Bound<'py, PyArray2<i64>>> {
         let y = self.step(py, |e| {

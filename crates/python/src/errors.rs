@@ -76,6 +76,7 @@ pub fn protocol(e: ProtocolError) -> PyErr {
         E::Short { .. } => raise("MaterialShort", &e.to_string()),
         E::Shape { .. } | E::MissingWeights(_) => raise("InputError", &e.to_string()),
         E::File { ref reason, .. } if reason.contains("No space left") => raise("DiskFull", &e.to_string()),
+        E::Cache { .. } => raise("CacheRejected", &e.to_string()),
         E::File { .. } => raise("StoreError", &e.to_string()),
         E::Malformed { .. } | E::He(_) | E::Ot(_) => raise("ProtocolViolation", &e.to_string()),
     }

@@ -9,6 +9,8 @@ use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Toke
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_mpc::{Client, Connection, Party, Server, SessionError};
 use cryptogen_protocols::endpoint::Endpoint;
+use cryptogen_protocols::hybrid::Protocol;
+use cryptogen_protocols::ProtocolError;
 use cryptogen_ring::{Prg, Seed};
 use pyo3::prelude::*;
 
@@ -18,7 +20,8 @@ use crate::model::{Plan, ServerKey};
 
 /// Name of the lattice parameter set that both parties must use.
 pub const PARAMETERS: &str = "N8192Q196";
-const PROTOCOL: &str = "preprocessed";
+/// What both parties must speak; which of its protocols a session uses is agreed in [`ClientConnection::open`].
+const FAMILY: &str = "cryptogen";
 
 /// Delivers Ctrl-C while Rust waits.
 pub fn interrupted() -> bool {
@@ -96,6 +99,24 @@ pub struct ServerConnection(Mutex<Option<Connection<Server>>>);
 #[pyclass(frozen, module = "cryptogen._core")]
 pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
 
+fn named(protocol: &str) -> PyResult<Protocol> {
+    Protocol::parse(protocol).ok_or_else(|| {
+        errors::protocol(ProtocolError::Shape {
+            what: "protocol",
+            expected: Protocol::ALL.map(Protocol::name).join(", "),
+            got: protocol.chars().take(40).collect(),
+        })
+    })
+}
+
+/// Slots of one protocol are of no use to another, so a store is bound to its protocol too.
+fn bound(plan_digest: String, protocol: Protocol) -> String {
+    match protocol {
+        Protocol::Preprocessed => plan_digest,
+        _ => format!("{plan_digest} {}", protocol.name()),
+    }
+}
+
 fn open<P: Party>(
     connection: &Mutex<Option<Connection<P>>>,
     plan: &Plan,
@@ -103,6 +124,7 @@ fn open<P: Party>(
     binding: Binding,
     key: SecretKey,
     resync: bool,
+    protocol: Protocol,
 ) -> PyResult<Endpoint<P>> {
     let mut conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
     let store = Store::open(Path::new(store), &binding).map_err(|e| {
@@ -110,7 +132,7 @@ fn open<P: Party>(
         let _ = conn.send_failure("store", "the material store cannot be opened");
         errors::store(e)
     })?;
-    Endpoint::open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
+    Endpoint::open(conn, plan.inner.clone(), store, key, resync, protocol).map_err(errors::protocol)
 }
 
 macro_rules! control {
@@ -166,7 +188,7 @@ impl ServerConnection {
     fn welcome(&self, py: Python<'_>, token: Option<String>) -> PyResult<String> {
         let policy = Policy {
             package_version: env!("CARGO_PKG_VERSION").into(),
-            protocol: PROTOCOL.into(),
+            protocol: FAMILY.into(),
             token: token.map(Token::new),
         };
         py.detach(|| self.with(|c| c.welcome(&policy).map(|hello| hello.client_id)))
@@ -184,10 +206,13 @@ impl ServerConnection {
         plan_digest: String,
         key: &ServerKey,
         resync: bool,
+        protocol: &str,
     ) -> PyResult<ServerEndpoint> {
+        let protocol = named(protocol)?;
+        let plan_digest = bound(plan_digest, protocol);
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_ot::Role::Server };
         let key = key.secret()?;
-        py.detach(|| open(&self.0, plan, store, binding, key, resync)).map(ServerEndpoint::new)
+        py.detach(|| open(&self.0, plan, store, binding, key, resync, protocol)).map(ServerEndpoint::new)
     }
 }
 
@@ -216,7 +241,7 @@ impl ClientConnection {
     fn hello(&self, py: Python<'_>, client_id: String, token: Option<String>) -> PyResult<()> {
         let me = Introduction {
             package_version: env!("CARGO_PKG_VERSION").into(),
-            protocol: PROTOCOL.into(),
+            protocol: FAMILY.into(),
             client_id,
             token: token.map(Token::new),
         };
@@ -234,10 +259,13 @@ impl ClientConnection {
         model: String,
         plan_digest: String,
         resync: bool,
+        protocol: &str,
     ) -> PyResult<ClientEndpoint> {
+        let protocol = named(protocol)?;
+        let plan_digest = bound(plan_digest, protocol);
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_ot::Role::Client };
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let key = SecretKey::generate(Params::get(cryptogen_protocols::endpoint::PARAMETERS), &mut rng);
-        py.detach(|| open(&self.0, plan, store, binding, key, resync)).map(ClientEndpoint::new)
+        py.detach(|| open(&self.0, plan, store, binding, key, resync, protocol)).map(ClientEndpoint::new)
     }
 }

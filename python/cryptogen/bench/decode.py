@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from cryptogen.errors import InputError
+from cryptogen.protocols import PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.session import Client, Costs
 from cryptogen.session.link import Progress
 from cryptogen.session.material import Need, spare
 
+from .measure import tokens
 from .processes import ServerProcess, own_peak_rss
 from .shapes import SHAPES, random_tokens
 
@@ -32,17 +34,22 @@ LINEAR = (
 
 @dataclass(frozen=True)
 class Task:
-    """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run needs at once."""
+    """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run needs at once.
+
+    Under `recompute` a token is the whole text again: one is measured, whatever `tokens` says.
+    """
 
     shape: str
     context: int
     tokens: int
     batch_tokens: int | None = None
     blocks: int | None = None
+    protocol: str = PREPROCESSED
 
 
 def decode(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     """The figures of `cryptogen bench decode --json`. Bytes are both directions; `round_trips_per_token` is online."""
+    check_protocol(task.protocol)
     if task.context < 1 or task.tokens < 1:
         raise InputError(f"context {task.context} and {task.tokens} tokens, expected 1 or more")
     layers = SHAPES[task.shape].layers if task.shape in SHAPES else None
@@ -59,6 +66,7 @@ def decode(task: Task, progress: Progress | None = None) -> dict[str, Any]:
         "context": task.context,
         "shape": task.shape if task.shape in SHAPES else Path(task.shape).name,
         "tokens": task.tokens,
+        "protocol": task.protocol,
         "machine": machine(),
         "commit": commit(),
     }
@@ -69,13 +77,14 @@ def _run(task: Task, blocks: int | None, progress: Progress | None) -> dict[str,
         if blocks is not None:
             process = ServerProcess("cryptogen.bench.server", [task.shape, str(blocks), folder])
         else:
-            process = ServerProcess(
-                "cryptogen", ["serve", task.shape, "--listen", "127.0.0.1:0", "--data-dir", folder]
-            )
+            process = ServerProcess("cryptogen", ["serve", task.shape, "--listen", "127.0.0.1:0", "--data-dir", folder])
         with process as server:
-            client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, progress=progress)
+            client = Client(
+                server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=task.protocol,
+                progress=progress,
+            )  # fmt: skip
             with client:
-                figures = _measure(client, task)
+                figures = _again(client, task, server.pid) if task.protocol == RECOMPUTE else _measure(client, task)
             return figures | {"peak_rss_client": own_peak_rss(), "peak_rss_server": server.peak_rss()}
 
 
@@ -109,6 +118,19 @@ def _measure(client: Client, task: Task) -> dict[str, Any]:
         "round_trips_per_token": decoding.online.round_trips / n,
         "batch_tokens": batch,
     }
+
+
+def _again(client: Client, task: Task, server: int) -> dict[str, Any]:
+    """The same figures without a cache."""
+    setup = client.costs.setup
+    (token,) = tokens(client, task.protocol, [task.context], 1, server, lambda line: None)
+    figures: dict[str, Any] = {"setup_seconds": setup.seconds, "setup_bytes": setup.bytes}
+    for phase, amount in (("offline", token.offline), ("online", token.online)):
+        figures[f"{phase}_seconds_per_token"] = amount.seconds
+        figures[f"{phase}_bytes_per_token"] = amount.bytes_sent + amount.bytes_received
+    figures["offline_round_trips_per_token"] = token.offline.round_trips
+    figures["round_trips_per_token"] = token.online.round_trips
+    return figures | {"batch_tokens": spare(task.context)}
 
 
 def _cost(client: Client, work: Callable[[], object]) -> Costs:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptogen.console import Bars, err, show_costs
 from cryptogen.errors import CryptogenError, MissingPackage
+from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session import Client
 from cryptogen.weights import load
 from cryptogen.weights.packages import download, find_packaged
@@ -21,15 +22,16 @@ class Disagreed(CryptogenError):
     """The private run chose a token that the clear model clearly does not prefer."""
 
 
-def demo(prompt: str = PROMPT, tokens: int = 16, model: Path | None = None) -> Fidelity:
+def demo(prompt: str = PROMPT, tokens: int = 16, model: Path | None = None, protocol: str = PREPROCESSED) -> Fidelity:
     """Runs the demonstration; `Disagreed` if the clear model disagrees. What it stores is deleted again."""
+    check_protocol(protocol)
     path = model or _smollm2()
     with tempfile.TemporaryDirectory(prefix="cryptogen-demo-") as folder:
         err.print(f"server: {path.name}, in a process of its own")
         arguments = ["serve", str(path), "--listen", "127.0.0.1:0", "--data-dir", folder]
         with ServerProcess("cryptogen", arguments) as server:
             err.print(f"client: connecting to {server.address} over TLS, fingerprint {server.fingerprint[:16]}…")
-            ids, answer = _client(server, folder, prompt, tokens)
+            ids, answer = _client(server, folder, prompt, tokens, protocol)
     found = fidelity(load(path), ids, answer)
     for d in found.disagreements:
         err.print(f"token {d.step + 1}: private {d.candidate}, clear {d.reference} (ahead by {d.margin:.3f})")
@@ -38,9 +40,9 @@ def demo(prompt: str = PROMPT, tokens: int = 16, model: Path | None = None) -> F
     return found
 
 
-def _client(server: ServerProcess, folder: str, prompt: str, tokens: int) -> tuple[list[int], list[int]]:
+def _client(server: ServerProcess, folder: str, prompt: str, tokens: int, protocol: str) -> tuple[list[int], list[int]]:
     bars = Bars(keep=True)
-    client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, progress=bars)
+    client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=protocol, progress=bars)
     with client:
         answer, text = [], ""
         ids = client.encode(prompt)

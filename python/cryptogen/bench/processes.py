@@ -62,10 +62,7 @@ class ServerProcess:
 
     def peak_rss(self) -> int:
         """Largest resident set so far, bytes."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise CryptogenError(f"/proc/{self.pid}/status has no VmHWM")
+        return peak_rss(self.pid)
 
     def kill(self) -> None:
         """SIGKILL: what a crash looks like."""
@@ -93,3 +90,17 @@ class ServerProcess:
 def own_peak_rss() -> int:
     """Largest resident set of this process, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_rss(pid: int | str = "self") -> int:
+    """Largest resident set of a process since its start or the last `reset_peak_rss`, bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise CryptogenError(f"/proc/{pid}/status has no VmHWM")
+
+
+def reset_peak_rss(*others: int) -> None:
+    """Starts the peak of this process and of others anew (proc(5), clear_refs)."""
+    for pid in ("self", *others):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")

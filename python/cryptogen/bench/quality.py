@@ -18,6 +18,7 @@ from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import Perplexity, mean_nll, windows
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
+from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session.link import Progress
 from cryptogen.session.plans import find_plan
 from cryptogen.weights import Checkpoint, load
@@ -27,11 +28,19 @@ Logits = Callable[[Sequence[int]], NDArray[Any]]  # tokens → [T, vocab]
 
 
 def evaluate(
-    model: Path, text: Path, backend: str, n: int, size: int, plan: Path | None, progress: Progress | None
+    model: Path,
+    text: Path,
+    backend: str,
+    n: int,
+    size: int,
+    plan: Path | None,
+    progress: Progress | None,
+    protocol: str = PREPROCESSED,
 ) -> dict[str, Any]:
     """The figures of `cryptogen eval --json`, on windows `tokens[size·i : size·(i + 1)]`, i < n."""
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r}, expected one of {', '.join(BACKENDS)}")
+    check_protocol(protocol)
     checkpoint = load(model)
     if checkpoint.tokenizer is None:
         raise InputError(f"{model} has no tokenizer")
@@ -42,7 +51,7 @@ def evaluate(
     parts = windows(checkpoint.tokenizer.encode(content), n, size)
     events: Counter[str] = Counter()
     clear, ours, same = [], [], 0
-    with _logits(backend, checkpoint, model, plan, events, progress) as logits_of:
+    with _logits(backend, checkpoint, model, plan, events, progress, protocol) as logits_of:
         for i, part in enumerate(parts):
             reference = _float(checkpoint, part)  # [T, vocab]
             clear.append(mean_nll(reference, part))
@@ -61,10 +70,16 @@ def evaluate(
 
 @contextmanager
 def _logits(
-    backend: str, checkpoint: Checkpoint, path: Path, plan: Path | None, events: Counter[str], progress: Progress | None
+    backend: str,
+    checkpoint: Checkpoint,
+    path: Path,
+    plan: Path | None,
+    events: Counter[str],
+    progress: Progress | None,
+    protocol: str,
 ) -> Iterator[Logits]:
     if backend == "private":
-        with _private(path, plan, progress) as logits_of:
+        with _private(path, plan, progress, protocol) as logits_of:
             yield logits_of
     elif backend == "fixed":
         yield _fixed(checkpoint, plan, events)
@@ -98,7 +113,7 @@ def _fixed(checkpoint: Checkpoint, plan_path: Path | None, events: Counter[str])
 
 
 @contextmanager
-def _private(model: Path, plan: Path | None, progress: Progress | None) -> Iterator[Logits]:
+def _private(model: Path, plan: Path | None, progress: Progress | None, protocol: str) -> Iterator[Logits]:
     """Two processes on this host; each window is a session of its own."""
     from cryptogen.session import Client
 
@@ -109,6 +124,8 @@ def _private(model: Path, plan: Path | None, progress: Progress | None) -> Itera
         arguments += ["--plan", str(plan)] if plan else []
         with (
             ServerProcess("cryptogen", arguments) as server,
-            Client(server.address, fingerprint=server.fingerprint, data_dir=folder, progress=progress) as client,
+            Client(
+                server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=protocol, progress=progress
+            ) as client,
         ):
             yield client.logits

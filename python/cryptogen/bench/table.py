@@ -34,9 +34,14 @@ def table(figures: list[dict[str, Any]]) -> str:
     return "\n".join([*head, *map(row, figures), "", f"Both parties on one machine: {'; '.join(machines)}."])
 
 
+def _decoded(folder: Path) -> list[Path]:
+    """Outputs of `bench decode`; those of `bench paper` have a page of their own."""
+    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith("paper-")]
+
+
 def main() -> None:
     root = Path(__file__).resolve().parents[3]
-    figures = [json.loads(path.read_text()) for path in sorted((root / "benches").glob("*.json"))]
+    figures = [json.loads(path.read_text()) for path in _decoded(root / "benches")]
     readme = root / "README.md"
     pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
     content = table(figures) if figures else "Not measured yet."

@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.errors import ContextOverflow, InputError
+from cryptogen.errors import CacheRejected, ContextOverflow, InputError
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import check_tokens
+from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.sampling import Sampler
 from cryptogen.tokens import TextCodec
 
 from .costs import Costs
+from .generation import Run, blocks, run_of
 from .link import Link, Progress
 from .material import need_ahead, need_of
-from .messages import LARGEST_BLOCK
 from .trust import Trust
-
-DECODE_BLOCK = 16  # rows given a position at a time while decoding
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Client:
     `fingerprint`: SHA-256 of the server's certificate; remembered once the server has shown it. Without one, `ca_file`
     or a remembered fingerprint is needed. `batch_tokens`: least number of tokens to buy material for when it runs
     short (None: just what the call needs). `resync`: after a crash, drop the material that only one party still has.
+    `protocol`: `preprocessed`, or one of the two that it is compared with, `encrypted-cache` and `recompute`.
     `progress(phase, done, total)` is called during long steps. Errors: the classes of `cryptogen.errors`.
     """
 
@@ -57,19 +57,22 @@ class Client:
         data_dir: str | Path | None = None,
         batch_tokens: int | None = None,
         resync: bool = False,
+        protocol: str = PREPROCESSED,
         progress: Progress | None = None,
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}, expected 1 or more")
         trust = Trust(fingerprint, str(ca_file) if ca_file else None, token)
-        self._link = Link(server, trust, data_dir, client_id, batch_tokens, resync, progress)
-        self._pending: list[int] = []  # sampled, not yet in the cache
+        name = check_protocol(protocol)
+        self._link = Link(server, trust, data_dir, client_id, batch_tokens, resync, name, progress)
+        self._run: Run = run_of(self._link)
+        self._pending: list[int] = []  # sampled, not yet computed
 
     def connect(self) -> None:
         """Connects, agrees on the model and fetches the encrypted model if this is the first time."""
         if not self._link.connected:
             self._link.connect()
-            self._pending = []
+            self._run, self._pending = run_of(self._link), []
 
     def close(self) -> None:
         """Says goodbye. The cache is gone; material stays in the store."""
@@ -101,8 +104,8 @@ class Client:
 
     @property
     def length(self) -> int:
-        """Rows of the session so far."""
-        return self._link.length
+        """Tokens of the session so far."""
+        return self._run.length
 
     def prepare(self, tokens: int, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material for `tokens` more tokens, spent in sessions of up to `context` rows (default: `tokens`)."""
@@ -111,7 +114,8 @@ class Client:
         if tokens < 1 or context < 1:
             raise InputError(f"prepare {tokens} tokens for a context of {context}, expected 1 or more")
         with self._link.reporting(progress):
-            self._link.buy(need_ahead(self._link.plan, tokens, context))
+            again = self._link.protocol == RECOMPUTE
+            self._link.buy(need_ahead(self._link.plan, tokens, context, again))
 
     def generate(
         self,
@@ -128,7 +132,7 @@ class Client:
     ) -> Iterator[Token]:
         """Tokens as they come. `prompt`: text, or token ids. `stop`: ids that end the generation (yielded as the last
         token); default the model's own. `continue_session`: append to what this client has fed and sampled so far
-        instead of starting anew; nothing is recomputed. Greedy unless `temperature` is above 0.
+        instead of starting anew; the cache is kept. Greedy unless `temperature` is above 0.
 
         Buys material first if it is short. Errors before anything is sent: `InputError`, `ContextOverflow`.
         """
@@ -160,11 +164,8 @@ class Client:
         if not continue_session:
             self.reset()
         decoder = link.codec.stream() if link.codec else None
-        end = self.length + len(tokens) + limit - 1  # rows of the session when all is done
         with link.reporting(progress):
-            new = max(end - self.length - link.ready_rows, 0)
-            link.ensure(need_of(link.plan, self.length + link.ready_rows, new, max(limit - link.ready_heads, 0)))
-            logits = self._feed(tokens)
+            logits = self._run.start(tokens, limit)
             self._pending = []
             for generated in range(1, limit + 1):
                 token = sampler.sample(logits)
@@ -175,9 +176,7 @@ class Client:
                 yield Token(token, text)
                 if last:
                     return
-                if link.ready_rows == 0:
-                    link.extend(min(DECODE_BLOCK, end - self.length))
-                logits = link.forward([token], 1)[0]
+                logits = self._run.next(token)
                 self._pending = []
 
     def logits(self, tokens: Sequence[int], progress: Progress | None = None) -> NDArray[np.float64]:
@@ -189,7 +188,7 @@ class Client:
         with link.reporting(progress):
             link.ensure(need_of(link.plan, 0, len(tokens), len(tokens)))
             rows = []
-            for part in _blocks(tokens):
+            for part in blocks(tokens):
                 link.extend(len(part) - link.ready_rows)
                 rows.append(link.forward(part, len(part)))
         return np.concatenate(rows)
@@ -197,8 +196,32 @@ class Client:
     def reset(self) -> None:
         """Forgets the session: the next tokens start at position 0."""
         self._pending = []
-        if self._link.length or self._link.ready_rows:
-            self._link.reset()
+        self._run.reset()
+
+    def save(self) -> None:
+        """Keeps the session for `resume` by a later connection: the server its encrypted cache, this client the token
+        that was sampled last. `encrypted-cache` only. Errors: `CacheRejected`, `InputError`."""
+        self._cached()
+        self._link.save()
+        self._link.keep(self._pending)
+
+    def resume(self) -> int:
+        """Goes on where `save` was called (then `continue_session=True`). Returns the number of rows.
+        Errors: `CacheRejected` (the session is empty then), `InputError`."""
+        self._cached()
+        self.reset()
+        self._link.resume()
+        try:
+            self._pending = self._link.kept()
+        except CacheRejected:
+            self.reset()
+            raise
+        return self.length
+
+    def _cached(self) -> None:
+        self.connect()
+        if self._link.protocol != ENCRYPTED_CACHE:
+            raise InputError(f"protocol {self._link.protocol}, only {ENCRYPTED_CACHE} has a cache that can be saved")
 
     def encode(self, prompt: str | Sequence[int], first: bool = True) -> list[int]:
         """Token ids of a prompt; `first`: with the begin-of-sequence token of models that have one."""
@@ -207,19 +230,3 @@ class Client:
         if self.codec is None:
             raise InputError("the server's model has no tokenizer: token ids expected, text given")
         return self.codec.encode(prompt, special=first)
-
-    def _feed(self, tokens: list[int]) -> NDArray[np.float64]:
-        """Prefill in passes of at most 64 rows; logits of the last row, [vocab]."""
-        parts = _blocks(tokens)
-        for part in parts[:-1]:
-            self._link.extend(len(part) - self._link.ready_rows)
-            self._link.forward(part, 0)
-        self._link.extend(len(parts[-1]) - self._link.ready_rows)
-        logits: NDArray[np.float64] = self._link.forward(parts[-1], 1)[0]
-        return logits
-
-
-def _blocks(tokens: Sequence[int]) -> list[list[int]]:
-    return [list(tokens[i : i + LARGEST_BLOCK]) for i in range(0, len(tokens), LARGEST_BLOCK)]
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from cryptogen import _core
 from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ClientBackend, want_of
 from cryptogen.errors import (
+    CacheRejected,
     ConnectionLost,
     CryptogenError,
     DiskFull,
@@ -25,11 +27,12 @@ from cryptogen.errors import (
     MaterialShort,
     ProtocolViolation,
 )
-from cryptogen.models.decoder import forward
+from cryptogen.models.decoder import check_tokens, forward
 from cryptogen.numerics.calibrate import shape_of
 from cryptogen.numerics.document import PlanError
 from cryptogen.numerics.plan import Plan, tables, tables_digest
-from cryptogen.paths import KnownServers, client_id, data_folder
+from cryptogen.paths import KnownServers, client_id, data_folder, write_private
+from cryptogen.protocols import RECOMPUTE, store_name
 from cryptogen.tokens import TextCodec
 
 from . import messages
@@ -58,9 +61,10 @@ class Link:
         name: str | None,
         batch_tokens: int | None,
         resync: bool,
+        protocol: str,
         progress: Progress | None,
     ) -> None:
-        self._address, self._trust, self._resync = address, trust, resync
+        self._address, self._trust, self._resync, self.protocol = address, trust, resync, protocol
         self._folder = data_folder("client", data_dir)
         self._name = name or client_id(self._folder)
         self._known = KnownServers(self._folder)
@@ -84,7 +88,7 @@ class Link:
         connection.hello(self._name, self._trust.token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
-        self.offer, documents = receive_offer(connection, self._folder / "documents")
+        self.offer, documents = receive_offer(connection, self._folder / "documents", self.protocol)
         plan, made = self._checked_plan(documents["plan"])
         plan_digest, model = self.offer.documents["plan"], self.offer.model
         connection.agree(model, plan_digest, tables_digest(made))
@@ -93,9 +97,10 @@ class Link:
         peer = fingerprint or f"certified:{self._address}"
         pair = hashlib.sha256(f"{peer} {self._name} {model} {plan_digest}".encode()).hexdigest()[:32]
         (self._folder / "stores").mkdir(exist_ok=True, mode=0o700)
-        store = str(self._folder / "stores" / pair)
+        name = store_name(pair, self.protocol)
+        store, self._kept = str(self._folder / "stores" / name), self._folder / "sessions" / f"{name}.json"
         try:
-            endpoint = connection.open(self.plan, store, peer, model, plan_digest, self._resync)
+            endpoint = connection.open(self.plan, store, peer, model, plan_digest, self._resync, self.protocol)
         except MaterialMismatch as error:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         self._earlier, self._seconds = self.costs(), {}
@@ -174,7 +179,8 @@ class Link:
         if missing == Need(0, 0, 0):
             return
         if self._batch_tokens is not None:
-            batch = need_ahead(self.plan, self._batch_tokens, min(self._batch_tokens, self.offer.config.context))
+            context = min(self._batch_tokens, self.offer.config.context)
+            batch = need_ahead(self.plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
             missing = Need(*(max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS))
         self.buy(missing)
 
@@ -228,6 +234,50 @@ class Link:
         with self._step("offline", messages.Reset()):
             endpoint.reset()
 
+    def save(self) -> None:
+        """The server saves the encrypted cache. `CacheRejected` if it keeps none."""
+        with self._step("offline", messages.Save()):
+            self._asked()
+
+    def resume(self) -> None:
+        """A new session with the rows of the saved cache. `CacheRejected` if the server has none that fits."""
+        endpoint = self._open()
+        with self._step("offline", messages.Resume()):
+            try:
+                self._asked()
+            except CacheRejected:
+                endpoint.reset()  # as the server did
+                raise
+            endpoint.resume_cache()
+
+    def keep(self, tokens: list[int]) -> None:
+        """Stores the tokens of a saved session that are not in the cache yet."""
+        self._kept.parent.mkdir(exist_ok=True, mode=0o700)
+        write_private(self._kept, json.dumps({"pending": tokens, "rows": self.length}))
+
+    def kept(self) -> list[int]:
+        """Those tokens. `CacheRejected` if they are of another session than the server's cache."""
+        try:
+            found = messages.parse_object(self._kept.read_text(encoding="utf-8"))
+            pending, rows = found["pending"], found["rows"]
+            check_tokens(self.offer.config, pending or [0], 0)
+        except (OSError, KeyError, TypeError, CryptogenError):
+            raise CacheRejected(f"{self._kept}: not the record of a saved session") from None
+        if rows != self.length:
+            raise CacheRejected(f"{self._kept} is of a session of {rows} rows, the server's cache has {self.length}")
+        return list(pending)
+
+    def _asked(self) -> None:
+        refused = messages.parse_object(self._open().recv_control()).get("refused", "")
+        if refused is not None:
+            raise CacheRejected(f"the server says: {str(refused)[:200]}")
+
+    def counters(self) -> str:
+        """The server's counters of operations on ciphertexts, JSON."""
+        endpoint = self._open()
+        with self._step("offline", messages.Counters()):
+            return endpoint.recv_control()
+
     def _open(self) -> _core.ClientEndpoint:
         if self._endpoint is None:
             raise ConnectionLost("the session is closed; connect again")
@@ -235,12 +285,12 @@ class Link:
 
     @contextmanager
     def _step(self, phase: str, message: Message) -> Iterator[None]:
-        """Announces a step and times it. Only running short of material leaves both parties in step."""
+        """Announces a step and times it. Only running short, or no saved cache, leaves both parties in step."""
         started = time.perf_counter()
         try:
             self._open().send_control(messages.encode(message))
             yield
-        except MaterialShort:
+        except (MaterialShort, CacheRejected):
             raise
         except BaseException:
             self._drop()

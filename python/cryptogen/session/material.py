@@ -32,9 +32,7 @@ class Need:
                 min(left.slots, LARGEST_BATCH), min(left.heads, LARGEST_BATCH), min(left.exponentials, LARGEST_TABLES)
             )
             pieces.append(piece)
-            left = Need(
-                left.slots - piece.slots, left.heads - piece.heads, left.exponentials - piece.exponentials
-            )
+            left = Need(left.slots - piece.slots, left.heads - piece.heads, left.exponentials - piece.exponentials)
         return pieces
 
 
@@ -43,9 +41,19 @@ def need_of(plan: Plan, first: int, rows: int, sampled: int) -> Need:
     return Need(spare(rows), spare(sampled), plan.exponentials_needed(first, rows))
 
 
-def need_ahead(plan: Plan, tokens: int, context: int) -> Need:
-    """For `tokens` rows, every one of them sampled, spent in sessions of `context` rows."""
+def need_again(plan: Plan, first: int, tokens: int) -> Need:
+    """For `tokens` tokens without a cache: the first computes `first` rows, each further one a row more."""
+    lengths = range(first, first + tokens)
+    exponentials = sum(plan.exponentials_needed(0, rows) for rows in lengths)
+    return Need(spare(sum(lengths)), spare(tokens), exponentials)
+
+
+def need_ahead(plan: Plan, tokens: int, context: int, again: bool = False) -> Need:
+    """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows; `again`: without a cache."""
     full, rest = divmod(tokens, context)
+    if again:
+        parts = [need_again(plan, 1, context), need_again(plan, 1, rest)]
+        return Need(*(full * getattr(parts[0], p) + getattr(parts[1], p) for p in ("slots", "heads", "exponentials")))
     exponentials = full * plan.exponentials_needed(0, context) + plan.exponentials_needed(0, rest)
     return Need(spare(tokens), spare(tokens), exponentials)
 

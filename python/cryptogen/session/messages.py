@@ -1,7 +1,7 @@
 """What the client asks of the server: small JSON control messages, each followed by one step that both sides take.
 
-The server answers nothing unless it refuses. Parse, don't validate: an unknown operation, a missing, extra or ill-typed
-field, or a number outside its range is a `ProtocolViolation` and ends the session.
+The server answers nothing unless it refuses, or the message says so. Parse, don't validate: an unknown operation,
+a missing, extra or ill-typed field, or a number outside its range is a `ProtocolViolation` and ends the session.
 """
 
 from __future__ import annotations
@@ -77,6 +77,30 @@ class Reset:
 
 
 @dataclass(frozen=True)
+class Save:
+    """The server saves the session's encrypted cache and answers whether it could."""
+
+    op: ClassVar[str] = "save"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A new session with the rows of the saved cache, if the server answers that it has one."""
+
+    op: ClassVar[str] = "resume"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The server's counters of operations, which it answers: public, they follow from the shape."""
+
+    op: ClassVar[str] = "counters"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True)
 class Bye:
     """The client is done."""
 
@@ -84,10 +108,10 @@ class Bye:
     limits: ClassVar[dict[str, tuple[int, int]]] = {}
 
 
-Message = SendModel | Prepare | Extend | Heads | Forward | Reset | Bye
+Message = SendModel | Prepare | Extend | Heads | Forward | Reset | Save | Resume | Counters | Bye
 _KINDS: dict[str, type[Message]] = {
     "model": SendModel, "prepare": Prepare, "extend": Extend, "heads": Heads, "forward": Forward, "reset": Reset,
-    "bye": Bye,
+    "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
 }  # fmt: skip
 
 

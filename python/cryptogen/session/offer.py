@@ -1,7 +1,7 @@
 """What the server tells a new client: everything public about its model. The client checks all of it.
 
 1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format, lattice key's name.
-2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest).
+2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest); which protocol it will use.
 3. S→C those documents, compressed, in pieces below the limit of a control message.
 4. Both: `agree` on the digests; the client's tables are its own, made from the plan.
 """
@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cryptogen.errors import CryptogenError, ProtocolViolation
+from cryptogen.errors import CryptogenError, ProtocolViolation, UnknownProtocol
 from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.plan import Plan
 from cryptogen.paths import write_private
+from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.tokens import ChatML, TextCodec
 
 from .messages import parse_object
 
-VERSION = 1
+VERSION = 2
 DOCUMENTS = ("plan", "tokenizer")
 LARGEST_DOCUMENT = 64 << 20
 PIECE = 600_000  # compressed bytes per control message (limit 1 MiB, base64 adds a third)
@@ -115,10 +116,15 @@ def make_offer(
     return Offer(config, *digests, key_id, stop, chat, {name: sha256(data) for name, data in documents.items()})
 
 
-def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> None:
-    """The server's side of steps 1 to 3."""
+def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> str:
+    """The server's side of steps 1 to 3. Returns the protocol that the client chose."""
     wire.send_control(offer.to_json())
-    wanted = parse_object(wire.recv_control()).get("want")
+    answer = parse_object(wire.recv_control())
+    wanted = answer.get("want")
+    try:
+        protocol = check_protocol(answer.get("protocol"))
+    except UnknownProtocol as error:
+        raise ProtocolViolation(str(error)) from None
     if not isinstance(wanted, list) or len(wanted) > len(documents) or any(name not in documents for name in wanted):
         raise ProtocolViolation(f"wanted documents {str(wanted)[:40]}, expected some of {sorted(documents)}")
     for name in wanted:
@@ -127,15 +133,16 @@ def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> None:
         for i, piece in enumerate(pieces):
             data = base64.b64encode(piece).decode()
             wire.send_control(json.dumps({"document": name, "left": len(pieces) - 1 - i, "data": data}))
+    return protocol
 
 
-def receive_offer(wire: Wire, cache: Path) -> tuple[Offer, dict[str, bytes]]:
+def receive_offer(wire: Wire, cache: Path, protocol: str = PREPROCESSED) -> tuple[Offer, dict[str, bytes]]:
     """The client's side of steps 1 to 3; documents are kept in `cache` under their digest."""
     offer = Offer.from_json(wire.recv_control())
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = {name: data for name, digest in offer.documents.items() if (data := _cached(cache / digest, digest))}
     wanted = [name for name in offer.documents if name not in found]
-    wire.send_control(json.dumps({"want": wanted}))
+    wire.send_control(json.dumps({"want": wanted, "protocol": protocol}))
     for name in wanted:
         data = _receive(wire, name)
         if sha256(data) != offer.documents[name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from typing import Any
 from cryptogen import _core
 from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ServerBackend, want_of
-from cryptogen.errors import ConnectionLost, CryptogenError, InputError, MaterialShort, ProtocolViolation
+from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, InputError, MaterialShort, ProtocolViolation
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan, tables, tables_digest
 from cryptogen.numerics.quantise import quantise
 from cryptogen.paths import data_folder
+from cryptogen.protocols import ENCRYPTED_CACHE, store_name
 from cryptogen.weights import Checkpoint, load
 
 from . import messages
@@ -39,7 +41,8 @@ class Server:
 
     `model`: anything `cryptogen.load` reads, or a `Checkpoint`. `plan`: default the one beside the model or shipped.
     `token`: what clients have to present; None lets anybody in. `certificate`, `key`: PEM files; default a self-signed
-    certificate kept in `data_dir`, whose fingerprint clients pin. Errors: of `load`, `MissingPlan`, `PlanError`.
+    certificate kept in `data_dir`, whose fingerprint clients pin. `cache_dir`: where encrypted caches are kept that
+    clients save (`encrypted-cache` only); None keeps none. Errors: of `load`, `MissingPlan`, `PlanError`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Server:
         key: str | Path | None = None,
         max_clients: int = 8,
         idle_timeout: float = 1800.0,
+        cache_dir: str | Path | None = None,
     ) -> None:
         if (certificate is None) != (key is None):
             raise InputError("a certificate and its key are needed together")
@@ -63,6 +67,7 @@ class Server:
         self._token, self._idle_timeout = token, idle_timeout
         self._places = threading.BoundedSemaphore(max_clients)
         self._max_clients = max_clients
+        self._caches = None if cache_dir is None else Path(cache_dir)
         self._stop = threading.Event()
         if certificate is None or key is None:
             self._identity = _core.Identity.load_or_create(str(self.folder / "identity"))
@@ -75,9 +80,7 @@ class Server:
         made = tables(self.plan)
         weights = quantise(canonicalise(checkpoint), self.plan)
         self._core_plan = _core.Plan(self.plan.to_json(), made)
-        self._weights = _core.ServerModel(
-            self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos
-        )
+        self._weights = _core.ServerModel(self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos)
         self._documents = {"plan": self.plan.to_json().encode()}
         codec = checkpoint.tokenizer
         if codec is not None:
@@ -138,17 +141,18 @@ class Server:
 
     def _session(self, client: str, wire: _Replaceable) -> None:
         connection: _core.ServerConnection = wire.current
-        send_offer(connection, self.offer, self._documents)
+        protocol = send_offer(connection, self.offer, self._documents)
         plan_digest = self.offer.documents["plan"]
         connection.agree(self.offer.model, plan_digest, self.offer.tables)
         pair = hashlib.sha256(f"{self.offer.model} {plan_digest}".encode()).hexdigest()[:32]
-        store = self.folder / "stores" / client / pair
+        store = self.folder / "stores" / client / store_name(pair, protocol)
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         endpoint = connection.open(
-            self._core_plan, str(store), client, self.offer.model, plan_digest, self._key, False
+            self._core_plan, str(store), client, self.offer.model, plan_digest, self._key, False, protocol
         )
         wire.current = endpoint
         backend = ServerBackend(endpoint, self._weights)
+        cache = self._cache_file(client, pair) if protocol == ENCRYPTED_CACHE else None
         while True:
             endpoint.set_idle_timeout(self._idle_timeout)  # between two requests a person may be thinking
             message = messages.decode(endpoint.recv_control())
@@ -156,11 +160,21 @@ class Server:
             if isinstance(message, messages.Bye):
                 return
             try:
-                self._step(endpoint, backend, message)
+                self._step(endpoint, backend, message, cache)
             except MaterialShort as error:  # the client finds the same, at the same point, and prepares more
                 log.info("%s: %s", client, error)
 
-    def _step(self, endpoint: _core.ServerEndpoint, backend: ServerBackend, message: messages.Message) -> None:
+    def _cache_file(self, client: str, pair: str) -> Path | None:
+        """Where this client's cache is kept, one per model and plan."""
+        if self._caches is None:
+            return None
+        folder = self._caches / client
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder / f"{pair}.cache"
+
+    def _step(
+        self, endpoint: _core.ServerEndpoint, backend: ServerBackend, message: messages.Message, cache: Path | None
+    ) -> None:
         match message:
             case messages.SendModel():
                 endpoint.send_model(self._weights, None)
@@ -186,6 +200,31 @@ class Server:
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
             case messages.Reset():
                 endpoint.reset()
+            case messages.Save() | messages.Resume():
+                self._keep(endpoint, message, cache)
+            case messages.Counters():
+                endpoint.send_control(endpoint.counters())
+
+    def _keep(
+        self, endpoint: _core.ServerEndpoint, message: messages.Save | messages.Resume, cache: Path | None
+    ) -> None:
+        """Saves or loads the cache. The client learns whether, the log why not."""
+        binding, refused = f"{self.offer.model} {self.offer.documents['plan']}", None
+        if isinstance(message, messages.Resume):
+            endpoint.reset()
+        try:
+            if cache is None:
+                raise CacheRejected("no cache is kept here for this protocol")
+            if isinstance(message, messages.Save):
+                endpoint.save_cache(str(cache), binding)
+            else:
+                endpoint.load_cache(str(cache), binding)
+        except CacheRejected as error:
+            log.warning("%s", error)
+            refused = "no cache is kept here" if cache is None else "the saved cache cannot be used"
+        endpoint.send_control(json.dumps({"refused": refused}))
+        if refused is None and isinstance(message, messages.Resume):
+            endpoint.send_shape()
 
 
 class Refused(CryptogenError):

@@ -1,0 +1,149 @@
+"""What one more token costs after L others, under each protocol: seconds, bytes, round trips, operations, memory.
+
+With a cache the text grows in one session, from length to length, so that the prefix is really there; slots and heads
+are bought in one batch each and counted per record, attention tables are those of the measured tokens. Without a cache
+a token is the whole text: as many slots, the tables of all rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptogen.errors import InputError
+from cryptogen.protocols import RECOMPUTE
+from cryptogen.session import Client, Costs, PhaseCost
+from cryptogen.session.material import Need, spare
+
+from .processes import peak_rss, reset_peak_rss
+from .shapes import random_tokens
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Costs that can be scaled: what a phase took, per token."""
+
+    seconds: float = 0.0
+    bytes_sent: float = 0.0
+    bytes_received: float = 0.0
+    round_trips: float = 0.0
+
+    @staticmethod
+    def of(cost: PhaseCost, shares: float = 1.0) -> Amount:
+        """`1/shares` of a cost."""
+        values = (cost.seconds, cost.bytes_sent, cost.bytes_received, cost.round_trips)
+        return Amount(*(v / shares for v in values))
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.seconds + other.seconds,
+            self.bytes_sent + other.bytes_sent,
+            self.bytes_received + other.bytes_received,
+            self.round_trips + other.round_trips,
+        )
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token after `length` others."""
+
+    length: int
+    offline: Amount
+    online: Amount
+    counts: Mapping[str, float]  # operations of this token
+    state: Mapping[str, int]  # what the server holds afterwards: ciphertexts in the cache, bytes of keys
+    peak_rss_client: int
+    peak_rss_server: int
+    prefill_seconds: float = 0.0  # all that came before, material included
+
+
+def tokens(client: Client, protocol: str, lengths: Sequence[int], n: int, server: int, note: Note) -> list[Token]:
+    """One figure per length, ascending. `n`: tokens measured where there is a cache; `server`: its process."""
+    check_lengths(lengths, 1 if protocol == RECOMPUTE else n, client.config.context)
+    run = _again if protocol == RECOMPUTE else _cached
+    return list(run(client, lengths, n, server, note))
+
+
+def check_lengths(lengths: Sequence[int], n: int, context: int) -> None:
+    """Ascending, with room for the measured tokens in between."""
+    gaps = [b - a for a, b in zip(lengths, lengths[1:], strict=False)]
+    if not lengths or lengths[0] < 1 or any(gap < n + 2 for gap in gaps):
+        raise InputError(f"lengths {list(lengths)[:8]}, expected ascending ones at least {n + 2} apart")
+    if lengths[-1] + n > context:
+        raise InputError(f"{lengths[-1]} + {n} rows, the model's context has {context}")
+
+
+def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
+    link, started = client._link, client.costs
+    rows, heads_bought = spare(lengths[-1] + n), spare(len(lengths) * (n + 1))
+    note(f"{rows} slots")
+    slots, heads = _buying(client, Need(rows, 0, 0)), _buying(client, Need(0, heads_bought, 0))
+    text, pending = random_tokens(client.config, lengths[-1]), 0
+    for length in lengths:
+        done = client.length
+        note(f"{length} rows")
+        link.buy(Need(0, 0, link.plan.exponentials_needed(done, length - done)))
+        tables = _buying(client, Need(0, 0, link.plan.exponentials_needed(length, n)))
+        stream = client.generate(text[: length - done - pending], max_new_tokens=n + 1, stop=(), continue_session=True)
+        next(stream)  # the prefill samples the first token
+        before = client.costs - started
+        prefill = before.offline.seconds + before.online.seconds
+        reset_peak_rss(server)
+        counted, begun = counters(client), client.costs
+        for _ in stream:
+            pass
+        decoding = client.costs - begun
+        now = counters(client)
+        offline = Amount.of(slots.offline, rows) + Amount.of(heads.offline, heads_bought)
+        offline += Amount.of(tables.offline, n) + Amount.of(decoding.offline, n)
+        yield _token(length, offline, Amount.of(decoding.online, n), counted, now, n, server, prefill)
+        pending = 1  # the last token sampled is fed with the next ones
+
+
+def _again(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
+    del n  # one token is enough: it is as many rows as the text
+    link = client._link
+    for length in lengths:
+        note(f"{length} rows")
+        reset_peak_rss(server)
+        bought, heads_bought = spare(length), spare(1)
+        slots, heads = _buying(client, Need(bought, 0, 0)), _buying(client, Need(0, heads_bought, 0))
+        tables = _buying(client, Need(0, 0, link.plan.exponentials_needed(0, length)))
+        text = random_tokens(client.config, length)
+        counted, begun = counters(client), client.costs
+        list(client.generate(text, max_new_tokens=1, stop=()))
+        whole = client.costs - begun
+        now = counters(client)
+        offline = Amount.of(slots.offline, bought / length) + Amount.of(heads.offline, heads_bought)
+        offline += Amount.of(tables.offline) + Amount.of(whole.offline)
+        yield _token(length, offline, Amount.of(whole.online), counted, now, 1, server, 0.0)
+
+
+def _token(
+    length: int,
+    offline: Amount,
+    online: Amount,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    n: int,
+    server: int,
+    prefill: float,
+) -> Token:
+    counts = {name: (value - before["counts"].get(name, 0)) / n for name, value in now["counts"].items()}
+    return Token(length, offline, online, counts, now["state"], peak_rss(), peak_rss(server), prefill)
+
+
+def counters(client: Client) -> dict[str, Any]:
+    """The server's counters, asked for: `counts` that only grow, `state` as it is now."""
+    found: dict[str, Any] = json.loads(client._link.counters())
+    return found
+
+
+def _buying(client: Client, need: Need) -> Costs:
+    before = client.costs
+    client._link.buy(need)
+    return client.costs - before
