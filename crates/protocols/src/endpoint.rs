@@ -4,6 +4,7 @@
 //! (Python sends small control messages). Steps: `open`, `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
 
 mod rows;
+mod saved;
 mod stores;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::{Hybrid, Protocol};
 use crate::material::SlotLayout;
 use crate::offline::attention::EncryptedCache;
 use crate::offline::keys::PartyKeys;
@@ -60,6 +62,7 @@ pub struct Endpoint<P: Party> {
     keys: PartyKeys<P>,
     ot: OtPair,
     rng: Prg,
+    protocol: Protocol,
 
     pools: Pools,
     online: Online<P>,
@@ -70,16 +73,19 @@ pub struct Endpoint<P: Party> {
 impl<P: Party> Endpoint<P> {
     /// Exchanges keys, runs the base oblivious transfers and compares the two stores.
     ///
+    /// Both parties must mean the same `protocol`; for the paper's two, the server gets the evaluation keys that it lacks.
     /// With `resync`, stores whose cursors differ (after a crash) are both moved forward to the later one; without it they are refused.
     ///
     /// # Errors
-    /// Connection failures; `Store` with an explanation if the stores do not belong together.
+    /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if the stores do not belong together; `File` for
+    /// damaged keys.
     pub fn open(
         mut conn: Connection<P>,
         plan: Arc<Plan>,
         store: Store,
         key: SecretKey,
         resync: bool,
+        protocol: Protocol,
     ) -> Result<Endpoint<P>> {
         conn.set_phase(Phase::Setup);
         let params = Params::get(PARAMETERS);
@@ -90,10 +96,13 @@ impl<P: Party> Endpoint<P> {
             heads: store.pool("heads", head_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
-        compare_stores(&mut conn, &store, resync, &mut rng)?;
+        compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
         let keys = PartyKeys::exchange(&mut conn, params, key, &mut rng)?;
         let ot = OtPair::setup(P::ROLE, &mut conn, &mut rng)?;
-        let online = Online::new(plan.clone(), layout.clone());
+        let mut online = Online::new(plan.clone(), layout.clone());
+        if protocol.is_hybrid() {
+            online.hybrid = Some(Hybrid::open(&mut conn, &plan, store.directory(), protocol, &mut rng)?);
+        }
         Ok(Endpoint {
             conn,
             plan,
@@ -102,6 +111,7 @@ impl<P: Party> Endpoint<P> {
             keys,
             ot,
             rng,
+            protocol,
 
             pools,
             online,
@@ -119,6 +129,11 @@ impl<P: Party> Endpoint<P> {
     pub fn online(&mut self) -> (&mut Online<P>, &mut dyn Channel) {
         self.conn.set_phase(Phase::Online);
         (&mut self.online, &mut self.conn)
+    }
+
+    /// The protocol of this connection.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Read access to the session state.
@@ -143,7 +158,10 @@ impl<P: Party> Endpoint<P> {
 
     /// Starts a new session: an empty cache. Rows that were given a position but no token are lost.
     pub fn reset(&mut self) {
+        let mut hybrid = self.online.hybrid.take();
+        hybrid.iter_mut().for_each(Hybrid::reset);
         self.online = Online::new(self.plan.clone(), self.layout.clone());
+        self.online.hybrid = hybrid;
         self.cache = EncryptedCache::default();
     }
 
@@ -197,6 +215,7 @@ impl<P: Party> Endpoint<P> {
             ot: &mut self.ot,
             model: self.encrypted.as_ref(),
             rng: &mut self.rng,
+            protocol: self.protocol,
         };
         work(&mut preparer, &mut sink)?;
         // Both parties hold a complete batch before either commits; a crash in between is found when the stores are compared.

@@ -37,6 +37,8 @@ pub enum ProtocolError {
     MissingWeights(String),
     #[error("file {path}: {reason}")]
     File { path: String, reason: String },
+    #[error("saved cache {path}: {reason}")]
+    Cache { path: String, reason: String },
     #[error("not enough prepared material: {what} needs {needed}, {available} left")]
     Short { what: &'static str, needed: u64, available: u64 },
     #[error("interrupted")]
@@ -44,4 +46,4 @@ pub enum ProtocolError {
 }
 
 /// Shorthand of this crate.
-pub type Result<T> = std::result::Result<T, ProtocolError>;
+pub type Result<T, E = ProtocolError> = std::result::Result<T, E>;

@@ -3,6 +3,7 @@
 pub mod cost;
 pub mod endpoint;
 pub mod error;
+pub mod hybrid;
 pub mod material;
 pub mod offline;
 pub mod online;
@@ -14,3 +15,4 @@ pub mod wire;
 mod tests;
 
 pub use error::{ProtocolError, Result};
+pub use hybrid::Protocol;

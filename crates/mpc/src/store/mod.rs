@@ -126,6 +126,11 @@ impl Store {
         Ok(Store { shared: Arc::new(Shared { dir: dir.to_owned(), inner: Mutex::new(inner), _lock: lock }) })
     }
 
+    /// The directory, for files that belong to the same pair of parties; locked as long as the store is open.
+    pub fn directory(&self) -> &Path {
+        &self.shared.dir
+    }
+
     /// The pool `name` (`[a-z0-9][a-z0-9._-]{0,63}`) of records of `record_bytes` bytes; made on first use.
     ///
     /// # Errors

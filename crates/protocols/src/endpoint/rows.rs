@@ -53,6 +53,12 @@ impl<P: Party> Endpoint<P> {
         }
         let slots = self.take_slots(first, n)?;
         let exponentials = self.pools.exponentials.take_block(tables as usize)?.into_bytes();
+        if self.protocol.is_hybrid() {
+            // Scores and values come from ciphertexts, online.
+            let rows = assemble(&self.plan, first, slots, None, &exponentials);
+            self.online.add_rows(rows);
+            return Ok(());
+        }
         let new = self.new_rows(first, &slots)?;
         let keys = Keys { params: self.params, mine: &self.keys.mine, peer: &self.keys.peer };
         let products = attention::extend::<P>(
@@ -63,7 +69,7 @@ impl<P: Party> Endpoint<P> {
             &new,
             &mut self.rng,
         )?;
-        let rows = assemble(&self.plan, first, slots, new, products, &exponentials);
+        let rows = assemble(&self.plan, first, slots, Some((new, products)), &exponentials);
         self.online.add_rows(rows);
         Ok(())
     }
@@ -193,13 +199,12 @@ fn parse_head(bytes: &[u8], vocab: usize) -> Result<HeadSlot> {
     Ok(HeadSlot { seed: Seed::from_bytes(seed), share: Zeroizing::new(share) })
 }
 
-/// Distributes a block's products and tables over its rows and layers.
+/// Distributes a block's products (zero and without masks if there are none) and tables over its rows and layers.
 fn assemble<P: Party>(
     plan: &Plan,
     first: usize,
     slots: Vec<Slot<P>>,
-    new: NewRows,
-    products: attention::Products,
+    made: Option<(NewRows, attention::Products)>,
     exponentials: &[u8],
 ) -> Vec<Row<P>> {
     let m = &plan.model;
@@ -213,11 +218,20 @@ fn assemble<P: Party>(
         let attention = (0..m.layers)
             .map(|l| {
                 at += tables;
-                RowAttention {
-                    score: products.scores[i][l * entries..(l + 1) * entries].to_vec(),
-                    value: products.values[i][l * values..(l + 1) * values].to_vec(),
-                    weight_mask: new.weights[i][l * entries..(l + 1) * entries].to_vec(),
-                    exp: Zeroizing::new(exponentials[at - tables..at].to_vec()),
+                let exp = Zeroizing::new(exponentials[at - tables..at].to_vec());
+                match &made {
+                    Some((new, products)) => RowAttention {
+                        score: products.scores[i][l * entries..(l + 1) * entries].to_vec(),
+                        value: products.values[i][l * values..(l + 1) * values].to_vec(),
+                        weight_mask: new.weights[i][l * entries..(l + 1) * entries].to_vec(),
+                        exp,
+                    },
+                    None => RowAttention {
+                        score: vec![Fp::ZERO; entries],
+                        value: vec![Fp::ZERO; values],
+                        weight_mask: vec![],
+                        exp,
+                    },
                 }
             })
             .collect();

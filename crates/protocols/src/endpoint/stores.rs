@@ -1,6 +1,7 @@
 //! The endpoint and its store: comparing it with the peer's, filling batches.
 
 use cryptogen_mpc::party::Party;
+use cryptogen_mpc::session::SessionError;
 use cryptogen_mpc::store::{Batch, Store, StoreState};
 use cryptogen_mpc::Connection;
 use cryptogen_ot::Role;
@@ -8,6 +9,7 @@ use cryptogen_ring::Prg;
 use serde_json::{json, Value};
 
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::Protocol;
 use crate::offline::prepare::Sink;
 
 /// A batch of the store that is being filled.
@@ -24,14 +26,17 @@ impl Sink for BatchSink {
     }
 }
 
-/// Store ids and cursors must agree; the server names a new pair of stores.
+/// The protocols, then store ids and cursors must agree; the server names a new pair of stores.
 pub(super) fn compare_stores<P: Party>(
     conn: &mut Connection<P>,
     store: &Store,
     resync: bool,
+    protocol: Protocol,
     rng: &mut Prg,
 ) -> Result<()> {
-    let mine = json!({"state": store.state(), "resync": resync, "propose": Store::new_store_id(rng)});
+    let mine = json!({
+        "state": store.state(), "resync": resync, "propose": Store::new_store_id(rng), "protocol": protocol.name(),
+    });
     let theirs = match P::ROLE {
         Role::Client => {
             conn.send_control(&mine)?;
@@ -44,6 +49,11 @@ pub(super) fn compare_stores<P: Party>(
         }
     };
     let malformed = || ProtocolError::Malformed { what: "store state" };
+    let theirs_is = theirs.get("protocol").and_then(Value::as_str).ok_or_else(malformed)?;
+    if theirs_is != protocol.name() {
+        let (expected, got) = (protocol.name().to_owned(), theirs_is.chars().take(40).collect());
+        return Err(SessionError::Mismatch { field: "protocol", expected, got }.into());
+    }
     let their_state: StoreState = serde_json::from_value(theirs.get("state").cloned().ok_or_else(malformed)?)
         .map_err(|_| malformed())?;
     let both_new = store.state().store_id.is_none() && their_state.store_id.is_none();

@@ -15,6 +15,7 @@ use super::keys::PartyKeys;
 use super::model::{EncryptedModel, ModelLayout};
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::Protocol;
 use crate::material::{exp_shape, mask, Mask, SlotLayout};
 use crate::plan::{Plan, Site};
 
@@ -43,6 +44,8 @@ pub struct Preparer<'a, P: Party> {
     /// the client's encrypted model
     pub model: Option<&'a EncryptedModel>,
     pub rng: &'a mut Prg,
+    /// With the paper's protocols linear layers need no material: the client's share is any uniform one, the server's comes online.
+    pub protocol: Protocol,
 }
 
 /// Values that only the client knows while slots are filled.
@@ -140,6 +143,7 @@ impl<P: Party> Preparer<'_, P> {
     fn shares(&mut self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Result<Vec<Fp>> {
         let spec = self.plan.linear(site);
         let params = self.keys.params;
+        let online = self.protocol.is_hybrid() && site != Site::Head;
         match self.model {
             Some(model) => {
                 let mut r = self.masks(seeds, Mask::Remask, index, spec.d_in);
@@ -149,8 +153,12 @@ impl<P: Party> Preparer<'_, P> {
                         *r = trunc_client(*r, k);
                     }
                 }
+                if online {
+                    return Ok(self.rng.fp_vec(seeds.len() * spec.d_out));
+                }
                 linear::client(self.ch, params, &self.keys.peer, model, model.layout.site(site), &r, self.rng)
             }
+            None if online => Ok(vec![Fp::ZERO; seeds.len() * spec.d_out]),
             None => {
                 let layout = ModelLayout::new(self.plan);
                 linear::server(self.ch, params, &self.keys.mine, layout.site(site), seeds.len())

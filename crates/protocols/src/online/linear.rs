@@ -1,18 +1,22 @@
-//! Linear layers `y = TR(W·x + b)` (A5.3): no message, the server holds `x − r'` in the clear.
+//! Linear layers `y = TR(W·x + b)` (A5.3): the server holds `x − r'` in the clear.
 //!
-//! `y_s = W·(x − r') + share + b`, `y_c` known offline; both truncate locally.
+//! Default protocol, no message: `y_s = W·(x − r') + share + b`, `y_c` known offline; both truncate locally. The paper's protocols get the same
+//! shares of `W·x` online ([`crate::hybrid::linear`]): only the server's comes from ciphertexts instead of the slot.
 
 use std::collections::HashMap;
 
-use cryptogen_mpc::party::{Client, Server};
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_ot::Channel;
 use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
 use cryptogen_ring::trunc::trunc_server;
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
+use zeroize::Zeroizing;
 
 use super::tables::trunc;
 use super::{Kind, Online, Tensor};
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::linear::{self, Encoded};
 use crate::plan::{Plan, Site};
 
 /// The server's integer weights (A5).
@@ -23,6 +27,8 @@ pub struct ServerModel {
     pub embed: Vec<i32>,
     /// `[context, d]`, learned positions
     pub positions: Option<Vec<i32>>,
+    /// weights encoded for the paper's protocols
+    pub(crate) encoded: Encoded,
 }
 
 impl ServerModel {
@@ -58,7 +64,7 @@ impl ServerModel {
         if let Some(p) = &positions {
             shape("positions", m.context * m.d, p.len())?;
         }
-        Ok(ServerModel { weights, biases, embed, positions })
+        Ok(ServerModel { weights, biases, embed, positions, encoded: Encoded::default() })
     }
 
     /// Row-major `[d_out, d_in]`.
@@ -91,6 +97,20 @@ impl ServerModel {
     }
 }
 
+impl<P: Party> Online<P> {
+    /// As [`Online::check`]; the head is evaluated by `logits`.
+    fn check_linear(&self, x: &Tensor<P>, site: Site) -> Result<()> {
+        if site == Site::Head {
+            return Err(ProtocolError::Shape {
+                what: "linear layer",
+                expected: "one of a layer".into(),
+                got: site.name(),
+            });
+        }
+        self.check(x, Kind::Input(site))
+    }
+}
+
 impl Online<Server> {
     /// `TR(x̂ − r, in_shift)`: what the server holds of the input of a linear layer.
     pub(crate) fn enter(&self, site: Site, x: impl Iterator<Item = Fp>) -> Vec<Fp> {
@@ -98,16 +118,34 @@ impl Online<Server> {
     }
 
     /// The server's side.
-    pub fn linear(&mut self, model: &ServerModel, x: &Tensor<Server>, site: Site) -> Result<Tensor<Server>> {
-        self.check(x, Kind::Input(site))?;
+    pub fn linear(
+        &mut self,
+        ch: &mut dyn Channel,
+        model: &ServerModel,
+        x: &Tensor<Server>,
+        site: Site,
+    ) -> Result<Tensor<Server>> {
+        self.check_linear(x, site)?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
-        let mut y = model.multiply(&self.plan, site, &x.data, x.rows);
-        for (t, row) in y.chunks_mut(l.d_out).enumerate() {
-            let share = self.active[t].slot.words(self.layout.linear(site), l.d_out)?;
+        let mut y = match &mut self.hybrid {
+            Some(hybrid) => {
+                let key = site.index(plan.model.layers);
+                linear::server(hybrid, ch, model, (site, key), x.rows, &x.data)?
+            }
+            None => {
+                let mut y = model.multiply(&self.plan, site, &x.data, x.rows);
+                for (row, slot) in y.chunks_mut(l.d_out).zip(self.active.iter().map(|r| &r.slot)) {
+                    let share = slot.words(self.layout.linear(site), l.d_out)?;
+                    row.iter_mut().zip(share).for_each(|(v, s)| *v += s);
+                }
+                y
+            }
+        };
+        for row in y.chunks_mut(l.d_out) {
             for (o, v) in row.iter_mut().enumerate() {
                 let bias = model.bias(site).map_or(0, |b| b[o]);
-                *v = trunc::<Server>(*v + share[o] + Fp::from_i64(bias), l.out_shift);
+                *v = trunc::<Server>(*v + Fp::from_i64(bias), l.out_shift);
             }
         }
         self.trace.truncated(x.data.iter().copied());
@@ -118,17 +156,24 @@ impl Online<Server> {
 
 impl Online<Client> {
     /// The client's side: its share comes straight from the slot.
-    pub fn linear(&mut self, x: &Tensor<Client>, site: Site) -> Result<Tensor<Client>> {
-        self.check(x, Kind::Input(site))?;
+    pub fn linear(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>, site: Site) -> Result<Tensor<Client>> {
+        self.check_linear(x, site)?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
-        let mut y = Vec::with_capacity(x.rows * l.d_out);
+        let mut y = Zeroizing::new(Vec::with_capacity(x.rows * l.d_out));
         for row in &self.active {
-            let share = row.slot.words(self.layout.linear(site), l.d_out)?;
-            y.extend(share.into_iter().map(|v| trunc::<Client>(v, l.out_shift)));
+            y.extend(row.slot.words(self.layout.linear(site), l.d_out)?);
         }
+        if self.hybrid.is_some() {
+            let inputs = (0..x.rows).flat_map(|row| self.remask(row, site)).zip(l.in_shift.iter().cycle());
+            let r: Zeroizing<Vec<Fp>> = Zeroizing::new(inputs.map(|(r, &k)| trunc::<Client>(r, k)).collect());
+            if let Some(hybrid) = &mut self.hybrid {
+                linear::client(hybrid, ch, site, x.rows, &r, &y)?;
+            }
+        }
+        y.iter_mut().for_each(|v| *v = trunc::<Client>(*v, l.out_shift));
         self.log_remask(site, x.rows);
         self.trace.truncated(y.iter().copied());
-        Ok(Tensor::new(Kind::Output(site), x.rows, y))
+        Ok(Tensor::new(Kind::Output(site), x.rows, std::mem::take(&mut *y)))
     }
 }

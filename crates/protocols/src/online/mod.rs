@@ -25,6 +25,7 @@ pub use linear::ServerModel;
 
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::Hybrid;
 use crate::material::{mask, Mask, Slot, SlotLayout};
 use crate::plan::{Plan, Site};
 use crate::trace::Trace;
@@ -201,6 +202,8 @@ pub struct Online<P: Party> {
     pub(crate) active: Vec<Row<P>>,
     pub(crate) head_now: Vec<HeadSlot>,
     pub(crate) cache: Vec<LayerCache>,
+    /// the paper's protocols; `None`: the default protocol
+    pub(crate) hybrid: Option<Hybrid<P>>,
     pub trace: Trace,
 }
 
@@ -216,13 +219,22 @@ impl<P: Party> Online<P> {
             active: vec![],
             head_now: vec![],
             cache,
+            hybrid: None,
             trace: Trace::default(),
         }
     }
 
+    /// State of the paper's protocols, if the session runs one of them.
+    pub fn hybrid(&self) -> Option<&Hybrid<P>> {
+        self.hybrid.as_ref()
+    }
+
     /// Rows in the cache so far (all layers agree between forward passes).
     pub fn length(&self) -> usize {
-        self.cache[0].k.len() / self.plan.model.kv_dim()
+        match &self.hybrid {
+            Some(hybrid) => hybrid.cache_shape().len(),
+            None => self.cache[0].k.len() / self.plan.model.kv_dim(),
+        }
     }
 
     /// Rows that have material and a position but no token yet.

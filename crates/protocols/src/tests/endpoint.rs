@@ -13,19 +13,31 @@ use super::clear::Clear;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::endpoint::{exponentials_needed, Endpoint, Stock, PARAMETERS};
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::Protocol;
 use crate::online;
 use crate::plan::Site;
 
 fn open<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
+    open_as(conn, tiny, dir, resync, Protocol::Preprocessed)
+}
+
+/// A party's end over its store in `dir`.
+pub fn open_as<P: Party>(
+    conn: Connection<P>,
+    tiny: &Tiny,
+    dir: &Path,
+    resync: bool,
+    protocol: Protocol,
+) -> Result<Endpoint<P>> {
     let binding = Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: P::ROLE };
     let store = Store::open(&dir.join(format!("{:?}", P::ROLE)), &binding)?;
     let mut rng = Prg::new(&Seed::random(&mut OsRng));
     let key = SecretKey::generate(Params::get(PARAMETERS), &mut rng);
-    Endpoint::open(conn, tiny.plan.clone(), store, key, resync)
+    Endpoint::open(conn, tiny.plan.clone(), store, key, resync, protocol)
 }
 
 /// Runs both parties of a connection over the stores in `dir`; each end is dropped with its party.
-fn pair<A, B: Send>(
+pub fn pair<A, B: Send>(
     client: impl FnOnce(Connection<Client>) -> A,
     server: impl FnOnce(Connection<Server>) -> B + Send,
 ) -> (A, B) {
@@ -37,7 +49,7 @@ fn pair<A, B: Send>(
     })
 }
 
-fn client_pass(
+pub fn client_pass(
     e: &mut Endpoint<Client>,
     layers: usize,
     tokens: &[usize],
@@ -47,32 +59,32 @@ fn client_pass(
     let (o, ch) = e.online();
     for l in 0..layers {
         let x = o.norm(ch, &h, Site::Qkv(l))?;
-        let qkv = o.linear(&x, Site::Qkv(l))?;
+        let qkv = o.linear(ch, &x, Site::Qkv(l))?;
         let x = o.attention(ch, &qkv, l)?;
-        h = h.add(&o.linear(&x, Site::O(l))?)?;
+        h = h.add(&o.linear(ch, &x, Site::O(l))?)?;
         let x = o.norm(ch, &h, Site::Up(l))?;
-        let u = o.linear(&x, Site::Up(l))?;
+        let u = o.linear(ch, &x, Site::Up(l))?;
         let x = o.activation(ch, &u, l)?;
-        h = h.add(&o.linear(&x, Site::Down(l))?)?;
+        h = h.add(&o.linear(ch, &x, Site::Down(l))?)?;
     }
     let h = if sampled < h.rows() { h.last() } else { h };
     let x = o.norm(ch, &h, Site::Head)?;
     o.logits(ch, &x)
 }
 
-fn server_pass(e: &mut Endpoint<Server>, tiny: &Tiny, rows: usize, sampled: usize) -> Result<()> {
+pub fn server_pass(e: &mut Endpoint<Server>, tiny: &Tiny, rows: usize, sampled: usize) -> Result<()> {
     let model = &tiny.model;
     let mut h = e.embed(model, rows, sampled)?;
     let (o, ch) = e.online();
     for l in 0..tiny.plan.model.layers {
         let x = o.norm(ch, &h, Site::Qkv(l))?;
-        let qkv = o.linear(model, &x, Site::Qkv(l))?;
+        let qkv = o.linear(ch, model, &x, Site::Qkv(l))?;
         let x = o.attention(ch, &qkv, l)?;
-        h = h.add(&o.linear(model, &x, Site::O(l))?)?;
+        h = h.add(&o.linear(ch, model, &x, Site::O(l))?)?;
         let x = o.norm(ch, &h, Site::Up(l))?;
-        let u = o.linear(model, &x, Site::Up(l))?;
+        let u = o.linear(ch, model, &x, Site::Up(l))?;
         let x = o.activation(ch, &u, l)?;
-        h = h.add(&o.linear(model, &x, Site::Down(l))?)?;
+        h = h.add(&o.linear(ch, model, &x, Site::Down(l))?)?;
     }
     let h = if sampled < h.rows() { h.last() } else { h };
     let x = o.norm(ch, &h, Site::Head)?;

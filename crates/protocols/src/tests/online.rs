@@ -144,10 +144,14 @@ fn linear_layers_and_logits_equal_the_clear_function() {
                 x[i * l.d_in..].iter().zip(r).map(|(x, r)| Fp::from_i64(*x) - *r).collect::<Vec<_>>()
             });
             let (mut client, mut server) = session.active(tiny, 0..ROWS);
-            let y_s = server
-                .linear(&tiny.model, &Tensor::new(Kind::Input(site), ROWS, server_x.collect()), site)
-                .unwrap();
-            let y_c = client.linear(&Tensor::new(Kind::Input(site), ROWS, vec![]), site).unwrap();
+            let server_x = Tensor::new(Kind::Input(site), ROWS, server_x.collect());
+            let client_x = Tensor::new(Kind::Input(site), ROWS, vec![]);
+            let (y_c, y_s) = run(
+                |ch| client.linear(ch, &client_x, site).unwrap(),
+                |ch| server.linear(ch, &tiny.model, &server_x, site).unwrap(),
+            );
+            assert!(y_c.sent.is_empty() && y_s.sent.is_empty(), "no message");
+            let (y_c, y_s) = (y_c.result, y_s.result);
             let mut clear = oracle(tiny, &mut client, &mut server);
             // the truncation that the input stands for: any x̂ that it could have come from
             let x_hat: Vec<i64> = x.iter().enumerate().map(|(i, x)| x << l.in_shift[i % l.d_in]).collect();
@@ -186,7 +190,8 @@ fn the_wrong_operand_is_refused() {
             refused(client.norm(ch, &hidden(3), Site::Qkv(0)));
             refused(client.attention(ch, &wrong(2), 0));
             refused(client.activation(ch, &wrong(2), 0));
-            refused(client.linear(&wrong(2), Site::Qkv(0)));
+            refused(client.linear(ch, &wrong(2), Site::Qkv(0)));
+            refused(client.linear(ch, &wrong(2), Site::Head));
             refused(client.logits(ch, &wrong(2)));
             refused(hidden(2).add(&wrong(3)));
             refused(hidden(2).add(&hidden(2)));

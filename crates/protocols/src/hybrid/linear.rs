@@ -1,0 +1,273 @@
+//! Linear layers `y = W·x` on the client's ciphertexts (ct × pt).
+//!
+//! Functionality: the server holds `x − r'`, the client `r'` and a uniform `y_c` of its own choice; the server gets `W·x − y_c`,
+//! so what follows is as after the default linear layer: the client's share was known before. Source: CryptoGen, ct × pt
+//! stage; packing in [`super::diagonals`]. Messages: 3 (C→S, S→C, C→S). Bytes: 205 KB per input ciphertext, 205 KB per output
+//! ciphertext, 8 per output. Material: none. Leaks: nothing, as 2. is uniformly masked and flooded and 3. padded by `y_c`.
+//!
+//! 1. C→S `Enc(r')`. The server adds `x − r'` as a plaintext: `Enc(x)`.
+//! 2. S→C `Enc(W·x − m)` in lanes, `m` fresh and uniform in every slot.
+//! 3. C→S `(W·x − m) − y_c`, lanes added up. The server adds its `m`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cryptogen_he::simd::{Ciphertext, Context, Evaluator, MaskedCiphertext, Plaintext, SeededCiphertext};
+use cryptogen_he::HeError;
+use cryptogen_mpc::party::{Client, Server};
+use cryptogen_ot::{Channel, Role};
+use cryptogen_ring::{Fp, Prg, Seed};
+use rayon::prelude::*;
+use zeroize::Zeroizing;
+
+use super::diagonals::Packing;
+use super::exchange::{self, Slots};
+use super::planner::{Choice, LinearPlan};
+use super::Hybrid;
+use crate::cost::Cost;
+use crate::error::Result;
+use crate::online::ServerModel;
+use crate::plan::Site;
+use crate::wire::{Incoming, Opening};
+
+type HeResult<T> = Result<T, HeError>;
+
+/// Bytes of encoded weights that a server keeps by default; what is beyond is encoded again for every call.
+pub const KEPT_BYTES: usize = 6 << 30;
+
+/// Messages and bytes of `rows` rows.
+pub fn cost(plan: &mut LinearPlan, site: Site, rows: usize) -> Cost {
+    let Choice { packing: p, groups, .. } = plan.choose(site, rows);
+    Cost::of(&[
+        (Role::Client, groups * p.inputs() * SeededCiphertext::BYTES),
+        (Role::Server, groups * p.outputs() * MaskedCiphertext::BYTES),
+        (Role::Client, 8 * rows * p.d_out),
+    ])
+}
+
+/// Encoded weights of the layers of a model, made when a layer is first used by one row. They depend on no key, so all sessions share them.
+pub struct Encoded {
+    limit: usize,
+    /// by [`Site::index`], `[β][α][diagonal]`
+    sites: Mutex<HashMap<usize, Arc<Vec<Plaintext>>>>,
+}
+
+impl Default for Encoded {
+    fn default() -> Encoded {
+        Encoded { limit: KEPT_BYTES, sites: Mutex::default() }
+    }
+}
+
+impl Encoded {
+    /// Keeps up to `limit` bytes.
+    pub fn with_limit(limit: usize) -> Encoded {
+        Encoded { limit, ..Encoded::default() }
+    }
+
+    /// Bytes kept.
+    pub fn bytes(&self) -> usize {
+        let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        sites.values().map(|w| w.len() * Plaintext::BYTES).sum()
+    }
+
+    /// All plaintexts of a site, unless they do not fit.
+    fn get(
+        &self,
+        context: &Context,
+        p: &Packing,
+        layer: usize,
+        w: &[i16],
+    ) -> Result<Option<Arc<Vec<Plaintext>>>> {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = sites.get(&layer) {
+            return Ok(Some(kept.clone()));
+        }
+        let used: usize = sites.values().map(|w| w.len()).sum();
+        if (used + p.plaintexts()) * Plaintext::BYTES > self.limit {
+            return Ok(None);
+        }
+        let all = (0..p.plaintexts()).into_par_iter().map(|i| {
+            let (diagonal, rest) = (i % p.diagonals(), i / p.diagonals());
+            Plaintext::encode(context, &p.diagonal(w, rest / p.inputs(), rest % p.inputs(), diagonal))
+        });
+        let all = Arc::new(all.collect::<HeResult<Vec<_>>>()?);
+        sites.insert(layer, all.clone());
+        Ok(Some(all))
+    }
+}
+
+/// The client's side. `r`: `[rows][d_in]`, `y`: its share `[rows][d_out]`.
+///
+/// # Errors
+/// Connection failures, malformed ciphertexts.
+pub(crate) fn client(
+    h: &mut Hybrid<Client>,
+    ch: &mut dyn Channel,
+    site: Site,
+    rows: usize,
+    r: &[Fp],
+    y: &[Fp],
+) -> Result<()> {
+    let Choice { packing: p, groups, .. } = h.plan.choose(site, rows);
+    // 1.
+    let mut rng = Prg::new(&Seed::random(&mut h.rng));
+    let secret = h.secret()?;
+    exchange::encrypt(ch, secret, &mut rng, groups * p.inputs(), |i| {
+        p.input(group(r, i / p.inputs(), p.rows * p.d_in), i % p.inputs())
+    })?;
+    // 2.
+    let outputs = exchange::decrypt(ch, secret, groups * p.outputs())?;
+    // 3.
+    let mut opening = Opening::new();
+    opening.masked(&collect(&p, &outputs, rows), y);
+    opening.send(ch)?;
+    h.counts.encrypted += (groups * p.inputs()) as u64;
+    Ok(())
+}
+
+/// Values `[rows][d_out]` from all outputs.
+fn collect(p: &Packing, outputs: &[Slots], rows: usize) -> Zeroizing<Vec<Fp>> {
+    let mut y = Zeroizing::new(Vec::with_capacity(rows * p.d_out));
+    for (i, outputs) in outputs.chunks(p.outputs()).enumerate() {
+        y.extend(p.output(outputs, p.rows.min(rows - i * p.rows)));
+    }
+    y
+}
+
+/// The server's side. `x`: `x − r'`, `[rows][d_in]`; returns its share of `W·x`, `[rows][d_out]`.
+///
+/// # Errors
+/// Connection failures, malformed ciphertexts, too much noise.
+pub(crate) fn server(
+    h: &mut Hybrid<Server>,
+    ch: &mut dyn Channel,
+    model: &ServerModel,
+    site: (Site, usize),
+    rows: usize,
+    x: &[Fp],
+) -> Result<Vec<Fp>> {
+    let choice = h.plan.choose(site.0, rows);
+    let Choice { packing: p, groups, kept, .. } = choice;
+    let (context, w) = (h.context, model.weight(site.0));
+    // 1.
+    let inputs = exchange::receive(ch, groups * p.inputs(), |i| {
+        p.input(group(x, i / p.inputs(), p.rows * p.d_in), i % p.inputs())
+    })?;
+    // 2.
+    let mut rng = Prg::new(&Seed::random(&mut h.rng));
+    let evaluator = Evaluator::new(context, h.evaluation_keys()?);
+    let encoded = if kept { model.encoded.get(context, &p, site.1, w)? } else { None };
+    let product = Product { context, evaluator: &evaluator, p, w, encoded };
+    let mut outputs = Vec::with_capacity(groups * p.outputs());
+    for inputs in inputs.chunks(Choice::groups_at_once(&p) * p.inputs()) {
+        outputs.extend(product.apply(inputs)?);
+    }
+    drop(inputs);
+    let masks = exchange::mask(ch, &evaluator, &mut rng, &outputs.iter().collect::<Vec<_>>())?;
+    let done = evaluator.operations();
+    h.counts.add(done);
+    h.counts.encrypted += (groups * p.inputs()) as u64;
+    // 3.
+    let opened = Incoming::recv(ch, rows * p.d_out, 0)?.words(rows * p.d_out)?;
+    Ok(collect(&p, &masks, rows).iter().zip(opened).map(|(m, o)| *m + o).collect())
+}
+
+/// Group `i` of rows of `size` values, the last one shorter.
+fn group(x: &[Fp], i: usize, size: usize) -> &[Fp] {
+    &x[i * size..x.len().min((i + 1) * size)]
+}
+
+/// One layer's products for some groups of rows.
+struct Product<'a> {
+    context: &'a Context,
+    evaluator: &'a Evaluator<'a>,
+    p: Packing,
+    w: &'a [i16],
+    encoded: Option<Arc<Vec<Plaintext>>>,
+}
+
+impl Product<'_> {
+    /// `[groups][inputs]` to `[groups][outputs]`.
+    fn apply(&self, inputs: &[Ciphertext]) -> HeResult<Vec<Ciphertext>> {
+        let p = &self.p;
+        let babies = inputs.par_iter().map(|ct| {
+            let hoisted = self.evaluator.hoist(ct);
+            let steps = (0..p.babies.min(p.diagonals())).into_par_iter();
+            steps.map(|b| hoisted.rotate(p.lanes.step(b))).collect::<HeResult<Vec<_>>>()
+        });
+        let babies = babies.collect::<HeResult<Vec<Vec<Ciphertext>>>>()?;
+        match &self.encoded {
+            Some(weights) => {
+                let groups = inputs.len() / p.inputs();
+                let outputs = (0..groups * p.outputs()).into_par_iter();
+                outputs
+                    .map(|i| {
+                        let (group, beta) = (i / p.outputs(), i % p.outputs());
+                        let weights = &weights[beta * p.inputs() * p.diagonals()..];
+                        let weights = |alpha: usize, d: usize| &weights[alpha * p.diagonals() + d];
+                        let babies = &babies[group * p.inputs()..];
+                        let sums =
+                            (0..p.giants()).into_par_iter().map(|giant| self.dot(babies, giant, weights));
+                        let sums = sums.collect::<HeResult<Vec<_>>>()?;
+                        sums.into_iter().rev().try_fold(None, |sum, next| self.horner(sum, next).map(Some))
+                    })
+                    .map(|sum| sum.map(|s| s.unwrap_or_else(Ciphertext::zero)))
+                    .collect()
+            }
+            None => self.apply_encoding(&babies),
+        }
+    }
+
+    /// The same with weights encoded in slices of one giant step, each used for all groups.
+    fn apply_encoding(&self, babies: &[Vec<Ciphertext>]) -> HeResult<Vec<Ciphertext>> {
+        let p = &self.p;
+        let groups = babies.len() / p.inputs();
+        let mut sums: Vec<Option<Ciphertext>> = vec![None; groups * p.outputs()];
+        for beta in 0..p.outputs() {
+            for giant in (0..p.giants()).rev() {
+                let width = self.width(giant);
+                let slice = (0..p.inputs() * width).into_par_iter().map(|i| {
+                    let diagonal = giant * p.babies + i % width;
+                    Plaintext::encode(self.context, &p.diagonal(self.w, beta, i / width, diagonal))
+                });
+                let slice = slice.collect::<HeResult<Vec<_>>>()?;
+                let weights = |alpha: usize, d: usize| &slice[alpha * width + d - giant * p.babies];
+                let of_beta = sums.par_iter_mut().skip(beta).step_by(p.outputs()).enumerate();
+                of_beta.try_for_each(|(group, sum)| {
+                    let next = self.dot(&babies[group * p.inputs()..], giant, weights)?;
+                    *sum = Some(self.horner(sum.take(), next)?);
+                    Ok::<(), HeError>(())
+                })?;
+            }
+        }
+        Ok(sums.into_iter().map(|s| s.unwrap_or_else(Ciphertext::zero)).collect())
+    }
+
+    /// Diagonals of a giant step.
+    fn width(&self, giant: usize) -> usize {
+        self.p.babies.min(self.p.diagonals() - giant * self.p.babies)
+    }
+
+    /// `Σ_b diagonal_{Gg+b} ⊙ rot_b(x)` over all input ciphertexts.
+    fn dot<'w>(
+        &self,
+        babies: &[Vec<Ciphertext>],
+        giant: usize,
+        weights: impl Fn(usize, usize) -> &'w Plaintext,
+    ) -> HeResult<Ciphertext> {
+        let width = self.width(giant);
+        let terms = || (0..self.p.inputs()).flat_map(|alpha| (0..width).map(move |b| (alpha, b)));
+        let x: Vec<&Ciphertext> = terms().map(|(alpha, b)| &babies[alpha][b]).collect();
+        let w: Vec<&Plaintext> =
+            terms().map(|(alpha, b)| weights(alpha, giant * self.p.babies + b)).collect();
+        self.evaluator.dot_plain(&x, &w)
+    }
+
+    /// `rot_g(sum) + next`.
+    fn horner(&self, sum: Option<Ciphertext>, next: Ciphertext) -> HeResult<Ciphertext> {
+        let Some(sum) = sum else { return Ok(next) };
+        let mut sum = self.evaluator.rotate(&sum, self.p.lanes.step(self.p.babies))?;
+        sum.add(self.context, &next);
+        Ok(sum)
+    }
+}

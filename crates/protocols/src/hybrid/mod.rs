@@ -1,0 +1,253 @@
+//! The paper's two protocols beside ours: linear layers and attention on the client's ciphertexts, online.
+//!
+//! Source: CryptoGen (arXiv 2602.08798). `encrypted-cache` keeps an encrypted key/value cache and computes one new row per token; `recompute` is
+//! the same without a cache between tokens, as BOLT does when it is made to generate. Everything non-linear, the embedding and the output head are
+//! the steps and the material of [`crate::online`] and [`crate::offline`], so a comparison measures the cache and nothing else.
+//!
+//! Roles: the client owns the secret key of [`cryptogen_he::simd`], the server computes with the client's evaluation keys.
+
+pub mod attention;
+pub mod cache;
+pub mod diagonals;
+mod exchange;
+pub mod keys;
+pub mod layout;
+pub mod linear;
+pub mod planner;
+pub mod refresh;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cryptogen_he::simd::{Context, EvaluationKeys, Operations, SecretKey};
+use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_mpc::Connection;
+use cryptogen_ot::Role;
+use cryptogen_ring::{Prg, Seed};
+
+use self::attention::cost::Workload;
+use self::cache::{Cache, CacheShape, Policy};
+use self::keys::KeyId;
+use self::layout::CacheLayout;
+use self::planner::LinearPlan;
+use crate::error::{ProtocolError, Result};
+use crate::plan::{ModelShape, Plan};
+
+/// How a session computes linear layers and attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Ours: correlations made offline, one-time-padded vectors online.
+    Preprocessed,
+    /// CryptoGen's: ciphertexts online, with an encrypted cache.
+    EncryptedCache,
+    /// BOLT's way to generate: ciphertexts online, every row again for every token.
+    Recompute,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Preprocessed, Protocol::EncryptedCache, Protocol::Recompute];
+
+    /// The name on the command line and between the parties.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Preprocessed => "preprocessed",
+            Protocol::EncryptedCache => "encrypted-cache",
+            Protocol::Recompute => "recompute",
+        }
+    }
+
+    /// The protocol of that name.
+    pub fn parse(name: &str) -> Option<Protocol> {
+        Protocol::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// Whether linear layers and attention run on ciphertexts.
+    pub fn is_hybrid(self) -> bool {
+        self != Protocol::Preprocessed
+    }
+}
+
+/// What was done so far in a session; the server counts operations, both count the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub operations: Operations,
+    /// ciphertexts that the client encrypted
+    pub encrypted: u64,
+    /// cache ciphertexts that were refreshed, and that would have been by refreshing after every append
+    pub refreshes: u64,
+    pub refreshes_if_always: u64,
+}
+
+impl Counts {
+    /// Adds what an evaluator did.
+    pub fn add(&mut self, done: Operations) {
+        let o = &mut self.operations;
+        o.ct_pt += done.ct_pt;
+        o.ct_ct += done.ct_ct;
+        o.rotations += done.rotations;
+        o.hoisted_rotations += done.hoisted_rotations;
+        o.relinearisations += done.relinearisations;
+        o.masked += done.masked;
+    }
+}
+
+/// A party's keys.
+pub(crate) enum Keys {
+    Client(SecretKey),
+    Server(EvaluationKeys),
+}
+
+impl Keys {
+    pub(crate) fn secret(&self) -> Result<&SecretKey> {
+        match self {
+            Keys::Client(key) => Ok(key),
+            Keys::Server(_) => Err(wrong_party()),
+        }
+    }
+
+    pub(crate) fn evaluation(&self) -> Result<&EvaluationKeys> {
+        match self {
+            Keys::Server(keys) => Ok(keys),
+            Keys::Client(_) => Err(wrong_party()),
+        }
+    }
+}
+
+/// One party's state of the two protocols, which outlives a session's [`crate::online::Online`].
+pub struct Hybrid<P: Party> {
+    pub(crate) context: &'static Context,
+    pub(crate) plan: LinearPlan,
+    pub(crate) rng: Prg,
+    pub(crate) counts: Counts,
+    pub(crate) cache: Cache,
+    keys: Keys,
+    key_id: KeyId,
+    key_bytes: usize,
+    protocol: Protocol,
+    _party: std::marker::PhantomData<P>,
+}
+
+/// Slots to rotate by in a session: exactly the Galois keys that are made.
+pub fn steps(linear: &LinearPlan, cache: &CacheLayout) -> BTreeSet<usize> {
+    linear.steps().union(&cache.steps()).copied().collect()
+}
+
+/// The layout of the encrypted cache, and why it is so.
+///
+/// # Errors
+/// A model that does not fit into ciphertexts.
+pub fn cache_layout(protocol: Protocol, m: &ModelShape) -> Result<(CacheLayout, String)> {
+    CacheLayout::choose(m, Workload::of(protocol, m))
+}
+
+impl<P: Party> Hybrid<P> {
+    /// Plans, and brings the server the evaluation keys that it lacks. `dir`: this party's store.
+    pub(crate) fn open(
+        conn: &mut Connection<P>,
+        plan: &Plan,
+        dir: &Path,
+        protocol: Protocol,
+        rng: &mut Prg,
+    ) -> Result<Hybrid<P>> {
+        let linear = LinearPlan::new(&plan.model)?;
+        let (layout, _) = cache_layout(protocol, &plan.model)?;
+        let steps = steps(&linear, &layout);
+        let shape = CacheShape::new(layout, plan.model.layers, Policy::Lazy { reserve: 0 })?;
+        let (keys, key_id) = match P::ROLE {
+            Role::Client => {
+                let (secret, id) = keys::client(conn, dir, &steps, rng)?;
+                (Keys::Client(secret), id)
+            }
+            Role::Server => {
+                let (keys, id) = keys::server(conn, dir, &steps)?;
+                (Keys::Server(keys), id)
+            }
+        };
+        Ok(Hybrid {
+            context: Context::get(),
+            plan: linear,
+            rng: Prg::new(&Seed::random(rng)),
+            counts: Counts::default(),
+            cache: Cache::new(P::ROLE, shape),
+            keys,
+            key_id,
+            key_bytes: EvaluationKeys::bytes(steps.len()),
+            protocol,
+            _party: std::marker::PhantomData,
+        })
+    }
+
+    /// A state with given keys, for tests of single steps.
+    #[cfg(test)]
+    pub(crate) fn insecure_new(keys: Keys, plan: LinearPlan, shape: CacheShape, seed: Seed) -> Hybrid<P> {
+        Hybrid {
+            context: Context::get(),
+            plan,
+            rng: Prg::new(&seed),
+            counts: Counts::default(),
+            cache: Cache::new(P::ROLE, shape),
+            keys,
+            key_id: KeyId::default(),
+            key_bytes: 0,
+            protocol: Protocol::EncryptedCache,
+            _party: std::marker::PhantomData,
+        }
+    }
+
+    /// Which of the two protocols this is.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// What was done since the connection was opened.
+    pub fn counts(&self) -> Counts {
+        let (refreshes, refreshes_if_always) = self.cache.shape().refreshes();
+        Counts { refreshes, refreshes_if_always, ..self.counts }
+    }
+
+    /// Names the client's key.
+    pub fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// Bytes of the evaluation keys that this session needs, as they were sent once and are stored.
+    pub fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
+    /// Lengths, ciphertexts and refreshes of the encrypted cache.
+    pub fn cache_shape(&self) -> &CacheShape {
+        self.cache.shape()
+    }
+
+    /// The plan of the linear layers, which can say why it is as it is.
+    pub fn plan(&mut self) -> &mut LinearPlan {
+        &mut self.plan
+    }
+
+    /// Forgets the session, not the keys.
+    pub(crate) fn reset(&mut self) {
+        self.cache.clear();
+    }
+}
+
+fn wrong_party() -> ProtocolError {
+    ProtocolError::Shape {
+        what: "keys",
+        expected: "those of this party".into(),
+        got: "the other party's".into(),
+    }
+}
+
+impl Hybrid<Client> {
+    pub(crate) fn secret(&self) -> Result<&SecretKey> {
+        self.keys.secret()
+    }
+}
+
+impl Hybrid<Server> {
+    pub(crate) fn evaluation_keys(&self) -> Result<&EvaluationKeys> {
+        self.keys.evaluation()
+    }
+}

@@ -1,0 +1,300 @@
+//! Linear layers of the paper's protocols: layouts simulated on clear slots, plans, and the real thing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use cryptogen_he::simd::{EvaluationKeys, Lanes, N, ROW};
+use cryptogen_mpc::party::{Client, Server};
+use cryptogen_mpc::Connection;
+use cryptogen_ring::{Fp, Prg, Seed};
+use rand_core::{OsRng, RngCore};
+
+use super::channel::{run, run_spoiled, Fault};
+use super::cost::measured;
+use super::tiny::{build, Arch, Settings, Tiny};
+use super::{elements, rng};
+use crate::error::ProtocolError;
+use crate::hybrid::diagonals::Packing;
+use crate::hybrid::linear::{self, Encoded};
+use crate::hybrid::planner::{alone, LinearPlan};
+use crate::hybrid::{keys, Hybrid, Protocol};
+use crate::plan::{ModelShape, Site};
+
+/// Slots as a server's evaluator moves them.
+fn rotate(slots: &[Fp], step: usize) -> Vec<Fp> {
+    slots.chunks(ROW).flat_map(|row| [&row[step..], &row[..step]].concat()).collect()
+}
+
+/// What the server computes on ciphertexts, on clear slots, for one group of rows: Horner's rule in the giant step.
+fn simulate(p: &Packing, w: &[i16], x: &[Fp], rows: usize) -> Vec<Fp> {
+    let allowed: BTreeSet<usize> = p.steps().collect();
+    let turn = |slots: &[Fp], d: usize| {
+        let step = p.lanes.step(d);
+        assert!(step == 0 || allowed.contains(&step), "no key for a rotation by {d}");
+        rotate(slots, step)
+    };
+    let inputs: Vec<_> = (0..p.inputs()).map(|alpha| p.input(x, alpha)).collect();
+    let outputs: Vec<Vec<Fp>> = (0..p.outputs())
+        .map(|beta| {
+            let mut sum = vec![Fp::ZERO; N];
+            for giant in (0..p.giants()).rev() {
+                if sum.iter().any(|s| *s != Fp::ZERO) {
+                    sum = turn(&sum, p.babies);
+                }
+                for d in giant * p.babies..p.diagonals().min((giant + 1) * p.babies) {
+                    for (alpha, input) in inputs.iter().enumerate() {
+                        let (w, x) = (p.diagonal(w, beta, alpha, d), turn(input, d % p.babies));
+                        sum.iter_mut().zip(w.iter().zip(&x)).for_each(|(s, (w, x))| *s += *w * *x);
+                    }
+                }
+            }
+            sum
+        })
+        .collect();
+    p.output(&outputs, rows)
+}
+
+fn matrix(rng: &mut Prg, n: usize) -> Vec<i16> {
+    (0..n).map(|_| rng.next_u32() as i16).collect()
+}
+
+fn multiply(w: &[i16], x: &[Fp], d_in: usize) -> Vec<Fp> {
+    let dot = |x: &[Fp], w: &[i16]| x.iter().zip(w).map(|(x, w)| *x * Fp::from_i64(i64::from(*w))).sum();
+    x.chunks(d_in).flat_map(|x| w.chunks(d_in).map(move |w| dot(x, w)).collect::<Vec<Fp>>()).collect()
+}
+
+#[test]
+fn random_packings_multiply() {
+    let mut rng = rng(71);
+    let mut pick = |low: usize, high: usize| low + rng.next_u32() as usize % (high - low);
+    let mut packings = vec![];
+    while packings.len() < 60 {
+        let lanes = Lanes::new(1 << pick(0, 13)).unwrap();
+        let p = Packing {
+            d_in: pick(1, 100),
+            d_out: pick(1, 100),
+            lanes,
+            rows: pick(1, 5),
+            in_blocks: pick(1, 9),
+            out_blocks: pick(1, 9),
+            parts: pick(1, 9),
+            babies: pick(1, 12),
+        };
+        // Few enough plaintexts to be quick.
+        if p.fits() && p.plaintexts() <= 400 {
+            packings.push(p);
+        }
+    }
+    let mut rng = super::rng(72);
+    for p in packings {
+        for rows in [p.rows, 1] {
+            let (w, x) = (matrix(&mut rng, p.d_in * p.d_out), rng.fp_vec(rows * p.d_in));
+            assert_eq!(simulate(&p, &w, &x, rows), multiply(&w, &x, p.d_in), "{p:?}");
+        }
+    }
+}
+
+#[test]
+fn planned_packings_multiply() {
+    let mut rng = rng(73);
+    for (d_in, d_out) in [(1, 1), (7, 3), (48, 16), (100, 300), (768, 64), (30, 9000), (9000, 20)] {
+        for rows in [1, 2, 5] {
+            let choice = alone(d_in, d_out, rows).expect("a packing");
+            let p = choice.packing;
+            let w = matrix(&mut rng, d_in * d_out);
+            assert!(p.fits() && choice.groups == rows.div_ceil(p.rows) && choice.noise().fits());
+            let n = p.rows.min(rows);
+            let x = rng.fp_vec(n * d_in);
+            assert_eq!(simulate(&p, &w, &x, n), multiply(&w, &x, d_in), "{p:?}");
+        }
+    }
+}
+
+#[test]
+fn the_papers_counted_stage() {
+    // Table I: at most 64 products and 5 rotations, one ciphertext.
+    let c = alone(768, 64, 1).expect("a packing");
+    assert!(c.work.products <= 64 && c.work.hoisted + c.work.rotations <= 5 && c.work.outputs == 1, "{c:?}");
+}
+
+fn shape(d: usize, heads: usize, kv_heads: usize, head_dim: usize, ff: usize, gated: bool) -> ModelShape {
+    let (arch, vocab, context) = (String::new(), 100, 100);
+    ModelShape { arch, layers: 2, d, heads, kv_heads, head_dim, ff, gated, rope: gated, vocab, context }
+}
+
+#[test]
+fn plans_share_their_keys_and_say_why() {
+    for m in
+        [shape(768, 12, 12, 64, 3072, false), shape(576, 9, 3, 64, 1536, true), shape(8, 2, 2, 4, 8, false)]
+    {
+        let mut plan = LinearPlan::new(&m).unwrap();
+        let steps = plan.steps().clone();
+        assert!(steps.len() <= 64, "{}", steps.len());
+        for site in Site::of_layer(1) {
+            for rows in [1, 2, 7, 16, 64, 100] {
+                let choice = plan.choose(site, rows);
+                assert!(choice.packing.fits());
+                assert!(choice.packing.steps().all(|s| steps.contains(&s)), "{choice:?}");
+                assert_eq!(choice.groups, rows.div_ceil(choice.packing.rows));
+                let why = plan.why(site, rows);
+                assert!(why.contains(&site.name()) && why.contains("hoisted"), "{why}");
+            }
+        }
+    }
+}
+
+/// Wide enough that baby and giant steps are worth their keys.
+fn wide() -> Tiny {
+    build(&Settings { sizes: [256, 4, 4, 64, 768], ..Settings::of(Arch::Gpt) })
+}
+
+/// Both parties' states, with keys in `dir`.
+pub fn hybrids(tiny: &Tiny, dir: &Path, protocol: Protocol) -> (Hybrid<Client>, Hybrid<Server>) {
+    let (mut near, mut far) = Connection::memory_pair();
+    let dirs = ["client", "server"].map(|name| dir.join(name));
+    dirs.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| Hybrid::open(&mut far, &tiny.plan, &dirs[1], protocol, &mut rng(91)));
+        let client = Hybrid::open(&mut near, &tiny.plan, &dirs[0], protocol, &mut rng(90));
+        (client.unwrap(), server.join().unwrap().unwrap())
+    })
+}
+
+#[test]
+fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
+    let (mut tiny, dir) = (wide(), tempfile::tempdir().unwrap());
+    let (mut client, mut server) = hybrids(&tiny, dir.path(), Protocol::EncryptedCache);
+    let rotated = |h: &mut Hybrid<Client>, site, rows| {
+        let work = h.plan().choose(site, rows).work;
+        work.hoisted > 0 && work.rotations > 0
+    };
+    assert!(rotated(&mut client, Site::Down(0), 1), "this test means to rotate");
+    let mut rng = rng(92);
+    for (site, key, rows, kept) in [
+        (Site::Qkv(0), 0, 1, true),
+        (Site::Down(0), 3, 1, true),
+        (Site::Down(1), 7, 1, false),
+        (Site::O(1), 5, 3, true),
+        (Site::Up(1), 6, 9, true),
+    ] {
+        tiny.model.encoded = if kept { Encoded::default() } else { Encoded::with_limit(0) };
+        let l = tiny.plan.linear(site);
+        let x = elements(&mut rng, rows * l.d_in);
+        let r = elements(&mut rng, rows * l.d_in);
+        let y = elements(&mut rng, rows * l.d_out);
+        let opened: Vec<Fp> = x.iter().zip(&r).map(|(x, r)| *x - *r).collect();
+        let choice = client.plan().choose(site, rows);
+        let before = server.counts().operations;
+        let (c, s) = run(
+            |ch| linear::client(&mut client, ch, site, rows, &r, &y),
+            |ch| linear::server(&mut server, ch, &tiny.model, (site, key), rows, &opened),
+        );
+        c.result.as_ref().unwrap();
+        let sum: Vec<Fp> = s.result.as_ref().unwrap().iter().zip(&y).map(|(s, c)| *s + *c).collect();
+        assert!(sum == multiply(tiny.model.weight(site), &x, l.d_in), "{site:?} {rows} rows");
+        assert_eq!(measured(&c, &s), linear::cost(client.plan(), site, rows));
+        let (after, work) = (server.counts().operations, choice.work);
+        assert_eq!(after.ct_pt - before.ct_pt, work.products as u64);
+        assert_eq!(after.hoisted_rotations - before.hoisted_rotations, work.hoisted as u64);
+        assert_eq!(after.rotations - before.rotations, work.rotations as u64);
+        assert_eq!(after.masked - before.masked, work.outputs as u64);
+        let kept = if choice.kept && kept { choice.packing.plaintexts() * 262_144 } else { 0 };
+        assert_eq!(tiny.model.encoded.bytes(), kept);
+    }
+}
+
+#[test]
+fn spoiled_messages_of_a_layer_are_errors() {
+    let (tiny, dir) = (build(&Settings::of(Arch::Gpt)), tempfile::tempdir().unwrap());
+    let (mut client, mut server) = hybrids(&tiny, dir.path(), Protocol::Recompute);
+    let (site, l) = (Site::Qkv(0), tiny.plan.linear(Site::Qkv(0)));
+    let (x, y) = (elements(&mut rng(93), l.d_in), elements(&mut rng(94), l.d_out));
+    for (party, message) in [(0, 0), (1, 0), (0, 1)] {
+        for fault in [Fault::Truncate, Fault::Extend, Fault::Ones, Fault::Hangup] {
+            let mut faults = [None, None];
+            faults[party] = Some((message, fault));
+            let (c, s) = run_spoiled(
+                faults,
+                |ch| linear::client(&mut client, ch, site, 1, &x, &y).err(),
+                |ch| linear::server(&mut server, ch, &tiny.model, (site, 0), 1, &x).err(),
+            );
+            let victim = if party == 0 { s.result } else { c.result };
+            match fault {
+                Fault::Ones => {
+                    assert!(matches!(victim, Some(ProtocolError::He(_) | ProtocolError::Malformed { .. })))
+                }
+                _ => assert!(matches!(victim, Some(ProtocolError::Channel(_))), "{fault:?}: {victim:?}"),
+            }
+        }
+    }
+}
+
+/// Bytes that the client sends of its keys, and what both make of it.
+fn agree(
+    dir: &Path,
+    needed: &BTreeSet<usize>,
+) -> (u64, crate::Result<keys::KeyId>, crate::Result<keys::KeyId>) {
+    let (near, far) = Connection::memory_pair();
+    let dirs = ["client", "server"].map(|name| dir.join(name));
+    dirs.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut far = far;
+            keys::server(&mut far, &dirs[1], needed).map(|(keys, id)| {
+                assert!(needed.is_subset(&keys.steps()));
+                id
+            })
+        });
+        let mut near = near;
+        let mut fresh = Prg::new(&Seed::random(&mut OsRng));
+        let client = keys::client(&mut near, &dirs[0], needed, &mut fresh).map(|(_, id)| id);
+        let sent = near.stats().setup.bytes_sent;
+        drop(near);
+        (sent, client, server.join().unwrap())
+    })
+}
+
+#[test]
+fn keys_are_made_once_and_only_what_is_missing_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (few, more) = (BTreeSet::from([1, 64, 700]), BTreeSet::from([1, 2, 3, 5, 6, 7, 8, 9, 10, 64, 4000]));
+    let each = (EvaluationKeys::bytes(1) - EvaluationKeys::bytes(0)) as u64;
+    let whole = |steps: &BTreeSet<usize>| EvaluationKeys::bytes(steps.len()) as u64;
+    let check = |needed: &BTreeSet<usize>, bytes: u64| {
+        let (sent, client, server) = agree(dir.path(), needed);
+        let id = client.unwrap();
+        assert_eq!(id, server.unwrap());
+        assert!(sent >= bytes && sent < bytes + 400, "{sent} {bytes}");
+        id
+    };
+    let id = check(&few, whole(&few));
+    assert_eq!(check(&few, 0), id);
+    assert_eq!(check(&more, 9 * each), id);
+    assert_eq!(check(&few, 0), id);
+    let (client, server) = (dir.path().join("client/hybrid.secret"), dir.path().join("server/hybrid.keys"));
+    for file in [&client, &server] {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    std::fs::remove_file(&server).unwrap();
+    assert_eq!(check(&few, whole(&few)), id);
+    std::fs::remove_file(&client).unwrap();
+    assert_ne!(check(&few, whole(&few)), id);
+
+    let spoil = |file: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+        let good = std::fs::read(file).unwrap();
+        let mut bad = good.clone();
+        change(&mut bad);
+        std::fs::write(file, &bad).unwrap();
+        let (_, client, server) = agree(dir.path(), &few);
+        std::fs::write(file, &good).unwrap();
+        (client.err(), server.err())
+    };
+    let changes: [&dyn Fn(&mut Vec<u8>); 4] =
+        [&|b| b[0] ^= 1, &|b| b.truncate(30), &|b| *b.last_mut().unwrap() ^= 1, &|b| b.push(0)];
+    for change in changes {
+        assert!(matches!(spoil(&client, change).0, Some(ProtocolError::File { .. })));
+        assert!(matches!(spoil(&server, change).1, Some(ProtocolError::File { .. })));
+    }
+    check(&few, 0);
+}
