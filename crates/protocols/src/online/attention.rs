@@ -14,53 +14,70 @@
 //! 6. C→S `ρ_c − b₂`; `x̂_c − r`.
 //!
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`, only step 6 concerns it.
+//!
+//! The paper's protocols take the scores and the sums of values from ciphertexts ([`crate::hybrid::attention`]) instead: no opening of q, k, v (1) or e' (2, 3), all
+//! else is the same code.
 
 mod client;
+mod openings;
 mod rotary;
 mod server;
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Role, TableKey};
 use cryptogen_ring::{fp_from_bytes, Fp};
-use rayon::prelude::*;
 
 pub(crate) use rotary::{rotation_safe, split_qkv};
 
 use super::scalar::{first_bytes, second_message, ScalarKeys};
 use super::tables::{index, join, look_up, rotation, sub_public, trunc, Lookup};
-use super::{LayerCache, Online, Tensor};
+use super::{Online, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::attention::{self as encrypted, NewRows};
+use crate::hybrid::cache::CacheShape;
 use crate::material::{exp_shape, hi_shape, lo_shape, take_key, Mask};
 use crate::plan::{Plan, Scalar, Site, F};
 
 /// Messages and bytes of one layer for rows at `positions`.
 pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
     let (m, rows) = (&plan.model, positions.len());
+    let entries = 8 * entries(plan, positions.clone());
+    let openings =
+        [(Role::Server, 8 * rows * (m.q_dim() + 2 * m.kv_dim()) + entries), (Role::Client, entries)];
+    let openings = Cost { messages: 0, ..Cost::of(&openings) };
+    [shared_cost(plan, layer, positions), openings].into_iter().sum()
+}
+
+/// The same for the paper's protocols, behind what the cache holds.
+pub fn encrypted_cost(plan: &Plan, layer: usize, shape: &CacheShape, rows: usize) -> Cost {
+    let first = shape.length(layer);
+    [shared_cost(plan, layer, first..first + rows), encrypted::cost::cost(shape, layer, rows)]
+        .into_iter()
+        .sum()
+}
+
+/// (row, head, cached row) that run the softmax.
+fn entries(plan: &Plan, positions: std::ops::Range<usize>) -> usize {
+    positions.filter(|t| *t > 0).map(|t| plan.model.heads * (t + 1)).sum()
+}
+
+/// What does not depend on where scores and values come from.
+fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
+    let (m, rows) = (&plan.model, positions.len());
     let softmax_rows = positions.clone().filter(|t| *t > 0).count();
-    let entries: usize = positions.filter(|t| *t > 0).map(|t| m.heads * (t + 1)).sum();
+    let entries = entries(plan, positions);
     let (pairs, columns) = (softmax_rows * m.heads, softmax_rows * m.q_dim());
     let scalar = &plan.attention[layer].heads[0].scalar;
     let (first, second) = (first_bytes(scalar, pairs), 8 * second_message(scalar, pairs));
     Cost::of(&[
-        (Role::Server, 8 * rows * (m.q_dim() + 2 * m.kv_dim()) + 10 * entries),
-        (Role::Client, 18 * entries),
-        (Role::Server, 8 * entries + first),
+        (Role::Server, 10 * entries),
+        (Role::Client, 10 * entries),
+        (Role::Server, first),
         (Role::Client, first + second + 8 * columns),
         (Role::Server, second + 8 * pairs + 8 * columns),
         (Role::Client, 8 * pairs + 8 * rows * m.q_dim()),
     ])
-}
-
-/// Inner product of field elements with one reduction at the end.
-fn dot(a: &[Fp], b: &[Fp]) -> Fp {
-    let (mut lo, mut hi) = (0u128, 0u128);
-    for (x, y) in a.iter().zip(b) {
-        let p = u128::from(x.value()) * u128::from(y.value());
-        lo += u128::from(p as u64);
-        hi += p >> 64;
-    }
-    Fp::from_u128(lo) + Fp::from_u128(hi) * Fp::from_u128(1 << 64)
 }
 
 /// The (row, head) pairs that run the softmax, in order, with the row's position; row 0 is left out.
@@ -111,25 +128,18 @@ impl<P: Party> Online<P> {
         self.active.iter().map(|r| r.position).collect()
     }
 
-    /// This party's scores `[entries]` from its own shares, plus the given cross terms.
-    fn exponentials(
-        &mut self,
-        call: &Call,
-        layer: usize,
-        score: impl Fn(usize, usize, usize) -> Fp + Sync,
-    ) -> Result<Exponentials> {
+    /// This party's half of the exponentials of its scores `[entries]`.
+    fn exponentials(&mut self, call: &Call, layer: usize, scores: &[Fp]) -> Result<Exponentials> {
         let plan = self.plan.clone();
         let spec = &plan.attention[layer];
         let shape = exp_shape(&plan, layer);
         let record = 8 + shape.record_bytes();
         let mut out = Exponentials { keys: vec![], rotations: vec![], deltas: vec![] };
         let (mut reduced, mut indices) = (Vec::with_capacity(call.entries), Vec::with_capacity(call.entries));
-        let scores: Vec<Vec<Fp>> =
-            call.pairs.par_iter().map(|&(i, g, t)| (0..=t).map(|j| score(i, g, j)).collect()).collect();
-        for (&(i, g, t), scores) in call.pairs.iter().zip(&scores) {
+        for (&(i, g, t), start) in call.pairs.iter().zip(&call.starts) {
             let head = &spec.heads[g];
             let material = &mut self.active[i].attention[layer];
-            for (j, s) in scores.iter().enumerate() {
+            for (j, s) in scores[*start..=start + t].iter().enumerate() {
                 let at = g * (t + 1) + j;
                 let bytes = material
                     .exp
@@ -139,7 +149,7 @@ impl<P: Party> Online<P> {
                     .ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
                 let key = take_key(shape, &mut bytes[8..])?;
                 bytes.fill(0);
-                let x = trunc::<P>(*s + material.score[at], F);
+                let x = trunc::<P>(*s, F);
                 let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
                 out.rotations.push(rotation(i, &key, spec.k));
                 out.deltas.push(sub_public::<P>(x, head.center) - beta);
@@ -208,85 +218,71 @@ impl<P: Party> Online<P> {
         Ok(keys)
     }
 
-    /// `o' = TR(Σ_j … )` of every pair, `[pairs][head_dim]`, and `σ`.
-    fn outputs(
-        &self,
-        call: &Call,
-        layer: usize,
-        weights: &[Fp],
-        term: impl Fn(&LayerCache, usize, usize, usize) -> Fp + Sync,
-    ) -> (Vec<Fp>, Vec<Fp>) {
-        let (plan, d) = (&self.plan, call.d);
-        let group = plan.model.group();
-        let cache = &self.cache[layer];
-        let mut o = vec![Fp::ZERO; call.pairs.len() * d];
-        o.par_chunks_mut(d).enumerate().for_each(|(n, out)| {
-            let (i, g, t) = call.pairs[n];
-            let (start, shift) = (call.starts[n], plan.attention[layer].heads[g].o_shift);
-            let z = &self.active[i].attention[layer].value[g * d..(g + 1) * d];
-            for (e, out) in out.iter_mut().enumerate() {
-                let sum: Fp = (0..=t)
-                    .map(|j| term(cache, start + j, (j * plan.model.kv_heads + g / group) * d + e, n))
-                    .sum();
-                *out = trunc::<P>(sum + z[e], shift);
-            }
-        });
+    /// `o' = TR(Σ_j e'_j·v_j)` of every pair, `[pairs][head_dim]`, and `σ`.
+    fn outputs(&self, call: &Call, layer: usize, mut sums: Vec<Fp>, weights: &[Fp]) -> (Vec<Fp>, Vec<Fp>) {
+        let heads = &self.plan.attention[layer].heads;
+        for (o, (_, g, _)) in sums.chunks_mut(call.d).zip(&call.pairs) {
+            o.iter_mut().for_each(|o| *o = trunc::<P>(*o, heads[*g].o_shift));
+        }
         let sigma = call
             .pairs
             .iter()
             .zip(&call.starts)
             .map(|(&(_, _, t), &s)| weights[s..=s + t].iter().copied().sum());
-        (o, sigma.collect())
+        (sums, sigma.collect())
     }
 
-    fn weight_masks(&self, call: &Call, layer: usize) -> Vec<Fp> {
-        let mut out = Vec::with_capacity(call.entries);
-        for &(i, g, t) in &call.pairs {
-            out.extend_from_slice(
-                &self.active[i].attention[layer].weight_mask[g * (t + 1)..(g + 1) * (t + 1)],
-            );
-        }
-        out
-    }
-
-    /// Appends new rows' keys and values; rows are immutable from here on.
-    fn append(&mut self, layer: usize, qkv: &Tensor<P>) -> Vec<Vec<Fp>> {
+    /// New rows' queries, keys and values, rotated where the model has rotary positions.
+    fn new_rows(&mut self, qkv: &Tensor<P>) -> NewRows {
         let plan = self.plan.clone();
-        let cache = &mut self.cache[layer];
-        let first = cache.k.len();
-        let mut queries = Vec::with_capacity(qkv.rows);
+        let mut new = NewRows { queries: vec![], keys: vec![], values: vec![] };
         for (i, row) in self.active.iter().enumerate() {
             let (q, k, v) = split_qkv::<P>(&plan, row.position, qkv.row(i));
-            queries.push(q);
-            cache.k.extend(k);
-            cache.v.extend(v);
+            new.queries.push(q);
+            new.keys.push(k);
+            new.values.push(v);
         }
         if plan.rope.is_some() {
-            self.trace.truncated(queries.iter().flatten().copied());
-            self.trace.truncated(cache.k[first..].iter().copied());
+            self.trace.truncated(new.queries.iter().flatten().copied());
+            self.trace.truncated(new.keys.iter().flatten().copied());
         }
-        queries
+        new
+    }
+
+    /// The encrypted cache must hold exactly the rows before the new ones.
+    fn check_cache(&self, call: &Call, layer: usize) -> Result<()> {
+        let Some(hybrid) = &self.hybrid else { return Ok(()) };
+        let (expected, got) = (call.positions.first(), hybrid.cache.shape().length(layer));
+        match expected {
+            Some(&first) if first != got => Err(ProtocolError::Shape {
+                what: "rows of the encrypted cache",
+                expected: first.to_string(),
+                got: got.to_string(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Row 0's output: its own value, scaled to where the `o` layer expects products.
-    fn first_row(&self, layer: usize) -> Vec<Fp> {
+    fn first_row(&self, layer: usize, value: &[Fp]) -> Vec<Fp> {
         let (m, l) = (&self.plan.model, self.plan.linear(Site::O(layer)));
         (0..m.q_dim())
             .map(|c| {
-                let v = self.cache[layer].v[(c / m.head_dim / m.group()) * m.head_dim + c % m.head_dim];
+                let v = value[(c / m.head_dim / m.group()) * m.head_dim + c % m.head_dim];
                 v * Fp::from_u128(1 << l.in_shift[c])
             })
             .collect()
     }
 
     /// Scatters per-pair outputs `[pairs][head_dim]` into rows `[rows][q_dim]`, with row 0's special case.
-    fn by_row(&self, call: &Call, layer: usize, x: &[Fp]) -> Vec<Vec<Fp>> {
+    fn by_row(&self, call: &Call, layer: usize, new: &NewRows, x: &[Fp]) -> Vec<Vec<Fp>> {
         let q_dim = self.plan.model.q_dim();
         let mut at = 0;
         call.positions
             .iter()
-            .map(|&t| match t {
-                0 => self.first_row(layer),
+            .zip(&new.values)
+            .map(|(&t, value)| match t {
+                0 => self.first_row(layer, value),
                 _ => {
                     at += q_dim;
                     x[at - q_dim..at].to_vec()

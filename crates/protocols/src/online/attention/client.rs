@@ -4,7 +4,7 @@ use cryptogen_mpc::party::Client;
 use cryptogen_ot::Channel;
 use cryptogen_ring::Fp;
 
-use super::{dot, of_pairs, Call};
+use super::{encrypted, of_pairs, Call};
 use crate::error::Result;
 use crate::material::Mask;
 use crate::online::scalar::{first_message, second_message, start};
@@ -24,44 +24,50 @@ impl Online<Client> {
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
         let call = Call::new(&plan, self.active_positions());
-        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
+        self.check_cache(&call, layer)?;
+        let (heads, d) = (m.heads, call.d);
         let specs = call.specs(&plan, layer);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w3, r3) = first_message(scalar, pairs);
 
         // 1.
-        let mut m1 = Incoming::recv(ch, n * (m.q_dim() + 2 * kv) + call.entries, call.entries)?;
-        let open_q = m1.words(n * m.q_dim())?;
-        let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
-        let queries = self.append(layer, qkv);
-        self.cache[layer].open_k.extend(open_k);
-        self.cache[layer].open_v.extend(open_v);
-        let cache = std::mem::take(&mut self.cache[layer]);
-        let mine = self.exponentials(&call, layer, |i, g, j| {
-            let q = &queries[i][g * d..(g + 1) * d];
-            let open_q = &open_q[(i * heads + g) * d..][..d];
-            let at = j * kv + g / group * d;
-            let (k, open_k) = (&cache.k[at..at + d], &cache.open_k[at..at + d]);
-            dot(q, k) + dot(q, open_k) + dot(open_q, k)
-        });
-        self.cache[layer] = cache;
-        let mine = mine?;
+        let new = self.new_rows(qkv);
+        let (scores, mut m1) = match &mut self.hybrid {
+            Some(hybrid) => {
+                let scores = encrypted::client::scores(hybrid, ch, layer, &new)?;
+                (scores, Incoming::recv(ch, call.entries, call.entries)?)
+            }
+            None => {
+                let words = n * (m.q_dim() + 2 * m.kv_dim()) + call.entries;
+                let mut m1 = Incoming::recv(ch, words, call.entries)?;
+                (self.opened_scores(&call, layer, &new, &mut m1)?, m1)
+            }
+        };
+        let mine = self.exponentials(&call, layer, &scores)?;
 
         // 2.
         let (deltas, rotations) = (m1.words(call.entries)?, m1.rotations(call.entries)?);
         let mut m2 = Opening::new();
         m2.differences(&mine.deltas).rotations(&mine.rotations);
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
-        m2.masked(&weights, &self.weight_masks(&call, layer));
-        m2.send(ch)?;
+        let (sums, mut m3) = match &mut self.hybrid {
+            Some(hybrid) => {
+                m2.send(ch)?;
+                let sums = encrypted::client::values(hybrid, ch, layer, n, &weights)?;
+                (sums, Incoming::recv(ch, w3, r3)?)
+            }
+            None => {
+                m2.masked(&weights, &self.weight_masks(&call, layer));
+                m2.send(ch)?;
+                let mut m3 = Incoming::recv(ch, call.entries + w3, r3)?;
+                let open_e = m3.words(call.entries)?;
+                (self.opened_values(&call, layer, &weights, &open_e), m3)
+            }
+        };
 
         // 3.
-        let mut m3 = Incoming::recv(ch, call.entries + w3, r3)?;
-        let open_e = m3.words(call.entries)?;
-        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
-            weights[n] * (cache.v[at] + cache.open_v[at]) + open_e[n] * cache.v[at]
-        });
+        let (o, sigma) = self.outputs(&call, layer, sums, &weights);
         let keys = self.sigma_keys(&call, layer)?;
         let started = start::<Client>(specs, &sigma, keys);
         self.trace.truncated(o.iter().copied());
@@ -87,7 +93,7 @@ impl Online<Client> {
             (0..columns).map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c]).collect();
         let mut m6 = Opening::new();
         m6.masked(&rho, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads)));
-        for (i, x) in self.by_row(&call, layer, &x).iter().enumerate() {
+        for (i, x) in self.by_row(&call, layer, &new, &x).iter().enumerate() {
             m6.masked(x, &self.remask(i, Site::O(layer)));
         }
         m6.send(ch)?;

@@ -4,7 +4,7 @@ use cryptogen_mpc::party::Server;
 use cryptogen_ot::Channel;
 use cryptogen_ring::Fp;
 
-use super::{dot, of_pairs, Call};
+use super::{encrypted, of_pairs, Call};
 use crate::error::Result;
 use crate::material::Mask;
 use crate::online::scalar::{first_message, second_message, start};
@@ -24,54 +24,45 @@ impl Online<Server> {
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
         let call = Call::new(&plan, self.active_positions());
-        let (heads, d, kv, group) = (m.heads, call.d, m.kv_dim(), m.group());
+        self.check_cache(&call, layer)?;
+        let (heads, d) = (m.heads, call.d);
         let specs = call.specs(&plan, layer);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w3, r3) = first_message(scalar, pairs);
 
         // 1.
+        let new = self.new_rows(qkv);
         let mut m1 = Opening::new();
-        let queries = self.append(layer, qkv);
-        for (row, q) in self.active.iter().zip(&queries) {
-            m1.masked(q, &row.slot.mask(Mask::Query, layer, m.q_dim()));
-        }
-        let mut value_masks = Vec::with_capacity(n * kv);
-        let new = self.cache[layer].k.len() - n * kv;
-        for (i, row) in self.active.iter().enumerate() {
-            m1.masked(&self.cache[layer].k[new + i * kv..][..kv], &row.slot.mask(Mask::Key, layer, kv));
-        }
-        for (i, row) in self.active.iter().enumerate() {
-            let mask = row.slot.mask(Mask::Value, layer, kv);
-            m1.masked(&self.cache[layer].v[new + i * kv..][..kv], &mask);
-            value_masks.extend(mask);
-        }
-        self.cache[layer].open_v.extend(value_masks);
-        let cache = std::mem::take(&mut self.cache[layer]);
-        let mine = self.exponentials(&call, layer, |i, g, j| {
-            dot(&queries[i][g * d..(g + 1) * d], &cache.k[j * kv + g / group * d..][..d])
-        });
-        self.cache[layer] = cache;
-        let mine = mine?;
+        let scores = match &mut self.hybrid {
+            Some(hybrid) => encrypted::server::scores(hybrid, ch, layer, &new)?,
+            None => self.opened_scores(&call, layer, &new, &mut m1),
+        };
+        let mine = self.exponentials(&call, layer, &scores)?;
         m1.differences(&mine.deltas).rotations(&mine.rotations);
         m1.send(ch)?;
 
         // 2.
-        let mut m2 = Incoming::recv(ch, 2 * call.entries, call.entries)?;
+        let opened = if self.hybrid.is_some() { 0 } else { call.entries };
+        let mut m2 = Incoming::recv(ch, call.entries + opened, call.entries)?;
         let (deltas, rotations) = (m2.words(call.entries)?, m2.rotations(call.entries)?);
-        let open_e = m2.words(call.entries)?;
+        let open_e = m2.words(opened)?;
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
 
         // 3.
-        let (o, sigma) = self.outputs(&call, layer, &weights, |cache, n, at, _| {
-            weights[n] * cache.v[at] + open_e[n] * cache.open_v[at]
-        });
+        let mut m3 = Opening::new();
+        let sums = match &mut self.hybrid {
+            Some(hybrid) => encrypted::server::values(hybrid, ch, layer, n, &weights)?,
+            None => {
+                m3.masked(&weights, &self.weight_masks(&call, layer));
+                self.opened_values(&call, layer, &weights, &open_e)
+            }
+        };
+        let (o, sigma) = self.outputs(&call, layer, sums, &weights);
         let keys = self.sigma_keys(&call, layer)?;
         let started = start::<Server>(specs, &sigma, keys);
         self.trace.truncated(o.iter().copied());
         started.log(&mut self.trace);
-        let mut m3 = Opening::new();
-        m3.masked(&weights, &self.weight_masks(&call, layer));
         started.push(&mut m3);
         m3.send(ch)?;
 
@@ -100,7 +91,7 @@ impl Online<Server> {
             })
             .collect();
         let mut data = Vec::with_capacity(n * m.q_dim());
-        for x in self.by_row(&call, layer, &x) {
+        for x in self.by_row(&call, layer, &new, &x) {
             let opened = m6.words(m.q_dim())?;
             data.extend(self.enter(Site::O(layer), x.iter().zip(&opened).map(|(x, m)| *x + *m)));
         }

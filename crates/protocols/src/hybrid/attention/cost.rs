@@ -1,0 +1,180 @@
+//! What attention over the encrypted cache costs, counted from the schedule, and the choices that follow: the kernel for a number of rows, and T.
+
+use cryptogen_he::simd::{MaskedCiphertext, Noise, SeededCiphertext};
+use cryptogen_ot::Role;
+
+use super::schedule::{Kernel, Schedule};
+use crate::cost::Cost;
+use crate::error::{ProtocolError, Result};
+use crate::hybrid::cache::CacheShape;
+use crate::hybrid::layout::CacheLayout;
+use crate::hybrid::Protocol;
+use crate::plan::ModelShape;
+
+/// Rows of a pass for which the layout of `recompute` is chosen.
+const PASS: usize = 64;
+
+/// Microseconds of both parties together, measured (benches in `docs/paper.md`).
+mod price {
+    pub const INPUT: u64 = 1500;
+    pub const OUTPUT: u64 = 4000;
+    pub const HOISTED: u64 = 900;
+    pub const OPERAND: u64 = 900;
+    pub const PRODUCT: u64 = 250;
+    pub const RELINEARISATION: u64 = 3500;
+}
+
+/// Operations and ciphertexts of one layer's attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// fresh ciphertexts from the client
+    pub inputs: usize,
+    /// rotations, hoisted where there are several of one ciphertext
+    pub rotations: usize,
+    /// operands extended for products
+    pub operands: usize,
+    /// ciphertext products; those of a sum share scaling and relinearisation
+    pub products: usize,
+    pub relinearisations: usize,
+    /// masked ciphertexts to the client
+    pub outputs: usize,
+    pub messages: usize,
+}
+
+impl Work {
+    /// Modelled microseconds.
+    pub fn micros(&self) -> u64 {
+        [
+            (self.inputs, price::INPUT),
+            (self.rotations, price::HOISTED),
+            (self.operands, price::OPERAND),
+            (self.products, price::PRODUCT),
+            (self.relinearisations, price::RELINEARISATION),
+            (self.outputs, price::OUTPUT),
+        ]
+        .iter()
+        .map(|(n, price)| *n as u64 * price)
+        .sum()
+    }
+
+    /// Messages and bytes.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            messages: self.messages,
+            client_bytes: self.inputs * SeededCiphertext::BYTES,
+            server_bytes: self.outputs * MaskedCiphertext::BYTES,
+        }
+    }
+}
+
+impl Schedule {
+    /// Queries, keys and values of the new rows; scores; weights; values. Without refreshes.
+    pub fn work(&self) -> Work {
+        let (layout, packs) = (&self.layout, self.layout.packs());
+        let last = layout.blocks(self.first + self.rows);
+        let touched = last - self.first / layout.tokens();
+        let mut w = Work { inputs: 2 * packs * touched, messages: 1, ..Work::default() };
+        for batch in self.batches() {
+            let queries = batch.queries.len() * packs * layout.group;
+            w.inputs += queries;
+            w.rotations += queries * (self.giants() - 1);
+            w.operands += queries * self.giants();
+            w.messages += 1;
+            for window in &batch.windows {
+                // keys for the scores, values for the values
+                let cached = 2 * window.blocks.len() * packs;
+                w.rotations += cached * (self.babies() - 1);
+                w.operands += cached * self.babies();
+                w.messages += window.groups.len();
+                w.messages += 2 * window.groups.len();
+                for group in &window.groups {
+                    let (n, outputs) = (group.products.len(), group.outputs().len() * packs);
+                    w.inputs += n;
+                    w.operands += n;
+                    w.products += 2 * n * packs;
+                    w.relinearisations += n + outputs;
+                    w.rotations += n * layout.folding().len();
+                    w.outputs += n + outputs;
+                }
+            }
+        }
+        w
+    }
+
+    /// The cheaper kernel for new rows.
+    pub fn cheapest(layout: CacheLayout, first: usize, rows: usize) -> Schedule {
+        let [vector, matrix] =
+            [Kernel::Vector, Kernel::Matrix].map(|kernel| Schedule { layout, kernel, first, rows });
+        let try_matrix = rows > 1 && layout.survives(Kernel::Matrix, Noise::fresh().add_plain());
+        match try_matrix && matrix.work().micros() < vector.work().micros() {
+            true => matrix,
+            false => vector,
+        }
+    }
+}
+
+/// Messages and bytes of one layer's refreshes of `ciphertexts`.
+pub fn refresh(ciphertexts: usize) -> Cost {
+    match ciphertexts {
+        0 => Cost::default(),
+        n => Cost::of(&[
+            (Role::Server, n * MaskedCiphertext::BYTES),
+            (Role::Client, n * SeededCiphertext::BYTES),
+        ]),
+    }
+}
+
+/// Messages and bytes of one layer's encrypted scores and values for `rows` rows behind what `shape` holds.
+pub fn cost(shape: &CacheShape, layer: usize, rows: usize) -> Cost {
+    let first = shape.length(layer);
+    let refreshed = 2 * shape.layout().packs() * shape.after_append(layer, rows).len();
+    let work = Schedule::cheapest(*shape.layout(), first, rows).work();
+    [work.cost(), refresh(refreshed)].into_iter().sum()
+}
+
+/// What a cache is used for: passes of `rows` rows that end with `length` rows in the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    pub rows: usize,
+    pub length: usize,
+}
+
+impl Workload {
+    /// What the layout is chosen for: one new row at a fair length, or a whole prefix.
+    pub fn of(protocol: Protocol, m: &ModelShape) -> Workload {
+        let length = m.context.min(256);
+        Workload { rows: if protocol == Protocol::Recompute { length.min(PASS) } else { 1 }, length }
+    }
+}
+
+/// The cheapest number of tokens per ciphertext for a workload, and the others' modelled milliseconds per layer.
+pub(crate) fn cheapest(m: &ModelShape, work: Workload) -> Result<(CacheLayout, String)> {
+    let rows = work.rows.clamp(1, work.length.max(1));
+    let first = work.length.max(1) - rows;
+    let mut candidates = vec![];
+    for log in 0..=10 {
+        let Ok(layout) = CacheLayout::new(m, 1 << log) else { continue };
+        if !layout.survives(Kernel::Vector, Noise::fresh().add_plain()) {
+            continue;
+        }
+        let schedule = Schedule::cheapest(layout, first, rows);
+        candidates.push((schedule.work(), schedule));
+    }
+    let (best, schedule) =
+        *candidates.iter().min_by_key(|(w, _)| w.micros()).ok_or_else(|| ProtocolError::Shape {
+            what: "key heads of an encrypted cache",
+            expected: "up to 8192".into(),
+            got: m.kv_heads.to_string(),
+        })?;
+    let l = schedule.layout;
+    let mut why = format!(
+        "T = {} tokens × {} heads × {} features ({:?}, {} ciphertexts per block, {:?} kernel) for {rows} rows at length {}: \
+         {} ciphertexts in, {} out, {} products, {} rotations, {:.1} ms per layer; other T:",
+        l.tokens(), m.kv_heads, l.features(), l.encoding(), l.packs(), schedule.kernel, work.length,
+        best.inputs, best.outputs, best.products, best.rotations, best.micros() as f64 / 1e3,
+    );
+    for (w, s) in &candidates {
+        why += &format!(" {}: {:.1} ms", s.layout.tokens(), w.micros() as f64 / 1e3);
+    }
+    Ok((l, why))
+}
