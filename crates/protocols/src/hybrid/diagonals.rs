@@ -8,7 +8,8 @@
 //! - Diagonal `d < D` at (i, lane): `W[o][a·n + (i + s·D + d) mod n]` with `o = b·n + i`, 0 outside `W` and where `s·D + d ≥ n`.
 //! - Output at (i, lane): what block `a` and part `s` add to `y[row][o]`. Whoever holds shares adds up over (a, s): no folding rotations.
 //!
-//! `y = Σ_G rot_{Gg}( Σ_b rot_{−Gg}(diagonal_{Gg+b}) ⊙ rot_b(x) )`, evaluated by Horner's rule in `rot_g`, so that `g` Galois keys do.
+//! `y = Σ_G rot_{Gg}( Σ_b rot_{−Gg}(diagonal_{Gg+b}) ⊙ rot_b(x) )`, evaluated by Horner's rule in `rot_g`, so that `g` Galois keys
+//! do (one more where it is done in two halves at the same time).
 
 use cryptogen_he::simd::{Lanes, N};
 use cryptogen_ring::Fp;
@@ -64,10 +65,24 @@ impl Packing {
         lanes > 0 && lanes <= self.lanes.count() && self.babies > 0 && self.parts <= self.lanes.n()
     }
 
-    /// Slots to rotate by: baby steps of the inputs, one giant step of the sums.
-    pub fn steps(&self) -> impl Iterator<Item = usize> + '_ {
+    /// Giant steps of the first of two sums, which two threads make; all of them where there are more outputs than one to share out.
+    pub fn half(&self) -> usize {
+        match self.outputs() == 1 {
+            true => self.giants().div_ceil(2),
+            false => self.giants(),
+        }
+    }
+
+    /// Diagonals to rotate by: baby steps of the inputs, one giant step of the sums, what joins two halves.
+    pub fn turns(&self) -> impl Iterator<Item = usize> + '_ {
         let giant = (self.giants() > 1).then_some(self.babies);
-        (1..self.babies.min(self.diagonals())).chain(giant).map(|d| self.lanes.step(d))
+        let join = (self.half() < self.giants()).then_some(self.half() * self.babies);
+        (1..self.babies.min(self.diagonals())).chain(giant).chain(join)
+    }
+
+    /// The same in slots.
+    pub fn steps(&self) -> impl Iterator<Item = usize> + '_ {
+        self.turns().map(|d| self.lanes.step(d))
     }
 
     fn lane(&self, row: usize, a: usize, b: usize, s: usize) -> usize {

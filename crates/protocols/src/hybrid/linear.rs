@@ -206,12 +206,15 @@ impl Product<'_> {
                         let weights = &weights[beta * p.inputs() * p.diagonals()..];
                         let weights = |alpha: usize, d: usize| &weights[alpha * p.diagonals() + d];
                         let babies = &babies[group * p.inputs()..];
-                        let sums =
-                            (0..p.giants()).into_par_iter().map(|giant| self.dot(babies, giant, weights));
-                        let sums = sums.collect::<HeResult<Vec<_>>>()?;
-                        sums.into_iter().rev().try_fold(None, |sum, next| self.horner(sum, next).map(Some))
+                        let range = |giants: std::ops::Range<usize>| {
+                            giants.rev().try_fold(None, |sum, giant| {
+                                self.horner(sum, self.dot(babies, giant, weights)?).map(Some)
+                            })
+                        };
+                        let half = p.half();
+                        let (low, high) = rayon::join(|| range(0..half), || range(half..p.giants()));
+                        self.join(low?, high?)
                     })
-                    .map(|sum| sum.map(|s| s.unwrap_or_else(Ciphertext::zero)))
                     .collect()
             }
             None => self.apply_encoding(&babies),
@@ -261,6 +264,16 @@ impl Product<'_> {
         let w: Vec<&Plaintext> =
             terms().map(|(alpha, b)| weights(alpha, giant * self.p.babies + b)).collect();
         self.evaluator.dot_plain(&x, &w)
+    }
+
+    /// `low + rot_{half·g}(high)`.
+    fn join(&self, low: Option<Ciphertext>, high: Option<Ciphertext>) -> HeResult<Ciphertext> {
+        let mut sum = low.unwrap_or_else(Ciphertext::zero);
+        if let Some(high) = high {
+            let step = self.p.lanes.step(self.p.half() * self.p.babies);
+            sum.add(self.context, &self.evaluator.rotate(&high, step)?);
+        }
+        Ok(sum)
     }
 
     /// `rot_g(sum) + next`.

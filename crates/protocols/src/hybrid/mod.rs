@@ -13,6 +13,7 @@ mod exchange;
 pub mod keys;
 pub mod layout;
 pub mod linear;
+mod pass;
 pub mod planner;
 pub mod refresh;
 

@@ -1,6 +1,7 @@
 //! Linear layers of the paper's protocols: layouts simulated on clear slots, plans, and the real thing.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
 use cryptogen_he::simd::{EvaluationKeys, Lanes, N, ROW};
@@ -36,19 +37,26 @@ fn simulate(p: &Packing, w: &[i16], x: &[Fp], rows: usize) -> Vec<Fp> {
     let inputs: Vec<_> = (0..p.inputs()).map(|alpha| p.input(x, alpha)).collect();
     let outputs: Vec<Vec<Fp>> = (0..p.outputs())
         .map(|beta| {
-            let mut sum = vec![Fp::ZERO; N];
-            for giant in (0..p.giants()).rev() {
-                if sum.iter().any(|s| *s != Fp::ZERO) {
-                    sum = turn(&sum, p.babies);
-                }
-                for d in giant * p.babies..p.diagonals().min((giant + 1) * p.babies) {
-                    for (alpha, input) in inputs.iter().enumerate() {
-                        let (w, x) = (p.diagonal(w, beta, alpha, d), turn(input, d % p.babies));
-                        sum.iter_mut().zip(w.iter().zip(&x)).for_each(|(s, (w, x))| *s += *w * *x);
+            let horner = |giants: Range<usize>| {
+                let mut sum = vec![Fp::ZERO; N];
+                for giant in giants.clone().rev() {
+                    if giant + 1 < giants.end {
+                        sum = turn(&sum, p.babies);
+                    }
+                    for d in giant * p.babies..p.diagonals().min((giant + 1) * p.babies) {
+                        for (alpha, input) in inputs.iter().enumerate() {
+                            let (w, x) = (p.diagonal(w, beta, alpha, d), turn(input, d % p.babies));
+                            sum.iter_mut().zip(w.iter().zip(&x)).for_each(|(s, (w, x))| *s += *w * *x);
+                        }
                     }
                 }
+                sum
+            };
+            let (low, high) = (horner(0..p.half()), horner(p.half()..p.giants()));
+            match p.half() < p.giants() {
+                true => low.iter().zip(turn(&high, p.half() * p.babies)).map(|(a, b)| *a + b).collect(),
+                false => low,
             }
-            sum
         })
         .collect();
     p.output(&outputs, rows)
@@ -281,7 +289,7 @@ fn keys_are_made_once_and_only_what_is_missing_is_sent() {
     std::fs::remove_file(&client).unwrap();
     assert_ne!(check(&few, whole(&few)), id);
 
-    let spoil = |file: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+    let spoil = |file: &Path, change: fn(&mut Vec<u8>)| {
         let good = std::fs::read(file).unwrap();
         let mut bad = good.clone();
         change(&mut bad);
@@ -290,11 +298,37 @@ fn keys_are_made_once_and_only_what_is_missing_is_sent() {
         std::fs::write(file, &good).unwrap();
         (client.err(), server.err())
     };
-    let changes: [&dyn Fn(&mut Vec<u8>); 4] =
-        [&|b| b[0] ^= 1, &|b| b.truncate(30), &|b| *b.last_mut().unwrap() ^= 1, &|b| b.push(0)];
+    let changes: [fn(&mut Vec<u8>); 4] =
+        [|b| b[0] ^= 1, |b| b.truncate(30), |b| *b.last_mut().unwrap() ^= 1, |b| b.push(0)];
     for change in changes {
         assert!(matches!(spoil(&client, change).0, Some(ProtocolError::File { .. })));
         assert!(matches!(spoil(&server, change).1, Some(ProtocolError::File { .. })));
     }
     check(&few, 0);
+}
+
+/// Times of the linear layers of GPT-2's shape: `cargo test … gpt2_layers -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn gpt2_layers() {
+    let tiny = build(&Settings { sizes: [768, 12, 12, 64, 3072], ..Settings::of(Arch::Gpt) });
+    let dir = tempfile::tempdir().unwrap();
+    let (mut client, mut server) = hybrids(&tiny, dir.path(), Protocol::EncryptedCache);
+    println!("{} steps for linear layers, {} bytes of keys", client.plan().steps().len(), client.key_bytes());
+    for rows in [1, 1, 64] {
+        for (key, site) in Site::of_layer(0).into_iter().enumerate() {
+            let l = tiny.plan.linear(site);
+            let mut rng = rng(96);
+            let [x, r, y] = [l.d_in, l.d_in, l.d_out].map(|n| rng.fp_vec(rows * n));
+            let start = std::time::Instant::now();
+            let (c, s) = run(
+                |ch| linear::client(&mut client, ch, site, rows, &r, &y),
+                |ch| linear::server(&mut server, ch, &tiny.model, (site, key), rows, &x),
+            );
+            let ms = 1e3 * start.elapsed().as_secs_f64();
+            assert!(c.result.is_ok() && s.result.is_ok());
+            let why = client.plan().why(site, rows);
+            println!("{ms:.1} ms, {} KB up, {} KB down. {why}", c.bytes() / 1000, s.bytes() / 1000);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use cryptogen_mpc::session::SessionError;
 use super::clear::Clear;
 use super::endpoint::{client_pass, open_as, pair, server_pass};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
+use crate::cost::Cost;
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
@@ -32,26 +33,29 @@ fn run<P: Party>(
     e: &mut Endpoint<P>,
     sessions: &Sessions,
     pass: impl Fn(&mut Endpoint<P>, &[usize]) -> Result<Vec<i64>>,
-) -> Result<Left> {
-    let mut left = vec![];
+) -> Result<(Left, Cost, [u64; 2])> {
+    let (mut left, mut declared) = (vec![], vec![]);
     for passes in sessions {
         e.reset();
         let mut logits = vec![];
         for tokens in *passes {
             e.extend(tokens.len())?;
             e.take_heads(1)?;
+            let plan = e.state().plan.clone();
+            declared.extend(e.online().0.hybrid.as_mut().map(|h| h.cost(&plan, tokens.len(), 1)));
             logits.push(pass(e, tokens)?);
         }
         left.push((logits, e.insecure_trace()));
     }
-    Ok(left)
+    let online = e.connection().stats().online;
+    Ok((left, declared.into_iter().sum(), [online.bytes_sent, online.messages_sent]))
 }
 
 /// Prepares what the sessions need, runs them and compares with the clear model.
 fn check(tiny: &Tiny, dir: &Path, protocol: Protocol, sessions: &Sessions) {
     let (want, layers) = (stock(tiny, sessions), tiny.plan.model.layers);
     let (client, server) = pair(
-        |conn| -> Result<Left> {
+        |conn| -> Result<_> {
             let mut e = open_as(conn, tiny, dir, false, protocol)?;
             e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
@@ -59,7 +63,7 @@ fn check(tiny: &Tiny, dir: &Path, protocol: Protocol, sessions: &Sessions) {
             assert_eq!(e.stock(), Stock { slots: 0, heads: 0, exponentials: 0 });
             Ok(left)
         },
-        |conn| -> Result<Left> {
+        |conn| -> Result<_> {
             let mut e = open_as(conn, tiny, dir, false, protocol)?;
             e.send_model(&tiny.model, &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
@@ -71,6 +75,11 @@ fn check(tiny: &Tiny, dir: &Path, protocol: Protocol, sessions: &Sessions) {
         },
     );
     let (client, server) = (client.expect("an honest session"), server.expect("an honest session"));
+    let ((client, declared, sent), (server, _, received)) = (client, server);
+    // every message is one frame here, of five bytes more
+    assert_eq!(declared.messages as u64, sent[1] + received[1]);
+    assert_eq!(declared.client_bytes as u64 + 5 * sent[1], sent[0]);
+    assert_eq!(declared.server_bytes as u64 + 5 * received[1], received[0]);
     for ((passes, c), s) in sessions.iter().zip(client).zip(server) {
         let mut clear = Clear::new(tiny, c.1, s.1);
         let mut first = 0;
