@@ -165,14 +165,15 @@ def chat(
 
 
 @app.command()
-def inspect(model: Model, plan: PlanFile = None, as_json: Json = False) -> None:
-    """Show a model's plan, its cost per token, the security parameters and what leaks."""
+def inspect(model: Model, plan: PlanFile = None, protocol: Protocol = "preprocessed", as_json: Json = False) -> None:
+    """Show a model's plan, its cost per token, the security parameters and what leaks; how it lies in ciphertexts."""
+    check_protocol(protocol)
     from cryptogen.bench.inspect import as_text, facts
     from cryptogen.session.plans import find_plan
     from cryptogen.weights import load
 
     found = find_plan(load(model), plan)
-    print(json.dumps(facts(found)) if as_json else as_text(found))
+    print(json.dumps(facts(found, protocol)) if as_json else as_text(found, protocol))
 
 
 @app.command()

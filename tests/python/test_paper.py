@@ -77,7 +77,11 @@ def test_material_bought_ahead_and_one_store_per_protocol(llama: Served, tmp_pat
     with llama.client(tmp_path, token=None) as client:
         assert client.costs.left == {"slots": 0, "heads": 0, "exponentials": 0}
     assert len(list((tmp_path / "client" / "stores").iterdir())) == 2
-    assert len(list((tmp_path / "client" / "models").iterdir())) == 1  # the encrypted model is shared
+    whole, ends = sorted((tmp_path / "client" / "models").iterdir(), key=lambda path: -path.stat().st_size)
+    assert ends.name == f"{whole.name}-ends"  # layers are not needed where they are computed on our ciphertexts
+    with llama.client(tmp_path, protocol=HYBRID[0], token=None) as client:  # the other one, from either file
+        ends.unlink()
+        assert len(list(client.generate([5], max_new_tokens=1, stop=()))) == 1
 
 
 def test_chat_and_logits(llama: Served, tmp_path: Path) -> None:
@@ -164,6 +168,8 @@ def test_the_comparison_has_every_figure(figures: dict) -> None:
         for name in ("recompute_over_encrypted_cache", "encrypted_cache_over_preprocessed"):
             assert figures["ratios"][length][name] > 0
     assert figures["growth"]["encrypted-cache"]["to"] == 8
+    one, many = (figures["layouts"]["encrypted-cache"][rows] for rows in ("1", "64"))
+    assert len(one) == len(many) == 5 and all("ms" in line for line in one + many)
 
 
 def test_pages_and_plots(figures: dict, tmp_path: Path) -> None:

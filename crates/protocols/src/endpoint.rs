@@ -26,7 +26,7 @@ use crate::hybrid::{Hybrid, Protocol};
 use crate::material::SlotLayout;
 use crate::offline::attention::EncryptedCache;
 use crate::offline::keys::PartyKeys;
-use crate::offline::model::{self, EncryptedModel};
+use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 use crate::offline::Progress;
 use crate::online::{Online, ServerModel};
@@ -136,6 +136,15 @@ impl<P: Party> Endpoint<P> {
         self.protocol
     }
 
+    /// What the client needs of the encrypted model.
+    fn part(&self) -> Part {
+        if self.protocol.is_hybrid() {
+            Part::Ends
+        } else {
+            Part::Whole
+        }
+    }
+
     /// Read access to the session state.
     pub fn state(&self) -> &Online<P> {
         &self.online
@@ -231,16 +240,21 @@ impl Endpoint<Client> {
     /// Connection failures, a full disk.
     pub fn receive_model(&mut self, path: &Path, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Setup);
-        model::receive(&mut self.conn, &self.plan, path, progress)?;
+        let part = self.part();
+        model::receive(&mut self.conn, &self.plan, part, path, progress)?;
         self.open_model(path)
     }
 
-    /// Opens an encrypted model that was received earlier.
+    /// Opens an encrypted model that was received earlier; the whole model will do where a part is enough.
     ///
     /// # Errors
     /// An unreadable file or one of the wrong size.
     pub fn open_model(&mut self, path: &Path) -> Result<()> {
-        self.encrypted = Some(EncryptedModel::open(path, &self.plan)?);
+        let whole = || EncryptedModel::open(path, &self.plan, Part::Whole);
+        self.encrypted = Some(match self.part() {
+            Part::Whole => whole()?,
+            Part::Ends => EncryptedModel::open(path, &self.plan, Part::Ends).or_else(|_| whole())?,
+        });
         Ok(())
     }
 
@@ -264,7 +278,8 @@ impl Endpoint<Server> {
     /// Connection failures, interruption.
     pub fn send_model(&mut self, weights: &ServerModel, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Setup);
-        model::send(&mut self.conn, &self.keys.mine, &self.plan, weights, &mut self.rng, progress)
+        let part = self.part();
+        model::send(&mut self.conn, &self.keys.mine, &self.plan, part, weights, &mut self.rng, progress)
     }
 
     /// Starts a forward pass. See [`Online::embed`].

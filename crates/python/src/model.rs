@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use cryptogen_he::{Params, SecretKey};
 use cryptogen_protocols::endpoint::{exponentials_needed, PARAMETERS};
+use cryptogen_protocols::hybrid::cache_layout;
+use cryptogen_protocols::hybrid::planner::LinearPlan;
 use cryptogen_protocols::material::SlotLayout;
-use cryptogen_protocols::offline::model::ModelLayout;
+use cryptogen_protocols::offline::model::{ModelLayout, Part};
+use cryptogen_protocols::plan::Site;
 use cryptogen_protocols::{online, plan, ProtocolError};
 use cryptogen_ring::{Prg, Seed};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
@@ -18,6 +21,7 @@ use rand_core::RngCore;
 use zeroize::Zeroizing;
 
 use crate::errors;
+use crate::session::named;
 
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
@@ -39,10 +43,21 @@ impl Plan {
         exponentials_needed(&self.inner, first, rows)
     }
 
-    /// Size of the model encrypted under the server's key.
-    #[getter]
-    fn encrypted_model_bytes(&self) -> u64 {
-        ModelLayout::new(&self.inner).bytes()
+    /// How a protocol lays the model out in ciphertexts for `rows` rows, and why: a text per linear layer, then the cache's. None for `preprocessed`.
+    fn why(&self, protocol: &str, rows: usize) -> PyResult<Vec<String>> {
+        let (protocol, m) = (named(protocol)?, &self.inner.model);
+        if !protocol.is_hybrid() {
+            return Ok(vec![]);
+        }
+        let mut linear = LinearPlan::new(m).map_err(errors::protocol)?;
+        let (_, cache) = cache_layout(protocol, m).map_err(errors::protocol)?;
+        Ok(Site::of_layer(0).into_iter().map(|site| linear.why(site, rows)).chain([cache]).collect())
+    }
+
+    /// Size of what a client needs of the model encrypted under the server's key.
+    fn encrypted_model_bytes(&self, protocol: &str) -> PyResult<u64> {
+        let part = if named(protocol)?.is_hybrid() { Part::Ends } else { Part::Whole };
+        Ok(ModelLayout::of(&self.inner, part).bytes())
     }
 
     /// Size of one slot in either party's store.

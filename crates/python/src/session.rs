@@ -99,7 +99,8 @@ pub struct ServerConnection(Mutex<Option<Connection<Server>>>);
 #[pyclass(frozen, module = "cryptogen._core")]
 pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
 
-fn named(protocol: &str) -> PyResult<Protocol> {
+/// The protocol of that name.
+pub fn named(protocol: &str) -> PyResult<Protocol> {
     Protocol::parse(protocol).ok_or_else(|| {
         errors::protocol(ProtocolError::Shape {
             what: "protocol",

@@ -7,11 +7,13 @@ from typing import Any
 from cryptogen import _core
 from cryptogen.numerics.plan import Plan, tables
 from cryptogen.numerics.statistics import inspect_plan, materials
+from cryptogen.protocols import PREPROCESSED
+from cryptogen.session.messages import LARGEST_BLOCK
 
 CONTEXTS = (64, 128, 512)
 
 
-def facts(plan: Plan) -> dict[str, Any]:
+def facts(plan: Plan, protocol: str = PREPROCESSED) -> dict[str, Any]:
     """For `--json`."""
     core = _core.Plan(plan.to_json(), tables(plan))
     s = plan.statistics
@@ -20,19 +22,26 @@ def facts(plan: Plan) -> dict[str, Any]:
         "plan": plan.digest(),
         "model": plan.model_digest,
         "parameters": _core.PARAMETERS,
-        "encrypted_model_bytes": core.encrypted_model_bytes,
+        "encrypted_model_bytes": core.encrypted_model_bytes(protocol),
         "slot_bytes": core.slot_bytes,
         "exponential_tables": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
         "tables_per_token": materials(plan),
         "failure_log2": s.get("failure_log2", {}),
         "discard_log2": s.get("discard_log2"),
         "round_trips": 8 * plan.model.layers + 3,
-    }
+    } | layouts(core, protocol)
 
 
-def as_text(plan: Plan) -> str:
+def layouts(core: _core.Plan, protocol: str) -> dict[str, Any]:
+    """How rows lie in ciphertexts, and why: for one new row and for a pass of a prompt."""
+    if protocol == PREPROCESSED:
+        return {}
+    return {"layouts": {str(rows): core.why(protocol, rows) for rows in (1, LARGEST_BLOCK)}}
+
+
+def as_text(plan: Plan, protocol: str = PREPROCESSED) -> str:
     """For people."""
-    f = facts(plan)
+    f = facts(plan, protocol)
     tables_needed = ", ".join(f"{n} at row {row}" for row, n in f["exponential_tables"].items())
     return "\n".join(
         [
@@ -49,5 +58,10 @@ def as_text(plan: Plan) -> str:
             "  both: architecture, plan (windows, shifts, bounds), number and timing of tokens",
             "  client: logits, hence what they tell about the weights; SHA-256 of the integer weights",
             "  server: nothing of prompt or answer",
+            *(
+                f"{rows} row(s) in ciphertexts: {line}"
+                for rows, lines in f.get("layouts", {}).items()
+                for line in lines
+            ),
         ]
     )

@@ -61,11 +61,11 @@ class Token:
     prefill_seconds: float = 0.0  # all that came before, material included
 
 
-def tokens(client: Client, protocol: str, lengths: Sequence[int], n: int, server: int, note: Note) -> list[Token]:
+def tokens(client: Client, protocol: str, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
     """One figure per length, ascending. `n`: tokens measured where there is a cache; `server`: its process."""
     check_lengths(lengths, 1 if protocol == RECOMPUTE else n, client.config.context)
     run = _again if protocol == RECOMPUTE else _cached
-    return list(run(client, lengths, n, server, note))
+    yield from run(client, lengths, n, server, note)
 
 
 def check_lengths(lengths: Sequence[int], n: int, context: int) -> None:

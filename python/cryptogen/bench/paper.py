@@ -21,6 +21,7 @@ from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, PROTOCOLS, RECOMP
 from cryptogen.session import Client
 
 from .decode import commit, machine
+from .inspect import layouts
 from .measure import Amount, Note, Token, check_lengths, tokens
 from .processes import ServerProcess
 from .shapes import shape
@@ -52,16 +53,17 @@ def compare(task: Paper, note: Note) -> dict[str, Any]:
     for protocol in task.protocols:
         check_lengths(task.lengths, 1 if protocol == RECOMPUTE else task.tokens, config.context)
     measured: dict[tuple[int, str, int], Token] = {}
+    why: dict[str, Any] = {}
     for blocks in sorted(set(_blocks(task, config.layers).values()) | {1}):
-        measured |= _run(task, blocks, config.layers, note)
+        measured |= _run(task, blocks, config.layers, why, note)
     runs = [
         _figures(protocol, measured[1, protocol, length], measured[blocks, protocol, length], blocks, config.layers)
         for (protocol, length), blocks in _blocks(task, config.layers).items()
     ]
-    return report(task.shape, config.layers, runs)
+    return report(task.shape, config.layers, runs, why)
 
 
-def report(name: str, layers: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def report(name: str, layers: int, runs: list[dict[str, Any]], why: dict[str, Any]) -> dict[str, Any]:
     """The runs and what follows from them."""
     return {
         "shape": name,
@@ -69,6 +71,7 @@ def report(name: str, layers: int, runs: list[dict[str, Any]]) -> dict[str, Any]
         "runs": runs,
         "ratios": {str(length): _ratios(runs, length) for length in sorted({int(r["length"]) for r in runs})},
         "growth": {p: _growth(runs, p) for p in PROTOCOLS if any(r["protocol"] == p for r in runs)},
+        "layouts": why,
         "machine": machine(),
     }
 
@@ -76,14 +79,15 @@ def report(name: str, layers: int, runs: list[dict[str, Any]]) -> dict[str, Any]
 def add_to(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     """The file's runs with these added, those of the same protocol and length replaced; written back."""
     known: list[dict[str, Any]] = []
+    why: dict[str, Any] = {}
     if path.exists():
         before = json.loads(path.read_text())
         if (before["shape"], before["machine"]) != (result["shape"], result["machine"]):
             raise InputError(f"{path} holds {before['shape']} on {before['machine']}, expected the same")
-        known = before["runs"]
+        known, why = before["runs"], before["layouts"]
     new = {(r["protocol"], r["length"]) for r in result["runs"]}
     runs = [r for r in known if (r["protocol"], r["length"]) not in new] + result["runs"]
-    whole = report(result["shape"], result["layers"], runs)
+    whole = report(result["shape"], result["layers"], runs, why | result["layouts"])
     path.write_text(json.dumps(whole, indent=1) + "\n")
     return whole
 
@@ -99,9 +103,9 @@ def _blocks(task: Paper, layers: int) -> dict[tuple[str, int], int]:
     return {(p, length): of(p, length) for p in task.protocols for length in task.lengths}
 
 
-def _run(task: Paper, blocks: int, layers: int, note: Note) -> dict[tuple[int, str, int], Token]:
+def _run(task: Paper, blocks: int, layers: int, why: dict[str, Any], note: Note) -> dict[tuple[int, str, int], Token]:
     """One process pair: every run that wants this number of blocks, or that wants 1 block beside its own number."""
-    found = {}
+    found: dict[tuple[int, str, int], Token] = {}
     with tempfile.TemporaryDirectory(prefix="cryptogen-bench-") as folder:
         with ServerProcess("cryptogen.bench.server", [task.shape, str(blocks), folder]) as server:
             for protocol in task.protocols:
@@ -116,6 +120,7 @@ def _run(task: Paper, blocks: int, layers: int, note: Note) -> dict[tuple[int, s
                 note(f"{say}: connecting")
                 client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=protocol)
                 with client:
+                    why[protocol] = layouts(client._link.plan, protocol).get("layouts", {})
                     for token in tokens(client, protocol, lengths, task.tokens, server.pid, partial(_say, note, say)):
                         found[blocks, protocol, token.length] = token
                         seconds = token.offline.seconds + token.online.seconds

@@ -32,7 +32,7 @@ from cryptogen.numerics.calibrate import shape_of
 from cryptogen.numerics.document import PlanError
 from cryptogen.numerics.plan import Plan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder, write_private
-from cryptogen.protocols import RECOMPUTE, store_name
+from cryptogen.protocols import PREPROCESSED, RECOMPUTE, store_name
 from cryptogen.tokens import TextCodec
 
 from . import messages
@@ -125,18 +125,21 @@ class Link:
             raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
 
     def _fetch_model(self, model: str, plan_digest: str) -> None:
-        """The encrypted model comes once per model and key; a file appears under its name only when complete."""
+        """The encrypted model, or the part that the protocol needs, comes once per model and key; a file appears under
+        its name only when complete."""
         name = hashlib.sha256(f"{model} {plan_digest} {self.offer.key_id}".encode()).hexdigest()[:32]
-        path = self._folder / "models" / name
+        whole = self._folder / "models" / name
+        path = whole if self.protocol == PREPROCESSED else whole.with_name(f"{name}-ends")
         endpoint = self._open()
-        if path.exists():
-            endpoint.open_model(str(path))
-            return
+        for there in (whole, path):
+            if there.exists():
+                endpoint.open_model(str(there))
+                return
         path.parent.mkdir(exist_ok=True, mode=0o700)
-        size, free = self.plan.encrypted_model_bytes, shutil.disk_usage(path.parent).free
+        size, free = self.plan.encrypted_model_bytes(self.protocol), shutil.disk_usage(path.parent).free
         if size > free:
             raise DiskFull(f"{path.parent}: {size} bytes needed for the encrypted model, {free} free")
-        partial = path.with_name(f"{name}.{self._name}.partial")
+        partial = path.with_name(f"{path.name}.{self._name}.partial")
         try:
             with self._step("setup", messages.SendModel()):
                 endpoint.receive_model(str(partial), _named(self._progress, f"{size / 1e9:.1f} GB, once per model"))

@@ -84,16 +84,31 @@ pub(crate) fn slots(f: usize) -> Layout {
     Layout::new(f.trailing_zeros()).expect("a power of two up to N")
 }
 
+/// How much of the model a client needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// Head and embedding: where layers are computed on the client's ciphertexts.
+    Ends,
+}
+
 /// Order and position of all matrices: the layers, the head, the embedding.
 pub struct ModelLayout {
     sites: Vec<MatrixLayout>,
     pub embed: MatrixLayout,
     layers: usize,
+    /// ciphertexts left out
+    first: usize,
 }
 
 impl ModelLayout {
     /// Lays out the encrypted model of a plan.
     pub fn new(plan: &Plan) -> ModelLayout {
+        ModelLayout::of(plan, Part::Whole)
+    }
+
+    /// Lays out a part of it.
+    pub fn of(plan: &Plan, part: Part) -> ModelLayout {
         let layers = plan.model.layers;
         let mut start = 0;
         let mut sites = vec![];
@@ -103,7 +118,11 @@ impl ModelLayout {
             start += m.count();
             sites.push(m);
         }
-        ModelLayout { sites, embed: MatrixLayout::new(plan.model.d, plan.model.vocab, start), layers }
+        let first = match part {
+            Part::Whole => 0,
+            Part::Ends => sites[Site::Head.index(layers)].start,
+        };
+        ModelLayout { sites, embed: MatrixLayout::new(plan.model.d, plan.model.vocab, start), layers, first }
     }
 
     /// The layout of a site's matrix.
@@ -113,6 +132,10 @@ impl ModelLayout {
 
     /// Ciphertexts in all.
     pub fn count(&self) -> usize {
+        self.end() - self.first
+    }
+
+    fn end(&self) -> usize {
         self.embed.start + self.embed.count()
     }
 
@@ -132,13 +155,13 @@ impl ModelLayout {
     }
 }
 
-/// Messages and bytes of the whole model.
-pub fn cost(plan: &Plan) -> Cost {
-    let layout = ModelLayout::new(plan);
+/// Messages and bytes of the model.
+pub fn cost(plan: &Plan, part: Part) -> Cost {
+    let layout = ModelLayout::of(plan, part);
     Cost { messages: layout.count().div_ceil(BATCH), client_bytes: 0, server_bytes: layout.bytes() as usize }
 }
 
-/// Server: encrypts and sends the whole model, in bounded memory.
+/// Server: encrypts and sends the model, in bounded memory.
 ///
 /// # Errors
 /// Connection failures; interruption.
@@ -146,15 +169,16 @@ pub fn send(
     ch: &mut dyn Channel,
     key: &SecretKey,
     plan: &Plan,
+    part: Part,
     model: &ServerModel,
     rng: &mut Prg,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let layout = ModelLayout::new(plan);
-    let total = layout.count();
-    for start in (0..total).step_by(BATCH) {
+    let layout = ModelLayout::of(plan, part);
+    let (first, end) = (layout.first, layout.end());
+    for start in (first..end).step_by(BATCH) {
         let seed = Seed::random(rng);
-        let batch: Result<Vec<Vec<u8>>> = (start..total.min(start + BATCH))
+        let batch: Result<Vec<Vec<u8>>> = (start..end.min(start + BATCH))
             .into_par_iter()
             .map(|index| {
                 let (site, m, i) = layout.locate(index);
@@ -172,7 +196,8 @@ pub fn send(
             .collect();
         let batch = batch?;
         ch.send(&batch.concat())?;
-        report(progress, "encrypting the model", (start + batch.len()) as u64, total as u64)?;
+        let done = start + batch.len() - first;
+        report(progress, "encrypting the model", done as u64, layout.count() as u64)?;
     }
     Ok(())
 }
@@ -181,8 +206,14 @@ pub fn send(
 ///
 /// # Errors
 /// Connection failures, a full disk (nothing is left behind), interruption.
-pub fn receive(ch: &mut dyn Channel, plan: &Plan, path: &Path, progress: Progress<'_>) -> Result<()> {
-    let layout = ModelLayout::new(plan);
+pub fn receive(
+    ch: &mut dyn Channel,
+    plan: &Plan,
+    part: Part,
+    path: &Path,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let layout = ModelLayout::of(plan, part);
     let total = layout.count();
     let partial = path.with_extension("partial");
     let file_error = |e: std::io::Error| ProtocolError::File {
@@ -222,8 +253,8 @@ impl EncryptedModel {
     ///
     /// # Errors
     /// A missing file or one of the wrong size.
-    pub fn open(path: &Path, plan: &Plan) -> Result<EncryptedModel> {
-        let layout = ModelLayout::new(plan);
+    pub fn open(path: &Path, plan: &Plan, part: Part) -> Result<EncryptedModel> {
+        let layout = ModelLayout::of(plan, part);
         let error = |reason: String| ProtocolError::File { path: path.display().to_string(), reason };
         let file = File::open(path).map_err(|e| error(e.to_string()))?;
         let len = file.metadata().map_err(|e| error(e.to_string()))?.len();
@@ -244,7 +275,9 @@ impl EncryptedModel {
         block: usize,
         k: std::ops::Range<usize>,
     ) -> Result<Vec<SeededCiphertext>> {
-        let at = (m.start + block * m.columns + k.start) * SeededCiphertext::BYTES;
+        let start = m.start.checked_sub(self.layout.first);
+        let start = start.ok_or_else(|| ProtocolError::MissingWeights("of a layer, on the client".into()))?;
+        let at = (start + block * m.columns + k.start) * SeededCiphertext::BYTES;
         let mut bytes = vec![0; k.len() * SeededCiphertext::BYTES];
         self.file.read_exact_at(&mut bytes, at as u64).map_err(|e| ProtocolError::File {
             path: self.path.display().to_string(),

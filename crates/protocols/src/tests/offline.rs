@@ -16,7 +16,7 @@ use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
 use crate::error::ProtocolError;
 use crate::offline::keys::PartyKeys;
-use crate::offline::model::{self, EncryptedModel};
+use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::{cross, linear};
 use crate::online::embed::{self, EmbedClient};
 use crate::plan::Site;
@@ -40,12 +40,12 @@ pub fn encrypted(tiny: &Tiny) -> EncryptedModel {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("model");
     let (client, server) = run(
-        |ch| model::receive(ch, &tiny.plan, &path, &mut |_, _, _| true),
-        |ch| model::send(ch, &keys().1.mine, &tiny.plan, &tiny.model, &mut rng(101), &mut |_, _, _| true),
+        |ch| model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true),
+        |ch| model::send(ch, &keys().1.mine, &tiny.plan, Part::Whole, &tiny.model, &mut rng(101), &mut |_, _, _| true),
     );
     assert!(client.result.is_ok() && server.result.is_ok());
-    assert_eq!(measured(&client, &server), model::cost(&tiny.plan));
-    EncryptedModel::open(&path, &tiny.plan).expect("a whole model")
+    assert_eq!(measured(&client, &server), model::cost(&tiny.plan, Part::Whole));
+    EncryptedModel::open(&path, &tiny.plan, Part::Whole).expect("a whole model")
 }
 
 fn add(a: &[Fp], b: &[Fp]) -> Vec<Fp> {
@@ -181,11 +181,11 @@ fn spoiled_offline_messages_are_errors() {
         let (c, _) = run_spoiled(
             [None, Some((0, fault))],
             |ch| -> crate::Result<()> {
-                model::receive(ch, &tiny.plan, &path, &mut |_, _, _| true)?;
-                EncryptedModel::open(&path, &tiny.plan)?.read(params, m, 0, 0..m.columns).map(|_| ())
+                model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true)?;
+                EncryptedModel::open(&path, &tiny.plan, Part::Whole)?.read(params, m, 0, 0..m.columns).map(|_| ())
             },
             |ch| {
-                model::send(ch, &server_keys.mine, &tiny.plan, &tiny.model, &mut rng(5), &mut |_, _, _| true)
+                model::send(ch, &server_keys.mine, &tiny.plan, Part::Whole, &tiny.model, &mut rng(5), &mut |_, _, _| true)
             },
         );
         check_error("encrypted model", fault, c.result.err());
@@ -232,8 +232,8 @@ fn interrupted_transfers_leave_no_file() {
     let (tiny, dir) = (tiny(BOTH[0]), tempfile::tempdir().unwrap());
     let path = dir.path().join("model");
     let (client, _) = run(
-        |ch| model::receive(ch, &tiny.plan, &path, &mut |_, _, _| false),
-        |ch| model::send(ch, &keys().1.mine, &tiny.plan, &tiny.model, &mut rng(5), &mut |_, _, _| true),
+        |ch| model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| false),
+        |ch| model::send(ch, &keys().1.mine, &tiny.plan, Part::Whole, &tiny.model, &mut rng(5), &mut |_, _, _| true),
     );
     assert!(matches!(client.result, Err(ProtocolError::Interrupted)));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
