@@ -14,7 +14,7 @@ use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 
 use super::attention::cost::{cheapest, Workload};
-use super::attention::schedule::{Kernel, TERMS};
+use super::attention::schedule::Kernel;
 use crate::error::{ProtocolError, Result};
 use crate::plan::ModelShape;
 
@@ -67,8 +67,6 @@ pub enum Fold {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CacheLayout {
     lanes: Lanes,
-    /// H', a power of two
-    lane_heads: usize,
     /// E', a power of two
     features: usize,
     pub kv_heads: usize,
@@ -99,7 +97,6 @@ impl CacheLayout {
         let packs = m.head_dim.div_ceil(features);
         Ok(CacheLayout {
             lanes,
-            lane_heads,
             features,
             kv_heads: m.kv_heads,
             group: m.group(),
@@ -204,11 +201,20 @@ impl CacheLayout {
             Kernel::Matrix => (fresh.switched(), cached.switched()),
         };
         let sum = |product: Noise, terms: usize| (0..terms).fold(Noise::none(), |sum, _| sum.add(product));
-        let mut scores = sum(query.times(cached), self.packs()).switched();
+        let mut scores = sum(cached.times(query), self.packs()).switched();
         for _ in self.folding() {
             scores = scores.add(scores.switched());
         }
-        scores.fits() && sum(fresh.times(cached), TERMS.max(self.babies)).switched().fits()
+        scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
+    }
+
+    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up to [`TERMS`].
+    pub fn terms(&self, kernel: Kernel) -> usize {
+        let cached = match kernel {
+            Kernel::Vector => full_block(self.tokens()),
+            Kernel::Matrix => full_block(self.tokens()).switched(),
+        };
+        cached.most_products(Noise::fresh().add_plain()).clamp(1, TERMS)
     }
 
     /// Slots of one pack: `value(x, head, feature of the head)`.
@@ -248,12 +254,22 @@ impl CacheLayout {
     }
 }
 
+/// Products in a sum of values at most: their operands are held at the same time.
+const TERMS: usize = 16;
+
+/// The noise of a block that was filled row by row.
+fn full_block(tokens: usize) -> Noise {
+    (0..tokens).fold(Noise::none(), |sum, _| sum.add(Noise::fresh().add_plain()))
+}
+
 /// Baby steps for `tokens` diagonals: as many as giants or up to four times as many (keys are rotated once for all members and query blocks,
 /// queries by giants for each), within the memory of [`OPERANDS`] rotated ciphertexts.
 fn babies(tokens: usize, packs: usize) -> usize {
     const OPERANDS: usize = 128;
+    // A sum over the baby steps must not need to be cut.
+    let most = full_block(tokens).switched().most_products(Noise::fresh().add_plain()).clamp(1, TERMS);
     let mut babies = 1;
-    while babies < tokens
+    while 2 * babies <= tokens.min(most)
         && (babies * babies < tokens || babies * babies < 4 * tokens && 2 * babies * packs <= OPERANDS)
     {
         babies *= 2;

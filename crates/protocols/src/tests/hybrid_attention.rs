@@ -1,30 +1,29 @@
 //! Attention over the encrypted cache: kernels simulated on clear slots, the two parties against the clear function, costs, refreshes, files.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod cache;
+mod simulated;
 
-use cryptogen_he::simd::{Context, EvaluationKeys, Noise, Operations, SecretKey, ROW};
+use std::collections::BTreeSet;
+
+use cryptogen_he::simd::{Context, EvaluationKeys, Operations, SecretKey};
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ring::{Fp, Prg, Seed};
-use rand_core::RngCore;
 
 use super::channel::{run_spoiled, Fault, Ran};
 use super::cost::measured;
 use super::tiny::{tiny, Arch};
 use super::{elements, rng};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::attention::cost::{self, Workload};
-use crate::hybrid::attention::kernels::{self, Slots};
-use crate::hybrid::attention::schedule::{Kernel, Schedule};
-use crate::hybrid::attention::{client, server, NewRows};
-use crate::hybrid::cache::{Binding, CacheShape, EncryptedCache, Policy};
-use crate::hybrid::layout::{conversion, CacheLayout, Encoding, Fold, Held};
+use crate::hybrid::attention::schedule::Kernel;
+use crate::hybrid::attention::{client, cost, server, NewRows};
+use crate::hybrid::cache::{CacheShape, Policy};
+use crate::hybrid::layout::{CacheLayout, Fold};
 use crate::hybrid::planner::LinearPlan;
-use crate::hybrid::{Hybrid, Keys, Protocol};
+use crate::hybrid::{Hybrid, Keys};
 use crate::plan::ModelShape;
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {
-    ModelShape { heads, kv_heads, head_dim, layers: 2, ..tiny(Arch::Gpt).plan.model.clone() }
+    ModelShape { heads, kv_heads, head_dim, context: 1024, ..tiny(Arch::Gpt).plan.model.clone() }
 }
 
 fn new_rows(m: &ModelShape, rows: usize, rng: &mut Prg) -> NewRows {
@@ -82,136 +81,6 @@ impl Clear {
     }
 }
 
-/// The kernels' twin on clear slots, with the keys of a layout.
-struct Simulated {
-    steps: BTreeSet<usize>,
-    rotations: AtomicUsize,
-    products: AtomicUsize,
-    sums: AtomicUsize,
-}
-
-impl Slots for Simulated {
-    type Ciphertext = Vec<Fp>;
-    type Left = Vec<Fp>;
-    type Right = Vec<Fp>;
-
-    fn rotations(&self, ct: &Vec<Fp>, steps: &[usize]) -> Result<Vec<Vec<Fp>>> {
-        let one = |step: &usize| {
-            assert!(*step == 0 || self.steps.contains(step), "no key for step {step}");
-            self.rotations.fetch_add(usize::from(*step != 0), Ordering::Relaxed);
-            ct.chunks(ROW).flat_map(|row| [&row[*step..], &row[..*step]].concat()).collect()
-        };
-        Ok(steps.iter().map(one).collect())
-    }
-
-    fn add(&self, a: &mut Vec<Fp>, b: &Vec<Fp>) {
-        *a = sum(a, b);
-    }
-
-    fn left(&self, ct: &Vec<Fp>) -> Vec<Fp> {
-        ct.clone()
-    }
-
-    fn right(&self, ct: &Vec<Fp>) -> Vec<Fp> {
-        ct.clone()
-    }
-
-    fn dot(&self, pairs: &[(&Vec<Fp>, &Vec<Fp>)]) -> Result<Vec<Fp>> {
-        self.products.fetch_add(pairs.len(), Ordering::Relaxed);
-        self.sums.fetch_add(1, Ordering::Relaxed);
-        let zero = vec![Fp::ZERO; ROW * 2];
-        Ok(pairs.iter().fold(zero, |s, (a, b)| {
-            s.iter().zip(a.iter().zip(b.iter())).map(|(s, (a, b))| *s + *a * *b).collect()
-        }))
-    }
-}
-
-/// Runs both kernels' schedules on clear slots against the clear function.
-fn simulate(m: &ModelShape, layout: CacheLayout, kernel: Kernel, first: usize, rows: usize, rng: &mut Prg) {
-    let s = Simulated {
-        steps: layout.steps(),
-        rotations: AtomicUsize::new(0),
-        products: AtomicUsize::new(0),
-        sums: AtomicUsize::new(0),
-    };
-    let (old, new) = (new_rows(m, first, rng), new_rows(m, rows, rng));
-    let mut clear = Clear::default();
-    clear.append(&old.keys, &old.values);
-    clear.append(&new.keys, &new.values);
-    let (t, packs) = (layout.tokens(), layout.packs());
-    let block = |all: &[Vec<Fp>], b: usize| -> Vec<Vec<Fp>> {
-        let rows: Vec<&[Fp]> = all[b * t..all.len().min((b + 1) * t)].iter().map(Vec::as_slice).collect();
-        (0..packs).map(|p| layout.place(p, 0, &rows).to_vec()).collect()
-    };
-    let blocks = layout.blocks(first + rows);
-    let keys: Vec<_> = (0..blocks).map(|b| block(&clear.keys, b)).collect();
-    let values: Vec<_> = (0..blocks).map(|b| block(&clear.values, b)).collect();
-
-    let schedule = Schedule { layout, kernel, first, rows };
-    let mut scores = vec![Fp::ZERO; schedule.outputs().0];
-    let expected = clear.scores(m, &new.queries);
-    let weights = elements(rng, expected.len());
-    let mut sums = vec![Fp::ZERO; schedule.outputs().1];
-    for batch in schedule.batches() {
-        let per_query = packs * layout.group;
-        let slots: Vec<Vec<Fp>> = (0..batch.queries.len() * per_query)
-            .map(|i| schedule.query_slots(&new, &batch.queries, i).to_vec())
-            .collect();
-        let queries: Vec<_> =
-            slots.chunks(per_query).map(|q| kernels::queried(&s, &schedule, q).unwrap()).collect();
-        for window in &batch.windows {
-            let k = kernels::cached(&s, &schedule, &keys[window.blocks.clone()]).unwrap();
-            let v = kernels::cached(&s, &schedule, &values[window.blocks.clone()]).unwrap();
-            for group in &window.groups {
-                let query = &queries[group.query - batch.queries[0]];
-                let outputs = kernels::scores(&s, group, window.blocks.start, query, &k).unwrap();
-                let outputs = kernels::fold_all(&s, &layout.folding(), outputs).unwrap();
-                for (p, slots) in group.products.iter().zip(&outputs) {
-                    schedule.take_scores(p, slots, &mut scores);
-                }
-                let inputs: Vec<Vec<Fp>> =
-                    group.products.iter().map(|p| schedule.weight_slots(p, &weights).to_vec()).collect();
-                let got = kernels::values(&s, group, window.blocks.start, &inputs, &v, packs).unwrap();
-                for (i, slots) in got.iter().enumerate() {
-                    schedule.add_values(group.query, group.outputs()[i / packs], i % packs, slots, &mut sums);
-                }
-            }
-        }
-    }
-    let what = format!("{m:?} T = {t} {kernel:?} rows {rows} behind {first}");
-    assert!(scores == expected, "scores: {what}");
-    assert!(sums == clear.sums(m, rows, &weights), "values: {what}");
-    let work = schedule.work();
-    let counted = [&s.rotations, &s.products, &s.sums].map(|c| c.load(Ordering::Relaxed));
-    assert_eq!(counted, [work.rotations, work.products, work.relinearisations], "{what}");
-}
-
-#[test]
-fn kernels_equal_the_clear_function_on_slots() {
-    let mut rng = rng(70);
-    let mut pick = |n: u64| rng.next_u64() as usize % n as usize;
-    let cases: Vec<_> = (0..24)
-        .map(|_| {
-            let (kv_heads, group, d) = (1 + pick(5), 1 + pick(3), 1 + pick(20));
-            let (log, first, rows) = (pick(6), pick(40), 1 + pick(20));
-            let fold = if pick(3) == 0 { Fold::Ciphertext } else { Fold::Shares };
-            (shape(kv_heads * group, kv_heads, d), 1 << log, first * pick(2), rows, fold)
-        })
-        // All features of a head in one ciphertext, some, and one; heads that fill both halves of the slots.
-        .chain([(shape(2, 2, 64), 32, 5, 3, Fold::Ciphertext), (shape(1, 1, 8), 4096, 0, 3, Fold::Shares)])
-        .chain([
-            (shape(1, 1, 70), 64, 1, 2, Fold::Ciphertext),
-            (shape(3, 1, 64), 128, 3, 2, Fold::Ciphertext),
-        ])
-        .collect();
-    for (m, tokens, first, rows, fold) in cases {
-        let layout = CacheLayout::new(&m, tokens).unwrap().with_fold(fold);
-        for kernel in [Kernel::Vector, Kernel::Matrix] {
-            simulate(&m, layout, kernel, first, rows, &mut rng);
-        }
-    }
-}
-
 /// Keys for `steps`, the client's and the server's.
 fn keys(steps: &BTreeSet<usize>) -> (SecretKey, EvaluationKeys) {
     let mut rng = rng(75);
@@ -260,7 +129,7 @@ fn check_passes(m: &ModelShape, shape: CacheShape, passes: &[usize]) -> (Hybrid<
     for (i, &rows) in passes.iter().enumerate() {
         let first = clear.keys.len();
         let declared = cost::cost(c.cache_shape(), 0, rows);
-        let work = Schedule::cheapest(*shape.layout(), first, rows).work();
+        let work = cost::work(*shape.layout(), first, rows);
         let before = s.counts().operations;
         let (new_c, new_s) = (new_rows(m, rows, &mut rng), new_rows(m, rows, &mut rng));
         let (ran_c, ran_s) = pass((&mut c, &mut s), (&new_c, &new_s), i as u8, [None, None]);
@@ -292,31 +161,76 @@ fn lazy(m: &ModelShape, tokens: usize) -> CacheShape {
 #[test]
 fn both_parties_equal_the_clear_function() {
     // Row 0 alone, a prompt, single rows, full and begun blocks; grouped heads; features in several ciphertexts.
+    let mut kernels = vec![];
     for (m, tokens, passes) in [
-        (shape(2, 2, 4), 4, vec![1, 1, 5, 1]),
-        (shape(6, 3, 6), 8, vec![9, 1, 2]),
-        (shape(2, 1, 2048), 4, vec![2, 1]),
+        (shape(2, 2, 4), 4, vec![1, 1, 8, 1]),
+        (shape(6, 3, 6), 8, vec![19, 1, 2]),
+        (shape(2, 1, 2048), 4, vec![2, 5]),
     ] {
+        let mut first = 0;
+        for rows in &passes {
+            let parts = cost::schedules(CacheLayout::new(&m, tokens).unwrap(), first, *rows);
+            kernels.push(parts.iter().map(|s| s.kernel).collect::<Vec<_>>());
+            first += rows;
+        }
         let (c, s) = check_passes(&m, lazy(&m, tokens), &passes);
         assert_eq!(c.counts().encrypted, s.counts().encrypted);
         assert_eq!(s.cache_shape().refreshes().0, 0, "nothing was near the limit");
     }
+    for some in [&[Kernel::Vector][..], &[Kernel::Matrix], &[Kernel::Matrix, Kernel::Vector]] {
+        assert!(kernels.iter().any(|k| k == some), "{some:?} is among {kernels:?}");
+    }
 }
 
 #[test]
-fn the_paper_shapes_fit_and_grow_by_blocks() {
-    for (m, tokens, packs) in [(shape(12, 12, 64), 32, 4), (shape(9, 3, 64), 32, 1)] {
-        let layout = CacheLayout::new(&m, tokens).unwrap();
-        assert_eq!(layout.packs(), packs);
-        let fresh = Noise::fresh().add_plain();
-        assert!(layout.survives(Kernel::Vector, fresh) && layout.survives(Kernel::Matrix, fresh));
-        for len in [1, 31, 32, 33, 128, 500] {
-            assert_eq!(layout.ciphertexts(len), packs * len.div_ceil(32));
-        }
-        for protocol in [Protocol::EncryptedCache, Protocol::Recompute] {
-            let (chosen, why) = CacheLayout::choose(&m, Workload::of(protocol, &m)).unwrap();
-            assert!(why.contains("other T") && chosen.packs() > 0);
-            println!("{} {} steps: {why}", protocol.name(), chosen.steps().len());
+fn folding_in_the_ciphertext_gives_the_same_scores() {
+    // log2 E' rotations per ciphertext of scores, counted by `check_passes`.
+    let m = shape(4, 2, 8);
+    let layout = CacheLayout::new(&m, 64).unwrap().with_fold(Fold::Ciphertext);
+    assert_eq!(layout.folding(), [1, 2, 4]);
+    check_passes(&m, CacheShape::new(layout, m.layers, Policy::Lazy { reserve: 0 }).unwrap(), &[2, 1]);
+}
+
+#[test]
+fn spoiled_messages_are_errors() {
+    let m = shape(2, 1, 4);
+    let shape = lazy(&m, 4);
+    let new = [new_rows(&m, 2, &mut rng(90)), new_rows(&m, 2, &mut rng(91))];
+    let run = |faults| {
+        let (mut c, mut s) = parties(&m, &shape);
+        pass((&mut c, &mut s), (&new[0], &new[1]), 3, faults)
+    };
+    let (c, s) = run([None, None]);
+    assert!(c.result.is_ok() && s.result.is_ok());
+    for (by, messages) in [c.sent.len(), s.sent.len()].into_iter().enumerate() {
+        for at in 0..messages {
+            for fault in [Fault::Truncate, Fault::Ones, Fault::Random, Fault::Hangup] {
+                let mut faults = [None, None];
+                faults[by] = Some((at, fault));
+                let (c, s) = run(faults);
+                let error = if by == 0 { s.result.err() } else { c.result.err() };
+                // Random residues are refused; after that, or if they happen to be small enough, nothing worse than an error.
+                let what = format!("{fault:?} of message {at} by {by}: {error:?}");
+                match fault {
+                    Fault::Ones => assert!(matches!(error, Some(ProtocolError::He(_))), "{what}"),
+                    Fault::Random => {}
+                    _ => assert!(matches!(error, Some(ProtocolError::Channel(_))), "{what}"),
+                }
+            }
         }
     }
+}
+
+#[test]
+fn missing_rotations_are_an_error() {
+    let m = shape(2, 2, 4);
+    let shape = lazy(&m, 4);
+    let (secret, keys) = keys(&BTreeSet::new());
+    let seed = |i: u8| Seed::from_bytes([i; 32]);
+    let plan = || LinearPlan::new(&m).unwrap();
+    let mut c = Hybrid::insecure_new(Keys::Client(secret), plan(), shape.clone(), seed(1));
+    let mut s = Hybrid::insecure_new(Keys::Server(keys), plan(), shape, seed(2));
+    let new = new_rows(&m, 8, &mut rng(92));
+    let (_, s) = pass((&mut c, &mut s), (&new, &new), 1, [None, None]);
+    assert!(matches!(s.result, Err(ProtocolError::He(_))));
 }

@@ -16,12 +16,14 @@ const PASS: usize = 64;
 
 /// Microseconds of both parties together, measured (benches in `docs/paper.md`).
 mod price {
-    pub const INPUT: u64 = 1500;
-    pub const OUTPUT: u64 = 4000;
+    /// encrypting, sending, expanding, adding the server's share
+    pub const INPUT: u64 = 2500;
+    /// masking, sending, decrypting
+    pub const OUTPUT: u64 = 2500;
     pub const HOISTED: u64 = 900;
     pub const OPERAND: u64 = 900;
-    pub const PRODUCT: u64 = 250;
-    pub const RELINEARISATION: u64 = 3500;
+    pub const PRODUCT: u64 = 150;
+    pub const RELINEARISATION: u64 = 5000;
 }
 
 /// Operations and ciphertexts of one layer's attention.
@@ -68,12 +70,10 @@ impl Work {
 }
 
 impl Schedule {
-    /// Queries, keys and values of the new rows; scores; weights; values. Without refreshes.
+    /// Queries, scores, weights and values.
     pub fn work(&self) -> Work {
         let (layout, packs) = (&self.layout, self.layout.packs());
-        let last = layout.blocks(self.first + self.rows);
-        let touched = last - self.first / layout.tokens();
-        let mut w = Work { inputs: 2 * packs * touched, messages: 1, ..Work::default() };
+        let mut w = Work::default();
         for batch in self.batches() {
             let queries = batch.queries.len() * packs * layout.group;
             w.inputs += queries;
@@ -85,8 +85,7 @@ impl Schedule {
                 let cached = 2 * window.blocks.len() * packs;
                 w.rotations += cached * (self.babies() - 1);
                 w.operands += cached * self.babies();
-                w.messages += window.groups.len();
-                w.messages += 2 * window.groups.len();
+                w.messages += 3 * window.groups.len();
                 for group in &window.groups {
                     let (n, outputs) = (group.products.len(), group.outputs().len() * packs);
                     w.inputs += n;
@@ -100,17 +99,37 @@ impl Schedule {
         }
         w
     }
+}
 
-    /// The cheaper kernel for new rows.
-    pub fn cheapest(layout: CacheLayout, first: usize, rows: usize) -> Schedule {
-        let [vector, matrix] =
-            [Kernel::Vector, Kernel::Matrix].map(|kernel| Schedule { layout, kernel, first, rows });
-        let try_matrix = rows > 1 && layout.survives(Kernel::Matrix, Noise::fresh().add_plain());
-        match try_matrix && matrix.work().micros() < vector.work().micros() {
-            true => matrix,
-            false => vector,
-        }
+/// How new rows meet the cache: whole blocks of rows by one kernel, the rest by another, whichever is cheapest. The parts' entries follow each other.
+pub fn schedules(layout: CacheLayout, first: usize, rows: usize) -> Vec<Schedule> {
+    let part = |kernel, first, rows| Schedule { layout, kernel, first, rows };
+    let split = |matrix: usize| {
+        let parts =
+            [part(Kernel::Matrix, first, matrix), part(Kernel::Vector, first + matrix, rows - matrix)];
+        parts.into_iter().filter(|p| p.rows > 0).collect::<Vec<_>>()
+    };
+    let mut splits = vec![split(0)];
+    if rows > 1 && layout.survives(Kernel::Matrix, Noise::fresh().add_plain()) {
+        splits.extend([split(rows / layout.tokens() * layout.tokens()), split(rows)]);
     }
+    let micros = |parts: &Vec<Schedule>| parts.iter().map(|p| p.work().micros()).sum::<u64>();
+    splits.into_iter().min_by_key(micros).unwrap_or_default()
+}
+
+/// Operations of one layer for `rows` rows behind `first`, without refreshes.
+pub fn work(layout: CacheLayout, first: usize, rows: usize) -> Work {
+    let touched = layout.blocks(first + rows) - first / layout.tokens();
+    let append = Work { inputs: 2 * layout.packs() * touched, messages: 1, ..Work::default() };
+    schedules(layout, first, rows).iter().map(Schedule::work).fold(append, |a, b| Work {
+        inputs: a.inputs + b.inputs,
+        rotations: a.rotations + b.rotations,
+        operands: a.operands + b.operands,
+        products: a.products + b.products,
+        relinearisations: a.relinearisations + b.relinearisations,
+        outputs: a.outputs + b.outputs,
+        messages: a.messages + b.messages,
+    })
 }
 
 /// Messages and bytes of one layer's refreshes of `ciphertexts`.
@@ -128,8 +147,7 @@ pub fn refresh(ciphertexts: usize) -> Cost {
 pub fn cost(shape: &CacheShape, layer: usize, rows: usize) -> Cost {
     let first = shape.length(layer);
     let refreshed = 2 * shape.layout().packs() * shape.after_append(layer, rows).len();
-    let work = Schedule::cheapest(*shape.layout(), first, rows).work();
-    [work.cost(), refresh(refreshed)].into_iter().sum()
+    [work(*shape.layout(), first, rows).cost(), refresh(refreshed)].into_iter().sum()
 }
 
 /// What a cache is used for: passes of `rows` rows that end with `length` rows in the cache.
@@ -157,24 +175,23 @@ pub(crate) fn cheapest(m: &ModelShape, work: Workload) -> Result<(CacheLayout, S
         if !layout.survives(Kernel::Vector, Noise::fresh().add_plain()) {
             continue;
         }
-        let schedule = Schedule::cheapest(layout, first, rows);
-        candidates.push((schedule.work(), schedule));
+        candidates.push((self::work(layout, first, rows), layout));
     }
-    let (best, schedule) =
+    let (best, l) =
         *candidates.iter().min_by_key(|(w, _)| w.micros()).ok_or_else(|| ProtocolError::Shape {
             what: "key heads of an encrypted cache",
             expected: "up to 8192".into(),
             got: m.kv_heads.to_string(),
         })?;
-    let l = schedule.layout;
+    let kernels: Vec<Kernel> = schedules(l, first, rows).iter().map(|s| s.kernel).collect();
     let mut why = format!(
-        "T = {} tokens × {} heads × {} features ({:?}, {} ciphertexts per block, {:?} kernel) for {rows} rows at length {}: \
+        "T = {} tokens × {} heads × {} features ({:?}, {} ciphertexts per block, kernels {:?}) for {rows} rows at length {}: \
          {} ciphertexts in, {} out, {} products, {} rotations, {:.1} ms per layer; other T:",
-        l.tokens(), m.kv_heads, l.features(), l.encoding(), l.packs(), schedule.kernel, work.length,
+        l.tokens(), m.kv_heads, l.features(), l.encoding(), l.packs(), kernels, work.length,
         best.inputs, best.outputs, best.products, best.rotations, best.micros() as f64 / 1e3,
     );
-    for (w, s) in &candidates {
-        why += &format!(" {}: {:.1} ms", s.layout.tokens(), w.micros() as f64 / 1e3);
+    for (w, l) in &candidates {
+        why += &format!(" {}: {:.1} ms", l.tokens(), w.micros() as f64 / 1e3);
     }
     Ok((l, why))
 }

@@ -5,7 +5,8 @@
 //!   left to the shares, where it is free, or done by [`fold`] in `log2 E'` rotations;
 //! - inner–outer `P·V` and matrix–matrix: [`values`], one output per (member, giant step, pack), `Σ_{blocks, b} P_{G,b} ⊙ rot_b(V)`, scaled and relinearised once.
 //!
-//! Rotations of one ciphertext are hoisted. Where whole rows or diagonals meet is the business of [`Schedule`].
+//! Rotations of one ciphertext are hoisted. Cached ciphertexts are left operands, which are the cheaper ones to prepare, because there are more
+//! of them. Where whole rows or diagonals meet is the business of [`Schedule`].
 
 use cryptogen_he::simd::{Ciphertext, Context, Evaluator, Left, Right};
 use rayon::prelude::*;
@@ -61,10 +62,10 @@ impl Slots for Evaluator<'_> {
 }
 
 /// Operands of a window of cached blocks, `[block][baby][pack]`.
-pub struct Cached<R>(Vec<Vec<Vec<R>>>);
+pub struct Cached<L>(Vec<Vec<Vec<L>>>);
 
 /// Operands of a query, `[member][giant][pack]`.
-pub struct Queried<L>(Vec<Vec<Vec<L>>>);
+pub struct Queried<R>(Vec<Vec<Vec<R>>>);
 
 fn missing() -> ProtocolError {
     ProtocolError::Malformed { what: "order of products" }
@@ -78,20 +79,20 @@ pub fn cached<S: Slots>(
     s: &S,
     schedule: &Schedule,
     blocks: &[Vec<S::Ciphertext>],
-) -> Result<Cached<S::Right>> {
+) -> Result<Cached<S::Left>> {
     let steps = schedule.baby_steps();
-    let one = |block: &Vec<S::Ciphertext>| rotated(s, block, &steps, |ct| s.right(ct));
-    Ok(Cached(blocks.iter().map(one).collect::<Result<_>>()?))
+    let one = |block: &Vec<S::Ciphertext>| rotated(s, block, &steps, |ct| s.left(ct));
+    Ok(Cached(blocks.par_iter().map(one).collect::<Result<_>>()?))
 }
 
 /// Rotates the ciphertexts `[member][pack]` of a query by the giant steps.
 ///
 /// # Errors
 /// Missing keys.
-pub fn queried<S: Slots>(s: &S, schedule: &Schedule, query: &[S::Ciphertext]) -> Result<Queried<S::Left>> {
+pub fn queried<S: Slots>(s: &S, schedule: &Schedule, query: &[S::Ciphertext]) -> Result<Queried<S::Right>> {
     let steps = schedule.giant_steps();
-    let members = query.chunks(schedule.layout.packs());
-    Ok(Queried(members.map(|m| rotated(s, m, &steps, |ct| s.left(ct))).collect::<Result<_>>()?))
+    let members = query.par_chunks(schedule.layout.packs());
+    Ok(Queried(members.map(|m| rotated(s, m, &steps, |ct| s.right(ct))).collect::<Result<_>>()?))
 }
 
 /// `[step][pack]` operands of ciphertexts `[pack]`.
@@ -120,12 +121,12 @@ pub fn scores<S: Slots>(
     s: &S,
     group: &Group,
     first: usize,
-    query: &Queried<S::Left>,
-    cached: &Cached<S::Right>,
+    query: &Queried<S::Right>,
+    cached: &Cached<S::Left>,
 ) -> Result<Vec<S::Ciphertext>> {
     let one = |p: &Product| {
-        let left = query.0.get(p.member).and_then(|m| m.get(p.giant)).ok_or_else(missing)?;
-        let right = cached.0.get(p.block - first).and_then(|b| b.get(p.baby)).ok_or_else(missing)?;
+        let right = query.0.get(p.member).and_then(|m| m.get(p.giant)).ok_or_else(missing)?;
+        let left = cached.0.get(p.block - first).and_then(|b| b.get(p.baby)).ok_or_else(missing)?;
         s.dot(&left.iter().zip(right).collect::<Vec<_>>())
     };
     group.products.par_iter().map(one).collect()
@@ -140,17 +141,17 @@ pub fn values<S: Slots>(
     group: &Group,
     first: usize,
     weights: &[S::Ciphertext],
-    cached: &Cached<S::Right>,
+    cached: &Cached<S::Left>,
     packs: usize,
 ) -> Result<Vec<S::Ciphertext>> {
-    let lefts: Vec<S::Left> = weights.par_iter().map(|ct| s.left(ct)).collect();
+    let weights: Vec<S::Right> = weights.par_iter().map(|ct| s.right(ct)).collect();
     let outputs: Vec<(usize, usize, usize)> =
         group.outputs().into_iter().flat_map(|(m, g)| (0..packs).map(move |p| (m, g, p))).collect();
     let one = |&(member, giant, pack): &(usize, usize, usize)| {
         let mine = |(p, _): &(&Product, _)| p.member == member && p.giant == giant;
-        let pairs = group.products.iter().zip(&lefts).filter(mine).map(|(p, left)| {
+        let pairs = group.products.iter().zip(&weights).filter(mine).map(|(p, right)| {
             let block = cached.0.get(p.block - first).and_then(|b| b.get(p.baby));
-            Ok((left, block.and_then(|b| b.get(pack)).ok_or_else(missing)?))
+            Ok((block.and_then(|b| b.get(pack)).ok_or_else(missing)?, right))
         });
         s.dot(&pairs.collect::<Result<Vec<_>>>()?)
     };

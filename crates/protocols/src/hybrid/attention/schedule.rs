@@ -17,8 +17,6 @@ use crate::hybrid::layout::CacheLayout;
 
 /// Operands of queries held at a time, about 1 MB each.
 const OPERANDS: usize = 64;
-/// Products in one lazily scaled sum of values: what the noise allows rotated operands.
-pub const TERMS: usize = 16;
 
 /// How rows meet the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +161,7 @@ impl Schedule {
     pub fn batches(&self) -> Vec<Batch> {
         let layout = &self.layout;
         let at_once = (OPERANDS / (layout.packs() * layout.group * self.giants())).max(1);
-        let window = (TERMS / self.babies()).max(1);
+        let window = (layout.terms(self.kernel) / self.babies()).max(1);
         let blocks = layout.blocks(self.first + self.rows);
         // Row 0 alone is the only query without products.
         let queries: Vec<usize> =

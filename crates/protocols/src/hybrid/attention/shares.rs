@@ -3,23 +3,44 @@
 use cryptogen_ring::Fp;
 
 use super::schedule::{Kernel, Product, Schedule};
-use super::NewRows;
+use crate::error::{ProtocolError, Result};
 use crate::hybrid::cache::Piece;
 use crate::hybrid::exchange::Slots;
+use crate::hybrid::layout::CacheLayout;
+
+/// Slots of ciphertext `i` of new keys (or values): `[piece][pack]`.
+pub(super) fn row_slots(layout: &CacheLayout, rows: &[Vec<Fp>], pieces: &[Piece], i: usize) -> Slots {
+    let piece = &pieces[i / layout.packs()];
+    let rows: Vec<&[Fp]> = rows[piece.rows.clone()].iter().map(Vec::as_slice).collect();
+    layout.place(i % layout.packs(), piece.at, &rows)
+}
+
+/// The first `n` weights and the rest.
+pub(super) fn split(weights: &[Fp], n: usize) -> Result<(&[Fp], &[Fp])> {
+    weights.split_at_checked(n).ok_or_else(|| ProtocolError::Shape {
+        what: "attention weights",
+        expected: format!("at least {n}"),
+        got: weights.len().to_string(),
+    })
+}
 
 impl Schedule {
     fn heads(&self) -> usize {
         self.layout.kv_heads * self.layout.group
     }
 
-    /// Entries `(row, head, cached token)` of the scores, and numbers `(row, head, feature)` of the values.
-    pub fn outputs(&self) -> (usize, usize) {
-        let values = self.softmax_row(self.rows) * self.heads() * self.layout.head_dim;
-        (self.entry(self.heads(), self.rows, 0, 0), values)
+    /// Scores `(row, head, cached token)` of the rows that run the softmax.
+    pub fn entries(&self) -> usize {
+        self.entry(self.heads(), self.rows, 0, 0)
+    }
+
+    /// Values `(row, head, feature)` of the rows that run the softmax.
+    pub fn columns(&self) -> usize {
+        self.softmax_row(self.rows) * self.heads() * self.layout.head_dim
     }
 
     /// Slots of ciphertext `i` of a message of queries: `[query][member][pack]`.
-    pub(crate) fn query_slots(&self, new: &NewRows, queries: &[usize], i: usize) -> Slots {
+    pub(crate) fn query_slots(&self, rows: &[Vec<Fp>], queries: &[usize], i: usize) -> Slots {
         let (packs, group, d, t) =
             (self.layout.packs(), self.layout.group, self.layout.head_dim, self.layout.tokens());
         let (query, member, pack) = (queries[i / (packs * group)], i / packs % group, i % packs);
@@ -28,15 +49,8 @@ impl Schedule {
                 Kernel::Vector => query,
                 Kernel::Matrix => query * t + x,
             };
-            new.queries.get(row).map_or(Fp::ZERO, |q| q[(head * group + member) * d + e])
+            rows.get(row).map_or(Fp::ZERO, |q| q[(head * group + member) * d + e])
         })
-    }
-
-    /// Slots of ciphertext `i` of new keys (or values): `[piece][pack]`.
-    pub(crate) fn row_slots(&self, rows: &[Vec<Fp>], pieces: &[Piece], i: usize) -> Slots {
-        let piece = &pieces[i / self.layout.packs()];
-        let rows: Vec<&[Fp]> = rows[piece.rows.clone()].iter().map(Vec::as_slice).collect();
-        self.layout.place(i % self.layout.packs(), piece.at, &rows)
     }
 
     /// Slots of the weights of a product.
