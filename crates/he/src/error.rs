@@ -54,11 +54,11 @@ pub enum HeError {
         actual: u64,
     },
     /// The noise of a ciphertext would not be hidden by flooding, or would not decrypt.
-    #[error("the noise of {what} is 2^{bits}, at most 2^{limit} can be hidden and decrypted")]
+    #[error("the noise of {what} deviates by 2^{bits}, at most 2^{limit} can be hidden and decrypted")]
     Noise {
         /// The operation that refused.
         what: &'static str,
-        /// log2 of the noise bound, rounded up.
+        /// log2 of the standard deviation, rounded up.
         bits: u32,
         /// log2 of the limit.
         limit: u32,

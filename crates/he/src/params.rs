@@ -173,7 +173,7 @@ impl Layout {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -183,20 +183,18 @@ mod tests {
         assert!(params.log_q() < 196.0);
     }
 
-    #[test]
-    fn the_committed_estimate_is_about_this_set() {
-        let report = include_str!("../params/N8192Q196.txt");
-        let primes = PRIMES.map(|q| q.to_string()).join(" ");
-        assert!(report.contains(&primes) && report.contains("ring dimension 8192, log2 q = 195.99"));
+    /// The lattice-estimator's report (`crates/he/params/estimate.py`) is about these primes and says 128 bits.
+    pub(crate) fn check_report(report: &str, primes: &[u32]) {
+        let primes: Vec<String> = primes.iter().map(u32::to_string).collect();
+        assert!(report.contains(&format!("primes {}\n", primes.join(" "))));
+        let smallest = report.lines().find_map(|l| l.strip_prefix("smallest: 2^")).expect("a conclusion");
+        let bits: f64 = smallest.split_whitespace().next().and_then(|b| b.parse().ok()).expect("a number");
+        assert!(bits >= 128.0, "{bits} bits");
     }
 
     #[test]
-    fn the_committed_estimate_is_the_scripts_output() {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/params/estimate.py");
-        let Ok(run) = std::process::Command::new("python3").arg(script).output() else {
-            return; // no Python on this machine
-        };
-        assert_eq!(String::from_utf8_lossy(&run.stdout), include_str!("../params/N8192Q196.txt"));
+    fn the_committed_estimate_is_about_this_set() {
+        check_report(include_str!("../params/N8192Q196.txt"), &PRIMES);
     }
 
     #[test]

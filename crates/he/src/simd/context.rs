@@ -27,9 +27,9 @@ pub(super) const SCALE_BITS: u32 = 60;
 pub(super) const INVERSE_BITS_Q: u32 = 56;
 pub(super) const INVERSE_BITS_AUX: u32 = 59;
 
-/// Eight primes `≡ 1 mod 2N` just above `2^24`, and the special prime, the largest one below `2^25`.
+/// Eight primes `≡ 1 mod 2N` just above `2^24`, and the special prime, as large as 128 bits of security allow.
 pub(super) const PRIMES: [u32; EXTENDED] =
-    [17907713, 18006017, 18137089, 18333697, 18382849, 18399233, 18497537, 18644993, 33538049];
+    [16957441, 17006593, 17252353, 17367041, 17416193, 17448961, 17907713, 18006017, 4079617];
 
 /// Weights that take residues of one basis to one prime of another.
 pub(super) struct Conversion {
@@ -71,7 +71,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// The parameter set `N8192Q193P25`.
+    /// The parameter set `N8192Q192P22`.
     pub fn get() -> &'static Context {
         static CONTEXT: OnceLock<Context> = OnceLock::new();
         CONTEXT.get_or_init(Context::new)

@@ -154,7 +154,7 @@ kernel! {
 }
 
 kernel! {
-    /// `out[i] = (x[i] as a number in (−l/2, l/2)) mod q`, `x` canonical modulo `last < 2q`.
+    /// `out[i] = (x[i] as a number in (−l/2, l/2)) mod q`, `x` canonical modulo `last`.
     lift, lift_on(modulus: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]),
     pointwise::lift, pointwise::lift, pointwise::lift
 }

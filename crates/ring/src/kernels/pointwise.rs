@@ -48,11 +48,12 @@ pub(super) fn drop_limb(q: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: 
 pub(super) fn lift(q: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]) {
     assert!(x.len() == out.len(), "lengths disagree");
     let l = last.value();
-    assert!(l < 2 * q.value(), "limbs differ by a factor of two");
-    let l_mod = q.below_q(l);
-    for (o, &x) in out.iter_mut().zip(x) {
-        let mask = ((x > l / 2) as u32).wrapping_neg();
-        *o = q.sub(q.below_q(x), l_mod & mask);
+    let l_mod = q.reduce(l as u64);
+    let lift = |x: u32, reduced: u32| q.sub(reduced, l_mod & ((x > l / 2) as u32).wrapping_neg());
+    if l < 2 * q.value() {
+        out.iter_mut().zip(x).for_each(|(o, &x)| *o = lift(x, q.below_q(x)));
+    } else {
+        out.iter_mut().zip(x).for_each(|(o, &x)| *o = lift(x, q.reduce(x as u64)));
     }
 }
 

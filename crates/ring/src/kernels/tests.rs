@@ -199,23 +199,23 @@ fn rounded_sums_are_rounded() {
 
 #[test]
 fn lifts_are_centred() {
-    let (q, mut rng, n) = (Modulus::new(Q), StdRng::seed_from_u64(10), 53);
-    let last = Modulus::new(268_271_617);
+    let (last, mut rng, n) = (Modulus::new(268_271_617), StdRng::seed_from_u64(10), 53);
     let l = last.value();
-    let x: Vec<u32> = (0..n)
-        .map(|i| [0, 1, l / 2, l / 2 + 1, l - 1].get(i).copied().unwrap_or(rng.gen_range(0..l)))
-        .collect();
-    let start = residues(&mut rng, n);
-    let w = q.factor(12345);
-    for isa in Isa::available() {
-        let (mut out, mut scaled) = (vec![0; n], start.clone());
-        lift_on(isa, &q, &last, &x, &mut out);
-        subtract_scale_on(isa, &q, w, &out, &mut scaled);
-        for i in 0..n {
-            let centred = if x[i] > l / 2 { x[i] as i64 - l as i64 } else { x[i] as i64 };
-            assert_eq!(out[i] as i64, centred.rem_euclid(Q as i64), "{isa:?}");
-            let expected = ((start[i] as i64 - out[i] as i64) * 12345).rem_euclid(Q as i64);
-            assert_eq!(scaled[i] as i64, expected, "{isa:?}");
+    let edges = [0, 1, l / 2, l / 2 + 1, l - 1];
+    let x: Vec<u32> = (0..n).map(|i| edges.get(i).copied().unwrap_or(rng.gen_range(0..l))).collect();
+    for q in [Q, 2_768_897] {
+        let q = Modulus::new(q);
+        let start: Vec<u32> = (0..n).map(|_| rng.gen_range(0..q.value())).collect();
+        for isa in Isa::available() {
+            let (mut out, mut scaled) = (vec![0; n], start.clone());
+            lift_on(isa, &q, &last, &x, &mut out);
+            subtract_scale_on(isa, &q, q.factor(12345), &out, &mut scaled);
+            for i in 0..n {
+                let centred = if x[i] > l / 2 { x[i] as i64 - l as i64 } else { x[i] as i64 };
+                assert_eq!(out[i] as i64, centred.rem_euclid(q.value() as i64), "{isa:?}");
+                let expected = ((start[i] as i64 - out[i] as i64) * 12345).rem_euclid(q.value() as i64);
+                assert_eq!(scaled[i] as i64, expected, "{isa:?}");
+            }
         }
     }
 }
