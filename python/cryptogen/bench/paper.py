@@ -154,7 +154,9 @@ def _figures(protocol: str, one: Token, some: Token, blocks: int, layers: int) -
         figures[f"{name}_per_token"], figures[f"{name}_per_block"] = token, block
     for name in some.state:
         figures[name] = line(one.state.get(name, 0), some.state[name])[0]
-    figures["peak_rss_client"], figures["peak_rss_server"] = some.peak_rss_client, some.peak_rss_server
+    for name in ("peak_rss_client", "peak_rss_server"):
+        figures[name] = max(line(getattr(one, name), getattr(some, name))[0], getattr(some, name))
+        figures[f"{name}_run"] = getattr(some, name)  # as measured, with `blocks_run` blocks
     if some.prefill_seconds:
         figures["prefill_seconds"] = line(one.prefill_seconds, some.prefill_seconds)[0]
     return figures | ({"extrapolated_from_blocks": blocks} if blocks < layers else {})
