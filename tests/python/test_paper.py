@@ -17,7 +17,7 @@ from cryptogen.protocols import PROTOCOLS
 from cryptogen.session.chat import Conversation
 from cryptogen.session.offer import receive_offer
 from cryptogen.weights.packages import find_packaged
-from served import TOKEN, Served, serving
+from served import TOKEN, Served, model_with_plan, serving
 from test_cli import failing, run
 
 PROMPT = "the end"
@@ -104,6 +104,20 @@ def test_command_line(llama: Served, tmp_path: Path) -> None:
     assert len(tokens[0]) >= 1 and tokens[1:] == tokens[:-1]
     left = json.loads(run("prepare", *where, "--tokens", 3, "--protocol", "recompute", "--json", data=tmp_path)[0])
     assert left["left"]["slots"] >= 6
+
+
+def test_other_commands_take_a_protocol(tmp_path: Path) -> None:
+    model = model_with_plan(tmp_path)
+    text = tmp_path / "text"
+    text.write_text("the quick brown fox jumps over the lazy dog\n")
+    options = ["--backend", "private", "--windows", 1, "--size", 6, "--protocol", "encrypted-cache", "--json"]
+    result = json.loads(run("eval", text, "--model", model, *options)[0])
+    assert result["perplexity"] == pytest.approx(result["perplexity_float"], rel=0.02)
+    stdout, _ = run("demo", "--model", model, "--tokens", 2, "--protocol", "recompute")
+    assert stdout.splitlines()[-1].startswith("agreement with the clear model: 2/2 tokens")
+    decode = ["--shape", "tiny", "--context", 6, "--blocks", 2, "--protocol", "recompute", "--json"]
+    assert json.loads(run("bench", "decode", *decode)[0])["protocol"] == "recompute"
+    assert "parts" in run("inspect", model, "--protocol", "encrypted-cache")[0]
 
 
 # --- refusals
