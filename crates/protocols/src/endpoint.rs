@@ -92,7 +92,7 @@ impl<P: Party> Endpoint<P> {
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let layout = Arc::new(SlotLayout::new(&plan));
         let pools = Pools {
-            slots: store.pool("slots", layout.record_bytes())?,
+            slots: store.pool(slots_pool(protocol), layout.record_bytes())?,
             heads: store.pool("heads", head_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
@@ -294,6 +294,14 @@ impl Endpoint<Server> {
     ) -> Result<crate::online::Tensor<Server>> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, &self.keys, weights, rows, heads)
+    }
+}
+
+/// Slots of the paper's protocols lack shares of `W·r`: no other protocol can use them.
+fn slots_pool(protocol: Protocol) -> &'static str {
+    match protocol.is_hybrid() {
+        true => "slots-online",
+        false => "slots",
     }
 }
 

@@ -102,7 +102,19 @@ impl Choice {
     }
 }
 
-/// The cheapest packing with cyclic dimension `n` within `allowed` steps (all if none is given).
+/// Sizes of equal parts of `total`, at most `limit`, largest first: fewer things in a part only cost if there are as many parts.
+fn sizes(total: usize, limit: usize) -> impl Iterator<Item = usize> {
+    let mut next = total.min(limit);
+    std::iter::from_fn(move || {
+        let size = (next > 0).then(|| total.div_ceil(total.div_ceil(next)))?;
+        let parts = total.div_ceil(size);
+        // The largest size that makes more parts.
+        next = (1..size).rev().find(|s| total.div_ceil(*s) > parts).unwrap_or(0);
+        Some(size)
+    })
+}
+
+/// The cheapest packing with cyclic dimension `n` within `allowed` steps (all if none is given) whose noise fits.
 fn cheapest(
     (d_in, d_out): (usize, usize),
     rows: usize,
@@ -111,20 +123,22 @@ fn cheapest(
     allowed: Option<&BTreeSet<usize>>,
 ) -> Option<Choice> {
     let (n, count) = (lanes.n(), lanes.count());
-    let in_blocks = d_in.div_ceil(n).min(count);
-    let most_rows = if kept { 1 } else { rows.min(count / in_blocks) };
     let mut best: Option<Choice> = None;
-    for rows_each in 1..=most_rows {
-        for out_blocks in 1..=d_out.div_ceil(n).min(count / (in_blocks * rows_each)) {
-            let parts = n.min(count / (in_blocks * rows_each * out_blocks));
-            for babies in 1..=n.div_ceil(parts).min(MAX_BABIES) {
-                let packing =
-                    Packing { d_in, d_out, lanes, rows: rows_each, in_blocks, out_blocks, parts, babies };
-                let choice = Choice::new(packing, rows, kept);
-                if best.is_none_or(|b| choice.work.micros() < b.work.micros())
-                    && allowed.is_none_or(|steps| packing.steps().all(|s| steps.contains(&s)))
-                {
-                    best = Some(choice);
+    let mut consider = |packing: Packing| {
+        let choice = Choice::new(packing, rows, kept);
+        if best.is_none_or(|b| choice.work.micros() < b.work.micros())
+            && allowed.is_none_or(|steps| packing.steps().all(|s| steps.contains(&s)))
+            && choice.noise().fits()
+        {
+            best = Some(choice);
+        }
+    };
+    for in_blocks in sizes(d_in.div_ceil(n), count) {
+        for rows in sizes(if kept { 1 } else { rows }, count / in_blocks) {
+            for out_blocks in sizes(d_out.div_ceil(n), count / (in_blocks * rows)) {
+                let parts = n.min(count / (in_blocks * rows * out_blocks));
+                for babies in 1..=n.div_ceil(parts).min(MAX_BABIES) {
+                    consider(Packing { d_in, d_out, lanes, rows, in_blocks, out_blocks, parts, babies });
                 }
             }
         }
@@ -179,17 +193,13 @@ impl LinearPlan {
             .collect();
         let considered = candidates.iter().map(|(us, n, ..)| (*n, *us)).collect();
         candidates.sort_by_key(|c| (c.0, c.1));
-        let (_, _, one, many) = candidates.swap_remove(0);
-        for choice in one.iter().chain(&many) {
-            let noise = choice.noise();
-            if !noise.fits() {
-                return Err(ProtocolError::Shape {
-                    what: "noise of a linear layer",
-                    expected: "what flooding can hide".into(),
-                    got: format!("2^{:.0}", noise.bits()),
-                });
-            }
-        }
+        let Some((_, _, one, many)) = candidates.into_iter().next() else {
+            return Err(ProtocolError::Shape {
+                what: "noise of a linear layer",
+                expected: "what flooding can hide".into(),
+                got: format!("more with {} inputs", m.d.max(m.ff)),
+            });
+        };
         Ok(LinearPlan {
             shapes,
             generation: [0, 1, 2, 3].map(|i| one[i]),

@@ -67,6 +67,16 @@ impl ServerModel {
         Ok(ServerModel { weights, biases, embed, positions, encoded: Encoded::default() })
     }
 
+    /// Keeps at most `bytes` of weights encoded for the paper's protocols; forgets those encoded so far.
+    pub fn limit_encoded(&mut self, bytes: usize) {
+        self.encoded = Encoded::with_limit(bytes);
+    }
+
+    /// Bytes of weights encoded for the paper's protocols.
+    pub fn encoded_bytes(&self) -> usize {
+        self.encoded.bytes()
+    }
+
     /// Row-major `[d_out, d_in]`.
     pub fn weight(&self, site: Site) -> &[i16] {
         self.weights.get(&site.name()).map_or(&[], Vec::as_slice)

@@ -9,6 +9,7 @@ use cryptogen_mpc::party::{Client, Server};
 use cryptogen_mpc::Connection;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rand_core::{OsRng, RngCore};
+use serde_json::json;
 
 use super::channel::{run, run_spoiled, Fault};
 use super::cost::measured;
@@ -16,7 +17,7 @@ use super::tiny::{build, Arch, Settings, Tiny};
 use super::{elements, rng};
 use crate::error::ProtocolError;
 use crate::hybrid::diagonals::Packing;
-use crate::hybrid::linear::{self, Encoded};
+use crate::hybrid::linear::{self, KEPT_BYTES};
 use crate::hybrid::planner::{alone, LinearPlan};
 use crate::hybrid::{keys, Hybrid, Protocol};
 use crate::plan::{ModelShape, Site};
@@ -185,7 +186,7 @@ fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
         (Site::O(1), 5, 3, true),
         (Site::Up(1), 6, 9, true),
     ] {
-        tiny.model.encoded = if kept { Encoded::default() } else { Encoded::with_limit(0) };
+        tiny.model.limit_encoded(if kept { KEPT_BYTES } else { 0 });
         let l = tiny.plan.linear(site);
         let x = elements(&mut rng, rows * l.d_in);
         let r = elements(&mut rng, rows * l.d_in);
@@ -207,7 +208,7 @@ fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
         assert_eq!(after.rotations - before.rotations, work.rotations as u64);
         assert_eq!(after.masked - before.masked, work.outputs as u64);
         let kept = if choice.kept && kept { choice.packing.plaintexts() * 262_144 } else { 0 };
-        assert_eq!(tiny.model.encoded.bytes(), kept);
+        assert_eq!(tiny.model.encoded_bytes(), kept);
     }
 }
 
@@ -260,6 +261,27 @@ fn agree(
         drop(near);
         (sent, client, server.join().unwrap())
     })
+}
+
+#[test]
+fn malformed_offers_of_keys_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = BTreeSet::from([1]);
+    for bad in [
+        json!({}),
+        json!({"key": 5, "steps": []}),
+        json!({"key": "xyz", "steps": []}),
+        json!({"key": null, "steps": [-1]}),
+    ] {
+        let (mut near, mut far) = Connection::memory_pair();
+        far.send_control(&bad).unwrap();
+        let client = keys::client(&mut near, dir.path(), &steps, &mut rng(97)).err();
+        assert!(matches!(client, Some(ProtocolError::Malformed { .. })), "{bad}");
+        let (mut near, mut far) = Connection::memory_pair();
+        near.send_control(&json!({"key": bad.get("key").unwrap_or(&json!(1))})).unwrap();
+        let server = keys::server(&mut far, dir.path(), &steps).err();
+        assert!(matches!(server, Some(ProtocolError::Malformed { .. })), "{bad}");
+    }
 }
 
 #[test]
