@@ -135,7 +135,7 @@ impl Ciphertext {
                 Terms::new(context.modulus(limb)).add(1, o).add_to(c);
             });
         }
-        self.noise = self.noise.add(other.noise);
+        self.noise = self.noise + other.noise;
     }
 
     /// Both polynomials packed, coefficients as they are in the transform domain, after the tracked noise.

@@ -82,7 +82,7 @@ impl<'a> Evaluator<'a> {
             kernels::multiply_sum(self.context.modulus(limb), &x, [&y[0], &y[1]], [c0, c1]);
         });
         count(&self.counters.ct_pt, pts.len());
-        let noise = cts.iter().fold(Noise::none(), |sum, ct| sum.add(ct.noise.times_plain()));
+        let noise = cts.iter().fold(Noise::none(), |sum, ct| sum + ct.noise.times_plain());
         Ok(Ciphertext { c, domain: Domain::Transform, noise })
     }
 }

@@ -39,11 +39,6 @@ impl Noise {
         Noise(0.0)
     }
 
-    /// A sum of two ciphertexts.
-    pub fn add(self, other: Noise) -> Noise {
-        Noise(self.0 + other.0)
-    }
-
     /// Plus a plaintext.
     pub fn add_plain(self) -> Noise {
         Noise(self.0 + ROUNDING)
@@ -102,6 +97,15 @@ impl Noise {
     }
 }
 
+/// Of a sum of two ciphertexts.
+impl core::ops::Add for Noise {
+    type Output = Noise;
+
+    fn add(self, other: Noise) -> Noise {
+        Noise(self.0 + other.0)
+    }
+}
+
 fn t() -> f64 {
     P as f64
 }
@@ -121,7 +125,7 @@ mod tests {
     fn what_the_protocols_need_fits() {
         let rotated = Noise::fresh().add_plain().switched();
         let mut diagonals = Noise::none();
-        (0..256).for_each(|_| diagonals = diagonals.add(rotated.times_plain().switched()));
+        (0..256).for_each(|_| diagonals = diagonals + rotated.times_plain().switched());
         assert!(diagonals.fits(), "{} bits", diagonals.bits());
         // Rotated operands leave room for a few products, fresh ones for thousands.
         assert!((8..16).contains(&rotated.most_products(rotated)));

@@ -86,7 +86,7 @@ impl Evaluator<'_> {
         count(&self.counters.ct_ct, pairs.len());
         count(&self.counters.relinearisations, 1);
         let products = pairs.iter().map(|(l, r)| l.0.noise.times(r.0.noise));
-        let noise = products.fold(Noise::none(), Noise::add).switched();
+        let noise = products.fold(Noise::none(), |sum, noise| sum + noise).switched();
         Ok(Ciphertext { c, domain: Domain::Coefficients, noise })
     }
 

@@ -23,7 +23,7 @@ pub struct Hoisted<'a> {
 impl Evaluator<'_> {
     /// Slots moved by `step` within each row. Errors: no key for this step.
     pub fn rotate(&self, ct: &Ciphertext, step: usize) -> Result<Ciphertext, HeError> {
-        if step % ROW == 0 {
+        if step.is_multiple_of(ROW) {
             return Ok(ct.clone());
         }
         let key = self.keys.galois_key(step % ROW)?;
@@ -149,7 +149,7 @@ impl Evaluator<'_> {
 impl Hoisted<'_> {
     /// The ciphertext rotated by `step`. Errors: no key for this step.
     pub fn rotate(&self, step: usize) -> Result<Ciphertext, HeError> {
-        if step % ROW == 0 {
+        if step.is_multiple_of(ROW) {
             return Ok(self.ciphertext.clone());
         }
         let evaluator = self.evaluator;

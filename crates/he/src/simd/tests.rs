@@ -72,9 +72,9 @@ fn noise_bits(ct: &Ciphertext) -> f64 {
         .collect();
     let value = |i: usize, negate: bool| {
         let mut digits: Vec<u32> = vec![];
-        for limb in 0..LIMBS {
+        for (limb, residues) in limbs.iter().enumerate() {
             let q = context.modulus(limb);
-            let mut x = if negate { q.neg(limbs[limb][i]) } else { limbs[limb][i] };
+            let mut x = if negate { q.neg(residues[i]) } else { residues[i] };
             for (earlier, &digit) in digits.iter().enumerate() {
                 let prime = q.reduce(PRIMES[earlier] as u64);
                 x = q.mul(q.sub(x, q.reduce(digit as u64)), q.inv(prime));

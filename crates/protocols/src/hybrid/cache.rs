@@ -123,10 +123,10 @@ impl CacheShape {
     /// Whether a block that is a sum of so many fresh ciphertexts survives every kernel that may come next.
     fn survives(&self, terms: u32) -> bool {
         let fresh = Noise::fresh().add_plain();
-        let mut noise = (0..terms).fold(Noise::none(), |sum, _| sum.add(fresh));
+        let mut noise = (0..terms).fold(Noise::none(), |sum, _| sum + fresh);
         if let Policy::Lazy { reserve } = self.policy {
             for _ in 0..2 * reserve {
-                noise = noise.add(noise);
+                noise = noise + noise;
             }
         }
         let kernels = [(Kernel::Vector, true), (Kernel::Matrix, self.matrix)];
@@ -161,7 +161,7 @@ impl CacheShape {
     /// The noise that a block's ciphertexts have.
     pub fn noise(&self, layer: usize, block: usize) -> Noise {
         let terms = self.layers.get(layer).and_then(|l| l.terms.get(block)).copied().unwrap_or(0);
-        (0..terms).fold(Noise::none(), |sum, _| sum.add(Noise::fresh().add_plain()))
+        (0..terms).fold(Noise::none(), |sum, _| sum + Noise::fresh().add_plain())
     }
 }
 

@@ -200,10 +200,10 @@ impl CacheLayout {
             Kernel::Vector => (fresh, cached),
             Kernel::Matrix => (fresh.switched(), cached.switched()),
         };
-        let sum = |product: Noise, terms: usize| (0..terms).fold(Noise::none(), |sum, _| sum.add(product));
+        let sum = |product: Noise, terms: usize| (0..terms).fold(Noise::none(), |sum, _| sum + product);
         let mut scores = sum(cached.times(query), self.packs()).switched();
         for _ in self.folding() {
-            scores = scores.add(scores.switched());
+            scores = scores + scores.switched();
         }
         scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
     }
@@ -259,7 +259,7 @@ const TERMS: usize = 16;
 
 /// The noise of a block that was filled row by row.
 fn full_block(tokens: usize) -> Noise {
-    (0..tokens).fold(Noise::none(), |sum, _| sum.add(Noise::fresh().add_plain()))
+    (0..tokens).fold(Noise::none(), |sum, _| sum + Noise::fresh().add_plain())
 }
 
 /// Baby steps for `tokens` diagonals: as many as giants or up to four times as many (keys are rotated once for all members and query blocks,

@@ -41,7 +41,17 @@ pub fn encrypted(tiny: &Tiny) -> EncryptedModel {
     let path = dir.path().join("model");
     let (client, server) = run(
         |ch| model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true),
-        |ch| model::send(ch, &keys().1.mine, &tiny.plan, Part::Whole, &tiny.model, &mut rng(101), &mut |_, _, _| true),
+        |ch| {
+            model::send(
+                ch,
+                &keys().1.mine,
+                &tiny.plan,
+                Part::Whole,
+                &tiny.model,
+                &mut rng(101),
+                &mut |_, _, _| true,
+            )
+        },
     );
     assert!(client.result.is_ok() && server.result.is_ok());
     assert_eq!(measured(&client, &server), model::cost(&tiny.plan, Part::Whole));
@@ -182,10 +192,20 @@ fn spoiled_offline_messages_are_errors() {
             [None, Some((0, fault))],
             |ch| -> crate::Result<()> {
                 model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true)?;
-                EncryptedModel::open(&path, &tiny.plan, Part::Whole)?.read(params, m, 0, 0..m.columns).map(|_| ())
+                EncryptedModel::open(&path, &tiny.plan, Part::Whole)?
+                    .read(params, m, 0, 0..m.columns)
+                    .map(|_| ())
             },
             |ch| {
-                model::send(ch, &server_keys.mine, &tiny.plan, Part::Whole, &tiny.model, &mut rng(5), &mut |_, _, _| true)
+                model::send(
+                    ch,
+                    &server_keys.mine,
+                    &tiny.plan,
+                    Part::Whole,
+                    &tiny.model,
+                    &mut rng(5),
+                    &mut |_, _, _| true,
+                )
             },
         );
         check_error("encrypted model", fault, c.result.err());
@@ -233,7 +253,17 @@ fn interrupted_transfers_leave_no_file() {
     let path = dir.path().join("model");
     let (client, _) = run(
         |ch| model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| false),
-        |ch| model::send(ch, &keys().1.mine, &tiny.plan, Part::Whole, &tiny.model, &mut rng(5), &mut |_, _, _| true),
+        |ch| {
+            model::send(
+                ch,
+                &keys().1.mine,
+                &tiny.plan,
+                Part::Whole,
+                &tiny.model,
+                &mut rng(5),
+                &mut |_, _, _| true,
+            )
+        },
     );
     assert!(matches!(client.result, Err(ProtocolError::Interrupted)));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
