@@ -160,9 +160,9 @@ fn sums_of_products_of_any_depth() {
             let mut out = [vec![7; n], vec![7; n]];
             let [a, b] = &mut out;
             multiply_sum_on(isa, &q, &slices(&x), [&slices(&y), &slices(&z)], [a, b]);
-            for c in 0..n {
-                assert_eq!(out[0][c] as u128, sum(&y, c) % Q as u128, "{isa:?} {depth}");
-                assert_eq!(out[1][c] as u128, sum(&z, c) % Q as u128, "{isa:?} {depth}");
+            for (out, y) in out.iter().zip([&y, &z]) {
+                let equal = |c: usize| out[c] as u128 == sum(y, c) % Q as u128;
+                assert!((0..n).all(equal), "{isa:?} {depth}");
             }
         }
     }
@@ -189,10 +189,8 @@ fn rounded_sums_are_rounded() {
         for isa in Isa::available() {
             let mut out = vec![0; n];
             rounded_sum_on(isa, &w, &x, shift, &mut out);
-            for c in 0..n {
-                let sum: u128 = (0..rows).map(|i| w[i] as u128 * x[i][c] as u128).sum();
-                assert_eq!(out[c] as u128, (sum + (1 << (shift - 1))) >> shift, "{isa:?}");
-            }
+            let sum = |c: usize| (0..rows).map(|i| w[i] as u128 * x[i][c] as u128).sum::<u128>();
+            assert!((0..n).all(|c| out[c] as u128 == (sum(c) + (1 << (shift - 1))) >> shift), "{isa:?}");
         }
     }
 }
