@@ -13,16 +13,16 @@ use super::diagonals::Packing;
 use crate::error::{ProtocolError, Result};
 use crate::plan::{ModelShape, Site};
 
-/// Microseconds of one thread, measured on the reference machine.
+/// Microseconds of one thread (`cargo run --release -p cryptogen-he --example simd`), and 1.6 ms to send a ciphertext at 1 Gbit/s.
 mod price {
-    pub const PRODUCT: u64 = 120;
+    pub const PRODUCT: u64 = 60;
     pub const HOISTED: u64 = 900;
-    pub const ROTATION: u64 = 1900;
+    pub const ROTATION: u64 = 2500;
     /// masking, sending, decrypting
     pub const OUTPUT: u64 = 4000;
-    /// encrypting, sending, expanding
-    pub const INPUT: u64 = 1500;
-    pub const ENCODE: u64 = 350;
+    /// encrypting, sending, expanding, adding the server's share, decomposing for rotations
+    pub const INPUT: u64 = 4500;
+    pub const ENCODE: u64 = 300;
 }
 
 /// Baby steps at most: a limit on the number of Galois keys.
@@ -92,7 +92,7 @@ impl Choice {
         let p = &self.packing;
         let product = Noise::fresh().add_plain().switched().times_plain();
         let terms = (p.inputs() * p.diagonals()) as i32;
-        let sum = (0..terms).fold(Noise::none(), |sum, _| sum.add(product));
+        let sum = (0..terms).fold(Noise::none(), |sum, _| sum + product);
         (1..p.giants()).fold(sum, |sum, _| sum.switched())
     }
 
