@@ -11,6 +11,7 @@ mod dealer;
 mod endpoint;
 mod faults;
 mod hybrid_attention;
+mod hybrid_keys;
 mod hybrid_linear;
 mod hybrid_session;
 mod ideal;
