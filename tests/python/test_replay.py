@@ -120,7 +120,7 @@ def test_the_oracle_replays_smollm2(core: Any, tmp_path: Path) -> None:
     except MissingPackage:
         pytest.skip("SmolLM2 is not in the cache: run `make demo` once")
     assert checkpoint.tokenizer is not None
-    # Text, not arbitrary ids: a row outside its norm's windows wraps modulo p, which the oracle's 64-bit integers do not.
+    # Text, not any ids: a row outside its norm's windows wraps modulo p, which the oracle's 64-bit integers do not.
     passes = passes_over(checkpoint.tokenizer.encode("The capital of France is Paris, and", special=True))
     oracle = _replayed(core, tmp_path, checkpoint, find_plan(checkpoint, None), passes=passes)
     assert not oracle.events
