@@ -13,8 +13,13 @@ impl Scaled {
     pub(crate) fn new(params: &Params, layout: Layout, message: &[Fp]) -> Scaled {
         let mut m = Zeroizing::new(message.to_vec());
         params.fp.inverse(&mut m, layout.log_f());
-        m.iter_mut().for_each(|x| *x *= params.q_mod_t);
-        Scaled(m)
+        Scaled::of(m, params.q_mod_t)
+    }
+
+    /// From the message's coefficients modulo `t`, for any `q`.
+    pub(crate) fn of(mut coefficients: Zeroizing<Vec<Fp>>, q_mod_t: Fp) -> Scaled {
+        coefficients.iter_mut().for_each(|x| *x *= q_mod_t);
+        Scaled(coefficients)
     }
 
     /// `r mod q_i`, which times `−t^{−1}` is the scaled message.

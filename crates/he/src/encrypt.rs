@@ -40,7 +40,7 @@ impl SecretKey {
         let params = self.params();
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let mut a = sample::uniform(params, &seed);
+        let mut a = sample::uniform(params.moduli(), &seed);
         let error = sample::error(rng);
         let scaled = Scaled::new(params, layout, message);
         let mut b = vec![0; LIMBS * N];
@@ -89,7 +89,7 @@ impl SeededCiphertext {
 
     /// Expands the seed.
     pub fn expand(&self, params: &Params) -> Ciphertext {
-        Ciphertext { layout: self.layout, b: self.b.clone(), a: sample::uniform(params, &self.seed) }
+        Ciphertext { layout: self.layout, b: self.b.clone(), a: sample::uniform(params.moduli(), &self.seed) }
     }
 }
 

@@ -95,7 +95,7 @@ impl PublicKey {
         let params = secret.params;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let a = sample::uniform(params, &seed);
+        let a = sample::uniform(params.moduli(), &seed);
         let e = sample::error(rng);
         let mut b = vec![0; LIMBS * N];
         for (limb, out) in b.chunks_exact_mut(N).enumerate() {
@@ -120,6 +120,6 @@ impl PublicKey {
         let (seed, b) = bytes.split_at(32);
         let seed: [u8; 32] = seed.try_into().expect("split at 32");
         let b = unpack(params, LIMBS, "public key", b)?;
-        Ok(PublicKey { seed, b, a: sample::uniform(params, &seed) })
+        Ok(PublicKey { seed, b, a: sample::uniform(params.moduli(), &seed) })
     }
 }

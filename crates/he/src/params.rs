@@ -85,6 +85,10 @@ impl Params {
         self.ntts[limb].modulus()
     }
 
+    pub(crate) fn moduli(&self) -> impl Iterator<Item = &Modulus> {
+        self.ntts.iter().map(Ntt::modulus)
+    }
+
     fn new(set: ParamSet, primes: &[u32; LIMBS]) -> Params {
         let moduli = primes.map(Modulus::new);
         // Inverse modulo the i-th prime of a number given as an integer.

@@ -6,28 +6,30 @@ use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
 use crate::noise::ERROR_BOUND;
-use crate::params::{Params, LIMBS, N};
+use crate::params::N;
 
 /// Offset of [`error`].
 pub(crate) const ERROR_OFFSET: u32 = ERROR_BOUND as u32;
 /// Offset of [`ternary`].
 pub(crate) const TERNARY_OFFSET: u32 = 1;
 
-/// Residues `[LIMBS][N]`, uniform, from a public seed.
-pub(crate) fn uniform(params: &Params, seed: &[u8; 32]) -> Vec<u32> {
+/// Residues `[limbs][N]`, uniform, from a public seed.
+pub(crate) fn uniform<'a>(moduli: impl Iterator<Item = &'a Modulus>, seed: &[u8; 32]) -> Vec<u32> {
     let mut prg = Prg::new(&Seed::from_bytes(*seed));
-    let mut out = Vec::with_capacity(LIMBS * N);
-    (0..LIMBS).for_each(|limb| uniform_limb(params.modulus(limb), &mut prg, &mut out));
+    let mut out = Vec::new();
+    moduli.for_each(|q| uniform_limb(q, &mut prg, &mut out));
     out
 }
 
-/// Appends `N` residues; rejects 28-bit words above the prime (less than one in a hundred).
+/// Appends `N` residues; rejects words of as many bits as the prime that are not below it (less than half of them).
 fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut Vec<u32>) {
     let end = out.len() + N;
+    out.reserve(N);
     let mut bytes = [0u8; 4096];
+    let spare_bits = q.value().leading_zeros();
     while out.len() < end {
         prg.fill_bytes(&mut bytes);
-        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) >> 4);
+        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) >> spare_bits);
         let missing = end - out.len();
         out.extend(words.filter(|&word| word < q.value()).take(missing));
     }

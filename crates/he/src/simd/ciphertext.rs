@@ -5,7 +5,7 @@ use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
 use super::context::{Context, LIMBS, RESIDUE_BITS};
-use super::encode::Scaled;
+use super::encode::scaled;
 use super::keys::SecretKey;
 use super::noise::Noise;
 use super::sample::uniform;
@@ -47,11 +47,11 @@ impl SecretKey {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let a = uniform(context, LIMBS, &seed);
-        let (error, scaled) = (sample::error(rng), Scaled::new(context, slots)?);
+        let (error, message) = (sample::error(rng), scaled(context, slots)?);
         let mut b = vec![0; LIMBS * N];
         b.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
             let q = context.modulus(limb);
-            let r = scaled.residues(q);
+            let r = message.residues(q);
             Terms::new(q)
                 .add_offset(&error, ERROR_OFFSET)
                 .add(q.neg(context.t_inverse[limb]), &r)
@@ -110,12 +110,12 @@ impl Ciphertext {
 
     /// Adds a plaintext vector of `N` slots.
     pub fn add_plain(&mut self, context: &Context, slots: &[Fp]) -> Result<(), HeError> {
-        let scaled = Scaled::new(context, slots)?;
+        let message = scaled(context, slots)?;
         let domain = self.domain;
         self.c[0].chunks_exact_mut(N).enumerate().for_each(|(limb, c)| {
             let q = context.modulus(limb);
             let mut m = Zeroizing::new(vec![0; N]);
-            let r = scaled.residues(q);
+            let r = message.residues(q);
             Terms::new(q).add(q.neg(context.t_inverse[limb]), &r).add_to(&mut m);
             if domain == Domain::Transform {
                 context.ntt(limb).forward(&mut m, 0..LOG_N);

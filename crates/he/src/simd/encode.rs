@@ -1,9 +1,10 @@
 //! Slots as polynomials: messages, and plaintexts to multiply by.
 
-use cryptogen_ring::{kernels, Fp, Modulus};
+use cryptogen_ring::{kernels, Fp};
 use zeroize::Zeroizing;
 
 use super::context::{Context, LIMBS};
+use crate::encode::Scaled;
 use crate::error::{check_length, HeError};
 use crate::params::{LOG_N, N};
 
@@ -22,22 +23,9 @@ pub(super) fn slots(context: &Context, mut coefficients: Zeroizing<Vec<Fp>>) -> 
     Zeroizing::new(context.slots.iter().map(|&at| coefficients[at as usize]).collect())
 }
 
-/// A message on its way into a ciphertext: `r = [q·m]_t`, from which `round(q·m/t) ≡ −r·t^{−1}` modulo every prime of `q`.
-pub(super) struct Scaled(Zeroizing<Vec<Fp>>);
-
-impl Scaled {
-    pub(super) fn new(context: &Context, slots: &[Fp]) -> Result<Scaled, HeError> {
-        let mut m = coefficients(context, slots)?;
-        m.iter_mut().for_each(|x| *x *= context.q_mod_t);
-        Ok(Scaled(m))
-    }
-
-    /// `r mod q_i`, which times `−t^{−1}` is the scaled message.
-    pub(super) fn residues(&self, q: &Modulus) -> Zeroizing<Vec<u32>> {
-        let mut out = Zeroizing::new(vec![0; N]);
-        kernels::centred_residues(q, &self.0, &mut out);
-        out
-    }
+/// A message on its way into a ciphertext.
+pub(super) fn scaled(context: &Context, slots: &[Fp]) -> Result<Scaled, HeError> {
+    Ok(Scaled::of(coefficients(context, slots)?, context.q_mod_t))
 }
 
 /// A vector of slots to multiply ciphertexts by, in the transform domain: `[LIMBS][N]`, 262 KB. Wiped on drop.

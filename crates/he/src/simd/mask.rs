@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::ciphertext::Ciphertext;
 use super::context::{Context, LIMBS, OUTPUT_LIMBS, RESIDUE_BITS};
-use super::encode::Scaled;
+use super::encode::scaled;
 use super::evaluator::{count, Evaluator};
 use super::noise::FLOOD_BITS;
 use super::sample;
@@ -62,7 +62,7 @@ impl Evaluator<'_> {
         rng: &mut Prg,
     ) -> Result<(), HeError> {
         let context = self.context;
-        let mask = Scaled::new(context, masks)?;
+        let mask = scaled(context, masks)?;
         let (u, e1, e2) = (ternary(rng), error(rng), error(rng));
         let digits = sample::flood(rng);
         let public = &self.keys.public;

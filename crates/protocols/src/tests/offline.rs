@@ -1,20 +1,21 @@
 //! The offline protocols equal their functionalities, at their declared costs.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use cryptogen_he::{MaskedCiphertext, Params, SecretKey, N};
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::ChannelError;
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Prg};
 
-use super::channel::{run, run_spoiled, Fault, Tap};
+use super::channel::{run, run_spoiled, Fault, Ran, Tap};
 use super::clear::Clear;
 use super::cost::measured;
 use super::dealer::insecure_deal;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
-use crate::error::ProtocolError;
+use crate::error::{ProtocolError, Result};
 use crate::offline::keys::PartyKeys;
 use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::{cross, linear};
@@ -35,24 +36,20 @@ pub fn keys() -> &'static (PartyKeys<Client>, PartyKeys<Server>) {
     })
 }
 
+/// The real transfer of a model into a file; the client stops it at its first report unless it is to `go_on`.
+fn transfer(tiny: &Tiny, path: &Path, mut rng: Prg, go_on: bool) -> (Ran<Result<()>>, Ran<Result<()>>) {
+    let (plan, weights, part) = (&tiny.plan, &tiny.model, Part::Whole);
+    run(
+        |ch| model::receive(ch, plan, part, path, &mut |_, _, _| go_on),
+        |ch| model::send(ch, &keys().1.mine, plan, part, weights, &mut rng, &mut |_, _, _| true),
+    )
+}
+
 /// The client's copy of a model, made by the real transfer; its file is gone, only the open handle is left.
 pub fn encrypted(tiny: &Tiny) -> EncryptedModel {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("model");
-    let (client, server) = run(
-        |ch| model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true),
-        |ch| {
-            model::send(
-                ch,
-                &keys().1.mine,
-                &tiny.plan,
-                Part::Whole,
-                &tiny.model,
-                &mut rng(101),
-                &mut |_, _, _| true,
-            )
-        },
-    );
+    let (client, server) = transfer(tiny, &path, rng(101), true);
     assert!(client.result.is_ok() && server.result.is_ok());
     assert_eq!(measured(&client, &server), model::cost(&tiny.plan, Part::Whole));
     EncryptedModel::open(&path, &tiny.plan, Part::Whole).expect("a whole model")
@@ -251,20 +248,7 @@ fn offline_transcripts_are_reproducible() {
 fn interrupted_transfers_leave_no_file() {
     let (tiny, dir) = (tiny(BOTH[0]), tempfile::tempdir().unwrap());
     let path = dir.path().join("model");
-    let (client, _) = run(
-        |ch| model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| false),
-        |ch| {
-            model::send(
-                ch,
-                &keys().1.mine,
-                &tiny.plan,
-                Part::Whole,
-                &tiny.model,
-                &mut rng(5),
-                &mut |_, _, _| true,
-            )
-        },
-    );
+    let (client, _) = transfer(tiny, &path, rng(5), false);
     assert!(matches!(client.result, Err(ProtocolError::Interrupted)));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
