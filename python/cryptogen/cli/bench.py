@@ -1,0 +1,62 @@
+"""`cryptogen bench`: measurements."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryptogen.protocols import PROTOCOLS, check_protocol
+
+from .app import bench
+from .options import BatchTokens, Json, Protocol, existing, numbers, show
+
+
+@bench.command("decode")
+def bench_decode(
+    shape: Annotated[str, typer.Option(help="gpt2, smollm2 (random weights), or a model's path")] = "gpt2",
+    context: Annotated[int, typer.Option(min=1)] = 128,
+    tokens: Annotated[int, typer.Option(min=1)] = 16,
+    batch_tokens: BatchTokens = None,
+    blocks: Annotated[int, typer.Option(min=0, help="measure 1 and K blocks and scale up; 0: all blocks")] = 4,
+    protocol: Protocol = "preprocessed",
+    as_json: Json = False,
+) -> None:
+    """Cost of one decoded token, two processes over TLS on this host."""
+    from cryptogen.bench.decode import Task, decode
+    from cryptogen.bench.shapes import SHAPES
+    from cryptogen.console import Bars
+
+    if shape not in SHAPES:
+        existing(Path(shape), f"model, or one of the shapes {', '.join(SHAPES)}")
+        blocks = 0
+    bars = Bars()
+    result = decode(Task(shape, context, tokens, batch_tokens, blocks or None, protocol), bars)
+    bars.close()
+    show(result, as_json)
+
+
+@bench.command("paper")
+def bench_paper(
+    shape: Annotated[str, typer.Option(help="gpt2, smollm2 or tiny: random weights")] = "gpt2",
+    lengths: Annotated[str, typer.Option(help="tokens before the measured one")] = "64,128,256,512",
+    protocols: Annotated[str, typer.Option(help="some of the three, separated by commas")] = ",".join(PROTOCOLS),
+    tokens: Annotated[int, typer.Option(min=1, max=16, help="tokens measured per length where there is a cache")] = 2,
+    blocks: Annotated[
+        int, typer.Option(min=0, help="measure 1 and K blocks and scale up; 0: all, `recompute` beyond 128 from 2")
+    ] = 0,
+    add_to: Annotated[Path | None, typer.Option(help="add the runs to this file, e.g. benches/paper-gpt2.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """The paper's comparison: three protocols, seconds, bytes, memory and operations of one token after L others."""
+    from cryptogen.bench import paper
+
+    known = [check_protocol(name.strip()) for name in protocols.split(",")]
+    task = paper.Paper(shape, tuple(numbers(lengths, "lengths")), tuple(known), tokens, blocks or None)
+    result = paper.compare(task, lambda line: print(line, file=sys.stderr, flush=True))
+    if add_to is not None:
+        result = paper.add_to(add_to, result)
+    print(json.dumps(result) if as_json else paper.summary(result))

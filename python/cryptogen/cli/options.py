@@ -1,0 +1,60 @@
+"""Options that several commands have, and what they are turned into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cryptogen.errors import InputError, MissingFile
+
+ADDRESS = "127.0.0.1:7100"
+Model = Annotated[Path, typer.Argument(help="Hugging Face folder, .gguf or llama2.c .bin")]
+ServerAddress = Annotated[str, typer.Option("--server", help="host:port")]
+Fingerprint = Annotated[str | None, typer.Option(help="SHA-256 of the server's certificate; needed once")]
+CaFile = Annotated[Path | None, typer.Option(help="trust certificates signed by these (PEM) instead of a fingerprint")]
+TokenFile = Annotated[Path | None, typer.Option(help="file whose first line is the access token")]
+DataDir = Annotated[Path | None, typer.Option(help="where keys and material are kept")]
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="numeric plan; default: beside the model, or shipped")]
+BatchTokens = Annotated[int | None, typer.Option(help="buy material for at least so many tokens when short")]
+Resync = Annotated[bool, typer.Option("--resync", help="after a crash: drop material that only one party still has")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Costs = Annotated[bool, typer.Option("--costs", help="show seconds, bytes, round trips and material")]
+Protocol = Annotated[str, typer.Option(help="preprocessed, encrypted-cache or recompute")]
+Temperature = Annotated[float, typer.Option(help="0: greedy")]
+TopK = Annotated[int | None, typer.Option(help="sample among the best K tokens")]
+TopP = Annotated[float, typer.Option(help="sample among the best tokens of this total probability")]
+SampleSeed = Annotated[int | None, typer.Option("--seed", help="same seed, same choices")]
+
+
+def token_in(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    existing(path, "token")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or not lines[0].strip():
+        raise InputError(f"{path}: a token on the first line expected, none found")
+    return lines[0].strip()
+
+
+def existing(path: Path, what: str) -> None:
+    if not path.exists():
+        raise MissingFile(path, what)
+
+
+def numbers(text: str, what: str = "windows") -> list[int]:
+    """`"8-11"` or `"0,3"`."""
+    try:
+        parts = [part.split("-") for part in text.split(",")]
+        found = [i for part in parts for i in range(int(part[0]), int(part[-1]) + 1)]
+    except ValueError:
+        found = []
+    if not found or len(found) > 4096:
+        raise InputError(f"{what} {text[:80]!r}, expected numbers such as 8-11 or 0,3")
+    return found
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(result) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))

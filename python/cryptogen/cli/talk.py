@@ -1,0 +1,210 @@
+"""Commands of the two parties: serve, prepare, generate, chat, and a demonstration of both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryptogen.errors import InputError
+
+from .app import app
+from .options import (
+    ADDRESS,
+    BatchTokens,
+    CaFile,
+    Costs,
+    DataDir,
+    Fingerprint,
+    Json,
+    Model,
+    PlanFile,
+    Protocol,
+    Resync,
+    SampleSeed,
+    ServerAddress,
+    Temperature,
+    TokenFile,
+    TopK,
+    TopP,
+    token_in,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from cryptogen.session import Client
+
+
+@app.command()
+def serve(
+    model: Model,
+    listen: Annotated[str, typer.Option(help="host:port; port 0 picks a free one")] = ADDRESS,
+    plan: PlanFile = None,
+    token_file: TokenFile = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM; default: self-signed")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM key of the certificate")] = None,
+    max_clients: Annotated[int, typer.Option(min=1)] = 8,
+    data_dir: DataDir = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="keep encrypted caches that clients save here")] = None,
+) -> None:
+    """Serve a model until Ctrl-C. Clients choose the protocol."""
+    from cryptogen.session import Server
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    server = Server(
+        model, plan, data_dir=data_dir, token=token_in(token_file), certificate=certificate, key=key,
+        max_clients=max_clients, cache_dir=cache_dir,
+    )  # fmt: skip
+    server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
+
+
+@app.command()
+def prepare(
+    server: ServerAddress,
+    tokens: Annotated[int, typer.Option(min=1, help="tokens to buy material for")] = 512,
+    context: Annotated[int | None, typer.Option(min=1, help="rows of the sessions it is for [TOKENS]")] = None,
+    resync: Resync = False,
+    fingerprint: Fingerprint = None,
+    ca_file: CaFile = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    protocol: Protocol = "preprocessed",
+    as_json: Json = False,
+) -> None:
+    """Buy material ahead of time: it needs no prompt."""
+    with _client(server, fingerprint, ca_file, token_file, data_dir, None, resync, protocol) as client:
+        client.prepare(tokens, context)
+        _report(client, as_json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="the text to continue")],
+    server: ServerAddress,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    seed: SampleSeed = None,
+    batch_tokens: BatchTokens = None,
+    costs: Costs = False,
+    as_json: Json = False,
+    resync: Resync = False,
+    fingerprint: Fingerprint = None,
+    ca_file: CaFile = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    protocol: Protocol = "preprocessed",
+) -> None:
+    """Continue a text privately; the answer streams to stdout."""
+    if not prompt:
+        raise InputError("the prompt is empty: at least 1 token expected")
+    from cryptogen.console import costs_json
+
+    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        answer = []
+        for token in client.generate(prompt, max_new_tokens=max_new_tokens, **sampling):  # type: ignore[arg-type]
+            answer.append(token)
+            if not as_json:
+                print(token.text, end="", flush=True)
+        if as_json:
+            text = "".join(t.text for t in answer)
+            print(json.dumps({"text": text, "tokens": [t.id for t in answer], "costs": costs_json(client.costs)}))
+        else:
+            print()
+            if costs:
+                _report(client, False)
+
+
+@app.command()
+def chat(
+    server: ServerAddress,
+    system: Annotated[str | None, typer.Option(help="system message; default: the model's")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="per answer")] = 64,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    seed: SampleSeed = None,
+    batch_tokens: BatchTokens = None,
+    costs: Costs = False,
+    resync: Resync = False,
+    fingerprint: Fingerprint = None,
+    ca_file: CaFile = None,
+    token_file: TokenFile = None,
+    data_dir: DataDir = None,
+    protocol: Protocol = "preprocessed",
+) -> None:
+    """Talk with an instruction-tuned model, a line at a time; end with Ctrl-D. The cache lives through all turns."""
+    from cryptogen.session.chat import Conversation
+
+    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
+        talk = Conversation(client, system)
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        while (line := _line()) is not None:
+            if not line.strip():
+                continue
+            for token in talk.say(line, max_new_tokens=max_new_tokens, **sampling):
+                print(token.text, end="", flush=True)
+            print()
+        if costs:
+            _report(client, False)
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Option()] = "The capital of France is",
+    tokens: Annotated[int, typer.Option(min=1)] = 16,
+    model: Annotated[Path | None, typer.Option(help="default: SmolLM2-135M-Instruct, fetched if need be")] = None,
+    protocol: Protocol = "preprocessed",
+) -> None:
+    """Two processes, a private answer, its cost, and a check against the clear model."""
+    from cryptogen.bench.demo import demo as run
+
+    print(run(prompt, tokens, model, protocol))
+
+
+@contextmanager
+def _client(
+    server: str,
+    fingerprint: str | None,
+    ca_file: Path | None,
+    token_file: Path | None,
+    data_dir: Path | None,
+    batch_tokens: int | None,
+    resync: bool,
+    protocol: str,
+) -> Iterator[Client]:
+    from cryptogen.console import Bars
+    from cryptogen.session import Client
+
+    bars = Bars()
+    try:
+        with Client(
+            server, fingerprint=fingerprint, ca_file=ca_file, token=token_in(token_file), data_dir=data_dir,
+            batch_tokens=batch_tokens, resync=resync, protocol=protocol, progress=bars,
+        ) as client:  # fmt: skip
+            yield client
+    finally:
+        bars.close()
+
+
+def _report(client: Client, as_json: bool) -> None:
+    from cryptogen.console import costs_json, show_costs
+
+    if as_json:
+        print(json.dumps(costs_json(client.costs)))
+    else:
+        show_costs(client.costs)
+
+
+def _line() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
