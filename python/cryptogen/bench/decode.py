@@ -22,7 +22,8 @@ from cryptogen.session import Client, Costs
 from cryptogen.session.link import Progress
 from cryptogen.session.material import Need, spare
 
-from .measure import tokens
+from .measure import Note, tokens
+from .network import Network, emulate, network
 from .processes import ServerProcess, own_peak_rss
 from .shapes import SHAPES, random_tokens
 
@@ -45,20 +46,22 @@ class Task:
     batch_tokens: int | None = None
     blocks: int | None = None
     protocol: str = PREPROCESSED
+    network: str | None = None  # lan, wan; None: the loopback as it is
 
 
-def decode(task: Task, progress: Progress | None = None) -> dict[str, Any]:
+def decode(task: Task, progress: Progress | None = None, note: Note = lambda line: None) -> dict[str, Any]:
     """The figures of `cryptogen bench decode --json`. Bytes are both directions; `round_trips_per_token` is online."""
     check_protocol(task.protocol)
+    link = network(task.network) if task.network else None
     if task.context < 1 or task.tokens < 1:
         raise InputError(f"context {task.context} and {task.tokens} tokens, expected 1 or more")
     layers = SHAPES[task.shape].layers if task.shape in SHAPES else None
     if task.blocks is None or task.blocks == layers:
-        figures = _run(task, layers, progress)
+        figures = _run(task, layers, link, progress, note)
     else:
         if layers is None or not 2 <= task.blocks < layers:
             raise InputError(f"{task.blocks} blocks of {task.shape}, expected a known shape and 2 to its layers")
-        one, some = _run(task, 1, progress), _run(task, task.blocks, progress)
+        one, some = (_run(task, k, link, progress, note) for k in (1, task.blocks))
         slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR}
         figures = some | {key: one[key] + (layers - 1) * slope[key] for key in LINEAR}
         figures["extrapolated_from_blocks"] = task.blocks
@@ -72,20 +75,20 @@ def decode(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     }
 
 
-def _run(task: Task, blocks: int | None, progress: Progress | None) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="cryptogen-bench-") as folder:
+def _run(task: Task, blocks: int | None, link: Network | None, progress: Progress | None, note: Note) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="cryptogen-bench-") as folder, emulate(link, note) as there:
         if blocks is not None:
-            process = ServerProcess("cryptogen.bench.server", [task.shape, str(blocks), folder])
+            command = ("cryptogen.bench.server", [task.shape, str(blocks), folder, there.listen])
         else:
-            process = ServerProcess("cryptogen", ["serve", task.shape, "--listen", "127.0.0.1:0", "--data-dir", folder])
-        with process as server:
+            command = ("cryptogen", ["serve", task.shape, "--listen", there.listen, "--data-dir", folder])
+        with ServerProcess(*command, prefix=there.prefix) as server, there.reach(server.address) as address:
             client = Client(
-                server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=task.protocol,
-                progress=progress,
-            )  # fmt: skip
+                address, fingerprint=server.fingerprint, data_dir=folder, protocol=task.protocol, progress=progress
+            )
             with client:
                 figures = _again(client, task, server.pid) if task.protocol == RECOMPUTE else _measure(client, task)
-            return figures | {"peak_rss_client": own_peak_rss(), "peak_rss_server": server.peak_rss()}
+            figures |= {"peak_rss_client": own_peak_rss(), "peak_rss_server": server.peak_rss()}
+            return figures if link is None else figures | {"network": link.name, "network_by": there.by}
 
 
 def _measure(client: Client, task: Task) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""A server in a process of its own, for everything here that measures or demonstrates two parties."""
+"""A server in a process of its own, for everything here that measures or demonstrates two parties.
+
+Such a process ends with the one that started it, even if that is killed (`setpriv --pdeathsig`, where there is one).
+"""
 
 from __future__ import annotations
 
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,29 +15,29 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from cryptogen.errors import ConnectionFailed, CryptogenError
 
-READY = re.compile(r"listening on (\S+) fingerprint ([0-9a-f]{64})")
 
+class Listener:
+    """Runs `python -m <module> <arguments>` until the block ends; it must say `listening on <address>`.
 
-class ServerProcess:
-    """Runs `python -m <module> <arguments>` until the block ends.
-
-        with ServerProcess("cryptogen", ["serve", model, "--listen", "127.0.0.1:0"]) as server:
-            client = Client(server.address, fingerprint=server.fingerprint)
-
-    Raises `ConnectionFailed` with the process's last words if it ends or says nothing for `patience` seconds.
+    `prefix`: words before the command that start it elsewhere and then become it (exec). Raises `ConnectionFailed` with
+    the process's last words if it ends or says nothing for `patience` seconds.
     """
 
+    ready = re.compile(r"listening on (?P<address>\S+)")
     address: str
-    fingerprint: str
 
-    def __init__(self, module: str, arguments: Sequence[str], patience: float = 600.0) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
+    def __init__(
+        self, module: str, arguments: Sequence[str], patience: float = 600.0, prefix: Sequence[str] = ()
+    ) -> None:
+        bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        self._command = [*prefix, *bound, sys.executable, "-m", module, *arguments]
         self._patience = patience
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile(mode="w+")
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=self._log, text=True)
         watchdog = threading.Timer(self._patience, self._process.kill)
@@ -41,8 +45,9 @@ class ServerProcess:
         try:
             assert self._process.stdout is not None
             for line in self._process.stdout:
-                if found := READY.search(line):
-                    self.address, self.fingerprint = found.groups()
+                if found := self.ready.search(line):
+                    for name, value in found.groupdict().items():
+                        setattr(self, name, value)
                     return self
             raise ConnectionFailed(f"the server did not start: {self._last_words()}")
         except BaseException:
@@ -85,6 +90,17 @@ class ServerProcess:
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else f"exit code {self._process.returncode}"
+
+
+class ServerProcess(Listener):
+    """A server of ours, whose certificate the client must know.
+
+    with ServerProcess("cryptogen", ["serve", model, "--listen", "127.0.0.1:0"]) as server:
+        client = Client(server.address, fingerprint=server.fingerprint)
+    """
+
+    ready = re.compile(r"listening on (?P<address>\S+) fingerprint (?P<fingerprint>[0-9a-f]{64})")
+    fingerprint: str
 
 
 def own_peak_rss() -> int:

@@ -1,4 +1,4 @@
-"""`python -m cryptogen.bench.server SHAPE BLOCKS DATA_DIR`: serves random weights on a free port of this host."""
+"""`python -m cryptogen.bench.server SHAPE BLOCKS DATA_DIR [HOST:PORT]`: serves random weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from .shapes import quick_plan, random_checkpoint, shape
 
 
 def main() -> None:
-    name, blocks, data_dir = sys.argv[1:]
+    name, blocks, data_dir, *where = sys.argv[1:]
+    listen = where[0] if where else "127.0.0.1:0"
     checkpoint = random_checkpoint(shape(name, int(blocks)))
     server = Server(checkpoint, quick_plan(checkpoint), data_dir=data_dir)
     del checkpoint  # the server keeps integers only
-    server.serve("127.0.0.1:0", lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
+    server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 COLUMNS = (
-    "shape", "context", "batch", "offline s/token", "online s/token", "offline MB/token", "online MB/token",
+    "shape", "context", "network", "batch", "offline s/token", "online s/token", "offline MB/token", "online MB/token",
     "round trips/token", "setup GB (once)", "RSS client / server GB", "blocks measured", "commit",
 )  # fmt: skip
 
@@ -17,7 +17,7 @@ COLUMNS = (
 def row(f: dict[str, Any]) -> str:
     """One line of the table."""
     cells = (
-        f["shape"], f["context"], f["batch_tokens"],
+        f["shape"], f["context"], f.get("network", "loopback"), f["batch_tokens"],
         f"{f['offline_seconds_per_token']:.2f}", f"{f['online_seconds_per_token']:.2f}",
         f"{f['offline_bytes_per_token'] / 1e6:.1f}", f"{f['online_bytes_per_token'] / 1e6:.2f}",
         f"{f['round_trips_per_token']:.0f}", f"{f['setup_bytes'] / 1e9:.2f}",

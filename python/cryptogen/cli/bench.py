@@ -23,6 +23,10 @@ def bench_decode(
     batch_tokens: BatchTokens = None,
     blocks: Annotated[int, typer.Option(min=0, help="measure 1 and K blocks and scale up; 0: all blocks")] = 4,
     protocol: Protocol = "preprocessed",
+    network: Annotated[
+        str | None,
+        typer.Option(help="emulate a network: lan (1 Gbit/s, 0.5 ms round trip) or wan (100 Mbit/s, 80 ms)"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Cost of one decoded token, two processes over TLS on this host."""
@@ -34,7 +38,7 @@ def bench_decode(
         existing(Path(shape), f"model, or one of the shapes {', '.join(SHAPES)}")
         blocks = 0
     bars = Bars()
-    result = decode(Task(shape, context, tokens, batch_tokens, blocks or None, protocol), bars)
+    result = decode(Task(shape, context, tokens, batch_tokens, blocks or None, protocol, network), bars, _note)
     bars.close()
     show(result, as_json)
 
@@ -56,7 +60,11 @@ def bench_paper(
 
     known = [check_protocol(name.strip()) for name in protocols.split(",")]
     task = paper.Paper(shape, tuple(numbers(lengths, "lengths")), tuple(known), tokens, blocks or None)
-    result = paper.compare(task, lambda line: print(line, file=sys.stderr, flush=True))
+    result = paper.compare(task, _note)
     if add_to is not None:
         result = paper.add_to(add_to, result)
     print(json.dumps(result) if as_json else paper.summary(result))
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
