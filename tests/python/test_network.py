@@ -214,14 +214,14 @@ def test_a_failing_namespace_leaves_nothing_and_says_why(monkeypatch: pytest.Mon
 
 
 def test_decode_in_a_namespace(plain_queue: None) -> None:
-    figures = decode(Task("tiny", 8, 2, blocks=2, network="lan"))
+    figures = decode(Task("tiny", 4, 1, network="lan"))
     assert (figures["network"], figures["network_by"]) == ("lan", "netem")
     assert figures["round_trips_per_token"] == pytest.approx(27, abs=1)
 
 
 def test_decode_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "_shape", lambda link: ("no-such-queue",))
-    figures = decode(Task("tiny", 8, 2, blocks=2, network="lan"))
+    figures = decode(Task("tiny", 4, 1, network="lan"))
     assert (figures["network"], figures["network_by"]) == ("lan", "proxy")
     assert figures["round_trips_per_token"] == pytest.approx(27, abs=1)
 
