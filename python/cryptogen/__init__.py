@@ -14,10 +14,10 @@ Errors are the classes of `cryptogen.errors`; the command line is `cryptogen --h
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .session import Client, Costs, Server, Token
+    from .session import Client, Costs, Draft, Server, Token
     from .weights import load
 
-__all__ = ["Client", "Costs", "Server", "Token", "load"]
+__all__ = ["Client", "Costs", "Draft", "Server", "Token", "load"]
 
 
 def __getattr__(name: str) -> Any:

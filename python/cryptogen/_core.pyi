@@ -98,6 +98,7 @@ class _Endpoint:
     def prepare(self, slots: int, heads: int, exponentials: int, progress: Progress | None) -> None: ...
     def extend(self, rows: int) -> None: ...  # give the next rows a position and their attention material
     def take_heads(self, n: int) -> None: ...
+    def truncate(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
     def reset(self) -> None: ...  # a new session: empty cache
     @property
     def length(self) -> int: ...  # rows in the cache

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from .session.costs import PHASES, Costs
+from .session.draft import DraftStats
 
 err = Console(stderr=True, highlight=False)
 
@@ -62,6 +63,19 @@ def show_costs(costs: Costs, console: Console = err) -> None:
     """The table and the material."""
     console.print(cost_table(costs))
     console.print(f"material spent: {_counts(costs.spent)}; left: {_counts(costs.left)}")
+
+
+def show_draft(stats: DraftStats, console: Console = err) -> None:
+    """What came of a draft's proposals."""
+    console.print(
+        f"draft: {stats.accepted} of {stats.drafted} proposed tokens accepted ({stats.acceptance_rate:.0%}), "
+        f"{stats.tokens_per_pass:.1f} tokens per pass"
+    )
+
+
+def draft_json(stats: DraftStats) -> dict[str, Any]:
+    """For `--json`."""
+    return asdict(stats) | {"acceptance_rate": stats.acceptance_rate, "tokens_per_pass": stats.tokens_per_pass}
 
 
 def costs_json(costs: Costs) -> dict[str, Any]:

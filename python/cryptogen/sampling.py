@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from cryptogen.errors import InputError
 
+Distribution = tuple[NDArray[np.intp], NDArray[np.float64]]  # tokens, their probabilities
+
 
 @dataclass
 class Sampler:
@@ -36,22 +38,52 @@ class Sampler:
 
     def sample(self, logits: Sequence[float] | NDArray[np.floating]) -> int:
         """The next token from one row of logits [vocab]; ties go to the lower id. `InputError` unless finite, 1-D."""
-        scores = np.asarray(logits, dtype=np.float64)
-        if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
-            raise InputError(f"logits of shape {list(scores.shape)}, expected one row of finite numbers")
+        scores = _finite(logits)
         if self.temperature == 0.0:
             return int(scores.argmax())
         tokens, p = self.distribution(scores)
         return int(self._rng.choice(tokens, p=p))
 
-    def distribution(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Candidate tokens, best first, and their probabilities (temperature above 0)."""
+    def verify(self, drafted: Sequence[int], drafts: Sequence[Distribution], logits: NDArray[np.floating]) -> list[int]:
+        """Speculative sampling (Leviathan et al. 2023, alg. 1; Chen et al. 2023): the first drafted tokens that are
+        accepted, and one more. Distributed as if each had been sampled from its row of `logits` [n + 1, vocab].
+
+        `drafts`: what the n tokens were drawn from. A token x drawn from q is accepted with probability
+        min(1, p(x)/q(x)); in place of the first that is not, one is drawn from norm(max(0, p − q)). Greedy is the
+        same rule with all probability on one token.
+        """
+        chosen: list[int] = []
+        for token, (names, q), row in zip(drafted, drafts, logits, strict=False):
+            scores = _finite(row)
+            tokens, p = self.distribution(scores)
+            proposed = np.zeros(scores.size)
+            proposed[names] = q
+            if self._rng.random() * proposed[token] < p[tokens == token].sum():
+                chosen.append(token)
+                continue
+            rest = np.maximum(p - proposed[tokens], 0.0)
+            if not rest.any():  # p = q but for rounding
+                rest = p
+            return [*chosen, int(self._rng.choice(tokens, p=rest / rest.sum()))]
+        return [*chosen, self.sample(logits[len(drafted)])]
+
+    def distribution(self, scores: NDArray[np.float64]) -> Distribution:
+        """Candidate tokens, best first, and their probabilities."""
+        if self.temperature == 0.0:
+            return np.array([scores.argmax()]), np.ones(1)
         order = np.argsort(-scores, kind="stable")[: self.top_k]
         p = np.exp((scores[order] - scores[order[0]]) / self.temperature)
         p /= p.sum()
         kept = int(np.searchsorted(np.cumsum(p), self.top_p * (1.0 - 1e-12))) + 1  # the token that crosses top_p stays
         p = p[:kept] / p[:kept].sum()
         return order[:kept], p
+
+
+def _finite(logits: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
+    scores = np.asarray(logits, dtype=np.float64)
+    if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
+        raise InputError(f"logits of shape {list(scores.shape)}, expected one row of finite numbers")
+    return scores
 
 
 def should_stop(token: int, stop: frozenset[int] | set[int], generated: int, limit: int) -> bool:

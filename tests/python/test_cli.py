@@ -62,6 +62,21 @@ def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
     assert chatted.count("\n") >= 2
 
 
+def test_generate_with_a_draft(served: Served, tmp_path: Path) -> None:
+    options = ["--server", served.address, "--fingerprint", served.fingerprint, "--max-new-tokens", 4]
+    draft = ["--draft", served.model.source, "--draft-tokens", 2]
+    stdout, _ = run("generate", "the end", *options, *draft, "--json", data=tmp_path)
+    answer = json.loads(stdout)
+    stats = answer["draft"]
+    assert 0 <= stats["accepted"] <= stats["drafted"] and stats["acceptance_rate"] <= 1 <= stats["tokens_per_pass"]
+    assert answer["costs"]["tokens"] == len(answer["tokens"])
+    chatted, stderr = run("chat", *options, *draft, stdin="a\n", data=tmp_path)
+    assert chatted and "proposed tokens accepted" in stderr
+    refused = failing("generate", "the end", *options, *draft, "--protocol", "encrypted-cache", data=tmp_path)
+    assert "encrypted-cache cannot drop rows" in refused
+    assert "no such file" in failing("generate", "the end", *options, "--draft", tmp_path / "none", data=tmp_path)
+
+
 def test_demo(model: Path) -> None:
     stdout, stderr = run("demo", "--model", model, "--tokens", 3)
     assert stdout.splitlines()[-1].startswith("agreement with the clear model: 3/3 tokens")

@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def passes_over(t: list[int]) -> Passes:
 
 
 PASSES = passes_over([5, 9, 300, 2, 7, 11, 12, 3])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Before a pass, all rows but the first `rows` are dropped."""
+
+    before: int
+    rows: int
+
+
+NO_CUT = Cut(before=-1, rows=0)
 
 
 class ReplayShares(Replay):
@@ -113,6 +125,13 @@ def test_the_oracle_replays_a_private_run(
     assert not oracle.events
 
 
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_the_oracle_replays_rows_that_were_dropped(core: Any, tmp_path: Path, make: Any) -> None:
+    checkpoint = cryptogen.load(make(tmp_path / "model"))
+    oracle = _replayed(core, tmp_path, checkpoint, quick_plan(checkpoint), cut=Cut(before=3, rows=5))
+    assert oracle.position == 6 and not oracle.events
+
+
 @pytest.mark.long
 def test_the_oracle_replays_smollm2(core: Any, tmp_path: Path) -> None:
     try:
@@ -127,14 +146,23 @@ def test_the_oracle_replays_smollm2(core: Any, tmp_path: Path) -> None:
 
 
 def _replayed(
-    core: Any, tmp_path: Path, checkpoint: Checkpoint, plan: Plan, protocol: str = PREPROCESSED, passes: Passes = PASSES
+    core: Any,
+    tmp_path: Path,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    protocol: str = PREPROCESSED,
+    passes: Passes = PASSES,
+    cut: Cut = NO_CUT,
 ) -> FixedBackend:
     """Runs `passes` privately and again by the oracle, which must get the same integers."""
     weights = quantise(canonicalise(checkpoint), plan)
-    client_log, server_log, private = _private_run(core, tmp_path, plan, weights, checkpoint.config, protocol, passes)
+    run = _private_run(core, _Agreed(core, plan, cut), tmp_path, plan, weights, checkpoint.config, protocol, passes)
+    client_log, server_log, private = run
     replay = ReplayShares(client_log, server_log)
     oracle = FixedBackend(weights, plan, replay)
-    for (tokens, want), logits in zip(passes, private, strict=True):
+    for n, ((tokens, want), logits) in enumerate(zip(passes, private, strict=True)):
+        if n == cut.before:
+            oracle.truncate(cut.rows)
         forward(oracle, checkpoint.config, tokens, want)
         assert (oracle.raw_logits == logits).all()
     replay.finish()
@@ -142,10 +170,17 @@ def _replayed(
 
 
 def _private_run(
-    core: Any, folder: Path, plan: Plan, weights: IntegerModel, config: Any, protocol: str, passes: Passes
+    core: Any,
+    agreed: _Agreed,
+    folder: Path,
+    plan: Plan,
+    weights: IntegerModel,
+    config: Any,
+    protocol: str,
+    passes: Passes,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Both parties in threads of this process, over TLS: logs of the client and the server, raw logits per pass."""
-    agreed, logs = _Agreed(core, plan), {}
+    logs: dict[str, np.ndarray] = {}
     listener = core.Listener("127.0.0.1:0", identity := core.Identity.load_or_create(str(folder / "identity")))
     model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)
     key = core.ServerKey.load_or_create(str(folder / "key"))
@@ -160,7 +195,8 @@ def _private_run(
         endpoint.send_model(model, None)
         agreed.material(endpoint)
         backend = ServerBackend(endpoint, model)
-        for tokens, want in passes:
+        for n, (tokens, want) in enumerate(passes):
+            agreed.before(n, endpoint)
             backend.sampled = _sampled(tokens, want)
             forward(backend, config, [0] * len(tokens), want)
         logs["server"] = endpoint.insecure_trace()
@@ -174,7 +210,8 @@ def _private_run(
     endpoint.receive_model(str(folder / "encrypted"), None)
     agreed.material(endpoint)
     backend, private = ClientBackend(endpoint, plan), []
-    for tokens, want in passes:
+    for n, (tokens, want) in enumerate(passes):
+        agreed.before(n, endpoint)
         backend.sampled = _sampled(tokens, want)
         forward(backend, config, tokens, want)
         private.append(backend.raw_logits)
@@ -183,17 +220,24 @@ def _private_run(
 
 
 class _Agreed:
-    """What both parties do alike before the first pass."""
+    """What both parties do alike before the passes."""
 
-    def __init__(self, core: Any, plan: Plan) -> None:
-        self.plan = core.Plan(plan.to_json(), tables(plan))
+    def __init__(self, core: Any, plan: Plan, cut: Cut) -> None:
+        self.plan, self._cut = core.Plan(plan.to_json(), tables(plan)), cut
 
     def material(self, endpoint: Any) -> None:
         sampled = sum(_sampled(tokens, want) for tokens, want in PASSES)
-        endpoint.prepare(ROWS + 4, sampled + 2, self.plan.exponentials_needed(0, ROWS), None)
+        tables = self.plan.exponentials_needed(0, ROWS) + self.plan.exponentials_needed(self._cut.rows, 1)
+        endpoint.prepare(ROWS + 5, sampled + 2, tables, None)
         endpoint.extend(5)
         endpoint.extend(ROWS - 5)  # blocks need not be passes
         endpoint.take_heads(sampled)
+
+    def before(self, n: int, endpoint: Any) -> None:
+        if n == self._cut.before:
+            endpoint.truncate(self._cut.rows)
+            assert (endpoint.length, endpoint.ready_rows) == (self._cut.rows, 0)
+            endpoint.extend(1)
 
 
 def _sampled(tokens: list[int], want: str) -> int:

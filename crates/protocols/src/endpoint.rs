@@ -6,6 +6,7 @@
 mod rows;
 mod saved;
 mod stores;
+mod truncate;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -52,6 +52,11 @@ class FixedBackend:
         """Rows appended so far."""
         return self._end
 
+    def truncate(self, rows: int) -> None:
+        """Forgets all rows but the first `rows`."""
+        self._end = min(self._end, rows)
+        self._keys, self._values = [k[:rows] for k in self._keys], [v[:rows] for v in self._values]
+
     def embed(self, tokens: Sequence[int]) -> Ints:
         """A5.1: `h = TR(E[token] + P[position], shift)`, [T, d], scale F."""
         self._start, self._end = self._end, self._end + len(tokens)

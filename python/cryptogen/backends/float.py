@@ -45,6 +45,12 @@ class FloatBackend:
         self._observe("embed", h)
         return h
 
+    def truncate(self, rows: int) -> None:
+        """Forgets all rows but the first `rows`."""
+        self._end = min(self._end, rows)
+        self._keys = [keys[:rows] for keys in self._keys]
+        self._values = [values[:rows] for values in self._values]
+
     def norm(self, h: Array, site: str) -> Array:
         self._observe(site, h)
         gain, bias = self._weights.norm(site)

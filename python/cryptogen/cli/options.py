@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cryptogen.errors import InputError, MissingFile
+
+if TYPE_CHECKING:
+    from cryptogen.session import Draft
 
 ADDRESS = "127.0.0.1:7100"
 Model = Annotated[Path, typer.Argument(help="Hugging Face folder, .gguf or llama2.c .bin")]
@@ -26,6 +29,11 @@ Protocol = Annotated[str, typer.Option(help="preprocessed, encrypted-cache or re
 Temperature = Annotated[float, typer.Option(help="0: greedy")]
 TopK = Annotated[int | None, typer.Option(help="sample among the best K tokens")]
 TopP = Annotated[float, typer.Option(help="sample among the best tokens of this total probability")]
+DraftModel = Annotated[
+    Path | None,
+    typer.Option("--draft", help="a small local model of the same vocabulary proposes tokens, one pass verifies them"),
+]
+DraftTokens = Annotated[int, typer.Option(min=1, max=63, help="tokens proposed at a time by --draft")]
 SampleSeed = Annotated[int | None, typer.Option("--seed", help="same seed, same choices")]
 
 
@@ -37,6 +45,12 @@ def token_in(path: Path | None) -> str | None:
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: a token on the first line expected, none found")
     return lines[0].strip()
+
+
+def draft_of(model: Path | None, tokens: int) -> Draft | None:
+    from cryptogen.session import Draft
+
+    return None if model is None else Draft(model, tokens)
 
 
 def existing(path: Path, what: str) -> None:

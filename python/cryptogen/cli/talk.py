@@ -21,6 +21,8 @@ from .options import (
     CaFile,
     Costs,
     DataDir,
+    DraftModel,
+    DraftTokens,
     Fingerprint,
     Json,
     Model,
@@ -33,6 +35,7 @@ from .options import (
     TokenFile,
     TopK,
     TopP,
+    draft_of,
     token_in,
 )  # fmt: skip
 
@@ -91,6 +94,8 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = 1.0,
     seed: SampleSeed = None,
+    draft: DraftModel = None,
+    draft_tokens: DraftTokens = 8,
     batch_tokens: BatchTokens = None,
     costs: Costs = False,
     as_json: Json = False,
@@ -104,20 +109,24 @@ def generate(
     """Continue a text privately; the answer streams to stdout."""
     if not prompt:
         raise InputError("the prompt is empty: at least 1 token expected")
-    from cryptogen.console import costs_json
+    from cryptogen.console import costs_json, draft_json, show_draft
 
+    proposing = draft_of(draft, draft_tokens)
     with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         answer = []
-        for token in client.generate(prompt, max_new_tokens=max_new_tokens, **sampling):  # type: ignore[arg-type]
+        for token in client.generate(prompt, max_new_tokens=max_new_tokens, draft=proposing, **sampling):  # type: ignore[arg-type]
             answer.append(token)
             if not as_json:
                 print(token.text, end="", flush=True)
         if as_json:
             text = "".join(t.text for t in answer)
-            print(json.dumps({"text": text, "tokens": [t.id for t in answer], "costs": costs_json(client.costs)}))
+            found = {"text": text, "tokens": [t.id for t in answer], "costs": costs_json(client.costs)}
+            print(json.dumps(found | ({"draft": draft_json(proposing.stats)} if proposing else {})))
         else:
             print()
+            if proposing:
+                show_draft(proposing.stats)
             if costs:
                 _report(client, False)
 
@@ -131,6 +140,8 @@ def chat(
     top_k: TopK = None,
     top_p: TopP = 1.0,
     seed: SampleSeed = None,
+    draft: DraftModel = None,
+    draft_tokens: DraftTokens = 8,
     batch_tokens: BatchTokens = None,
     costs: Costs = False,
     resync: Resync = False,
@@ -141,17 +152,21 @@ def chat(
     protocol: Protocol = "preprocessed",
 ) -> None:
     """Talk with an instruction-tuned model, a line at a time; end with Ctrl-D. The cache lives through all turns."""
+    from cryptogen.console import show_draft
     from cryptogen.session.chat import Conversation
 
+    proposing = draft_of(draft, draft_tokens)
     with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         while (line := _line()) is not None:
             if not line.strip():
                 continue
-            for token in talk.say(line, max_new_tokens=max_new_tokens, **sampling):
+            for token in talk.say(line, max_new_tokens=max_new_tokens, draft=proposing, **sampling):
                 print(token.text, end="", flush=True)
             print()
+        if proposing:
+            show_draft(proposing.stats)
         if costs:
             _report(client, False)
 

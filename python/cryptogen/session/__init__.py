@@ -2,6 +2,7 @@
 
 from .client import Client, Token
 from .costs import Costs, PhaseCost
+from .draft import Draft, DraftStats
 from .server import Server
 
-__all__ = ["Client", "Costs", "PhaseCost", "Server", "Token"]
+__all__ = ["Client", "Costs", "Draft", "DraftStats", "PhaseCost", "Server", "Token"]

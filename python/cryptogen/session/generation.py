@@ -1,4 +1,4 @@
-"""How the next token's logits come about: from a cache, or from the whole text once more."""
+"""How the next tokens' logits come about: from a cache, or from the whole text once more."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from cryptogen.protocols import RECOMPUTE
 
 from .link import Link
-from .material import need_again, need_of
+from .material import Need, need_again, need_of, spare
 from .messages import LARGEST_BLOCK
 
-Logits = NDArray[np.float64]  # [vocab], of the last row
+Logits = NDArray[np.float64]  # [vocab] of one row, [T, vocab] of several
 DECODE_BLOCK = 16  # rows given a position at a time while decoding
 
 
 class Run(Protocol):
-    """A text that grows, and the logits of its last token."""
+    """A text that grows, and the logits of its last tokens."""
 
     @property
     def length(self) -> int:
@@ -27,11 +27,19 @@ class Run(Protocol):
         ...
 
     def start(self, tokens: list[int], limit: int) -> Logits:
-        """Appends `tokens` and buys the material that `limit` tokens after them need."""
+        """Appends `tokens` and buys the material that `limit` tokens after them need. Logits of the last, [vocab]."""
         ...
 
-    def next(self, token: int) -> Logits:
-        """Appends one token."""
+    def next(self, tokens: list[int]) -> Logits:
+        """Appends tokens; logits of each, [T, vocab]."""
+        ...
+
+    def keep(self, length: int) -> None:
+        """Only the first `length` tokens count; until something is appended, more may be kept again."""
+        ...
+
+    def expect(self, passes: int, rows: int) -> None:
+        """Buys material for so many calls of `next` with `rows` tokens each, if there is too little for one."""
         ...
 
     def reset(self) -> None:
@@ -50,25 +58,49 @@ class Cached:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._end = 0  # rows when all announced tokens are there
+        self._kept: int | None = None  # rows that count, if the cache still has others behind them
 
     @property
     def length(self) -> int:
-        return self._link.length
+        return self._link.length if self._kept is None else self._kept
 
     def start(self, tokens: list[int], limit: int) -> Logits:
         link = self._link
+        self._settle()
         self._end = self.length + len(tokens) + limit - 1
         new = max(self._end - self.length - link.ready_rows, 0)
         link.ensure(need_of(link.plan, self.length + link.ready_rows, new, max(limit - link.ready_heads, 0)))
-        return feed(link, tokens)
-
-    def next(self, token: int) -> Logits:
-        if self._link.ready_rows == 0:
-            self._link.extend(min(DECODE_BLOCK, self._end - self.length))
-        logits: Logits = self._link.forward([token], 1)[0]
+        logits: Logits = feed(link, tokens)[0]
         return logits
 
+    def next(self, tokens: list[int]) -> Logits:
+        link = self._link
+        self._settle()
+        if len(tokens) > 1:  # no rows ahead: they would be dropped with those that are not accepted
+            link.extend(len(tokens) - link.ready_rows)
+        elif link.ready_rows == 0:
+            link.extend(min(DECODE_BLOCK, self._end - self.length))
+        return link.forward(tokens, len(tokens))
+
+    def keep(self, length: int) -> None:
+        self._kept = length if length < self._link.length else None
+
+    def expect(self, passes: int, rows: int) -> None:
+        link = self._link
+        self._settle()
+        tables = link.plan.exponentials_needed
+        if not link.has(Need(rows - link.ready_rows, rows - link.ready_heads, tables(self.length, rows))):
+            middle = max((self.length + self._end - rows) // 2, self.length)
+            link.ensure(Need(spare(passes * rows), spare(passes * rows), passes * tables(middle, rows)))
+
+    def _settle(self) -> None:
+        """Drops the rows that do not count any more; not sooner, because `keep` is called for every token of a pass."""
+        if self._kept is not None:
+            self._link.truncate(self._kept)
+            self._kept = None
+
     def reset(self) -> None:
+        self._kept = None
         if self._link.length or self._link.ready_rows:
             self._link.reset()
 
@@ -79,40 +111,53 @@ class Recomputed:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._text: list[int] = []
+        self._kept: int | None = None  # tokens that count, if not all
 
     @property
     def length(self) -> int:
-        return len(self._text)
+        return len(self._text) if self._kept is None else self._kept
 
     def start(self, tokens: list[int], limit: int) -> Logits:
-        self._text += tokens
+        self._append(tokens)
         self._link.ensure(need_again(self._link.plan, self.length, limit))
-        return self._whole()
+        logits: Logits = self._whole(1)[0]
+        return logits
 
-    def next(self, token: int) -> Logits:
-        self._text.append(token)
-        return self._whole()
+    def next(self, tokens: list[int]) -> Logits:
+        self._append(tokens)
+        return self._whole(len(tokens))
+
+    def keep(self, length: int) -> None:
+        self._kept = length
+
+    def expect(self, passes: int, rows: int) -> None:
+        link, whole = self._link, self.length + rows
+        tables = link.plan.exponentials_needed(0, whole)
+        if not link.has(Need(whole, rows, tables)):
+            link.ensure(Need(spare(passes * whole), spare(passes * rows), passes * tables))
 
     def reset(self) -> None:
-        self._text = []
+        self._text, self._kept = [], None
         if self._link.length or self._link.ready_rows:
             self._link.reset()
 
-    def _whole(self) -> Logits:
+    def _append(self, tokens: list[int]) -> None:
+        self._text, self._kept = [*self._text[: self.length], *tokens], None
+
+    def _whole(self, sampled: int) -> Logits:
         if self._link.length or self._link.ready_rows:
             self._link.reset()
-        return feed(self._link, self._text)
+        return feed(self._link, self._text, sampled)
 
 
-def feed(link: Link, tokens: Sequence[int]) -> Logits:
-    """Appends tokens in passes of at most 64 rows; logits of the last row, [vocab]."""
-    parts = blocks(tokens)
+def feed(link: Link, tokens: Sequence[int], sampled: int = 1) -> Logits:
+    """Appends tokens in passes of at most 64 rows; logits of the last `sampled` rows, [sampled, vocab]."""
+    parts = blocks(tokens) if sampled == 1 else [*blocks(tokens[:-sampled]), list(tokens[-sampled:])]
     for part in parts[:-1]:
         link.extend(len(part) - link.ready_rows)
         link.forward(part, 0)
     link.extend(len(parts[-1]) - link.ready_rows)
-    logits: Logits = link.forward(parts[-1], 1)[0]
-    return logits
+    return link.forward(parts[-1], sampled)
 
 
 def blocks(tokens: Sequence[int]) -> list[list[int]]:

@@ -176,6 +176,10 @@ class Link:
     def ready_heads(self) -> int:
         return self._endpoint.ready_heads if self._endpoint else 0
 
+    def has(self, need: Need) -> bool:
+        """Whether the store holds so much."""
+        return need.beyond(self._open().stock()) == Need(0, 0, 0)
+
     def ensure(self, need: Need) -> None:
         """Buys what the store lacks; a batch of `batch_tokens` if that is more."""
         missing = need.beyond(self._open().stock())
@@ -231,6 +235,12 @@ class Link:
             return np.empty((0, self.offer.config.vocab))
         assert isinstance(logits, np.ndarray)
         return logits
+
+    def truncate(self, rows: int) -> None:
+        """Forgets all rows but the first `rows`, and those that were prepared ahead."""
+        endpoint = self._open()
+        with self._step("offline", messages.Truncate(rows)):
+            endpoint.truncate(rows)
 
     def reset(self) -> None:
         endpoint = self._open()

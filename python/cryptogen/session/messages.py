@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from cryptogen.errors import ProtocolViolation
+from cryptogen.models.config import LARGEST
 
 LARGEST_BATCH = 1 << 14  # slots or heads per request
 LARGEST_TABLES = 1 << 26  # exponential tables per request
@@ -69,6 +70,15 @@ class Forward:
 
 
 @dataclass(frozen=True)
+class Truncate:
+    """The session keeps its first `rows` rows and forgets the others: drafted tokens that were not accepted."""
+
+    rows: int
+    op: ClassVar[str] = "truncate"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (0, LARGEST["context"])}
+
+
+@dataclass(frozen=True)
 class Reset:
     """A new session: empty cache."""
 
@@ -108,10 +118,10 @@ class Bye:
     limits: ClassVar[dict[str, tuple[int, int]]] = {}
 
 
-Message = SendModel | Prepare | Extend | Heads | Forward | Reset | Save | Resume | Counters | Bye
+Message = SendModel | Prepare | Extend | Heads | Forward | Truncate | Reset | Save | Resume | Counters | Bye
 _KINDS: dict[str, type[Message]] = {
-    "model": SendModel, "prepare": Prepare, "extend": Extend, "heads": Heads, "forward": Forward, "reset": Reset,
-    "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
+    "model": SendModel, "prepare": Prepare, "extend": Extend, "heads": Heads, "forward": Forward,
+    "truncate": Truncate, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
 }  # fmt: skip
 
 

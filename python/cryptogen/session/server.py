@@ -198,6 +198,10 @@ class Server:
                 backend.sampled = sampled
                 parties: Backend[Any] = backend
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
+            case messages.Truncate(rows):
+                if rows > endpoint.length:
+                    raise ProtocolViolation(f"truncate: {rows} rows to keep, the session has {endpoint.length}")
+                endpoint.truncate(rows)
             case messages.Reset():
                 endpoint.reset()
             case messages.Save() | messages.Resume():

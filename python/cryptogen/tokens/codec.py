@@ -50,6 +50,10 @@ class TextCodec:
         """Number of tokens, special ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def vocabulary(self) -> dict[str, int]:
+        """Name → id of every token, special ones included."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
     def token_id(self, token: str) -> int | None:
         """Id of a token by its exact name."""
         found: int | None = self._tokenizer.token_to_id(token)

@@ -50,7 +50,10 @@ pub struct Products {
 /// Encrypted keys and values of one block of the peer's rows.
 struct Block {
     first: usize,
+    /// rows that are still part of the session
     rows: usize,
+    /// rows that the keys' ciphertexts were made for, which fixes their layout
+    packed: usize,
     keys: Vec<SeededCiphertext>,
     values: Vec<SeededCiphertext>,
 }
@@ -61,7 +64,25 @@ pub struct EncryptedCache {
     blocks: Vec<Block>,
 }
 
-/// Messages and bytes of a block of `rows` rows behind earlier blocks of `before` rows each.
+impl EncryptedCache {
+    /// Forgets rows `rows…`; both parties must do it alike. Values have a ciphertext per row; a key's ciphertexts hold a block, whose last
+    /// rows stay in them unread: what later products say about them is masked like all else, and neither party takes it.
+    pub fn truncate(&mut self, rows: usize) {
+        self.blocks.retain(|block| block.first < rows);
+        for block in self.blocks.iter_mut().filter(|block| block.first + block.rows > rows) {
+            let kept = rows - block.first;
+            let mut values = Vec::with_capacity(block.values.len() / block.rows * kept);
+            for (i, ciphertext) in block.values.drain(..).enumerate() {
+                if i % block.rows < kept {
+                    values.push(ciphertext);
+                }
+            }
+            (block.rows, block.values) = (kept, values);
+        }
+    }
+}
+
+/// Messages and bytes of a block of `rows` rows behind earlier blocks that were made for `before` rows each.
 pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
     let (n_keys, n_values) = counts(m, rows);
     let of_keys = |rows: &usize| lambdas(m).div_ceil(key_layout(m, *rows).1);
@@ -101,6 +122,7 @@ pub fn extend<P: Party>(
     cache.blocks.push(Block {
         first: new.first,
         rows,
+        packed: rows,
         keys: parse(keys.params, k, key_layout(m, rows).0)?,
         values: parse(keys.params, v, value_layout(m).0)?,
     });
@@ -159,7 +181,7 @@ fn combine_scores(
 ) -> Result<()> {
     let d = m.head_dim;
     for block in &cache.blocks {
-        let (lay, f, _) = key_layout(m, block.rows);
+        let (lay, f, _) = key_layout(m, block.packed);
         for (group, cts) in block.keys.chunks(d).enumerate() {
             let cts: Vec<_> = cts.par_iter().map(|c| c.expand(keys.params)).collect();
             let w = multipliers(m, &range, f, group, d, |row, layer, head, e| {
@@ -220,7 +242,7 @@ fn decrypt_products(
 ) -> Result<()> {
     let n = range.len() * m.group();
     for block in &cache.blocks {
-        let (lay, f, _) = key_layout(m, block.rows);
+        let (lay, f, _) = key_layout(m, block.packed);
         for group in 0..lambdas(m).div_ceil(f) {
             let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
             add_scores(m, block, group, first, &range, &values, out);

@@ -72,6 +72,53 @@ fn attention_material_equals_the_clear_sums() {
     }
 }
 
+#[test]
+fn rows_that_were_dropped_are_not_in_the_sums() {
+    // Every block is cut after it was made, the middle one behind a block that was cut before.
+    let (m, sizes, kept) = (shape(2, 4, 2, 3), [5, 6, 4], [3, 1, 4]);
+    let starts: Vec<usize> = (0..3).map(|b| kept[..b].iter().sum()).collect();
+    let blocks = |seed: u8| -> Vec<NewRows> {
+        (0..3).map(|b| new_rows(&m, starts[b], sizes[b], seed + b as u8)).collect()
+    };
+    fn party<P: Party>(
+        ch: &mut Tap,
+        m: &ModelShape,
+        keys: &PartyKeys<P>,
+        blocks: &[NewRows],
+        kept: &[usize],
+    ) -> Result<Vec<Products>> {
+        let (mut cache, mut rng) = (EncryptedCache::default(), rng(140 + P::ROLE.index() as u8));
+        let keys = Keys { params: keys.params, mine: &keys.mine, peer: &keys.peer };
+        let mut products = vec![];
+        for (new, kept) in blocks.iter().zip(kept) {
+            products.push(attention::extend::<P>(ch, &keys, m, &mut cache, new, &mut rng)?);
+            cache.truncate(new.first + kept);
+        }
+        Ok(products)
+    }
+    let (mine, theirs, (client_keys, server_keys)) = (blocks(40), blocks(50), keys());
+    let (client, server) =
+        run(|ch| party(ch, &m, client_keys, &mine, &kept), |ch| party(ch, &m, server_keys, &theirs, &kept));
+    assert_eq!(measured(&client, &server), (0..3).map(|b| attention::cost(&m, &sizes[..b], sizes[b])).sum());
+    let (client, server) = (client.result.unwrap(), server.result.unwrap());
+    let cut = |blocks: Vec<NewRows>| -> Vec<NewRows> {
+        let cut = |(mut new, kept): (NewRows, &usize)| {
+            let NewRows { queries, keys, values, weights, .. } = &mut new;
+            [queries, keys, values, weights].into_iter().for_each(|x| x.truncate(*kept));
+            new
+        };
+        blocks.into_iter().zip(&kept).map(cut).collect()
+    };
+    let (mine, theirs) = (cut(mine), cut(theirs));
+    for b in 0..3 {
+        for row in 0..kept[b] {
+            let [scores, values] = clear_sums(&m, [&mine, &theirs], b, row);
+            assert!(add(&client[b].scores[row], &server[b].scores[row]) == scores);
+            assert!(add(&client[b].values[row], &server[b].values[row]) == values);
+        }
+    }
+}
+
 /// `[layers][heads][t+1]` scores and `[layers·heads·head_dim]` values, both directions added.
 fn clear_sums(m: &ModelShape, blocks: Pair<&[NewRows]>, b: usize, row: usize) -> [Vec<Fp>; 2] {
     let t = blocks[0][b].first + row;

@@ -45,6 +45,12 @@ impl<'a> Clear<'a> {
         Clear { tiny, outcomes, k: vec![vec![]; layers], v: vec![vec![]; layers] }
     }
 
+    /// Forgets rows `rows…`.
+    pub fn truncate(&mut self, rows: usize) {
+        let len = rows * self.tiny.plan.model.kv_dim();
+        self.k.iter_mut().chain(&mut self.v).for_each(|x| x.truncate(len));
+    }
+
     /// Every outcome must have been used.
     pub fn finish(&self) {
         assert!(self.outcomes.is_empty(), "{} events were not expected", self.outcomes.len());

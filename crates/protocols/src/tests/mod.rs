@@ -21,6 +21,7 @@ mod prepare;
 mod steps;
 mod tables;
 mod tiny;
+mod truncate;
 mod uniform;
 
 use cryptogen_ring::{Fp, Prg, Seed, P};

@@ -92,7 +92,7 @@ pub(super) fn add_scores(
     values: &[Fp],
     out: &mut Products,
 ) {
-    let (_, f, c) = key_layout(m, block.rows);
+    let (_, f, c) = key_layout(m, block.packed);
     let g = m.group();
     for (mi, values) in values.chunks(N).enumerate() {
         let (row, member) = (range.start + mi / g, mi % g);

@@ -1,0 +1,148 @@
+//! Rows are dropped and others take their positions: logits equal the clear model's, which never saw the dropped ones.
+
+use std::path::Path;
+
+use cryptogen_mpc::party::Party;
+
+use super::clear::Clear;
+use super::endpoint::{client_pass, open_as, pair, server_pass};
+use super::tiny::{tiny, Arch, Tiny, BOTH};
+use crate::cost::Cost;
+use crate::endpoint::{exponentials_needed, Endpoint, Stock};
+use crate::error::{ProtocolError, Result};
+use crate::hybrid::Protocol;
+use crate::online;
+
+/// A pass, all of whose rows are sampled.
+struct Step {
+    /// rows that are given a position in front of the pass, for later passes too
+    extend: usize,
+    tokens: &'static [usize],
+    /// rows of the session that stay after the pass
+    keep: usize,
+}
+
+const fn step(extend: usize, tokens: &'static [usize], keep: usize) -> Step {
+    Step { extend, tokens, keep }
+}
+
+/// All rows kept, then half of a block, rows of two blocks, all but none, the whole session; rows prepared ahead are dropped with them.
+const STEPS: [Step; 7] = [
+    step(3, &[3, 0, 19], 3),
+    step(6, &[7, 11, 5, 2], 5),
+    step(3, &[9, 4, 1], 7),
+    step(4, &[8, 8], 9),
+    step(0, &[6], 4),
+    step(2, &[10, 12], 0),
+    step(2, &[1, 2], 2),
+];
+
+/// Rows in the session before every step.
+fn starts() -> [usize; STEPS.len()] {
+    let mut starts = [0; STEPS.len()];
+    for n in 1..STEPS.len() {
+        starts[n] = STEPS[n - 1].keep;
+    }
+    starts
+}
+
+/// The log and the stock after the steps, logits of every pass (client), online bytes and messages.
+type Left = (Vec<u64>, Stock, Vec<Vec<i64>>, [u64; 2]);
+
+/// Runs the steps.
+fn run<P: Party>(
+    mut e: Endpoint<P>,
+    pass: impl Fn(&mut Endpoint<P>, &[usize]) -> Result<Vec<i64>>,
+) -> Result<Left> {
+    let mut logits = vec![];
+    for (step, first) in STEPS.iter().zip(starts()) {
+        assert_eq!(e.state().length(), first);
+        if step.extend > 0 {
+            e.extend(step.extend)?;
+        }
+        e.take_heads(step.tokens.len())?;
+        logits.push(pass(&mut e, step.tokens)?);
+        let (length, ready) = (e.state().length(), e.state().ready_rows());
+        let refused = e.truncate(length + 1);
+        assert!(matches!(refused, Err(ProtocolError::Shape { what: "rows to keep", .. })), "{refused:?}");
+        assert_eq!((e.state().length(), e.state().ready_rows()), (length, ready));
+        e.truncate(step.keep)?;
+        let dropped = step.keep < length;
+        assert_eq!(
+            (e.state().length(), e.state().ready_rows()),
+            (step.keep, if dropped { 0 } else { ready })
+        );
+    }
+    let online = e.connection().stats().online;
+    Ok((e.insecure_trace(), e.stock(), logits, [online.bytes_sent, online.messages_sent]))
+}
+
+fn check(tiny: &Tiny, dir: &Path) {
+    let mut positions = 0;
+    let mut want = Stock { slots: 3, heads: 2, exponentials: 1 };
+    for (step, first) in STEPS.iter().zip(starts()) {
+        let ahead = positions - first.min(positions);
+        want.slots += step.extend as u64;
+        want.heads += step.tokens.len() as u64;
+        want.exponentials += exponentials_needed(&tiny.plan, first + ahead, step.extend);
+        let dropped = step.keep < first + step.tokens.len();
+        positions = if dropped { step.keep } else { first + ahead + step.extend };
+    }
+    let layers = tiny.plan.model.layers;
+    let (client, server) = pair(
+        |conn| {
+            let mut e = open_as(conn, tiny, dir, false, Protocol::Preprocessed)?;
+            e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
+            e.prepare(want, &mut |_, _, _| true)?;
+            run(e, |e, tokens| client_pass(e, layers, tokens, tokens.len()))
+        },
+        |conn| {
+            let mut e = open_as(conn, tiny, dir, false, Protocol::Preprocessed)?;
+            e.send_model(&tiny.model, &mut |_, _, _| true)?;
+            e.prepare(want, &mut |_, _, _| true)?;
+            run(e, |e, tokens| server_pass(e, tiny, tokens.len(), tokens.len()).map(|()| vec![]))
+        },
+    );
+    let (client, server) = (client.expect("an honest session"), server.expect("an honest session"));
+    let mut clear = Clear::new(tiny, client.0, server.0);
+    for ((step, first), logits) in STEPS.iter().zip(starts()).zip(client.2) {
+        assert_eq!(logits, clear.forward(step.tokens, first, step.tokens.len()));
+        clear.truncate(step.keep);
+    }
+    clear.finish();
+    // Every row took a slot and tables of its own: nothing of a dropped row served again.
+    let left = Stock { slots: 3, heads: 2, exponentials: 1 };
+    assert_eq!((client.1, server.1), (left, left));
+    let declared: Cost = STEPS
+        .iter()
+        .zip(starts())
+        .map(|(s, first)| online::cost(&tiny.plan, first..first + s.tokens.len(), s.tokens.len()))
+        .sum();
+    let [sent, received] = [client.3, server.3];
+    assert_eq!(declared.messages as u64, sent[1] + received[1]);
+    assert_eq!(
+        (declared.client_bytes + declared.server_bytes) as u64 + 5 * (sent[1] + received[1]),
+        sent[0] + received[0]
+    );
+}
+
+#[test]
+fn dropped_rows_leave_nothing_behind() {
+    for arch in BOTH {
+        let dir = tempfile::tempdir().unwrap();
+        check(tiny(arch), dir.path());
+    }
+}
+
+#[test]
+fn a_cache_of_ciphertexts_refuses_to_drop_rows() {
+    let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
+    fn party<P: Party>(conn: cryptogen_mpc::Connection<P>, tiny: &Tiny, dir: &Path) -> Option<ProtocolError> {
+        let mut e = open_as(conn, tiny, dir, false, Protocol::EncryptedCache).unwrap();
+        e.truncate(0).err()
+    }
+    let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
+    for e in [client, server] {
+        assert!(matches!(e, Some(ProtocolError::Shape { what: "protocol that drops rows", .. })), "{e:?}");
+    }
+}

@@ -1,0 +1,104 @@
+"""Drafted tokens: a small local model proposes, in the clear, what one pass of the private model verifies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryptogen.backends.float import FloatBackend
+from cryptogen.errors import InputError
+from cryptogen.models.config import ModelConfig
+from cryptogen.models.decoder import forward
+from cryptogen.sampling import Distribution, Sampler
+from cryptogen.tokens import TextCodec
+from cryptogen.weights import Checkpoint, load
+
+from .messages import LARGEST_BLOCK
+
+
+@dataclass
+class DraftStats:
+    """What came of the proposals so far."""
+
+    passes: int = 0  # of the private model, behind the prompt's
+    drafted: int = 0  # tokens proposed
+    accepted: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Part of the proposed tokens that were accepted; 0 if there were none."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Tokens that a pass yields: the accepted ones and one more. 1 without proposals."""
+        return 1.0 + (self.accepted / self.passes if self.passes else 0.0)
+
+    def add(self, drafted: int, accepted: int) -> None:
+        """One more pass."""
+        self.passes += 1
+        self.drafted += drafted
+        self.accepted += accepted
+
+
+class Draft:
+    """A model that runs on the client and proposes up to `tokens` tokens at a time (1…63).
+
+        draft = cryptogen.Draft("path/to/a/small/model")
+        for token in client.generate("The capital of France is", draft=draft):
+            print(token.text, end="")
+        print(draft.stats.acceptance_rate)
+
+    `model`: anything `cryptogen.load` reads, or a `Checkpoint`, with the vocabulary of the served model. `stats` counts
+    since the draft was made. Errors: of `load`, `InputError`.
+    """
+
+    def __init__(self, model: str | Path | Checkpoint, tokens: int = 8) -> None:
+        if not 1 <= tokens < LARGEST_BLOCK:
+            raise InputError(f"{tokens} tokens drafted at a time, expected 1 to {LARGEST_BLOCK - 1}")
+        self._model = model if isinstance(model, Checkpoint) else load(model)
+        self.tokens, self.stats = tokens, DraftStats()
+        self._backend = FloatBackend(self._model)
+        self._seen: list[int] = []  # tokens in the backend's cache
+
+    def check(self, config: ModelConfig, codec: TextCodec | None) -> None:
+        """`InputError` unless the served model has the same vocabulary; by size alone if a tokenizer is lacking."""
+        own, mine = self._model.config, self._model.tokenizer
+        if own.vocab != config.vocab:
+            raise InputError(f"draft: a vocabulary of {config.vocab} tokens expected, the draft has {own.vocab}")
+        if codec is None or mine is None:
+            return
+        theirs, ours = codec.vocabulary(), mine.vocabulary()
+        if different := sum(ours.get(name) != i for name, i in theirs.items()) + len(ours.keys() - theirs.keys()):
+            raise InputError(f"draft: the served model's vocabulary expected, {different} tokens of it differ")
+
+    def passes_for(self, tokens: int) -> int:
+        """Passes that `tokens` tokens may take, by what was accepted so far; half of the proposals to begin with."""
+        each = self.stats.tokens_per_pass if self.stats.passes else 1.0 + self.tokens / 2
+        return math.ceil(tokens / each)
+
+    def propose(self, text: Sequence[int], limit: int, sampler: Sampler) -> tuple[list[int], list[Distribution]]:
+        """Up to `limit` tokens after `text`, and what each was drawn from; none beyond the draft's own context."""
+        count = min(self.tokens, limit, self._model.config.context - len(text) + 1)
+        tokens: list[int] = []
+        drawn: list[Distribution] = []
+        if count < 1:
+            return tokens, drawn
+        known = 0
+        while known < min(len(self._seen), len(text) - 1) and self._seen[known] == text[known]:
+            known += 1
+        self._backend.truncate(known)
+        self._seen = list(text[:known])  # what is known to be there if this is interrupted
+        new = list(text[known:])
+        while len(tokens) < count:
+            rows = forward(self._backend, self._model.config, new)  # [1, vocab]
+            assert rows is not None  # the last row was asked for
+            tokens.append(sampler.sample(rows[0]))
+            drawn.append(sampler.distribution(rows[0].astype(np.float64)))
+            new = tokens[-1:]
+        self._seen = [*text, *tokens[:-1]]
+        return tokens, drawn
