@@ -142,7 +142,9 @@ def test_greedy_text_is_the_same_with_any_draft(served: Served, tmp_path: Path) 
     prompt, expected = clear_prompt(served.model, n)
     other = cryptogen.load(MAKERS[served.model.config.arch](tmp_path / "other", seed=1))
     with served.client(tmp_path) as client:
+        start = client.costs
         plain = [t.id for t in client.generate(prompt, max_new_tokens=n, stop=())]
+        round_trips = (client.costs - start).online.round_trips / n  # of a pass
         assert plain == expected
         for model, tokens in ((served.model, 3), (blurred(served.model, 0.3), 3), (other, 2)):
             draft, before = Draft(model, tokens), client.costs
@@ -151,6 +153,7 @@ def test_greedy_text_is_the_same_with_any_draft(served: Served, tmp_path: Path) 
             assert answer == plain
             assert done.tokens == n and done.rows == len(prompt) + stats.passes + stats.drafted
             assert done.spent["slots"] >= done.rows and done.spent["heads"] >= 1 + stats.passes + stats.drafted
+            assert done.online.round_trips == pytest.approx(round_trips * (1 + stats.passes), abs=n)
             assert stats.accepted + stats.passes == n - 1  # each pass gives one more token than it accepts
             if model is served.model:
                 assert stats.acceptance_rate == 1.0 and stats.passes == -(-(n - 1) // (tokens + 1))
