@@ -35,6 +35,7 @@ class ServerModel:
         embed: NDArray[np.int64],
         positions: NDArray[np.int64] | None,
     ) -> None: ...
+    def load_encoded(self, plan: Plan, folder: str) -> tuple[int, int, list[str]]: ...  # files read, written; warnings
 
 class ServerKey:
     """The model owner's lattice key, kept in a file of mode 0600; made on first use."""

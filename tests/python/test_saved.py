@@ -130,3 +130,33 @@ def test_damaged_keys_are_refused(served: Served, tmp_path: Path, side: str, nam
     flipped(file)
     with pytest.raises((errors.StoreError, errors.PeerFailed, errors.ConnectionLost)):
         served.client(tmp_path, protocol="encrypted-cache", client_id=name).connect()
+
+
+# --- encoded weights
+
+
+def test_encoded_weights_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A later start reads them; a damaged file is made again; the tokens are the same."""
+    folder, answers = tmp_path / "weights", []
+    caplog.set_level("INFO", "cryptogen")
+    for name in ("first", "second", "third"):
+        caplog.clear()
+        (tmp_path / name).mkdir()
+        with serving(tmp_path / name, weights_cache=folder) as server:
+            files = sorted(folder.iterdir())
+            message = next(r.getMessage() for r in caplog.records if "linear layers" in r.getMessage())
+            expected = {"first": (0, len(files)), "second": (len(files), 0), "third": (len(files) - 1, 1)}[name]
+            assert f"{expected[0]} linear layers read, {expected[1]} written" in message
+            assert (name == "third") == any("damaged" in r.getMessage() for r in caplog.records)
+            with server.client(tmp_path / name / "client", protocol="encrypted-cache") as client:
+                answers.append([t.id for t in client.generate(PROMPT, max_new_tokens=2, stop=())])
+        assert all(path.stat().st_mode & 0o077 == 0 for path in files)
+        if name == "second":
+            flipped(files[0])
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_weights_cache_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.CryptogenError, match="file"), serving(tmp_path, weights_cache=tmp_path / "file"):
+        pass

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cryptogen_he::{Params, SecretKey};
@@ -91,6 +92,17 @@ impl ServerModel {
         let inner = online::ServerModel::new(&plan.inner, weights, biases, embed, positions)
             .map_err(errors::protocol)?;
         Ok(ServerModel { inner: Arc::new(inner) })
+    }
+
+    /// Encodes the layers for the paper's protocols, or reads them from files of `folder`: `(read, written, warnings)`.
+    fn load_encoded(
+        &self,
+        py: Python<'_>,
+        plan: &Plan,
+        folder: PathBuf,
+    ) -> PyResult<(usize, usize, Vec<String>)> {
+        let loaded = py.detach(|| self.inner.load_encoded(&plan.inner, &folder)).map_err(errors::protocol)?;
+        Ok((loaded.read, loaded.written, loaded.warnings))
     }
 }
 

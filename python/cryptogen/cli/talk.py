@@ -54,6 +54,9 @@ def serve(
     max_clients: Annotated[int, typer.Option(min=1)] = 8,
     data_dir: DataDir = None,
     cache_dir: Annotated[Path | None, typer.Option(help="keep encrypted caches that clients save here")] = None,
+    weights_cache: Annotated[
+        Path | None, typer.Option(help="keep weights encoded for encrypted-cache and recompute here (GBs, secret)")
+    ] = None,
 ) -> None:
     """Serve a model until Ctrl-C. Clients choose the protocol."""
     from cryptogen.session import Server
@@ -61,7 +64,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     server = Server(
         model, plan, data_dir=data_dir, token=token_in(token_file), certificate=certificate, key=key,
-        max_clients=max_clients, cache_dir=cache_dir,
+        max_clients=max_clients, cache_dir=cache_dir, weights_cache=weights_cache,
     )  # fmt: skip
     server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ class Server:
     `model`: anything `cryptogen.load` reads, or a `Checkpoint`. `plan`: default the one beside the model or shipped.
     `token`: what clients have to present; None lets anybody in. `certificate`, `key`: PEM files; default a self-signed
     certificate kept in `data_dir`, whose fingerprint clients pin. `cache_dir`: where encrypted caches are kept that
-    clients save (`encrypted-cache` only); None keeps none. Errors: of `load`, `MissingPlan`, `PlanError`.
+    clients save (`encrypted-cache` only); None keeps none. `weights_cache`: where weights encoded for `encrypted-cache`
+    and `recompute` are kept for later starts, GBs, secret like the model; None encodes a layer when it is first used.
+    Errors: of `load`, `MissingPlan`, `PlanError`; a `weights_cache` that cannot be made.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Server:
         max_clients: int = 8,
         idle_timeout: float = 1800.0,
         cache_dir: str | Path | None = None,
+        weights_cache: str | Path | None = None,
     ) -> None:
         if (certificate is None) != (key is None):
             raise InputError("a certificate and its key are needed together")
@@ -75,6 +79,16 @@ class Server:
             self._identity = _core.Identity.from_pem(str(certificate), str(key))
         self._key = _core.ServerKey.load_or_create(str(self.folder / "lattice.key"))
         self._prepare_model(checkpoint)
+        if weights_cache is not None:
+            self._load_encoded(Path(weights_cache))
+
+    def _load_encoded(self, folder: Path) -> None:
+        start = time.monotonic()
+        read, written, warnings = self._weights.load_encoded(self._core_plan, str(folder))
+        for warning in warnings:
+            log.warning("weights cache: %s", warning)
+        seconds = time.monotonic() - start
+        log.info("weights cache %s: %d linear layers read, %d written, %.1f s", folder, read, written, seconds)
 
     def _prepare_model(self, checkpoint: Checkpoint) -> None:
         made = tables(self.plan)

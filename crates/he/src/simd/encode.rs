@@ -48,6 +48,30 @@ impl Plaintext {
         Ok(Plaintext { limbs })
     }
 
+    /// Names the parameters that an encoding belongs to.
+    pub const PARAMETERS: &str = "N8192Q192P22";
+
+    /// Residues of the transform domain, four bytes each: [`Plaintext::BYTES`]. As secret as what was encoded.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(Plaintext::BYTES));
+        self.limbs.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+        out
+    }
+
+    /// The inverse, checked.
+    pub fn from_bytes(context: &Context, bytes: &[u8]) -> Result<Plaintext, HeError> {
+        check_length("plaintext", Plaintext::BYTES, bytes.len())?;
+        let words = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+        let limbs = Zeroizing::new(words.collect::<Vec<u32>>());
+        for (limb, x) in limbs.chunks_exact(N).enumerate() {
+            let modulus = context.modulus(limb).value();
+            if let Some(index) = x.iter().position(|&x| x >= modulus) {
+                return Err(HeError::Residue { what: "plaintext", index, modulus });
+            }
+        }
+        Ok(Plaintext { limbs })
+    }
+
     pub(super) fn limb(&self, i: usize) -> &[u32] {
         &self.limbs[i * N..(i + 1) * N]
     }

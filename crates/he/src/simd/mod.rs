@@ -5,7 +5,7 @@
 //! 22-bit prime serves key switching: `log2(q·P) = 214.4`, 128 bits by the lattice-estimator. That is room for exactly one multiplication
 //! (by a plaintext or a ciphertext) plus flooding; every non-linear function re-encrypts anyway. See docs/decisions/0008.
 //!
-//! Every operation runs on the calling thread; callers run independent ones side by side.
+//! Every operation but those on panels runs on the calling thread; callers run independent ones side by side.
 //! Roles: the client owns [`SecretKey`]; the server computes with [`Evaluator`] and returns [`MaskedCiphertext`]s.
 
 mod ciphertext;
@@ -17,6 +17,7 @@ mod keys;
 mod lanes;
 mod mask;
 mod noise;
+mod panel;
 mod product;
 mod sample;
 mod switch;
@@ -31,6 +32,7 @@ pub use keys::{EvaluationKeys, SecretKey};
 pub use lanes::Lanes;
 pub use mask::MaskedCiphertext;
 pub use noise::Noise;
+pub use panel::{CiphertextPanel, PlaintextPanel};
 pub use product::{Left, Right};
 pub use switch::Hoisted;
 

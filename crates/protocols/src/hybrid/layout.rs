@@ -31,29 +31,6 @@ pub enum Encoding {
     Diagonal,
 }
 
-/// How a matrix that changes its encoding is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// Additive shares: each party writes its own share in the other order.
-    Shares,
-    /// Ciphertexts: masked, decrypted, encrypted in the other order ([`super::refresh`]).
-    Ciphertexts,
-}
-
-/// Ciphertexts that travel `(to the client, back)` when a matrix of `(before, after)` ciphertexts changes its encoding.
-pub fn conversion(
-    from: Encoding,
-    to: Encoding,
-    held: Held,
-    (before, after): (usize, usize),
-) -> (usize, usize) {
-    match held {
-        Held::Shares => (0, 0),
-        Held::Ciphertexts if from == to => (0, 0),
-        Held::Ciphertexts => (before, after),
-    }
-}
-
 /// Where the features of a score are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {

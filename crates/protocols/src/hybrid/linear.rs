@@ -9,10 +9,13 @@
 //! 2. S→C `Enc(W·x − m)` in lanes, `m` fresh and uniform in every slot.
 //! 3. C→S `(W·x − m) − y_c`, lanes added up. The server adds its `m`.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 
-use cryptogen_he::simd::{Ciphertext, Context, Evaluator, MaskedCiphertext, Plaintext, SeededCiphertext};
+use cryptogen_he::simd::{
+    Ciphertext, CiphertextPanel, Context, Evaluator, MaskedCiphertext, Plaintext, PlaintextPanel,
+    SeededCiphertext,
+};
 use cryptogen_he::HeError;
 use cryptogen_mpc::party::{Client, Server};
 use cryptogen_ot::{Channel, Role};
@@ -32,8 +35,8 @@ use crate::wire::{Incoming, Opening};
 
 type HeResult<T> = Result<T, HeError>;
 
-/// Bytes of encoded weights that a server keeps by default; what is beyond is encoded again for every call.
-pub const KEPT_BYTES: usize = 6 << 30;
+/// Weights of many rows are multiplied with in slices of so many plaintexts.
+const SLICE: usize = 512;
 
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &mut LinearPlan, site: Site, rows: usize) -> Cost {
@@ -43,57 +46,6 @@ pub fn cost(plan: &mut LinearPlan, site: Site, rows: usize) -> Cost {
         (Role::Server, groups * p.outputs() * MaskedCiphertext::BYTES),
         (Role::Client, 8 * rows * p.d_out),
     ])
-}
-
-/// Encoded weights of the layers of a model, made when a layer is first used by one row. They depend on no key, so all sessions share them.
-pub struct Encoded {
-    limit: usize,
-    /// by [`Site::index`], `[β][α][diagonal]`
-    sites: Mutex<HashMap<usize, Arc<Vec<Plaintext>>>>,
-}
-
-impl Default for Encoded {
-    fn default() -> Encoded {
-        Encoded { limit: KEPT_BYTES, sites: Mutex::default() }
-    }
-}
-
-impl Encoded {
-    /// Keeps up to `limit` bytes.
-    pub fn with_limit(limit: usize) -> Encoded {
-        Encoded { limit, ..Encoded::default() }
-    }
-
-    /// Bytes kept.
-    pub fn bytes(&self) -> usize {
-        let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        sites.values().map(|w| w.len() * Plaintext::BYTES).sum()
-    }
-
-    /// All plaintexts of a site, unless they do not fit.
-    fn get(
-        &self,
-        context: &Context,
-        p: &Packing,
-        layer: usize,
-        w: &[i16],
-    ) -> Result<Option<Arc<Vec<Plaintext>>>> {
-        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = sites.get(&layer) {
-            return Ok(Some(kept.clone()));
-        }
-        let used: usize = sites.values().map(|w| w.len()).sum();
-        if (used + p.plaintexts()) * Plaintext::BYTES > self.limit {
-            return Ok(None);
-        }
-        let all = (0..p.plaintexts()).into_par_iter().map(|i| {
-            let (diagonal, rest) = (i % p.diagonals(), i / p.diagonals());
-            Plaintext::encode(context, &p.diagonal(w, rest / p.inputs(), rest % p.inputs(), diagonal))
-        });
-        let all = Arc::new(all.collect::<HeResult<Vec<_>>>()?);
-        sites.insert(layer, all.clone());
-        Ok(Some(all))
-    }
 }
 
 /// The client's side. `r`: `[rows][d_in]`, `y`: its share `[rows][d_out]`.
@@ -189,61 +141,112 @@ struct Product<'a> {
 impl Product<'_> {
     /// `[groups][inputs]` to `[groups][outputs]`.
     fn apply(&self, inputs: &[Ciphertext]) -> HeResult<Vec<Ciphertext>> {
-        let p = &self.p;
-        let babies = inputs.par_iter().map(|ct| {
-            let hoisted = self.evaluator.hoist(ct);
-            let steps = (0..p.babies.min(p.diagonals())).into_par_iter();
-            steps.map(|b| hoisted.rotate(p.lanes.step(b))).collect::<HeResult<Vec<_>>>()
-        });
-        let babies = babies.collect::<HeResult<Vec<Vec<Ciphertext>>>>()?;
         match &self.encoded {
-            Some(weights) => {
-                let groups = inputs.len() / p.inputs();
-                let outputs = (0..groups * p.outputs()).into_par_iter();
-                outputs
-                    .map(|i| {
-                        let (group, beta) = (i / p.outputs(), i % p.outputs());
-                        let weights = &weights[beta * p.inputs() * p.diagonals()..];
-                        let weights = |alpha: usize, d: usize| &weights[alpha * p.diagonals() + d];
-                        let babies = &babies[group * p.inputs()..];
-                        let range = |giants: std::ops::Range<usize>| {
-                            giants.rev().try_fold(None, |sum, giant| {
-                                self.horner(sum, self.dot(babies, giant, weights)?).map(Some)
-                            })
-                        };
-                        let half = p.half();
-                        let (low, high) = rayon::join(|| range(0..half), || range(half..p.giants()));
-                        self.join(low?, high?)
-                    })
-                    .collect()
-            }
-            None => self.apply_encoding(&babies),
+            Some(weights) if inputs.len() == self.p.inputs() => self.one_group(inputs, weights),
+            _ => self.many_groups(inputs),
         }
     }
 
-    /// The same with weights encoded in slices of one giant step, each used for all groups.
-    fn apply_encoding(&self, babies: &[Vec<Ciphertext>]) -> HeResult<Vec<Ciphertext>> {
+    /// One row: its work is shared out by outputs, and by halves of their giant steps.
+    fn one_group(&self, inputs: &[Ciphertext], weights: &[Plaintext]) -> HeResult<Vec<Ciphertext>> {
         let p = &self.p;
-        let groups = babies.len() / p.inputs();
-        let mut sums: Vec<Option<Ciphertext>> = vec![None; groups * p.outputs()];
-        for beta in 0..p.outputs() {
-            for giant in (0..p.giants()).rev() {
-                let width = self.width(giant);
-                let slice = (0..p.inputs() * width).into_par_iter().map(|i| {
-                    let diagonal = giant * p.babies + i % width;
-                    Plaintext::encode(self.context, &p.diagonal(self.w, beta, i / width, diagonal))
-                });
-                let slice = slice.collect::<HeResult<Vec<_>>>()?;
-                let weights = |alpha: usize, d: usize| &slice[alpha * width + d - giant * p.babies];
-                let of_beta = sums.par_iter_mut().skip(beta).step_by(p.outputs()).enumerate();
-                of_beta.try_for_each(|(group, sum)| {
-                    let next = self.dot(&babies[group * p.inputs()..], giant, weights)?;
-                    *sum = Some(self.horner(sum.take(), next)?);
+        let babies = inputs.par_iter().map(|ct| {
+            let hoisted = self.evaluator.hoist(ct);
+            let steps = (0..self.babies()).into_par_iter();
+            steps.map(|b| hoisted.rotate(p.lanes.step(b))).collect::<HeResult<Vec<_>>>()
+        });
+        let babies = babies.collect::<HeResult<Vec<Vec<Ciphertext>>>>()?;
+        let outputs = (0..p.outputs()).into_par_iter().map(|beta| {
+            let weights = &weights[beta * p.inputs() * p.diagonals()..];
+            let weights = |alpha: usize, d: usize| &weights[alpha * p.diagonals() + d];
+            let range = |giants: Range<usize>| {
+                giants.rev().try_fold(None, |sum, giant| {
+                    self.horner(sum, &self.dot(&babies, giant, weights)?).map(Some)
+                })
+            };
+            let half = p.half();
+            let (low, high) = rayon::join(|| range(0..half), || range(half..p.giants()));
+            self.join(low?, high?)
+        });
+        outputs.collect()
+    }
+
+    /// Many rows: rotations with one key, then products with one slice of weights, for all groups together.
+    fn many_groups(&self, inputs: &[Ciphertext]) -> HeResult<Vec<Ciphertext>> {
+        let p = &self.p;
+        let groups = inputs.len() / p.inputs();
+        let babies = self.rotate(inputs, groups)?;
+        // Horner's rule goes from the last giant step to the first; the last may have fewer diagonals, hence panels of its own.
+        let whole = p.diagonals() / self.babies();
+        let steps = |giants: Range<usize>| -> Vec<(usize, usize)> {
+            (0..p.outputs()).flat_map(|beta| giants.clone().rev().map(move |giant| (beta, giant))).collect()
+        };
+        let mut sums: Vec<Option<Ciphertext>> = vec![None; p.outputs() * groups];
+        for giants in [whole..p.giants(), 0..whole] {
+            for rows in steps(giants).chunks((SLICE / (p.inputs() * self.babies())).max(2)) {
+                let products = self.evaluator.products(&self.slice(rows)?, &babies)?;
+                sums.par_iter_mut().enumerate().try_for_each(|(i, sum)| {
+                    let products = products.iter().skip(i % groups).step_by(groups);
+                    for (_, next) in rows.iter().zip(products).filter(|((beta, _), _)| *beta == i / groups) {
+                        *sum = Some(self.horner(sum.take(), next)?);
+                    }
                     Ok::<(), HeError>(())
                 })?;
             }
         }
-        Ok(sums.into_iter().map(|s| s.unwrap_or_else(Ciphertext::zero)).collect())
+        let (outputs, mut out) = (p.outputs(), vec![]);
+        for group in 0..groups {
+            let of_group = sums.iter_mut().skip(group).step_by(groups).take(outputs);
+            out.extend(of_group.map(|sum| sum.take().unwrap_or_else(Ciphertext::zero)));
+        }
+        Ok(out)
+    }
+
+    /// Baby steps of `[groups][inputs]`: `[baby][input][group]`.
+    fn rotate(&self, inputs: &[Ciphertext], groups: usize) -> HeResult<CiphertextPanel> {
+        let p = &self.p;
+        let hoisted: Vec<_> = inputs.par_iter().map(|ct| self.evaluator.hoist(ct)).collect();
+        let mut panel = CiphertextPanel::new(self.babies() * p.inputs(), groups);
+        for b in 0..self.babies() {
+            let rotated = (0..inputs.len()).into_par_iter().map(|i| {
+                let (alpha, group) = (i / groups, i % groups);
+                hoisted[group * p.inputs() + alpha].rotate(p.lanes.step(b))
+            });
+            panel.push(self.evaluator, &rotated.collect::<HeResult<Vec<_>>>()?)?;
+        }
+        Ok(panel)
+    }
+
+    /// The weights of some (output, giant step) of equal width, each `[baby][input]`.
+    fn slice(&self, rows: &[(usize, usize)]) -> HeResult<PlaintextPanel> {
+        let p = &self.p;
+        let depth = rows.first().map_or(0, |(_, giant)| self.width(*giant) * p.inputs());
+        let mut panel = PlaintextPanel::new(rows.len(), depth);
+        for (row, &(beta, giant)) in rows.iter().enumerate() {
+            let places = (0..depth).map(|k| (k % p.inputs(), giant * p.babies + k / p.inputs()));
+            match &self.encoded {
+                Some(weights) => {
+                    let at = |(alpha, d): (usize, usize)| {
+                        &weights[(beta * p.inputs() + alpha) * p.diagonals() + d]
+                    };
+                    panel.fill(row, &places.map(at).collect::<Vec<_>>())?;
+                }
+                None => {
+                    let places: Vec<_> = places.collect();
+                    let encode = |&(alpha, d): &(usize, usize)| {
+                        Plaintext::encode(self.context, &p.diagonal(self.w, beta, alpha, d))
+                    };
+                    let encoded = places.par_iter().map(encode).collect::<HeResult<Vec<_>>>()?;
+                    panel.fill(row, &encoded.iter().collect::<Vec<_>>())?;
+                }
+            }
+        }
+        Ok(panel)
+    }
+
+    /// Baby steps that there are.
+    fn babies(&self) -> usize {
+        self.p.babies.min(self.p.diagonals())
     }
 
     /// Diagonals of a giant step.
@@ -277,10 +280,10 @@ impl Product<'_> {
     }
 
     /// `rot_g(sum) + next`.
-    fn horner(&self, sum: Option<Ciphertext>, next: Ciphertext) -> HeResult<Ciphertext> {
-        let Some(sum) = sum else { return Ok(next) };
+    fn horner(&self, sum: Option<Ciphertext>, next: &Ciphertext) -> HeResult<Ciphertext> {
+        let Some(sum) = sum else { return Ok(next.clone()) };
         let mut sum = self.evaluator.rotate(&sum, self.p.lanes.step(self.p.babies))?;
-        sum.add(self.context, &next);
+        sum.add(self.context, next);
         Ok(sum)
     }
 }

@@ -8,7 +8,9 @@
 
 pub mod attention;
 pub mod cache;
+pub mod conversion;
 pub mod diagonals;
+pub mod encoded;
 mod exchange;
 pub mod keys;
 pub mod layout;

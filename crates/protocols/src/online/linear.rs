@@ -4,7 +4,9 @@
 //! shares of `W·x` online ([`crate::hybrid::linear`]): only the server's comes from ciphertexts instead of the slot.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use cryptogen_he::simd::Context;
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::Channel;
 use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
@@ -16,7 +18,9 @@ use zeroize::Zeroizing;
 use super::tables::trunc;
 use super::{Kind, Online, Tensor};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::linear::{self, Encoded};
+use crate::hybrid::encoded::{Encoded, Loaded};
+use crate::hybrid::linear;
+use crate::hybrid::planner::LinearPlan;
 use crate::plan::{Plan, Site};
 
 /// The server's integer weights (A5).
@@ -70,6 +74,26 @@ impl ServerModel {
     /// Keeps at most `bytes` of weights encoded for the paper's protocols; forgets those encoded so far.
     pub fn limit_encoded(&mut self, bytes: usize) {
         self.encoded = Encoded::with_limit(bytes);
+    }
+
+    /// Encodes all layers for one row, as far as they are kept, or reads them from files of `folder`, which are written where there are none.
+    /// Whatever is wrong with a file is a warning.
+    ///
+    /// # Errors
+    /// A folder that cannot be made, a plan that does not fit.
+    pub fn load_encoded(&self, plan: &Plan, folder: &Path) -> Result<Loaded> {
+        let failed = |e: std::io::Error| ProtocolError::File {
+            path: folder.display().to_string(),
+            reason: e.to_string(),
+        };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let (layout, mut loaded) = (LinearPlan::new(&plan.model)?, Loaded::default());
+        for site in (0..plan.model.layers).flat_map(Site::of_layer) {
+            let (p, layer) =
+                (layout.generation(site).packing, (site.index(plan.model.layers), self.weight(site)));
+            self.encoded.load(Context::get(), folder, &p, layer, &mut loaded)?;
+        }
+        Ok(loaded)
     }
 
     /// Bytes of weights encoded for the paper's protocols.

@@ -1,6 +1,7 @@
 //! Attention over the encrypted cache: kernels simulated on clear slots, the two parties against the clear function, costs, refreshes, files.
 
 mod cache;
+mod conversion;
 mod simulated;
 
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use cryptogen_he::simd::{Lanes, N, ROW};
+use cryptogen_he::simd::{Context, Lanes, N, ROW};
 use cryptogen_mpc::party::{Client, Server};
 use cryptogen_mpc::Connection;
 use cryptogen_ring::{Fp, Prg};
@@ -16,7 +16,8 @@ use super::tiny::{build, Arch, Settings, Tiny};
 use super::{elements, rng};
 use crate::error::ProtocolError;
 use crate::hybrid::diagonals::Packing;
-use crate::hybrid::linear::{self, KEPT_BYTES};
+use crate::hybrid::encoded::{Encoded, Loaded, KEPT_BYTES};
+use crate::hybrid::linear;
 use crate::hybrid::planner::{alone, LinearPlan};
 use crate::hybrid::{Hybrid, Protocol};
 use crate::plan::{ModelShape, Site};
@@ -235,6 +236,101 @@ fn spoiled_messages_of_a_layer_are_errors() {
             }
         }
     }
+}
+
+#[test]
+fn encoded_weights_are_kept_in_files_and_never_wrong() {
+    let (mut tiny, dir) = (build(&Settings::of(Arch::Gpt)), tempfile::tempdir().unwrap());
+    let folder = dir.path().join("weights");
+    let load = |tiny: &mut Tiny| {
+        tiny.model.limit_encoded(KEPT_BYTES);
+        tiny.model.load_encoded(&tiny.plan, &folder).unwrap()
+    };
+    let sites = 4 * tiny.plan.model.layers;
+    assert_eq!(load(&mut tiny), Loaded { read: 0, written: sites, warnings: vec![] });
+    let files = || {
+        let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    assert_eq!(files().len(), sites);
+    let good = std::fs::read(&files()[0]).unwrap();
+    let multiplies = |tiny: &Tiny| {
+        let (mut client, mut server) = hybrids(tiny, dir.path(), Protocol::EncryptedCache);
+        for (key, site) in Site::of_layer(0).into_iter().enumerate() {
+            let (l, mut rng) = (tiny.plan.linear(site), rng(97));
+            let [x, r, y] = [l.d_in, l.d_in, l.d_out].map(|n| elements(&mut rng, n));
+            let opened: Vec<Fp> = x.iter().zip(&r).map(|(x, r)| *x - *r).collect();
+            let (_, s) = run(
+                |ch| linear::client(&mut client, ch, site, 1, &r, &y),
+                |ch| linear::server(&mut server, ch, &tiny.model, (site, key), 1, &opened),
+            );
+            let sum: Vec<Fp> = s.result.unwrap().iter().zip(&y).map(|(s, c)| *s + *c).collect();
+            assert!(sum == multiply(tiny.model.weight(site), &x, l.d_in), "{site:?}");
+        }
+    };
+    assert_eq!(load(&mut tiny), Loaded { read: sites, written: 0, warnings: vec![] });
+    multiplies(&tiny);
+    let spoil = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let another = std::fs::read(&files()[1]).unwrap();
+    for (bytes, reason) in [
+        (spoil(8), "another version"),
+        (spoil(20), "another version, model"),
+        (spoil(good.len() / 2), "damaged"),
+        (spoil(good.len() - 1), "damaged"),
+        (good[..good.len() - 1].to_vec(), "expected"),
+        (vec![], "0 bytes, expected"),
+        (another, ""),
+    ] {
+        std::fs::write(&files()[0], &bytes).unwrap();
+        let loaded = load(&mut tiny);
+        assert_eq!((loaded.read, loaded.written, loaded.warnings.len()), (sites - 1, 1, 1), "{reason}");
+        assert!(
+            loaded.warnings[0].contains(reason) && loaded.warnings[0].contains("encoded again"),
+            "{loaded:?}"
+        );
+        assert!(std::fs::read(&files()[0]).unwrap() == good, "written anew");
+    }
+    multiplies(&tiny);
+    // A file that cannot be written, as on a full disk: a folder of that name stands in the way.
+    let missing = files()[0].clone();
+    std::fs::remove_file(&missing).unwrap();
+    std::fs::create_dir_all(missing.join("x")).unwrap();
+    let loaded = load(&mut tiny);
+    assert_eq!((loaded.read, loaded.written), (sites - 1, 0));
+    assert!(loaded.warnings.iter().any(|w| w.contains("goes on without")), "{loaded:?}");
+    multiplies(&tiny);
+    assert_eq!(files().len(), sites, "nothing is left over");
+    // A folder that cannot be made is an error.
+    let name = dir.path().join("name");
+    std::fs::write(&name, "").unwrap();
+    assert!(matches!(tiny.model.load_encoded(&tiny.plan, &name), Err(ProtocolError::File { .. })));
+}
+
+/// Encoding against reading, for layers of GPT-2's shape: `cargo test … weights_cache_times -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn weights_cache_times() {
+    let mut tiny = build(&Settings { sizes: [768, 12, 12, 64, 3072], ..Settings::of(Arch::Gpt) });
+    let dir = tempfile::tempdir().unwrap();
+    for what in ["encode and write", "read", "read"] {
+        tiny.model.limit_encoded(KEPT_BYTES);
+        let start = std::time::Instant::now();
+        let loaded = tiny.model.load_encoded(&tiny.plan, dir.path()).unwrap();
+        let (ms, mb) = (start.elapsed().as_millis(), tiny.model.encoded_bytes() / 1_000_000);
+        println!("{what}: {ms} ms for {mb} MB of {} layers, {loaded:?}", tiny.plan.model.layers);
+    }
+    let (context, start) = (Context::get(), std::time::Instant::now());
+    let plan = LinearPlan::new(&tiny.plan.model).unwrap();
+    for site in (0..tiny.plan.model.layers).flat_map(Site::of_layer) {
+        let (p, w) = (plan.generation(site).packing, tiny.model.weight(site));
+        Encoded::default().get(context, &p, 0, w).unwrap();
+    }
+    println!("encode: {} ms", start.elapsed().as_millis());
 }
 
 /// Times of the linear layers of GPT-2's shape: `cargo test … gpt2_layers -- --ignored --nocapture`.

@@ -7,6 +7,7 @@
 mod butterfly;
 mod gemm;
 mod matvec;
+mod panel;
 mod pointwise;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use core::ops::Range;
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use matvec::SplitInput;
+pub use panel::{left_line, right_line, BLOCK};
 
 /// Which compilation of the kernels runs.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -144,6 +146,14 @@ kernel! {
     /// `out[k][c] = Σ_i x[i][c]·y[k][i][c] mod q` for `k = 0, 1` over any number of rows, canonical residues.
     multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]),
     gemm::multiply_sum, gemm::multiply_sum, gemm::multiply_sum
+}
+
+kernel! {
+    /// `out[l][r][c] = Σ_k left[l][k][c]·right[r][k][c] mod q` for `k < depth.0`, canonical residues: a panel is `[blocks][lines][BLOCK]` with the
+    /// line of (row, k) given by [`left_line`] and [`right_line`]. Operands come with their rows; the right one may be deeper (`depth.1`).
+    panel_product, panel_product_on(modulus: &Modulus, left: (&[u32], usize), right: (&[u32], usize), depth: (usize, usize),
+        out: &mut [u32]),
+    panel::portable, panel::avx2, panel::avx2
 }
 
 kernel! {

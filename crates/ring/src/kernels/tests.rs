@@ -177,6 +177,52 @@ fn sums_of_products_of_any_depth() {
     }
 }
 
+/// A panel of rows `[row][k][column]`.
+fn panel(x: &[Vec<Vec<u32>>], line: impl Fn(usize, usize, usize, usize) -> usize) -> Vec<u32> {
+    let (rows, depth, n) = (x.len(), x[0].len(), x[0][0].len());
+    let mut out = vec![0; rows * depth * n];
+    for (row, x) in x.iter().enumerate() {
+        for (k, x) in x.iter().enumerate() {
+            for (c, x) in x.iter().enumerate() {
+                out[(c / BLOCK * rows * depth + line(rows, depth, row, k)) * BLOCK + c % BLOCK] = *x;
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn panels_multiply_like_their_rows() {
+    let (q, mut rng, n) = (Modulus::new(Q), StdRng::seed_from_u64(12), 3 * BLOCK);
+    for (l, r, depth, right_depth) in [
+        (1, 1, 1, 1),
+        (1, 4, 3, 5),
+        (2, 2, 7, 7),
+        (3, 6, 2, 9),
+        (5, 7, 11, 11),
+        (4, 8, 300, 301),
+        (2, 3, 255, 255),
+    ] {
+        // The largest residues wherever many are added.
+        let mut rows = |rows: usize, depth: usize| -> Vec<Vec<Vec<u32>>> {
+            let residue = |rng: &mut StdRng| if depth > 100 { Q - 1 } else { rng.gen_range(0..Q) };
+            let row = |rng: &mut StdRng| (0..n).map(|_| residue(rng)).collect();
+            (0..rows).map(|_| (0..depth).map(|_| row(&mut rng)).collect()).collect()
+        };
+        let (x, y) = (rows(l, depth), rows(r, right_depth));
+        let (left, right) = (panel(&x, left_line), panel(&y, right_line));
+        for isa in Isa::available() {
+            let mut out = vec![7; l * r * n];
+            panel_product_on(isa, &q, (&left, l), (&right, r), (depth, right_depth), &mut out);
+            for (i, &out) in out.iter().enumerate() {
+                let (x, y, c) = (&x[i / n / r], &y[i / n % r], i % n);
+                let sum: u128 = (0..depth).map(|k| x[k][c] as u128 * y[k][c] as u128).sum();
+                assert_eq!(out as u128, sum % Q as u128, "{isa:?} {l}x{r}, {depth}");
+            }
+        }
+    }
+}
+
 #[test]
 fn rounded_sums_are_rounded() {
     let (mut rng, n) = (StdRng::seed_from_u64(9), 45);

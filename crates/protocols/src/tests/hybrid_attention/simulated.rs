@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::hybrid::attention::cost::Workload;
 use crate::hybrid::attention::kernels::{self, Slots};
 use crate::hybrid::attention::schedule::{Kernel, Schedule};
-use crate::hybrid::layout::{conversion, CacheLayout, Encoding, Fold, Held};
+use crate::hybrid::layout::{CacheLayout, Encoding, Fold};
 use crate::hybrid::Protocol;
 use crate::plan::ModelShape;
 use crate::tests::{elements, rng};
@@ -148,21 +148,13 @@ fn kernels_equal_the_clear_function_on_slots() {
 }
 
 #[test]
-fn encodings_have_names_and_conversions_a_price() {
+fn encodings_have_names() {
     let encoding = |m: &ModelShape, t: usize| CacheLayout::new(m, t).unwrap().encoding();
     let gpt = shape(12, 12, 64);
     assert_eq!(
         [4, 8, 32, 512].map(|t| encoding(&gpt, t)),
         [Encoding::Inner, Encoding::Inner, Encoding::Mixed, Encoding::Outer]
     );
-    let all = [Encoding::Inner, Encoding::Mixed, Encoding::Outer, Encoding::Diagonal];
-    for from in all {
-        for to in all {
-            assert_eq!(conversion(from, to, Held::Shares, (4, 64)), (0, 0));
-            let moved = if from == to { (0, 0) } else { (4, 64) };
-            assert_eq!(conversion(from, to, Held::Ciphertexts, (4, 64)), moved);
-        }
-    }
     assert!(CacheLayout::new(&gpt, 1024).is_err(), "16 heads × 1024 tokens do not fit");
     assert!(CacheLayout::new(&gpt, 3).is_err());
 }
