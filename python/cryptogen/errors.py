@@ -189,5 +189,9 @@ class MissingPlan(CryptogenError):
     """No numeric plan for a model: `cryptogen calibrate` makes one."""
 
 
+class PeerUnavailable(CryptogenError):
+    """Another system that a benchmark compares with cannot be installed or does not run here."""
+
+
 class NotBuilt(CryptogenError):
     """A part that this installation does not have."""

@@ -64,7 +64,7 @@ def decode(task: Task, progress: Progress | None = None, note: Note = lambda lin
         one, some = (_run(task, k, link, progress, note) for k in (1, task.blocks))
         slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR}
         figures = some | {key: one[key] + (layers - 1) * slope[key] for key in LINEAR}
-        figures["extrapolated_from_blocks"] = task.blocks
+        figures |= {"extrapolated_from_blocks": task.blocks, "per_block": slope}
     return figures | {
         "context": task.context,
         "shape": task.shape if task.shape in SHAPES else Path(task.shape).name,

@@ -35,8 +35,8 @@ def table(figures: list[dict[str, Any]]) -> str:
 
 
 def _decoded(folder: Path) -> list[Path]:
-    """Outputs of `bench decode`; those of `bench paper` have a page of their own."""
-    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith("paper-")]
+    """Outputs of `bench decode`; those of `bench paper` and `bench peers` are not such."""
+    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(("paper-", "peers-"))]
 
 
 def main() -> None:
