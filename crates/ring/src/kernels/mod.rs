@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod butterfly;
+mod chain;
 mod gemm;
 mod matvec;
 mod panel;
@@ -16,6 +17,7 @@ use core::ops::Range;
 
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
+pub use chain::CHAIN;
 pub use matvec::SplitInput;
 pub use panel::{left_line, right_line, BLOCK};
 
@@ -109,6 +111,13 @@ kernel! {
     /// have equal length `C ≤ stride`, `out` holds `M` rows at distance `stride`. All residues canonical.
     gemm_mod, gemm_mod_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize),
     gemm::gemm::<8>, gemm::gemm::<8>, gemm::gemm::<16>
+}
+
+kernel! {
+    /// `acc[i] += (acc[i] mod 2^32)·w mod 2^64`, `n` times: multiply-adds in registers and nothing else, which benchmarks
+    /// measure the others against.
+    multiply_add_chain, multiply_add_chain_on(acc: &mut [u64; CHAIN], w: u32, n: usize),
+    chain::multiply_add::<3, 8>, chain::multiply_add::<12, 4>, chain::multiply_add::<6, 16>
 }
 
 kernel! {

@@ -263,3 +263,20 @@ fn lifts_are_centred() {
         }
     }
 }
+
+#[test]
+fn chains_are_n_multiply_adds() {
+    let mut rng = StdRng::seed_from_u64(77);
+    let start: [u64; CHAIN] = core::array::from_fn(|i| if i < 5 { u64::MAX } else { rng.gen() });
+    for (w, n) in [(0, 3), (u32::MAX, 1), (77_777_777, 10)] {
+        let mut expected = start;
+        for _ in 0..n {
+            expected.iter_mut().for_each(|a| *a = a.wrapping_add((*a & 0xffff_ffff) * w as u64));
+        }
+        for isa in Isa::available() {
+            let mut acc = start;
+            multiply_add_chain_on(isa, &mut acc, w, n);
+            assert_eq!(acc, expected, "{isa:?} {w} {n}");
+        }
+    }
+}

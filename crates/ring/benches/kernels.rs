@@ -1,0 +1,74 @@
+//! The kernels' speed and distance from the machine's limits: `make bench-kernels`.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use cryptogen_ring::kernels::{
+    gemm_mod_on, matvec_i16_rows_on, multiply_add_on, multiply_sum_on, Isa, SplitInput,
+};
+use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed};
+use rand_core::RngCore;
+use support::{Report, Work};
+
+const N: usize = 8192;
+/// 32 × 32 → 64-bit products of a butterfly by Shoup's factor: the quotient, and two low halves.
+const PER_BUTTERFLY: usize = 3;
+
+fn main() {
+    let q = Modulus::new(268_369_921);
+    let mut prg = Prg::new(&Seed::from_bytes([1; 32]));
+    let mut residues = |n: usize| (0..n).map(|_| prg.next_u32() % q.value()).collect::<Vec<u32>>();
+    let (m, k, c) = (32, 72, 1024);
+    let (w, x) = (residues(m * k), residues(k * c));
+    let rows: Vec<&[u32]> = x.chunks_exact(c).collect();
+    let (a, b) = (residues(N), residues(N));
+    let digits = residues(3 * 8 * N);
+    let digits: Vec<&[u32]> = digits.chunks_exact(N).collect();
+    // GPT-2's up projections, twelve layers, twice: more than the caches hold.
+    let (d_in, d_out, layers) = (768, 3072, 24);
+    let weights: Vec<i16> = residues(layers * d_out * d_in).iter().map(|&v| v as i16).collect();
+    let vectors: Vec<Fp> = residues(4 * d_in).iter().map(|&v| Fp::new(v as u64 * v as u64)).collect();
+    let ntt = Ntt::new(q, 13);
+    let butterflies = Work { multiply_adds: PER_BUTTERFLY * 13 * N / 2, ..Work::default() };
+
+    let mut report = Report::new();
+    for isa in Isa::available() {
+        let madds = |multiply_adds| Work { multiply_adds, ..Work::default() };
+        let mut out = vec![0; m * c];
+        report.time(&format!("gemm_mod 32x72x1024 {isa:?}"), isa, madds(m * k * c), || {
+            gemm_mod_on(isa, &q, &w, &rows, &mut out, c)
+        });
+        let (mut out, mut other) = (vec![0; N], vec![0; N]);
+        report.time(&format!("multiply_add {N} {isa:?}"), isa, madds(N), || {
+            multiply_add_on(isa, &q, &a, &b, &mut out)
+        });
+        report.time(&format!("multiply_sum 8x2x{N} {isa:?}"), isa, madds(2 * 8 * N), || {
+            let (x, y) = digits.split_at(8);
+            multiply_sum_on(isa, &q, x, [&y[..8], &y[8..]], [&mut out, &mut other])
+        });
+        for t in [1, 4] {
+            let input = SplitInput::new(&vectors[..t * d_in], d_in);
+            let (mut out, mut layer) = (vec![Fp::ZERO; d_out * t], 0);
+            // Two halves of a field element.
+            let work = Work { bytes: 2 * d_in * d_out, ..madds(2 * d_in * d_out * t) };
+            report.time(&format!("matvec_i16 {d_out}x{d_in} T={t} {isa:?}"), isa, work, || {
+                layer = (layer + 1) % layers;
+                let rows = &weights[layer * d_out * d_in..(layer + 1) * d_out * d_in];
+                matvec_i16_rows_on(isa, rows, &input, &mut out)
+            });
+        }
+    }
+    let best = Isa::best();
+    let mut v = a.clone();
+    report.time(&format!("Ntt {N} forward {best:?}"), best, butterflies, || ntt.forward(&mut v, 0..13));
+    report.time(&format!("Ntt {N} inverse {best:?}"), best, butterflies, || ntt.inverse(&mut v, 0..13));
+    let fp = FpNtt::new(13);
+    let mut v = prg.fp_vec(N);
+    // 64-bit products, which have no vector instruction: only the time.
+    report.time(&format!("FpNtt {N} forward"), best, Work::default(), || fp.forward(&mut v, 13));
+    report.time(&format!("FpNtt {N} inverse"), best, Work::default(), || fp.inverse(&mut v, 13));
+    let mut v = vec![Fp::ZERO; N];
+    let blocks = Work { aes_blocks: N / 2, ..Work::default() };
+    report.time(&format!("Prg fill_fp {N}"), best, blocks, || prg.fill_fp(&mut v));
+    report.print();
+}
