@@ -10,10 +10,9 @@ pub(super) fn multiply_add<const ROWS: usize, const LANES: usize>(acc: &mut [u64
         let mut sums = [[0u64; LANES]; ROWS];
         sums.as_flattened_mut().copy_from_slice(part);
         for _ in 0..n {
-            for r in 0..ROWS {
-                for lane in 0..LANES {
-                    let low = sums[r][lane] as u32;
-                    sums[r][lane] = sums[r][lane].wrapping_add(low as u64 * w as u64);
+            for row in &mut sums {
+                for s in row {
+                    *s = s.wrapping_add(*s as u32 as u64 * w as u64);
                 }
             }
         }
