@@ -143,6 +143,7 @@ impl Report {
             let isa = limits.multiply_adds.iter().find(|(isa, _)| *isa == row.isa).expect("measured").1;
             let column = |work: usize, limit: f64, unit: f64| match work {
                 0 => String::new(),
+                _ if limit == 0.0 => String::new(), // left out by the filter
                 _ => {
                     let rate = work as f64 / row.seconds;
                     format!("{:.2} {:4.0} %", rate / unit, 100.0 * rate / limit)
