@@ -29,16 +29,15 @@ const POINT: usize = 32;
 pub(crate) struct BaseOts {
     /// As sender: both keys of each transfer.
     pub(crate) pairs: Zeroizing<Vec<[[u8; 16]; 2]>>,
-    /// As receiver: the choice bits, bit `i` for transfer `i`.
-    pub(crate) choices: Zeroizing<u128>,
     /// As receiver: the chosen key of each transfer.
     pub(crate) chosen: Zeroizing<Vec<[u8; 16]>>,
 }
 
-/// Runs 128 base transfers in each direction.
+/// Runs 128 base transfers in each direction; as receiver with these choices, bit `i` for transfer `i`.
 pub(crate) fn run(
     role: Role,
     channel: &mut (impl Channel + ?Sized),
+    choices: u128,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<BaseOts, OtError> {
     // Step 1.
@@ -62,13 +61,12 @@ pub(crate) fn run(
         .into();
 
     // Step 2.
-    let choices = Zeroizing::new((rng.next_u64() as u128) << 64 | rng.next_u64() as u128);
     let mut chosen = Zeroizing::new(vec![[0; 16]; BASE_OTS]);
     let mut message = Vec::with_capacity(BASE_OTS * POINT);
     for (i, key) in chosen.iter_mut().enumerate() {
         let b = random_scalar(rng);
         // A multiplication by 0 or 1 instead of a selection: constant time without further machinery.
-        let c = Zeroizing::new(Scalar::from((*choices >> i) as u8 & 1));
+        let c = Zeroizing::new(Scalar::from((choices >> i) as u8 & 1));
         let point = (RistrettoPoint::mul_base(&b) + peer * *c).compress().to_bytes();
         *key = derive_key(&session, role.other(), i, &point, Zeroizing::new(peer * *b));
         message.extend_from_slice(&point);
@@ -86,7 +84,7 @@ pub(crate) fn run(
         *keys =
             [derive_key(&session, role, i, &bytes, shared), derive_key(&session, role, i, &bytes, shifted)];
     }
-    Ok(BaseOts { pairs, choices, chosen })
+    Ok(BaseOts { pairs, chosen })
 }
 
 fn random_scalar(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Scalar> {

@@ -1,40 +1,40 @@
 //! OT extension: as many random oblivious transfers as wanted from 128 base transfers, in both directions.
 //!
-//! Functionality: the sender gets random pads `(m_0, m_1)`, the receiver, who puts in a bit `r`, gets `m_r`.
-//! Source: Ishai, Kilian, Nissim, Petrank, "Extending Oblivious Transfers Efficiently", CRYPTO 2003, semi-honest, in the
-//! form of Asharov, Lindell, Schneider, Zohner (CCS 2013); pads by the tweakable hash of [`crate::fixed_key`].
-//! Cost: one message from receiver to sender, 16 bytes for each transfer (rounded up to 128 transfers).
+//! Functionality: the sender has `Δ` and gets `q_i`, the receiver, who puts in bits `r_i`, gets `t_i = q_i ⊕ r_i·Δ`; hashed,
+//! the sender has random pads `(m_0, m_1)` and the receiver `m_r`.
+//! Source: Roy, "SoftSpokenOT: Quieter OT Extension from Small-Field Silent VOLE in the Minicrypt Model", CRYPTO 2022,
+//! figures 7 and 8 without the consistency check (semi-honest), over `F_{2^4}`; pads by the tweakable hash of [`crate::fixed_key`].
+//! Cost: one message from receiver to sender, 4 bytes for each transfer (rounded up to 128 transfers); four AES calls each.
 //! Leaks: nothing. Errors: none beyond the channel's, since every string of the right length is a valid message.
 //!
-//! 1. Column `j < 128`: the receiver holds seeds `k_j^0, k_j^1`, the sender `Δ_j` and `k_j^{Δ_j}`.
-//! 2. The receiver sends `u_j = G(k_j^0) ⊕ G(k_j^1) ⊕ r` and keeps `t_j = G(k_j^0)`.
-//! 3. The sender computes `q_j = G(k_j^{Δ_j}) ⊕ Δ_j·u_j`. By rows, `q_i = t_i ⊕ r_i·Δ`.
+//! 1. Block `b < 32`: the receiver holds 16 seeds `k_x`, the sender all but that at `x = Δ_b`, four bits of `Δ` ([`puncture`]).
+//! 2. The receiver sends `d_b = ⊕_x G(k_x) ⊕ r` and keeps the columns `t_{b,j} = ⊕_{x: x_j = 1} G(k_x)`.
+//! 3. The sender computes the columns `q_{b,j} = ⊕_{x: (x ⊕ Δ_b)_j = 1} G(k_x) ⊕ Δ_{b,j}·d_b`. By rows, `q_i = t_i ⊕ r_i·Δ`.
 //! 4. `m_0 = H(i, q_i)`, `m_1 = H(i, q_i ⊕ Δ)`, `m_{r_i} = H(i, t_i)`, `i` counted over the life of the pair. The hash
 //!    takes a label beside `i`, so one transfer gives independent pads for several purposes.
 
 use core::ops::Range;
 
-use aes::cipher::{BlockEncrypt, KeyInit};
-use aes::{Aes128, Block};
 use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::base::{self, BASE_OTS};
+use crate::base;
 use crate::bits;
 use crate::channel::{Channel, Role};
 use crate::error::OtError;
-use crate::fixed_key::{Buffers, LABEL_BITS};
+use crate::fixed_key::{self, LABEL_BITS};
+use crate::puncture::{self, Seeds, BLOCKS, DEPTH, LEAVES, MESSAGE_BYTES};
 use crate::transpose::transpose128;
 
 /// Transfers in one bit matrix.
 const ROWS: usize = 128;
-/// Bytes of one matrix of `u`: 128 columns of 16 bytes.
-const MATRIX_BYTES: usize = BASE_OTS * ROWS / 8;
-/// Matrices worked on at once: eight counter blocks for each column cipher.
+/// Bytes of one matrix's message: `d_b` of 16 bytes for each block.
+const MATRIX_BYTES: usize = BLOCKS * ROWS / 8;
+/// Matrices in one parallel task.
 const GROUP: usize = 8;
-/// Pads hashed by one task.
-const TASK: usize = 1024;
+/// Pads hashed at once: they stay in the first-level cache.
+const TASK: usize = 256;
 
 /// Transfers in one extension at most: bounds memory and keeps the index far from its 56 bits.
 pub const MAX_EXTEND: usize = 1 << 26;
@@ -52,7 +52,8 @@ pub struct OtPair {
 }
 
 impl OtPair {
-    /// Runs the base transfers in both directions ([`crate::base`]): 2 rounds, 4128 bytes from each party.
+    /// Runs the base transfers in both directions ([`crate::base`]) and punctures the trees: 3 rounds, 8224 bytes from
+    /// each party. The client's `Δ` is even, the server's odd, so `Δ_0 ⊕ Δ_1` is odd.
     ///
     /// # Errors
     /// [`OtError::Channel`], [`OtError::Malformed`].
@@ -61,15 +62,18 @@ impl OtPair {
         channel: &mut (impl Channel + ?Sized),
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<OtPair, OtError> {
-        let base = base::run(role, channel, rng)?;
-        let sender = OtSender {
-            delta: *base.choices,
-            columns: base.chosen.iter().map(|k| Aes128::new(k.into())).collect(),
-            matrices: 0,
-        };
-        let columns =
-            base.pairs.iter().map(|[k0, k1]| [Aes128::new(k0.into()), Aes128::new(k1.into())]).collect();
-        Ok(OtPair { role, sender, receiver: OtReceiver { columns, matrices: 0 } })
+        let mut random = || (rng.next_u64() as u128) << 64 | rng.next_u64() as u128;
+        let delta = Zeroizing::new(random() & !1 | role.index() as u128);
+        let roots = Zeroizing::new(core::array::from_fn(|_| random()));
+        let base = base::run(role, channel, !*delta, rng)?;
+        let (message, held) = puncture::hold(&roots, &base.pairs);
+        let from_peer = channel.exchange(role.turn(), &message, MESSAGE_BYTES)?;
+        let punctured = puncture::puncture(&from_peer, !*delta, &base.chosen);
+        Ok(OtPair {
+            role,
+            sender: OtSender { delta: *delta, seeds: punctured, matrices: 0 },
+            receiver: OtReceiver { seeds: held, matrices: 0 },
+        })
     }
 
     /// The role given to [`OtPair::setup`].
@@ -96,16 +100,16 @@ impl OtPair {
     }
 }
 
-/// The direction in which we send: `Δ` and one column key for each of its bits.
+/// The direction in which we send: `Δ` and all seeds but one of each block, that one's place first.
 pub struct OtSender {
     delta: u128,
-    columns: Vec<Aes128>,
+    seeds: Seeds,
     matrices: u64,
 }
 
-/// The direction in which we choose: both column keys.
+/// The direction in which we choose: all seeds.
 pub struct OtReceiver {
-    columns: Vec<[Aes128; 2]>,
+    seeds: Seeds,
     matrices: u64,
 }
 
@@ -129,22 +133,17 @@ impl OtReceiver {
         padded[..choices.len()].copy_from_slice(&choices);
         let mut rows = Zeroizing::new(vec![0u128; count * ROWS]);
         let mut message = vec![0; count * MATRIX_BYTES];
-        rows.par_chunks_mut(GROUP * ROWS)
-            .zip(message.par_chunks_mut(GROUP * MATRIX_BYTES))
-            .zip(padded.par_chunks(GROUP * ROWS / 8))
+        rows.par_chunks_mut(ROWS)
+            .zip(message.par_chunks_mut(MATRIX_BYTES))
+            .zip(padded.par_chunks(ROWS / 8))
+            .with_min_len(GROUP)
             .enumerate()
-            .for_each(|(g, ((rows, message), choices))| {
-                let first = self.matrices + (g * GROUP) as u64;
-                for (j, [key0, key1]) in self.columns.iter().enumerate() {
-                    let (t, other) = (column(key0, first), column(key1, first));
-                    for (m, r) in choices.chunks_exact(16).enumerate() {
-                        rows[m * ROWS + j] = t[m];
-                        let u = t[m] ^ other[m] ^ le_u128(r);
-                        let at = m * MATRIX_BYTES + 16 * j;
-                        message[at..at + 16].copy_from_slice(&u.to_le_bytes());
-                    }
+            .for_each_init(Streams::new, |streams, (m, ((rows, message), r))| {
+                let sums = streams.columns(&self.seeds, self.matrices + m as u64, rows);
+                for (d, sum) in message.chunks_exact_mut(16).zip(sums) {
+                    d.copy_from_slice(&(sum ^ le_u128(r)).to_le_bytes());
                 }
-                transpose_all(rows);
+                transpose(rows);
             });
         let first = self.matrices * ROWS as u64;
         self.matrices += count as u64;
@@ -165,19 +164,18 @@ impl OtSender {
         }
         let count = n.div_ceil(ROWS);
         let mut rows = Zeroizing::new(vec![0u128; count * ROWS]);
-        rows.par_chunks_mut(GROUP * ROWS).zip(message.par_chunks(GROUP * MATRIX_BYTES)).enumerate().for_each(
-            |(g, (rows, message))| {
-                let first = self.matrices + (g * GROUP) as u64;
-                for (j, key) in self.columns.iter().enumerate() {
-                    let q = column(key, first);
-                    let selected = bits::mask((self.delta >> j) as u8);
-                    for (m, u) in message.chunks_exact(MATRIX_BYTES).enumerate() {
-                        rows[m * ROWS + j] = q[m] ^ (selected & le_u128(&u[16 * j..16 * j + 16]));
-                    }
+        rows.par_chunks_mut(ROWS)
+            .zip(message.par_chunks(MATRIX_BYTES))
+            .with_min_len(GROUP)
+            .enumerate()
+            .for_each_init(Streams::new, |streams, (m, (rows, message))| {
+                streams.columns(&self.seeds, self.matrices + m as u64, rows);
+                for (column, q) in rows.iter_mut().enumerate() {
+                    let at = column / DEPTH * 16;
+                    *q ^= bits::mask((self.delta >> column) as u8) & le_u128(&message[at..at + 16]);
                 }
-                transpose_all(rows);
-            },
-        );
+                transpose(rows);
+            });
         let first = self.matrices * ROWS as u64;
         self.matrices += count as u64;
         Ok(RotSent { q: rows, delta: self.delta, first, n })
@@ -207,6 +205,21 @@ impl RotSent {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.n == 0
+    }
+
+    /// `Δ`; its least significant bit is the role's index.
+    pub(crate) fn delta(&self) -> u128 {
+        self.delta
+    }
+
+    /// The number of the first transfer, counted over the life of the pair.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The words `q_i`, not hashed, of the transfers in `range`.
+    pub(crate) fn correlated(&self, range: Range<usize>) -> &[u128] {
+        &self.q[..self.n][range]
     }
 
     /// The pads `m_0` and `m_1` of the transfers in `range` under `label`. Use a label once. Four AES calls each.
@@ -258,6 +271,16 @@ impl RotReceived {
         bits::get(&self.choices, i)
     }
 
+    /// The number of the first transfer, counted over the life of the pair.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The words `t_i = q_i ⊕ r_i·Δ`, not hashed, of the transfers in `range`.
+    pub(crate) fn correlated(&self, range: Range<usize>) -> &[u128] {
+        &self.t[..self.n][range]
+    }
+
     /// The chosen pads of the transfers in `range` under `label`. Two AES calls each.
     ///
     /// # Panics
@@ -279,23 +302,40 @@ fn check_count(n: usize) -> Result<(), OtError> {
 
 fn hash_all(words: &mut [u128], first: u64, label: u8) {
     debug_assert!(first.leading_zeros() >= LABEL_BITS);
-    words.par_chunks_mut(TASK).enumerate().for_each(|(c, chunk)| {
-        Buffers::new().hash(chunk, first + (c * TASK) as u64, label);
+    words.par_chunks_mut(TASK).with_min_len(4).enumerate().for_each(|(c, chunk)| {
+        fixed_key::pads(chunk, first + (c * TASK) as u64, label);
     });
 }
 
-/// The next [`GROUP`] words of a column's stream: AES in counter mode, one block for each matrix.
-fn column(key: &Aes128, first: u64) -> [u128; GROUP] {
-    let mut blocks: [Block; GROUP] =
-        core::array::from_fn(|m| ((first + m as u64) as u128).to_le_bytes().into());
-    key.encrypt_blocks(&mut blocks);
-    blocks.map(|block| u128::from_le_bytes(block.into()))
+/// The streams of all seeds over one matrix. Wiped on drop.
+struct Streams(Zeroizing<Vec<u128>>);
+
+impl Streams {
+    fn new() -> Streams {
+        Streams(Zeroizing::new(vec![0; BLOCKS * LEAVES]))
+    }
+
+    /// Column `4·b + j` is `⊕_{y: y_j = 1} G(seed y of block b)`; returns `⊕_y G(seed y)` of each block.
+    fn columns(&mut self, seeds: &Seeds, counter: u64, columns: &mut [u128]) -> [u128; BLOCKS] {
+        fixed_key::stream(seeds, counter, &mut self.0);
+        let mut sums = [0; BLOCKS];
+        for ((block, columns), sum) in
+            self.0.chunks_exact_mut(LEAVES).zip(columns.chunks_exact_mut(DEPTH)).zip(&mut sums)
+        {
+            // Fold the upper half onto the lower one; its sum is the column of that bit.
+            for j in (0..DEPTH).rev() {
+                let (lower, upper) = block[..2 << j].split_at_mut(1 << j);
+                columns[j] = upper.iter().fold(0, |sum, word| sum ^ word);
+                lower.iter_mut().zip(upper).for_each(|(low, high)| *low ^= *high);
+            }
+            *sum = block[0];
+        }
+        sums
+    }
 }
 
-fn transpose_all(rows: &mut [u128]) {
-    for matrix in rows.chunks_exact_mut(ROWS) {
-        transpose128(matrix.try_into().expect("chunks of 128 rows"));
-    }
+fn transpose(rows: &mut [u128]) {
+    transpose128(rows.try_into().expect("chunks of 128 rows"));
 }
 
 fn le_u128(bytes: &[u8]) -> u128 {

@@ -14,6 +14,7 @@ pub mod memory;
 
 mod bits;
 mod fixed_key;
+mod puncture;
 mod transpose;
 
 #[cfg(test)]

@@ -3,26 +3,26 @@
 use cryptogen_ring::Fp;
 use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::key::RecordWriter;
-use super::tree::{expand_level, sum_leaves, Correction};
-use super::{TableBatch, TableShape, MAX_LEAVES};
+use super::tree::Grove;
+use super::{TableBatch, TableShape, MAX_LEAVES, MAX_PAYLOADS};
 use crate::bits;
 use crate::channel::{Channel, Role};
 use crate::error::OtError;
 use crate::extension::{OtPair, RotReceived, RotSent};
-use crate::fixed_key::Buffers;
 
-// Labels of the pads of one transfer; 1 is `index::INDEX`.
-const LEVEL: u8 = 0;
+// Label of the pads of one transfer; 1 is `index::INDEX`.
 const FINAL: u8 = 2; // + ℓ
 
-/// Tables in one parallel task.
-const TASK: usize = 32;
+/// Trees grown side by side.
+const SIDE: usize = 4;
+/// Groups of trees in one parallel task.
+const TASK: usize = 16;
 
 /// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of payload `ℓ ≥ 1` of table `i`. Rounds and
-/// bytes: [`super::cost`]. Working memory: about `18·n·2^k` bytes; `n` of 16384 suits `k = 9`.
+/// bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
 ///
 /// # Errors
 /// [`OtError::Size`] if `betas` has the wrong length, [`OtError::Range`] if the batch is too large, otherwise
@@ -51,82 +51,88 @@ pub fn generate(
 
     // Step 1.
     let (sent, received) = ot.extend(channel, (shape.k() as usize + 1) * n, rng)?;
+    let mut trees = Trees::plant(role, shape, n, &sent, &received);
     let mut batch = Batch { role, shape, n, sent, received };
-    let mut trees = Trees::plant(role, shape, n, rng, &mut writer);
 
     // Steps 2 and 3.
     for level in 0..shape.k() {
-        let sums = trees.expand(level);
-        batch.correct_level(channel, level, &sums, &mut trees.corrections, &mut writer)?;
+        let sums = trees.hash_sums();
+        let words = batch.correct_level(channel, level, &sums, &mut writer)?;
+        trees.words.push(words);
+    }
+    for i in 0..n {
+        writer.set_root(i, trees.roots[i]);
+        (0..shape.k()).for_each(|level| writer.set_correction(i, level, trees.words[level as usize][i]));
     }
 
     // Step 4.
-    let (counts, sums) = trees.sum_leaves();
-    batch.correct_leaves(channel, betas, &counts, sums, &mut writer)?;
+    batch.correct_leaves(channel, betas, &trees.leaf_sums(), &mut writer)?;
     Ok(writer.finish())
 }
 
-/// All trees of a batch.
+/// All trees of a batch: their roots, and the public correction words of the levels so far.
 struct Trees {
     shape: TableShape,
-    nodes: Zeroizing<Vec<u128>>,
-    bits: Zeroizing<Vec<u8>>,
-    /// Public: the last opened correction of each table.
-    corrections: Vec<Correction>,
+    roots: Zeroizing<Vec<u128>>,
+    words: Vec<Vec<u128>>,
 }
 
 impl Trees {
-    fn plant(
-        role: Role,
-        shape: TableShape,
-        n: usize,
-        rng: &mut (impl RngCore + CryptoRng),
-        writer: &mut RecordWriter,
-    ) -> Trees {
-        let mut nodes = Zeroizing::new(vec![0; n * shape.size()]);
-        let mut bits = Zeroizing::new(vec![0; n * shape.size() / 2]);
-        for (i, (nodes, bits)) in
-            nodes.chunks_exact_mut(shape.size()).zip(bits.chunks_exact_mut(shape.size() / 2)).enumerate()
-        {
-            nodes[0] = ((rng.next_u64() as u128) << 64 | rng.next_u64() as u128) & !1;
-            bits[0] = role.index() as u8;
-            writer.set_root(i, nodes[0]);
-        }
-        Trees { shape, nodes, bits, corrections: vec![Correction::default(); n] }
+    /// The root is `Δ_b` and the number of the table's first transfer, which is the same on both sides and used once.
+    fn plant(role: Role, shape: TableShape, n: usize, sent: &RotSent, received: &RotReceived) -> Trees {
+        let first = match role {
+            Role::Client => sent.first(),
+            Role::Server => received.first(),
+        };
+        let roots = (0..n as u64).map(|i| sent.delta() ^ ((first + i) as u128) << 1).collect();
+        Trees { shape, roots: Zeroizing::new(roots), words: Vec::new() }
     }
 
-    /// `(z^L, z^R)` of each table, the bits `τ` in the least significant places.
-    fn expand(&mut self, level: u32) -> Zeroizing<Vec<[u128; 2]>> {
-        let size = self.shape.size();
-        let sums = self
-            .nodes
-            .par_chunks_exact_mut(size)
-            .zip(self.bits.par_chunks_exact_mut(size / 2))
-            .zip(&self.corrections)
-            .with_min_len(TASK)
-            .map_init(Buffers::new, |buffers, ((nodes, bits), correction)| {
-                expand_level(nodes, bits, level, correction, buffers)
-            });
-        Zeroizing::new(sums.collect())
+    /// What `visit` returns for each tree, fully grown.
+    fn visit<V: Copy + Default + Send + Zeroize>(
+        &self,
+        visit: impl Fn(&mut Grove<SIDE>) -> [V; SIDE] + Sync,
+    ) -> Zeroizing<Vec<V>> {
+        let n = self.roots.len();
+        let mut values = Zeroizing::new(vec![V::default(); n]);
+        values.par_chunks_mut(SIDE).with_min_len(TASK).enumerate().for_each_init(
+            || (Grove::new(self.shape.k()), Vec::with_capacity(self.words.len())),
+            |(grove, words), (group, values)| {
+                // The last group is filled up with copies of its last tree.
+                let of = |all: &[u128]| core::array::from_fn(|i| all[(group * SIDE + i).min(n - 1)]);
+                words.clear();
+                words.extend(self.words.iter().map(|level| of(level)));
+                grove.grow(&Zeroizing::new(of(&self.roots)), words);
+                values.copy_from_slice(&visit(grove)[..values.len()]);
+            },
+        );
+        values
     }
 
-    /// `Σ t` of each table, and `Σ Conv_ℓ(s)` in table-major order.
-    fn sum_leaves(self) -> (Zeroizing<Vec<u32>>, Zeroizing<Vec<Fp>>) {
-        let (size, m) = (self.shape.size(), self.shape.m());
-        let mut sums = Zeroizing::new(vec![Fp::ZERO; self.corrections.len() * m]);
-        let counts = self
-            .nodes
-            .par_chunks_exact(size)
-            .zip(self.bits.par_chunks_exact(size / 2))
-            .zip(&self.corrections)
-            .zip(sums.par_chunks_exact_mut(m))
-            .with_min_len(TASK)
-            .map_init(Buffers::new, |buffers, (((nodes, bits), correction), sums)| {
-                sum_leaves(nodes, bits, correction, sums, buffers)
-            });
-        let counts = Zeroizing::new(counts.collect());
-        (counts, sums)
+    /// `z` of each table.
+    fn hash_sums(&self) -> Zeroizing<Vec<u128>> {
+        self.visit(Grove::hash_sums)
     }
+
+    /// The sums over the leaves of each table.
+    fn leaf_sums(&self) -> Zeroizing<Vec<LeafSums>> {
+        self.visit(|grove| {
+            let counts = grove.counts();
+            let mut all = counts.map(|count| LeafSums { count, converted: [Fp::ZERO; MAX_PAYLOADS] });
+            for payload in 0..self.shape.m() {
+                let sums = grove.converted_sums(payload);
+                all.iter_mut().zip(sums).for_each(|(tree, sum)| tree.converted[payload] = sum);
+            }
+            all
+        })
+    }
+}
+
+/// `Σ_j t[j]` and `Σ_j Conv_ℓ(s[j])` of one table.
+#[derive(Clone, Copy, Default, Zeroize)]
+struct LeafSums {
+    count: u32,
+    converted: [Fp; MAX_PAYLOADS],
 }
 
 /// The interactive part: our side of the transfers of a batch. Transfer `level·n + i` belongs to table `i`.
@@ -139,9 +145,9 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Our share `α_{b,level}` of the index bit of table `i`.
+    /// Our share `α_{b,level}` of the index bit of table `i`. The choices share its complement: one of them is flipped.
     pub(super) fn index_bit(&self, level: u32, i: usize) -> u8 {
-        self.received.choice(level as usize * self.n + i)
+        self.received.choice(level as usize * self.n + i) ^ self.role.index() as u8
     }
 
     /// The transfers of one level.
@@ -154,17 +160,18 @@ impl Batch {
         &mut self,
         channel: &mut (impl Channel + ?Sized),
         level: u32,
-        sums: &[[u128; 2]],
-        corrections: &mut [Correction],
+        sums: &[u128],
         writer: &mut RecordWriter,
-    ) -> Result<(), OtError> {
+    ) -> Result<Vec<u128>, OtError> {
         let n = self.n;
-        // The correlated transfers: offset m_0 ⊕ m_1 ⊕ δ_b, so that the peer gets m_0 ⊕ α_{1−b}·δ_b.
-        let [m0, m1] = self.sent.pads(self.range(level), LEVEL);
-        let mut message = Vec::with_capacity(16 * n);
-        for ((m0, m1), [left, right]) in m0.iter().zip(m1.iter()).zip(sums) {
-            message.extend_from_slice(&(m0 ^ m1 ^ ((left ^ right) & !1)).to_le_bytes());
-        }
+        let range = self.range(level);
+        let (sent, received) = (self.sent.correlated(range.clone()), self.received.correlated(range.clone()));
+        let mut words: Vec<u128> = (range.zip(sums).zip(sent).zip(received))
+            .map(|(((transfer, z), q), t)| {
+                z ^ q ^ t ^ (bits::mask(self.received.choice(transfer)) & self.sent.delta())
+            })
+            .collect();
+        let mut message: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut expected = 16 * n;
         if level == 0 {
             match self.role {
@@ -172,34 +179,15 @@ impl Batch {
                 Role::Server => message.extend(self.share_index_as_server(writer)),
             }
         }
-        let offsets = channel.exchange(self.role.turn(), &message, expected)?;
-        let (offsets, index_offsets) = offsets.split_at(16 * n);
+        let opened = channel.exchange(self.role.turn(), &message, expected)?;
+        let (opened, index_offsets) = opened.split_at(16 * n);
         if level == 0 && self.role == Role::Client {
             self.share_index_as_client(index_offsets, writer);
         }
-
-        // Our shares: σ_b with t^L in its free bit, and t^R.
-        let pads = self.received.pads(self.range(level), LEVEL);
-        let flip = (self.role == Role::Client) as u128;
-        let mut shares = Vec::with_capacity(n);
-        let mut right_bits = Zeroizing::new(Vec::with_capacity(n));
-        for (i, ([left, right], offset)) in sums.iter().zip(words(offsets)).enumerate() {
-            let bit = self.index_bit(level, i);
-            let cross = m0[i] ^ pads[i] ^ (bits::mask(bit) & offset);
-            let seed = right ^ (bits::mask(bit) & (left ^ right)) ^ cross;
-            shares.push(seed & !1 | (left & 1 ^ bit as u128 ^ flip));
-            right_bits.push(*right as u8 & 1 ^ bit);
+        for (word, other) in words.iter_mut().zip(opened.chunks_exact(16)) {
+            *word ^= u128::from_le_bytes(other.try_into().expect("chunks of sixteen"));
         }
-        let mut message: Vec<u8> = shares.iter().flat_map(|share| share.to_le_bytes()).collect();
-        message.extend(bits::pack(right_bits.iter().copied()));
-        let opened = channel.exchange(self.role.turn(), &message, message.len())?;
-        let (opened, opened_bits) = opened.split_at(16 * n);
-        for (i, (share, other)) in shares.iter().zip(words(opened)).enumerate() {
-            let correction = Correction::new(share ^ other, right_bits[i] ^ bits::get(opened_bits, i));
-            writer.set_correction(i, level, &correction);
-            corrections[i] = correction;
-        }
-        Ok(())
+        Ok(words)
     }
 
     /// Step 4 from the leaf sums on: opens the final words.
@@ -207,8 +195,7 @@ impl Batch {
         &mut self,
         channel: &mut (impl Channel + ?Sized),
         betas: &[Fp],
-        counts: &[u32],
-        mut sums: Zeroizing<Vec<Fp>>,
+        leaves: &[LeafSums],
         writer: &mut RecordWriter,
     ) -> Result<(), OtError> {
         let (n, m, k) = (self.n, self.shape.m(), self.shape.k());
@@ -218,24 +205,24 @@ impl Batch {
             Role::Client => (count >> 1) as u8 & 1,
             Role::Server => (count >> 1 ^ count) as u8 & 1,
         };
-        let signs: Zeroizing<Vec<u8>> = Zeroizing::new(counts.iter().map(|count| sign(*count)).collect());
+        let signs: Zeroizing<Vec<u8>> = Zeroizing::new(leaves.iter().map(|leaf| sign(leaf.count)).collect());
         let moves = bits::pack(signs.iter().enumerate().map(|(i, s)| s ^ self.received.choice(first + i)));
         let moved = channel.exchange(self.role.turn(), &moves, moves.len())?;
 
-        // x = ±V_b, in place of the sums.
-        for (i, sums) in sums.chunks_exact_mut(m).enumerate() {
-            for (payload, value) in sums.iter_mut().enumerate() {
-                let beta = match (payload, self.role) {
-                    (0, Role::Client) => Fp::ONE,
-                    (0, Role::Server) => Fp::ZERO,
-                    _ => betas[i * (m - 1) + payload - 1],
-                };
-                let v = match self.role {
-                    Role::Client => beta - *value,
-                    Role::Server => beta + *value,
-                };
-                *value = v * sign_of(signs[i]);
-            }
+        // x = ±V_b, payload-major.
+        let mut x = Zeroizing::new(vec![Fp::ZERO; n * m]);
+        for (at, x) in x.iter_mut().enumerate() {
+            let (payload, i) = (at / n, at % n);
+            let beta = match (payload, self.role) {
+                (0, Role::Client) => Fp::ONE,
+                (0, Role::Server) => Fp::ZERO,
+                _ => betas[i * (m - 1) + payload - 1],
+            };
+            let v = match self.role {
+                Role::Client => beta - leaves[i].converted[payload],
+                Role::Server => beta + leaves[i].converted[payload],
+            };
+            *x = v * sign_of(signs[i]);
         }
 
         // Multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0 (payload-major).
@@ -244,7 +231,7 @@ impl Batch {
         for payload in 0..m {
             let [m0, m1] = self.sent.pads(self.range(k), FINAL + payload as u8);
             for i in 0..n {
-                let x = sums[i * m + payload];
+                let x = x[payload * n + i];
                 let swap = bits::mask(bits::get(&moved, i)) & (m0[i] ^ m1[i]);
                 let (m0, m1) = (Fp::from_u128(m0[i] ^ swap), Fp::from_u128(m1[i] ^ swap));
                 message.extend_from_slice(&(m0 - m1 - x - x).to_le_bytes());
@@ -273,10 +260,6 @@ impl Batch {
 /// `1 − 2·bit`.
 fn sign_of(bit: u8) -> Fp {
     Fp::ONE - Fp::new(2 * bit as u64)
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = u128> + '_ {
-    bytes.chunks_exact(16).map(|b| u128::from_le_bytes(b.try_into().expect("chunks of sixteen")))
 }
 
 fn parse_elements(bytes: &[u8], what: &'static str) -> Result<Vec<Fp>, OtError> {

@@ -1,24 +1,24 @@
 //! Stored records, and their one and only use: inner products of the expanded vectors with public tables (step 5).
 //!
-//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 (its least significant bit is `t^L`) ·
-//! the bits `t^R` 2 (level `i` in bit `i`) · per payload the final word 8.
+//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per payload the final word 8.
 
 use cryptogen_ring::Fp;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::tree::Correction;
+use super::tree::Grove;
 use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_PAYLOADS};
-use crate::bits;
 use crate::channel::Role;
 use crate::error::OtError;
-use crate::fixed_key::{Buffers, CHUNK};
+use crate::fixed_key;
 
 const ROOT: usize = 2;
 const WORDS: usize = ROOT + 16;
 const LEVELS: usize = *DOMAIN_BITS.end() as usize;
+/// Leaves worked on at once: small enough for the first-level cache.
+const CHUNK: usize = 128;
 
-/// Offset of the bits `t^R`; the final words follow.
-const fn right_bits_at(k: u32) -> usize {
+/// Offset of the final words.
+const fn finals_at(k: u32) -> usize {
     WORDS + 16 * k as usize
 }
 
@@ -49,14 +49,12 @@ impl RecordWriter {
         self.put(i, ROOT, &seed.to_le_bytes());
     }
 
-    pub(super) fn set_correction(&mut self, i: usize, level: u32, correction: &Correction) {
-        self.put(i, WORDS + 16 * level as usize, &correction.left.to_le_bytes());
-        let at = i * self.shape.record_bytes() + right_bits_at(self.shape.k()) + level as usize / 8;
-        self.bytes[at] |= (correction.right as u8 & 1) << (level % 8);
+    pub(super) fn set_correction(&mut self, i: usize, level: u32, word: u128) {
+        self.put(i, WORDS + 16 * level as usize, &word.to_le_bytes());
     }
 
     pub(super) fn set_final(&mut self, i: usize, payload: usize, word: Fp) {
-        self.put(i, right_bits_at(self.shape.k()) + 2 + 8 * payload, &word.to_le_bytes());
+        self.put(i, finals_at(self.shape.k()) + 8 * payload, &word.to_le_bytes());
     }
 
     pub(super) fn finish(self) -> TableBatch {
@@ -72,8 +70,7 @@ pub struct TableKey {
     alpha: u16,
     root: u128,
     // Correction words are public to both parties, but a key is wiped as a whole.
-    left: [u128; LEVELS],
-    right: [u128; LEVELS],
+    words: [[u128; 1]; LEVELS],
     finals: [Fp; MAX_PAYLOADS],
 }
 
@@ -93,27 +90,17 @@ impl TableKey {
         if alpha as usize >= shape.size() {
             return Err(OtError::Record("index outside the domain"));
         }
-        if word(ROOT) & 1 == 1 {
-            return Err(OtError::Record("root seed with its bit set"));
-        }
-        let right_bits = &record[right_bits_at(k)..right_bits_at(k) + 2];
-        if u32::from(u16::from_le_bytes([right_bits[0], right_bits[1]])) >> k != 0 {
-            return Err(OtError::Record("bits beyond the last level"));
-        }
-        let (alpha, root) = (alpha, word(ROOT));
         let mut key = TableKey {
             shape,
             alpha,
-            root,
-            left: [0; LEVELS],
-            right: [0; LEVELS],
+            root: word(ROOT),
+            words: [[0]; LEVELS],
             finals: [Fp::ZERO; MAX_PAYLOADS],
         };
-        for level in 0..k as usize {
-            let correction = Correction::new(word(WORDS + 16 * level), bits::get(right_bits, level));
-            (key.left[level], key.right[level]) = (correction.left, correction.right);
+        for (level, words) in key.words[..k as usize].iter_mut().enumerate() {
+            *words = [word(WORDS + 16 * level)];
         }
-        let finals = record[right_bits_at(k) + 2..].chunks_exact(8);
+        let finals = record[finals_at(k)..].chunks_exact(8);
         for (element, bytes) in key.finals[..m].iter_mut().zip(finals) {
             *element = Fp::from_le_bytes(bytes.try_into().expect("eight bytes"))
                 .ok_or(OtError::Record("final word outside the field"))?;
@@ -144,7 +131,7 @@ impl TableKey {
     /// `out[i] = Σ_j v^{(ℓ)}[j]·T[(j+d) mod 2^k]` for each term `(ℓ, T)`, our share: the peer's added, the result is
     /// `β^{(ℓ)}·T[(α+d) mod 2^k]`. `T` is public with `2^k` entries, `|entry| < 2^46` (then the 128-bit sums cannot
     /// overflow; larger entries give a wrong result). Expands the key once and only the payloads that some term uses:
-    /// `2^(k+1) + 2^k·(payloads used)` AES calls.
+    /// `2^k·(1 + payloads used)` AES calls.
     ///
     /// # Errors
     /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if a payload does not exist.
@@ -157,32 +144,24 @@ impl TableKey {
         out: &mut [Fp],
     ) -> Result<(), OtError> {
         let used = self.check_terms(terms, out.len())?;
-        let mask = self.shape.size() - 1;
-        scratch.sums.clear();
-        scratch.sums.resize(terms.len(), (0, 0));
-        self.expand_parents(role, scratch);
-        let DotScratch { nodes, leaves, selected, values, sums, buffers, .. } = scratch;
-        let (left, right) = (self.left[self.shape.k() as usize - 1], self.right[self.shape.k() as usize - 1]);
-
-        for (c, parents) in nodes[..self.shape.size() / 2].chunks(CHUNK / 2).enumerate() {
-            let n = 2 * parents.len();
-            for (i, parent) in parents.iter().enumerate() {
-                buffers.set(i, parent & !1);
-            }
-            buffers.children(parents.len(), |i, l, r| {
-                let t = bits::mask(parents[i] as u8);
-                let (l, r) = (l ^ (t & left), r ^ (t & right));
-                (leaves[2 * i], leaves[2 * i + 1]) = (l & !1, r & !1);
-                selected[2 * i] = (l as i64 & 1).wrapping_neg();
-                selected[2 * i + 1] = (r as i64 & 1).wrapping_neg();
-            });
-            let start = (c * CHUNK + d as usize) & mask;
+        let size = self.shape.size();
+        let DotScratch { grove, values, selected, sums } = scratch;
+        sums.clear();
+        sums.resize(terms.len(), (0, 0));
+        grove.grow(&[self.root], &self.words[..self.shape.k() as usize]);
+        for first in (0..size).step_by(CHUNK) {
+            let n = CHUNK.min(size - first);
+            let start = (first + d as usize) & (size - 1);
+            // The rotated table wraps at most once within a chunk.
+            let head = n.min(size - start);
             for payload in (0..self.shape.m()).filter(|payload| used >> payload & 1 == 1) {
-                buffers.convert(&leaves[..n], payload, values);
+                let (leaves, converted) = grove.convert(first, n, payload);
+                for (i, (leaf, value)) in leaves.iter().zip(converted).enumerate() {
+                    values[i] = fixed_key::reduce(*value);
+                    selected[i] = (*leaf as i64 & 1).wrapping_neg();
+                }
                 for ((_, table), sum) in terms.iter().zip(sums.iter_mut()).filter(|((l, _), _)| *l == payload)
                 {
-                    // The rotated table wraps at most once within a chunk.
-                    let head = n.min(table.len() - start);
                     accumulate(&values[..head], &selected[..head], &table[start..start + head], sum);
                     accumulate(&values[head..n], &selected[head..n], &table[..n - head], sum);
                 }
@@ -214,33 +193,6 @@ impl TableKey {
         }
         Ok(used)
     }
-
-    /// The nodes of level `k − 1`, corrected, `t` in the least significant bit, to `scratch.nodes`.
-    fn expand_parents(&self, role: Role, scratch: &mut DotScratch) {
-        let DotScratch { nodes, next, buffers, .. } = scratch;
-        if nodes.len() < self.shape.size() / 2 {
-            // Not `resize`: a reallocation would leave the old seeds behind.
-            for buffer in [&mut *nodes, &mut *next] {
-                buffer.zeroize();
-                *buffer = vec![0; self.shape.size() / 2];
-            }
-        }
-        nodes[0] = self.root | role.index() as u128;
-        for level in 0..self.shape.k() as usize - 1 {
-            let (left, right) = (self.left[level], self.right[level]);
-            for (parents, children) in nodes[..1 << level].chunks(CHUNK).zip(next.chunks_mut(2 * CHUNK)) {
-                for (i, parent) in parents.iter().enumerate() {
-                    buffers.set(i, parent & !1);
-                }
-                buffers.children(parents.len(), |i, l, r| {
-                    let t = bits::mask(parents[i] as u8);
-                    children[2 * i] = l ^ (t & left);
-                    children[2 * i + 1] = r ^ (t & right);
-                });
-            }
-            core::mem::swap(nodes, next);
-        }
-    }
 }
 
 /// Adds `Σ x·T` and `Σ t·T` (`t` as a mask) to the sums.
@@ -254,29 +206,19 @@ fn accumulate(values: &[u64], selected: &[i64], table: &[i64], sum: &mut (i128, 
     *sum = (value, count);
 }
 
-/// Reusable working memory of [`TableKey::dot_into`], `16·2^k` bytes for the largest `k` met. Wiped on drop.
+/// Reusable working memory of [`TableKey::dot_into`], `32·2^k` bytes for the largest `k` met. Wiped on drop.
 pub struct DotScratch {
-    nodes: Vec<u128>,
-    next: Vec<u128>,
-    leaves: [u128; CHUNK],
-    selected: [i64; CHUNK],
+    grove: Grove<1>,
     values: [u64; CHUNK],
+    selected: [i64; CHUNK],
     sums: Vec<(i128, i64)>,
-    buffers: Buffers,
 }
 
 impl DotScratch {
-    /// Empty; grows with the first key.
+    /// Small; grows with the keys.
     pub fn new() -> DotScratch {
-        DotScratch {
-            nodes: Vec::new(),
-            next: Vec::new(),
-            leaves: [0; CHUNK],
-            selected: [0; CHUNK],
-            values: [0; CHUNK],
-            sums: Vec::new(),
-            buffers: Buffers::new(),
-        }
+        let grove = Grove::new(*DOMAIN_BITS.start());
+        DotScratch { grove, values: [0; CHUNK], selected: [0; CHUNK], sums: Vec::new() }
     }
 }
 
@@ -288,11 +230,8 @@ impl Default for DotScratch {
 
 impl Drop for DotScratch {
     fn drop(&mut self) {
-        self.nodes.zeroize();
-        self.next.zeroize();
-        self.leaves.zeroize();
-        self.selected.zeroize();
         self.values.zeroize();
+        self.selected.zeroize();
         self.sums.iter_mut().for_each(|(value, count)| {
             value.zeroize();
             count.zeroize();

@@ -4,27 +4,28 @@
 //! an additive index share `α_b` (`α = α_0 + α_1 mod 2^k` uniform and known to nobody) and a key that expands to vectors
 //! `v_b^{(ℓ)}` over `F_p` with `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
 //! additively by the caller.
-//! Source: Doerner, shelat, "Scaling ORAM for Secure Computation", CCS 2017, §3 (tree level by level on shares);
-//! final correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and Extensions", CCS 2016,
-//! figure 1, with the sign from node counts modulo 4 so that nobody learns it.
-//! Security of the trees is that of fixed-key AES as an ideal permutation, 127-bit seeds; with `N` AES calls spent by an
-//! attacker on `M` nodes the loss is about `N·M/2^127`.
+//! Source: Guo, Yang, Wang, Zhang, Xie, Liu, Zhao, "Half-Tree: Halving the Cost of Tree Expansion in COT and DPF", EUROCRYPT
+//! 2023, §5 and figure 8 (correlated trees, made level by level on shares as in Doerner, shelat, "Scaling ORAM for Secure
+//! Computation", CCS 2017, §3); final correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and
+//! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns it.
+//! Security of the trees is that of `H` (`fixed_key::circular`) as a circular correlation robust function under the key
+//! `Δ_b` of the transfers, fixed-key AES being an ideal permutation: with `N` AES calls spent by an attacker on `M` nodes
+//! the loss is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
 //! Inputs: `betas`, `n × (m−1)` field elements from each party. Leaks: nothing. Adversary: semi-honest.
 //! Errors: [`crate::OtError`].
 //!
-//! Rounds `2k + 4`, independent of `n`; bytes from each party (exactly: [`cost`]) about
-//! `16(k+1) + k·(32 + 1/8) + 1/8 + 16m` for each table, and `2(k−1)` more from the server.
+//! Rounds `k + 4`, independent of `n`; bytes from each party (exactly: [`cost`]) about `4(k+1) + 16k + 1/8 + 16m` for each
+//! table, and `2(k−1)` more from the server.
 //!
-//! Steps, all tables of a batch together (`generate.rs`):
-//! 1. `k + 1` random transfers in each direction ([`crate::extension`]). The choice bits of the first `k` are the party's
-//!    XOR share of the index, most significant bit first. 1 round.
-//! 2. Level `i`: each party expands all its nodes and XORs all left and all right children to `z_b^L`, `z_b^R` (and
-//!    bits `τ_b^L`, `τ_b^R`). Nodes off the path are equal on both sides and cancel. Let `δ_b = z_b^L ⊕ z_b^R`. The
-//!    correction word is `z^R ⊕ α_i·δ`; the cross terms `α_{1−b,i}·δ_b` come from one correlated transfer in each
-//!    direction (1 round), then the shares are opened (1 round), together with those of
-//!    `t^L = τ^L ⊕ α_i ⊕ 1` and `t^R = τ^R ⊕ α_i`.
-//! 3. The additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from one more pad of the transfers in
-//!    which the client chooses; the server's message travels with the first one of step 2.
+//! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
+//! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits of the first `k`, the
+//!    server's flipped, are the XOR shares of the index, most significant bit first. Root: `Δ_b` and a number used once.
+//! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last bit. Nodes off the path are
+//!    equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over all nodes add up to
+//!    `H(s_0) ⊕ H(s_1)` of the path, and `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared
+//!    without a message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening takes 1 round.
+//! 3. The additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which the
+//!    client chooses; the server's message travels with the first one of step 2.
 //! 4. `V_0 = β_0 − Σ_j Conv_ℓ(s_0[j])`, `V_1 = β_1 + Σ_j Conv_ℓ(s_1[j])`; the final word is `±(V_0 + V_1)`, negative if
 //!    `t_1[α] = 1`. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
 //!    `t_1[α] = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer in each
@@ -50,7 +51,7 @@ use crate::extension;
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
 /// Most payloads `m`, the constant one included.
 pub const MAX_PAYLOADS: usize = 8;
-/// Most leaves (`n·2^k`) in one batch: about 1.2 GB of working memory.
+/// Most leaves (`n·2^k`) in one batch: bounds its work and memory.
 pub const MAX_LEAVES: usize = 1 << 26;
 
 /// Domain and payload count of a class of tables; only valid ones exist.
@@ -101,9 +102,9 @@ impl TableShape {
         1 << self.k
     }
 
-    /// Bytes of one stored record: index 2, root 16, level words 16k, their second bits 2, final words 8m.
+    /// Bytes of one stored record: index 2, root 16, level words 16k, final words 8m.
     pub const fn record_bytes(self) -> usize {
-        2 + 16 + 16 * self.k as usize + 2 + 8 * self.m()
+        2 + 16 + 16 * self.k as usize + 8 * self.m()
     }
 }
 
@@ -134,10 +135,9 @@ pub const fn cost(shape: TableShape, n: usize) -> Cost {
         return Cost { rounds: 0, client_bytes: 0, server_bytes: 0 };
     }
     let k = shape.k as usize;
-    let level = 16 * n + 16 * n + bits::bytes_for(n);
     let last = bits::bytes_for(n) + 2 * 8 * shape.m() * n;
-    let client_bytes = extension::message_bytes((k + 1) * n) + k * level + last;
-    Cost { rounds: 2 * k + 4, client_bytes, server_bytes: client_bytes + 2 * (k - 1) * n }
+    let client_bytes = extension::message_bytes((k + 1) * n) + k * 16 * n + last;
+    Cost { rounds: k + 4, client_bytes, server_bytes: client_bytes + 2 * (k - 1) * n }
 }
 
 /// One party's keys of `n` tables: fixed-size records, wiped on drop.

@@ -1,91 +1,109 @@
-//! One party's trees while they grow: step 2 of the protocol, and the leaf sums of step 4.
+//! One party's trees, grown from their roots as often as needed: nodes never leave the first-level cache, and the second
+//! growth of a level costs less than its way to memory and back.
 //!
-//! A node is 128 bits, its least significant bit the bit `t`, the rest the seed. While a level's correction word is not
-//! known yet, its nodes stand uncorrected in memory, the bits `t` of their parents beside them; the next pass
-//! corrects them on the way. So every level is one pass over memory.
+//! A node is 128 bits, its least significant bit the bit `t`. Node `j` of tree `i` of `T` stands at `j·T + i`, so that the
+//! few nodes of the first levels fill the AES pipeline too.
 
 use cryptogen_ring::Fp;
+use zeroize::Zeroizing;
 
 use crate::bits;
-use crate::fixed_key::{Buffers, CHUNK};
+use crate::fixed_key;
 
-/// The correction of one level: what a node with a parent of `t = 1` is XORed with, left or right child.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Correction {
-    pub(super) left: u128,
-    pub(super) right: u128,
+/// Nodes hashed at once: 8 KiB beside their parents.
+const CHUNK: usize = 512;
+
+/// `T` trees side by side. Wiped on drop.
+pub(super) struct Grove<const T: usize> {
+    nodes: Zeroizing<Vec<u128>>,
+    hashes: Zeroizing<Vec<u128>>,
+    width: usize,
 }
 
-impl Correction {
-    /// From the opened word, whose least significant bit is `t^L`, and the bit `t^R`.
-    pub(super) fn new(word: u128, right_bit: u8) -> Correction {
-        Correction { left: word, right: word & !1 | (right_bit & 1) as u128 }
+impl<const T: usize> Grove<T> {
+    /// Room for trees of `k` levels; grows with need.
+    pub(super) fn new(k: u32) -> Grove<T> {
+        let zeros = || Zeroizing::new(vec![0; T << k]);
+        Grove { nodes: zeros(), hashes: zeros(), width: 0 }
     }
-}
 
-/// Expands level `level` of one tree, in place: `nodes[..2^level]` become `nodes[..2^(level+1)]`, uncorrected.
-/// `bits` holds the bits `t` of the level above and is overwritten with those of this level. The root (level 0) is
-/// already final, and `bits[0]` is its `t`. Returns the XOR of all left and of all right children.
-pub(super) fn expand_level(
-    nodes: &mut [u128],
-    bits: &mut [u8],
-    level: u32,
-    correction: &Correction,
-    buffers: &mut Buffers,
-) -> [u128; 2] {
-    let mut sums = [0; 2];
-    let width = 1usize << level;
-    // From the end, so that the children overwrite only nodes that have been read.
-    for start in (0..width).step_by(CHUNK).rev() {
-        let n = CHUNK.min(width - start);
-        if level == 0 {
-            buffers.set(0, nodes[0]);
-        } else {
-            let mut parents = [0; CHUNK / 2];
-            parents[..n / 2].copy_from_slice(&bits[start / 2..(start + n) / 2]);
-            for (i, node) in nodes[start..start + n].iter().enumerate() {
-                let node = correct(*node, parents[i / 2], i, correction);
-                bits[start + i] = node as u8 & 1;
-                buffers.set(i, node & !1);
+    /// Grows all trees by the levels whose correction words are given, `words[level][tree]`.
+    pub(super) fn grow(&mut self, roots: &[u128; T], words: &[[u128; T]]) {
+        if self.nodes.len() < T << words.len() {
+            // A new one, not a larger one: a reallocation would leave the old seeds behind.
+            *self = Grove::new(words.len() as u32);
+        }
+        self.nodes[..T].copy_from_slice(roots);
+        self.width = 1;
+        for words in words {
+            self.hash();
+            // From the end, so that children overwrite only nodes that have been read.
+            for j in (0..self.width).rev() {
+                let parents: [u128; T] = self.nodes[j * T..(j + 1) * T].try_into().expect("T nodes");
+                let hashes = &self.hashes[j * T..(j + 1) * T];
+                let (left, right) = self.nodes[2 * j * T..2 * (j + 1) * T].split_at_mut(T);
+                for i in 0..T {
+                    left[i] = hashes[i] ^ (bits::mask(parents[i] as u8) & words[i]);
+                    right[i] = left[i] ^ parents[i];
+                }
+            }
+            self.width *= 2;
+        }
+    }
+
+    /// The nodes of the last level grown.
+    pub(super) fn nodes(&self) -> &[u128] {
+        &self.nodes[..self.width * T]
+    }
+
+    fn hash(&mut self) {
+        let n = self.width * T;
+        for (nodes, hashes) in self.nodes[..n].chunks(CHUNK).zip(self.hashes.chunks_mut(CHUNK)) {
+            fixed_key::circular(nodes, &mut hashes[..nodes.len()]);
+        }
+    }
+
+    /// `⊕_j H(node j)` of each tree.
+    pub(super) fn hash_sums(&mut self) -> [u128; T] {
+        self.hash();
+        let mut sums = [0; T];
+        for hashes in self.hashes[..self.width * T].chunks_exact(T) {
+            sums.iter_mut().zip(hashes).for_each(|(sum, hash)| *sum ^= hash);
+        }
+        sums
+    }
+
+    /// `Σ_j t[j]` of each tree.
+    pub(super) fn counts(&self) -> [u32; T] {
+        let mut counts = [0; T];
+        for nodes in self.nodes().chunks_exact(T) {
+            counts.iter_mut().zip(nodes).for_each(|(count, node)| *count += *node as u32 & 1);
+        }
+        counts
+    }
+
+    /// `Σ_j Conv_ℓ(leaf j)` of each tree.
+    pub(super) fn converted_sums(&mut self, payload: usize) -> [Fp; T] {
+        // Halves are summed apart: at most 2^16 terms, so neither sum overflows.
+        let mut sums = [[0u128; 2]; T];
+        let n = self.width * T;
+        for (leaves, values) in self.nodes[..n].chunks(CHUNK).zip(self.hashes.chunks_mut(CHUNK)) {
+            let values = &mut values[..leaves.len()];
+            fixed_key::convert(leaves, payload, values);
+            for values in values.chunks_exact(T) {
+                for ([low, high], value) in sums.iter_mut().zip(values) {
+                    *low += *value as u64 as u128;
+                    *high += *value >> 64;
+                }
             }
         }
-        let children = &mut nodes[2 * start..2 * (start + n)];
-        buffers.children(n, |i, left, right| {
-            children[2 * i] = left;
-            children[2 * i + 1] = right;
-            sums[0] ^= left;
-            sums[1] ^= right;
-        });
+        sums.map(|[low, high]| Fp::from_u128(low) + Fp::from_u128(high) * Fp::from_u128(1 << 64))
     }
-    sums
-}
 
-/// Step 4: adds `Σ_j Conv_ℓ(s[j])` to `sums[ℓ]` for each payload and returns `Σ_j t[j]`.
-pub(super) fn sum_leaves(
-    nodes: &[u128],
-    bits: &[u8],
-    correction: &Correction,
-    sums: &mut [Fp],
-    buffers: &mut Buffers,
-) -> u32 {
-    let (mut leaves, mut values) = ([0; CHUNK], [0; CHUNK]);
-    let mut count = 0;
-    for (c, chunk) in nodes.chunks(CHUNK).enumerate() {
-        for (i, node) in chunk.iter().enumerate() {
-            let leaf = correct(*node, bits[(c * CHUNK + i) / 2], i, correction);
-            count += leaf as u32 & 1;
-            leaves[i] = leaf & !1;
-        }
-        for (payload, sum) in sums.iter_mut().enumerate() {
-            buffers.convert(&leaves[..chunk.len()], payload, &mut values);
-            *sum += Fp::from_u128(values[..chunk.len()].iter().map(|v| *v as u128).sum());
-        }
+    /// The converted leaves `first..first + n` of a single tree, `n ≤` [`CHUNK`], with room for them.
+    pub(super) fn convert(&mut self, first: usize, n: usize, payload: usize) -> (&[u128], &[u128]) {
+        let leaves = &self.nodes[first..first + n];
+        fixed_key::convert(leaves, payload, &mut self.hashes[..n]);
+        (leaves, &self.hashes[..n])
     }
-    count
-}
-
-#[inline(always)]
-fn correct(node: u128, parent_bit: u8, index: usize, correction: &Correction) -> u128 {
-    let word = if index % 2 == 0 { correction.left } else { correction.right };
-    node ^ (bits::mask(parent_bit) & word)
 }

@@ -71,8 +71,8 @@ fn spoil(fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2
     )
 }
 
-/// 2 of the base transfers, 1 of the extension, 10 of the levels, 3 of the final words.
-const MESSAGES: usize = 16;
+/// 3 of the base transfers, 1 of the extension, 5 of the levels, 3 of the final words.
+const MESSAGES: usize = 12;
 
 #[test]
 fn wrong_lengths_and_hangups_are_errors() {
@@ -94,7 +94,7 @@ fn wrong_lengths_and_hangups_are_errors() {
 #[test]
 fn bytes_that_encode_nothing_are_errors() {
     // Curve points, and elements of the field.
-    for (at, what) in [(0, "curve point"), (1, "curve point"), (14, "final offset"), (15, "final word")] {
+    for (at, what) in [(0, "curve point"), (1, "curve point"), (10, "final offset"), (11, "final word")] {
         let [_, (server, _)] = spoil(Fault::Ones, at);
         assert_eq!(server.err(), Some(OtError::Malformed { what, index: 0 }));
     }
@@ -125,10 +125,8 @@ fn corrupt_records_are_errors() {
     };
     assert_eq!(change(0, 0), None);
     assert!(matches!(change(1, 1), Some(OtError::Record(_))), "index");
-    assert!(matches!(change(2, 1), Some(OtError::Record(_))), "root");
-    assert!(matches!(change(98, 0x80), Some(OtError::Record(_))), "bits");
     let mut bad = good.clone();
-    bad[100..108].fill(0xff);
+    bad[98..106].fill(0xff);
     assert!(matches!(TableKey::from_record(shape(), &bad), Err(OtError::Record(_))));
     assert!(matches!(TableKey::from_record(shape(), &good[1..]), Err(OtError::Size { .. })));
 }
@@ -140,6 +138,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("d2df80d059ad6b7f", "d3796e7f395889a9")
+        ("56290bc51b0eb240", "e83fdddba177f403")
     );
 }

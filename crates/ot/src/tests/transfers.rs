@@ -1,24 +1,26 @@
 use super::{rng, run, setup};
 use crate::base;
+use crate::bits;
 use crate::channel::Role;
 use crate::extension::{message_bytes, MAX_EXTEND};
 use crate::OtError;
 
+const CHOICES: [u128; 2] = [0x0123_4567_89ab_cdef << 64, !0x0123_4567_89ab_cdef];
+
 #[test]
 fn base_transfers_are_correct_in_both_directions() {
     let [client, server] = run(|role, channel| {
-        let base = base::run(role, channel, &mut rng(role, 1))?;
+        let base = base::run(role, channel, CHOICES[role.index()], &mut rng(role, 1))?;
         assert_eq!((channel.messages, channel.bytes), (2, 129 * 32));
         Ok(base)
     });
-    for (sender, receiver) in [(&client, &server), (&server, &client)] {
+    for (sender, receiver, choices) in [(&client, &server, CHOICES[1]), (&server, &client, CHOICES[0])] {
         for (i, (pair, chosen)) in sender.pairs.iter().zip(receiver.chosen.iter()).enumerate() {
-            let c = (*receiver.choices >> i) as usize & 1;
+            let c = (choices >> i) as usize & 1;
             assert_eq!(pair[c], *chosen);
             assert_ne!(pair[1 - c], *chosen);
         }
     }
-    assert_ne!(*client.choices, *server.choices);
 }
 
 #[test]
@@ -35,8 +37,13 @@ fn extended_transfers_are_correct_in_both_directions() {
         Ok(halves)
     });
     for (a, b) in client.iter().zip(&server) {
+        assert_eq!((a.0.delta() ^ b.0.delta()) & 1, 1);
         for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
             let n = sent.len();
+            assert_eq!(sent.first(), received.first());
+            for (i, (q, t)) in sent.correlated(0..n).iter().zip(received.correlated(0..n)).enumerate() {
+                assert_eq!(*t, q ^ (bits::mask(received.choice(i)) & sent.delta()));
+            }
             let range = n / 3..n;
             let [m0, m1] = sent.pads(range.clone(), 7);
             let chosen = received.pads(range.clone(), 7);

@@ -1,9 +1,11 @@
 //! The hot loops. Each is one ordinary, safe Rust function, compiled three times: for AVX-512, for AVX2 and portably.
 //! The best one the machine can run is chosen at each call (a cached look-up). All variants give equal results.
 //!
-//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected.
+//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected, and the
+//! loads and stores of `aes` and `panel`, which are written with intrinsics: no compiler finds those instructions by itself.
 #![allow(unsafe_code)]
 
+mod aes;
 mod butterfly;
 mod chain;
 mod gemm;
@@ -17,6 +19,7 @@ use core::ops::Range;
 
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
+pub use self::aes::FixedKey;
 pub use chain::CHAIN;
 pub use matvec::SplitInput;
 pub use panel::{left_line, right_line, BLOCK};

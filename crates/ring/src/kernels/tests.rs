@@ -280,3 +280,27 @@ fn chains_are_n_multiply_adds() {
         }
     }
 }
+
+#[test]
+fn fixed_key_hash_is_aes_128() {
+    use ::aes::cipher::{BlockEncrypt, KeyInit};
+    let (key, mut rng) = (*b"a public constant", StdRng::seed_from_u64(9));
+    let key: [u8; 16] = key[..16].try_into().unwrap();
+    let (fixed, reference) = (FixedKey::new(&key), ::aes::Aes128::new(&key.into()));
+    for n in [0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 200] {
+        let start: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
+        let expected: Vec<u128> = start
+            .iter()
+            .map(|x| {
+                let mut block = x.to_le_bytes().into();
+                reference.encrypt_block(&mut block);
+                x ^ u128::from_le_bytes(block.into())
+            })
+            .collect();
+        for isa in Isa::available() {
+            let mut blocks = start.clone();
+            fixed.mmo_on(isa, &mut blocks);
+            assert_eq!(blocks, expected, "{isa:?} {n}");
+        }
+    }
+}
