@@ -38,16 +38,19 @@ def piece_error(a: Any, b: Any, fn: Any, offset: int, center: int, h: int, insid
     return worst
 
 
-def test_a_piece_balances_its_error() -> None:
+def test_a_stochastic_index_leaves_no_bias() -> None:
     scale = 2.0**44
     fn = lambda x: scale * np.exp(x / 2**F)  # noqa: E731
-    h, k = 7, 8
+    h, k, j = 7, 8, 200
     a, b = fit(fn, -(1 << (h + k)), 0, h, k)
-    j = 200
-    x = -(1 << (h + k)) + np.array([j, j + 1, j + 2]) * 2.0**h
-    error = a[j] * x + b[j] - fn(x)
-    assert error[0] < 0 and error[2] < 0 and error[1] > 0
-    assert error[0] == pytest.approx(-error[1], rel=0.05)
+    u = (np.arange(1000) + 0.5) / 1000
+    x = -(1 << (h + k)) + (j + 1 + u) * 2.0**h
+    lower, upper = (a[i] * x + b[i] - fn(x) for i in (j, j + 1))  # met with probability 1 − u and u
+    sagitta = scale * np.exp(x.mean() / 2**F) * (2.0**h / 2**F) ** 2 / 2
+    expected = (1 - u) * lower + u * upper
+    assert abs(expected.mean()) < 0.01 * sagitta
+    assert np.abs(expected).max() < 0.2 * sagitta
+    assert max(np.abs(lower).max(), np.abs(upper).max()) < 0.9 * sagitta
 
 
 @pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
@@ -55,7 +58,7 @@ def test_activation_tables(kind: str) -> None:
     offset, h, k = -(8 << F), 7, 9
     a, b = make({"kind": kind, "tables": [0, 1], "k": k, "h": h, "offset": offset, "bits": 10})
     fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS[kind](x / 2**F)  # noqa: E731
-    assert piece_error(a, b, fn, offset, 0, h, range(2**k)) < 2.0 ** (F + 10) * 3e-4
+    assert piece_error(a, b, fn, offset, 0, h, range(2**k)) < 2.0 ** (F + 10) * 5e-4
 
 
 def test_exponential_tables() -> None:
@@ -64,7 +67,7 @@ def test_exponential_tables() -> None:
     width = 1 << (h + k)
     for j in (100, 180, 250):
         x = np.linspace(-width + j * 2**h, -width + (j + 2) * 2**h, 33)
-        assert np.abs((a[j] * x + b[j]) / (2.0**40 * np.exp(x / 2**F)) - 1).max() < 1.3e-3
+        assert np.abs((a[j] * x + b[j]) / (2.0**40 * np.exp(x / 2**F)) - 1).max() < 2e-3
 
 
 def test_reciprocal_tables_and_selector() -> None:

@@ -1,8 +1,8 @@
 """Integer tables of the piecewise-linear functions (`docs/protocols/arithmetic.md`, A2–A4).
 
 A segment index made by local truncation is stochastic: piece `j` answers for `[offset + j·2^h, offset + (j+2)·2^h)`.
-Each piece is therefore fitted on that double interval: the chord, shifted half-way to the curve so that the error is
-balanced. Source: the classical minimax line of a convex function; the double interval is this project's.
+Each piece is therefore the chord of that double interval, shifted towards the curve so that what the two candidate pieces
+give on average, weighted by how often each is met, has no bias. Source: this project's; see `docs/protocols/arithmetic.md`, A3.
 Everything is float64 numpy and depends on the arguments alone; both parties compute the tables and compare digests.
 """
 
@@ -16,6 +16,7 @@ from cryptogen.models.functions import ACTIVATIONS
 
 F = 12
 MAX_ENTRY = 1 << 46
+SHIFT = 5 / 6  # of the way from the chord to the curve
 
 IntTable = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,7 +32,7 @@ def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int
     left, mid, right = y[:-2], y[1:-1], y[2:]
     slope = np.rint((right - left) / 2.0 ** (h + 1))  # [2^k]
     chord = (left + right) / 2
-    value = chord + (mid - chord) / 2
+    value = chord + (mid - chord) * SHIFT
     return slope.astype(np.int64), np.rint(value - slope * (x[1:-1] - center)).astype(np.int64)
 
 

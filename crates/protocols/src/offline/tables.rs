@@ -1,6 +1,6 @@
 //! `Table`: keys for secret look-ups, made in bounded batches.
 //!
-//! Source: Doerner–Shelat (CCS 2017); see `cryptogen_ot::dpf`. Symmetric; the batch size only bounds memory.
+//! Source: Half-Tree (EUROCRYPT 2023); see `cryptogen_ot::dpf`. Symmetric; the batch size only bounds memory.
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{generate, Channel, OtPair, TableShape};
@@ -9,7 +9,7 @@ use cryptogen_ring::{Fp, Prg};
 use crate::cost::Cost;
 use crate::error::Result;
 
-/// Leaves held in memory at a time (16 bytes each, twice).
+/// Leaves of a batch: its rounds cost little against its work, its transfers fit a few megabytes.
 const LEAVES: usize = 1 << 22;
 
 /// Messages and bytes of `n` tables.
