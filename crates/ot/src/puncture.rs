@@ -47,10 +47,10 @@ pub(crate) fn hold(roots: &[u128; BLOCKS], pairs: &[[[u8; 16]; 2]]) -> (Vec<u8>,
         for level in 0..DEPTH {
             let transfer = block * DEPTH + DEPTH - 1 - level;
             let next = Zeroizing::new(nodes.iter().flat_map(|node| children(*node)).collect::<Vec<_>>());
-            for side in 0..2 {
+            for (side, key) in pairs[transfer].iter().enumerate() {
                 let sum = next.iter().skip(side).step_by(2).fold(0, |sum, child| sum ^ child);
                 let at = (2 * transfer + side) * 16;
-                let masked = sum ^ u128::from_le_bytes(pairs[transfer][side]);
+                let masked = sum ^ u128::from_le_bytes(*key);
                 message[at..at + 16].copy_from_slice(&masked.to_le_bytes());
             }
             nodes = next;
@@ -63,7 +63,8 @@ pub(crate) fn hold(roots: &[u128; BLOCKS], pairs: &[[[u8; 16]; 2]]) -> (Vec<u8>,
 /// Step 2, from our choices and the chosen keys: all seeds in the order `y = x ⊕ ¬choices`; the first of a block is 0.
 pub(crate) fn puncture(message: &[u8], choices: u128, chosen: &[[u8; 16]]) -> Seeds {
     let mut seeds = Zeroizing::new(Vec::with_capacity(BLOCKS * LEAVES));
-    let word = |at: usize| u128::from_le_bytes(message[16 * at..16 * at + 16].try_into().expect("sixteen bytes"));
+    let word =
+        |at: usize| u128::from_le_bytes(message[16 * at..16 * at + 16].try_into().expect("sixteen bytes"));
     for block in 0..BLOCKS {
         let mut nodes = Zeroizing::new(vec![0u128]);
         for level in 0..DEPTH {
@@ -97,9 +98,11 @@ mod tests {
     fn all_seeds_but_one_are_known() {
         let mut rng = Prg::new(&Seed::from_bytes([3; 32]));
         let mut random = || (rng.next_u64() as u128) << 64 | rng.next_u64() as u128;
-        let pairs: Vec<[[u8; 16]; 2]> = (0..BASE_OTS).map(|_| [0; 2].map(|_| random().to_le_bytes())).collect();
+        let pairs: Vec<[[u8; 16]; 2]> =
+            (0..BASE_OTS).map(|_| [0; 2].map(|_| random().to_le_bytes())).collect();
         for choices in [0, u128::MAX, random(), random()] {
-            let chosen: Vec<[u8; 16]> = (0..BASE_OTS).map(|j| pairs[j][(choices >> j) as usize & 1]).collect();
+            let chosen: Vec<[u8; 16]> =
+                (0..BASE_OTS).map(|j| pairs[j][(choices >> j) as usize & 1]).collect();
             let (message, held) = hold(&core::array::from_fn(|_| random()), &pairs);
             let punctured = puncture(&message, choices, &chosen);
             for block in 0..BLOCKS {

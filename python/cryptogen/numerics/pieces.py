@@ -1,8 +1,8 @@
 """Integer tables of the piecewise-linear functions (`docs/protocols/arithmetic.md`, A2–A4).
 
 A segment index made by local truncation is stochastic: piece `j` answers for `[offset + j·2^h, offset + (j+2)·2^h)`.
-Each piece is therefore the chord of that double interval, shifted towards the curve so that what the two candidate pieces
-give on average, weighted by how often each is met, has no bias. Source: this project's; see `docs/protocols/arithmetic.md`, A3.
+Each piece is therefore the chord of that double interval, shifted towards the curve so that the two candidate pieces,
+weighted by how often each is met, have no bias. Source: this project's; see `docs/protocols/arithmetic.md`, A3.
 Everything is float64 numpy and depends on the arguments alone; both parties compute the tables and compare digests.
 """
 

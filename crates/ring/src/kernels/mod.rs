@@ -17,9 +17,9 @@ mod tests;
 
 use core::ops::Range;
 
+pub use self::aes::FixedKey;
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
-pub use self::aes::FixedKey;
 pub use chain::CHAIN;
 pub use matvec::SplitInput;
 pub use panel::{left_line, right_line, BLOCK};
