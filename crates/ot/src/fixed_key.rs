@@ -2,7 +2,7 @@
 //!
 //! - `pads`: the tweakable hash TMMO, `H(i, x) = π(π(x) ⊕ i) ⊕ π(x)` (Guo, Katz, Wang, Yu: "Efficient and Secure
 //!   Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4). Two AES calls.
-//! - `circular`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
+//! - `grow`, `hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
 //!   trees. One AES call.
 //! - `convert`: `Conv_ℓ(s) = MMO_C(s ⊕ ℓ)`, correlation robust (the same, §7.2), reduced modulo `p` with a bias below 2^-64.
 //!   One AES call for each payload.
@@ -10,7 +10,7 @@
 
 use std::sync::LazyLock;
 
-use cryptogen_ring::kernels::FixedKey;
+use cryptogen_ring::kernels::{FixedKey, TREES};
 
 /// Bits of a pad's label; several pads of one transfer differ in it.
 pub(crate) const LABEL_BITS: u32 = 8;
@@ -45,14 +45,19 @@ pub(crate) fn pads(words: &mut [u128], first: u64, label: u8) {
     }
 }
 
-/// `hashes[i] = H(nodes[i])`.
-#[inline(always)]
-pub(crate) fn circular(nodes: &[u128], hashes: &mut [u128]) {
-    for (hash, x) in hashes.iter_mut().zip(nodes) {
-        let (high, low) = ((x >> 64) as u64, *x as u64);
-        *hash = ((high ^ low) as u128) << 64 | high as u128;
-    }
-    PI.tree.mmo(hashes);
+/// One level of trees: see [`FixedKey::grow`].
+pub(crate) fn grow(nodes: &mut [u128], words: &[u128; TREES]) {
+    PI.tree.grow(nodes, words);
+}
+
+/// `⊕ H(node)` of each tree.
+pub(crate) fn hash_sums(nodes: &[u128]) -> [u128; TREES] {
+    PI.tree.hash_sums(nodes)
+}
+
+/// The sums of the low and of the high halves of `Conv_ℓ`, not reduced, over the leaves of each tree.
+pub(crate) fn converted_sums(leaves: &[u128], payload: usize) -> [[u128; 2]; TREES] {
+    PI.convert.converted_sums(leaves, payload as u128)
 }
 
 /// `values[i] = MMO_C(leaves[i] ⊕ payload)`, to be read modulo `p`.

@@ -1,5 +1,6 @@
 //! The generation of a batch of table keys; step numbers as in the module documentation.
 
+use cryptogen_ring::kernels::TREES;
 use cryptogen_ring::Fp;
 use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
@@ -16,8 +17,6 @@ use crate::extension::{OtPair, RotReceived, RotSent};
 // Label of the pads of one transfer; 1 is `index::INDEX`.
 const FINAL: u8 = 2; // + ℓ
 
-/// Trees grown side by side.
-const SIDE: usize = 4;
 /// Groups of trees in one parallel task.
 const TASK: usize = 16;
 
@@ -91,15 +90,15 @@ impl Trees {
     /// What `visit` returns for each tree, fully grown.
     fn visit<V: Copy + Default + Send + Zeroize>(
         &self,
-        visit: impl Fn(&mut Grove<SIDE>) -> [V; SIDE] + Sync,
+        visit: impl Fn(&Grove<TREES>) -> [V; TREES] + Sync,
     ) -> Zeroizing<Vec<V>> {
         let n = self.roots.len();
         let mut values = Zeroizing::new(vec![V::default(); n]);
-        values.par_chunks_mut(SIDE).with_min_len(TASK).enumerate().for_each_init(
+        values.par_chunks_mut(TREES).with_min_len(TASK).enumerate().for_each_init(
             || (Grove::new(self.shape.k()), Vec::with_capacity(self.words.len())),
             |(grove, words), (group, values)| {
                 // The last group is filled up with copies of its last tree.
-                let of = |all: &[u128]| core::array::from_fn(|i| all[(group * SIDE + i).min(n - 1)]);
+                let of = |all: &[u128]| core::array::from_fn(|i| all[(group * TREES + i).min(n - 1)]);
                 words.clear();
                 words.extend(self.words.iter().map(|level| of(level)));
                 grove.grow(&Zeroizing::new(of(&self.roots)), words);
@@ -111,7 +110,7 @@ impl Trees {
 
     /// `z` of each table.
     fn hash_sums(&self) -> Zeroizing<Vec<u128>> {
-        self.visit(Grove::hash_sums)
+        self.visit(|grove| grove.hash_sums())
     }
 
     /// The sums over the leaves of each table.

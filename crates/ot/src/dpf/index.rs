@@ -17,7 +17,7 @@ impl Batch {
 
     /// Weight of the index bit of a level.
     fn weight(&self, level: u32) -> u16 {
-        1 << (self.shape.k() - 1 - level)
+        1 << level
     }
 
     /// The server's message and share: offsets `m_0 − m_1 + w`, `w = −2·2^i·α_{1,i}`, and share `2^i·α_{1,i} − m_0`.
@@ -25,7 +25,7 @@ impl Batch {
         let mut message = Vec::with_capacity(self.index_message_bytes());
         let mut shares = Zeroizing::new(vec![0u16; self.n]);
         self.add_index_bits(&mut shares);
-        for level in 1..self.shape.k() {
+        for level in 0..self.shape.k() - 1 {
             let [m0, m1] = self.sent.pads(self.range(level), INDEX);
             for (i, (m0, m1)) in m0.iter().zip(m1.iter()).enumerate() {
                 let product = (2 * self.weight(level)).wrapping_mul(self.index_bit(level, i) as u16);
@@ -42,7 +42,7 @@ impl Batch {
     pub(super) fn share_index_as_client(&self, offsets: &[u8], writer: &mut RecordWriter) {
         let mut shares = Zeroizing::new(vec![0u16; self.n]);
         self.add_index_bits(&mut shares);
-        for (level, offsets) in (1..self.shape.k()).zip(offsets.chunks_exact(2 * self.n)) {
+        for (level, offsets) in (0..self.shape.k() - 1).zip(offsets.chunks_exact(2 * self.n)) {
             let pads = self.received.pads(self.range(level), INDEX);
             for (i, (pad, offset)) in pads.iter().zip(offsets.chunks_exact(2)).enumerate() {
                 let offset = u16::from_le_bytes([offset[0], offset[1]]);

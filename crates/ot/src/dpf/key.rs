@@ -145,7 +145,7 @@ impl TableKey {
     ) -> Result<(), OtError> {
         let used = self.check_terms(terms, out.len())?;
         let size = self.shape.size();
-        let DotScratch { grove, values, selected, sums } = scratch;
+        let DotScratch { grove, converted, values, selected, sums } = scratch;
         sums.clear();
         sums.resize(terms.len(), (0, 0));
         grove.grow(&[self.root], &self.words[..self.shape.k() as usize]);
@@ -155,8 +155,9 @@ impl TableKey {
             // The rotated table wraps at most once within a chunk.
             let head = n.min(size - start);
             for payload in (0..self.shape.m()).filter(|payload| used >> payload & 1 == 1) {
-                let (leaves, converted) = grove.convert(first, n, payload);
-                for (i, (leaf, value)) in leaves.iter().zip(converted).enumerate() {
+                let leaves = &grove.nodes()[first..first + n];
+                fixed_key::convert(leaves, payload, &mut converted[..n]);
+                for (i, (leaf, value)) in leaves.iter().zip(converted.iter()).enumerate() {
                     values[i] = fixed_key::reduce(*value);
                     selected[i] = (*leaf as i64 & 1).wrapping_neg();
                 }
@@ -206,9 +207,10 @@ fn accumulate(values: &[u64], selected: &[i64], table: &[i64], sum: &mut (i128, 
     *sum = (value, count);
 }
 
-/// Reusable working memory of [`TableKey::dot_into`], `32·2^k` bytes for the largest `k` met. Wiped on drop.
+/// Reusable working memory of [`TableKey::dot_into`], `16·2^k` bytes for the largest `k` met. Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,
+    converted: [u128; CHUNK],
     values: [u64; CHUNK],
     selected: [i64; CHUNK],
     sums: Vec<(i128, i64)>,
@@ -218,7 +220,13 @@ impl DotScratch {
     /// Small; grows with the keys.
     pub fn new() -> DotScratch {
         let grove = Grove::new(*DOMAIN_BITS.start());
-        DotScratch { grove, values: [0; CHUNK], selected: [0; CHUNK], sums: Vec::new() }
+        DotScratch {
+            grove,
+            converted: [0; CHUNK],
+            values: [0; CHUNK],
+            selected: [0; CHUNK],
+            sums: Vec::new(),
+        }
     }
 }
 
@@ -230,6 +238,7 @@ impl Default for DotScratch {
 
 impl Drop for DotScratch {
     fn drop(&mut self) {
+        self.converted.zeroize();
         self.values.zeroize();
         self.selected.zeroize();
         self.sums.iter_mut().for_each(|(value, count)| {

@@ -8,7 +8,7 @@
 //! 2023, §5 and figure 8 (correlated trees, made level by level on shares as in Doerner, shelat, "Scaling ORAM for Secure
 //! Computation", CCS 2017, §3); final correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and
 //! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns it.
-//! Security of the trees is that of `H` (`fixed_key::circular`) as a circular correlation robust function under the key
+//! Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust function under the key
 //! `Δ_b` of the transfers, fixed-key AES being an ideal permutation: with `N` AES calls spent by an attacker on `M` nodes
 //! the loss is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
 //! Inputs: `betas`, `n × (m−1)` field elements from each party. Leaks: nothing. Adversary: semi-honest.
@@ -19,7 +19,7 @@
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
 //! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits of the first `k`, the
-//!    server's flipped, are the XOR shares of the index, most significant bit first. Root: `Δ_b` and a number used once.
+//!    server's flipped, are the XOR shares of the index, least significant bit first. Root: `Δ_b` and a number used once.
 //! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last bit. Nodes off the path are
 //!    equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over all nodes add up to
 //!    `H(s_0) ⊕ H(s_1)` of the path, and `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared

@@ -138,6 +138,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("56290bc51b0eb240", "e83fdddba177f403")
+        ("56290bc51b0eb240", "3c5b1a5691692dda")
     );
 }

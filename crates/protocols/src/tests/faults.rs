@@ -85,20 +85,20 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["6a6bfdadc7126fea", "a5109ac8793ef3bf"],
-        ["76be631ea7b21ca3", "114f3117ed389598"],
-        ["5f8b8aaffc4eaf92", "9da040da0338fab6"],
-        ["50376cae049554bc", "b89935a31ca7f9ef"],
-        ["35e9780ec29d3a42", "cef4510a44dc707c"],
+        ["94c431554a6d1558", "ca074d8b0e3d1539"],
+        ["838c553a8c1f2868", "f40d57c28ade8f70"],
+        ["ae3c07e8d5679215", "20648424968ae7d2"],
+        ["72f65bf4e5a4cd1e", "5ddea04533c816f7"],
+        ["0660725cbcb454c0", "b076d6d8b43bfba6"],
         ["e3b0c44298fc1c14", "fb9eada3d85816e1"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["a3cc2287b6d5a85f", "249fb54826d7f064"],
-        ["ace2ac9dbc5568e9", "3e284d4dbda95755"],
-        ["3b82598312cce550", "6c7ee68c057f0c06"],
-        ["002e779ebda6d109", "ac3767911f15c4bb"],
-        ["018a47defd9a7710", "546e40c46e800a37"],
+        ["4492f0b1f5316880", "f0d3b3fc75261736"],
+        ["944426c67a29a2c0", "f75128accc8deb3d"],
+        ["8fc0386a5e303269", "9e7674ad1f54ccbd"],
+        ["514f32d9340a3862", "3e484308b8ae7c73"],
+        ["4bf086cdab2bceff", "7c4f3a0b20063592"],
         ["e3b0c44298fc1c14", "dc55c5bf6a3719a6"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

@@ -17,7 +17,7 @@ mod tests;
 
 use core::ops::Range;
 
-pub use self::aes::FixedKey;
+pub use self::aes::{FixedKey, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use chain::CHAIN;

@@ -304,3 +304,36 @@ fn fixed_key_hash_is_aes_128() {
         }
     }
 }
+
+#[test]
+fn trees_grow_and_add_up() {
+    let (fixed, mut rng) = (FixedKey::new(b"a public constan"), StdRng::seed_from_u64(10));
+    let words: [u128; TREES] = core::array::from_fn(|_| rng.gen());
+    let mmo = |x: u128| {
+        let mut block = [x];
+        fixed.mmo_on(Isa::Portable, &mut block);
+        block[0]
+    };
+    let h = |x: u128| mmo((x ^ x >> 64) << 64 | x >> 64);
+    for n in [0, 1, 2, 4, 8, 16, 20, 32, 36, 64, 200] {
+        let parents: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
+        let left: Vec<u128> =
+            parents.iter().enumerate().map(|(i, x)| h(*x) ^ (x & 1) * words[i % TREES]).collect();
+        let right: Vec<u128> = left.iter().zip(&parents).map(|(l, x)| l ^ x).collect();
+        let (mut sums, mut converted) = ([0; TREES], [[0; 2]; TREES]);
+        for (i, x) in parents.iter().enumerate() {
+            sums[i % TREES] ^= h(*x);
+            let value = mmo(x ^ 3);
+            converted[i % TREES][0] += value as u64 as u128;
+            converted[i % TREES][1] += value >> 64;
+        }
+        for isa in Isa::available() {
+            let mut nodes = parents.clone();
+            nodes.resize(2 * n, 0);
+            fixed.grow_on(isa, &mut nodes, &words);
+            assert_eq!((&nodes[..n], &nodes[n..]), (&left[..], &right[..]), "{isa:?} {n}");
+            assert_eq!(fixed.hash_sums_on(isa, &parents), sums, "{isa:?} {n}");
+            assert_eq!(fixed.converted_sums_on(isa, &parents, 3), converted, "{isa:?} {n}");
+        }
+    }
+}
