@@ -71,25 +71,26 @@ def tokens(client: Client, protocol: str, lengths: Sequence[int], n: int, server
 def check_lengths(lengths: Sequence[int], n: int, context: int) -> None:
     """Ascending, with room for the measured tokens in between."""
     gaps = [b - a for a, b in zip(lengths, lengths[1:], strict=False)]
-    if not lengths or lengths[0] < 1 or any(gap < n + 2 for gap in gaps):
-        raise InputError(f"lengths {list(lengths)[:8]}, expected ascending ones at least {n + 2} apart")
-    if lengths[-1] + n > context:
-        raise InputError(f"{lengths[-1]} + {n} rows, the model's context has {context}")
+    if not lengths or lengths[0] < 1 or any(gap < n + 3 for gap in gaps):
+        raise InputError(f"lengths {list(lengths)[:8]}, expected ascending ones at least {n + 3} apart")
+    if lengths[-1] + n + 1 > context:
+        raise InputError(f"{lengths[-1]} + {n + 1} rows, the model's context has {context}")
 
 
 def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
     link, started = client._link, client.costs
-    rows, heads_bought = spare(lengths[-1] + n), spare(len(lengths) * (n + 1))
+    rows, heads_bought = spare(lengths[-1] + 1 + n), spare(len(lengths) * (n + 2))
     note(f"{rows} slots")
     slots, heads = _buying(client, Need(rows, 0, 0)), _buying(client, Need(0, heads_bought, 0))
     text, pending = random_tokens(client.config, lengths[-1]), 0
     for length in lengths:
         done = client.length
         note(f"{length} rows")
-        link.buy(Need(0, 0, link.plan.exponentials_needed(done, length - done)))
-        tables = _buying(client, Need(0, 0, link.plan.exponentials_needed(length, n)))
-        stream = client.generate(text[: length - done - pending], max_new_tokens=n + 1, stop=(), continue_session=True)
+        link.buy(Need(0, 0, link.plan.exponentials_needed(done, length + 1 - done)))
+        tables = _buying(client, Need(0, 0, link.plan.exponentials_needed(length + 1, n)))
+        stream = client.generate(text[: length - done - pending], max_new_tokens=n + 2, stop=(), continue_session=True)
         next(stream)  # the prefill samples the first token
+        next(stream)  # and one row alone lets the server do what it does once, such as encoding weights
         before = client.costs - started
         prefill = before.offline.seconds + before.online.seconds
         reset_peak_rss(server)
