@@ -203,8 +203,6 @@ mod x86 {
                 use super::*;
 
                 const GROUP: usize = FLIGHT * $lanes;
-                /// Vectors after which the trees repeat.
-                const PERIOD: usize = TREES / $lanes;
                 type Vectors = [$vector; FLIGHT];
 
                 #[inline]
@@ -258,8 +256,7 @@ mod x86 {
                 #[target_feature(enable = $features)]
                 fn children(keys: &[$vector; 11], x: Vectors, words: &Vectors) -> (Vectors, Vectors) {
                     let hashes = hash(keys, x.map(|x| sigma(x)));
-                    let left: Vectors =
-                        core::array::from_fn(|i| $xor(hashes[i], $and(mask(x[i]), words[i % PERIOD])));
+                    let left: Vectors = core::array::from_fn(|i| $xor(hashes[i], $and(mask(x[i]), words[i])));
                     (left, core::array::from_fn(|i| $xor(left[i], x[i])))
                 }
 

@@ -318,7 +318,7 @@ fn trees_grow_and_add_up() {
     for n in [0, 1, 2, 4, 8, 16, 20, 32, 36, 64, 200] {
         let parents: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
         let left: Vec<u128> =
-            parents.iter().enumerate().map(|(i, x)| h(*x) ^ (x & 1) * words[i % TREES]).collect();
+            parents.iter().enumerate().map(|(i, x)| h(*x) ^ ((x & 1) * words[i % TREES])).collect();
         let right: Vec<u128> = left.iter().zip(&parents).map(|(l, x)| l ^ x).collect();
         let (mut sums, mut converted) = ([0; TREES], [[0; 2]; TREES]);
         for (i, x) in parents.iter().enumerate() {
