@@ -18,3 +18,21 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"{SHARED} is absent")
     return SHARED
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def served(request, tmp_path_factory):
+    """A tiny model of each kind, served to the tests of one file."""
+    from served import serving
+
+    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The tiny LLaMA alone."""
+    from served import serving
+
+    with serving(tmp_path_factory.mktemp("llama")) as server:
+        yield server

@@ -19,7 +19,7 @@ from cryptogen.sampling import Sampler
 from cryptogen.session import Draft
 from cryptogen.session.chat import Conversation
 from cryptogen.weights import Checkpoint
-from served import MAKERS, Served, serving
+from served import MAKERS, Served
 from tiny import tiny_llama
 
 # --- the rule
@@ -89,18 +89,6 @@ def test_proposals_do_not_depend_on_what_was_proposed_before(tmp_path: Path) -> 
 
 
 # --- two parties
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def served(request, tmp_path_factory):
-    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("llama")) as server:
-        yield server
 
 
 def blurred(model: Checkpoint, scale: float) -> Checkpoint:

@@ -24,12 +24,6 @@ PROMPT = "the end"
 HYBRID = PROTOCOLS[1:]
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def served(request, tmp_path_factory):
-    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
-        yield server
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("llama"), token=None) as server:

@@ -18,21 +18,9 @@ from cryptogen.bench.fidelity import fidelity
 from cryptogen.bench.processes import ServerProcess
 from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch
 from cryptogen.session.chat import Conversation
-from served import TOKEN, Served, cursors, model_with_plan, serving
+from served import TOKEN, Served, cursors, model_with_plan
 
 PROMPT = "the end"
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def served(request, tmp_path_factory):
-    with serving(tmp_path_factory.mktemp(request.param), request.param) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("llama")) as server:
-        yield server
 
 
 def test_the_clear_models_tokens_and_a_second_prompt_from_the_cache(served: Served, tmp_path: Path) -> None:
