@@ -1,6 +1,8 @@
 //! Seeds and the pseudorandom generator they are expanded with: AES-256 in counter mode. Child seeds come from
 //! HMAC-SHA-256 over a label and an index, so that one session seed gives independent streams.
 
+use core::num::Wrapping;
+
 use aes::cipher::{generic_array::GenericArray, BlockEncrypt, KeyInit};
 use aes::Aes256;
 use hmac::{Hmac, Mac};
@@ -9,6 +11,7 @@ use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::field::{Fp, P};
+use crate::word::Word;
 
 /// A 256-bit secret seed. Wiped on drop; deliberately neither `Debug` nor `Clone`.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -88,6 +91,15 @@ impl Prg {
         let mut out = vec![Fp::ZERO; n];
         self.fill_fp(&mut out);
         out
+    }
+
+    /// `n` independent uniform integers modulo `2^64`.
+    pub fn word_vec(&mut self, n: usize) -> Vec<Word> {
+        let mut bytes = vec![0; 8 * n];
+        self.fill_bytes(&mut bytes);
+        let words = bytes.as_chunks().0.iter().map(|b| Wrapping(u64::from_le_bytes(*b))).collect();
+        bytes.zeroize();
+        words
     }
 
     /// Overwrites the buffer with the next blocks; bytes left in it are dropped.

@@ -14,6 +14,8 @@ use super::Isa;
 
 /// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree `i mod 4`.
 pub const TREES: usize = 4;
+/// Tables that [`FixedKey::dot`] takes at once.
+pub const MAX_TABLES: usize = 4;
 /// Blocks worked on at once by the portable variant.
 const CHUNK: usize = 64;
 
@@ -78,8 +80,15 @@ impl FixedKey {
     }
 
     hashed! {
-        /// Of each tree, the sums of the low and of the high halves of `MMO(x ⊕ tweak)`. At most `2^32` nodes.
-        converted_sums, converted_sums_on, converted_sums_portable(nodes: &[u128], tweak: u128) -> [[u128; 2]; TREES]
+        /// Of each tree, the sums modulo `2^64` of the low and of the high halves of `MMO(x ⊕ tweak)`.
+        converted_sums, converted_sums_on, converted_sums_portable(nodes: &[u128], tweak: u128) -> [[u64; 2]; TREES]
+    }
+
+    hashed! {
+        /// Adds to `sums[i]`, modulo `2^64`, the inner products with `tables[i]`, read cyclically from entry `first` on, of the low
+        /// halves of `MMO(x ⊕ tweak)`, of the high halves, and of the least significant bits of `x`. There are as many nodes as entries
+        /// in each table, a power of two, and at most [`MAX_TABLES`] tables.
+        dot, dot_on, dot_portable(nodes: &[u128], tweak: u128, tables: &[&[i64]], first: usize, sums: &mut [[u64; 3]])
     }
 
     fn mmo_portable(&self, blocks: &mut [u128]) {
@@ -128,19 +137,49 @@ impl FixedKey {
         sums
     }
 
-    fn converted_sums_portable(&self, nodes: &[u128], tweak: u128) -> [[u128; 2]; TREES] {
-        let mut sums = [[0; 2]; TREES];
+    fn converted_sums_portable(&self, nodes: &[u128], tweak: u128) -> [[u64; 2]; TREES] {
+        let mut sums = [[0u64; 2]; TREES];
         self.each(
             nodes,
             |x| x ^ tweak,
             |i, _, hash| {
                 let [low, high] = &mut sums[i % TREES];
-                *low += hash as u64 as u128;
-                *high += hash >> 64;
+                *low = low.wrapping_add(hash as u64);
+                *high = high.wrapping_add((hash >> 64) as u64);
             },
         );
         sums
     }
+
+    fn dot_portable(
+        &self,
+        nodes: &[u128],
+        tweak: u128,
+        tables: &[&[i64]],
+        first: usize,
+        sums: &mut [[u64; 3]],
+    ) {
+        check_dot(nodes, tables, sums);
+        self.each(
+            nodes,
+            |x| x ^ tweak,
+            |i, x, hash| {
+                let at = (i + first) & (nodes.len() - 1);
+                for (table, sums) in tables.iter().zip(sums.iter_mut()) {
+                    let entry = table[at] as u64;
+                    let terms =
+                        [hash as u64, (hash >> 64) as u64, x as u64 & 1].map(|x| x.wrapping_mul(entry));
+                    sums.iter_mut().zip(terms).for_each(|(sum, x)| *sum = sum.wrapping_add(x));
+                }
+            },
+        );
+    }
+}
+
+fn check_dot(nodes: &[u128], tables: &[&[i64]], sums: &[[u64; 3]]) {
+    let sizes = tables.iter().all(|table| table.len() == nodes.len());
+    assert!(sizes && nodes.len().is_power_of_two(), "tables of another size than {} leaves", nodes.len());
+    assert!(tables.len() <= MAX_TABLES && sums.len() == tables.len(), "{} tables at once", tables.len());
 }
 
 fn sigma(x: u128) -> u128 {

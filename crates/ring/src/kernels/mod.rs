@@ -17,7 +17,7 @@ mod tests;
 
 use core::ops::Range;
 
-pub use self::aes::{FixedKey, TREES};
+pub use self::aes::{FixedKey, MAX_TABLES, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use chain::CHAIN;

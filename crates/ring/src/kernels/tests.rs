@@ -315,17 +315,17 @@ fn trees_grow_and_add_up() {
         block[0]
     };
     let h = |x: u128| mmo((x ^ x >> 64) << 64 | x >> 64);
-    for n in [0, 1, 2, 4, 8, 16, 20, 32, 36, 64, 200] {
+    for n in [0, 1, 2, 4, 8, 16, 32, 64, 256] {
         let parents: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
         let left: Vec<u128> =
             parents.iter().enumerate().map(|(i, x)| h(*x) ^ ((x & 1) * words[i % TREES])).collect();
         let right: Vec<u128> = left.iter().zip(&parents).map(|(l, x)| l ^ x).collect();
-        let (mut sums, mut converted) = ([0; TREES], [[0; 2]; TREES]);
+        let (mut sums, mut converted) = ([0; TREES], [[0u64; 2]; TREES]);
         for (i, x) in parents.iter().enumerate() {
             sums[i % TREES] ^= h(*x);
             let value = mmo(x ^ 3);
-            converted[i % TREES][0] += value as u64 as u128;
-            converted[i % TREES][1] += value >> 64;
+            let [low, high] = &mut converted[i % TREES];
+            (*low, *high) = (low.wrapping_add(value as u64), high.wrapping_add((value >> 64) as u64));
         }
         for isa in Isa::available() {
             let mut nodes = parents.clone();
@@ -334,6 +334,34 @@ fn trees_grow_and_add_up() {
             assert_eq!((&nodes[..n], &nodes[n..]), (&left[..], &right[..]), "{isa:?} {n}");
             assert_eq!(fixed.hash_sums_on(isa, &parents), sums, "{isa:?} {n}");
             assert_eq!(fixed.converted_sums_on(isa, &parents, 3), converted, "{isa:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn inner_products_follow_the_rotation() {
+    let (fixed, mut rng) = (FixedKey::new(b"a public constan"), StdRng::seed_from_u64(11));
+    for n in [1usize, 2, 8, 16, 32, 64, 512] {
+        let nodes: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
+        let tables: Vec<Vec<i64>> = (0..3).map(|_| (0..n).map(|_| rng.gen()).collect()).collect();
+        let tables: Vec<&[i64]> = tables.iter().map(Vec::as_slice).collect();
+        for first in [0, 1, n / 2, n - 1].map(|first| first % n) {
+            let mut expected = [[7u64; 3]; 3];
+            for (i, x) in nodes.iter().enumerate() {
+                let mut value = [x ^ 5];
+                fixed.mmo_on(Isa::Portable, &mut value);
+                for (table, sums) in tables.iter().zip(&mut expected) {
+                    let terms = [value[0] as u64, (value[0] >> 64) as u64, *x as u64 & 1];
+                    for (sum, x) in sums.iter_mut().zip(terms) {
+                        *sum = sum.wrapping_add(x.wrapping_mul(table[(i + first) % n] as u64));
+                    }
+                }
+            }
+            for isa in Isa::available() {
+                let mut sums = [[7; 3]; 3];
+                fixed.dot_on(isa, &nodes, 5, &tables, first, &mut sums);
+                assert_eq!(sums, expected, "{isa:?} {n} {first}");
+            }
         }
     }
 }

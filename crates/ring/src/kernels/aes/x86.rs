@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use super::{Isa, Zeroize, TREES};
+use super::{check_dot, Isa, Zeroize, MAX_TABLES, TREES};
 
 /// Vectors in flight: as many as hide the latency of the AES instruction.
 const FLIGHT: usize = 8;
@@ -51,24 +51,25 @@ fn number(x: __m128i) -> u128 {
 
 macro_rules! variant {
     ($variant:ident, $features:literal, $vector:ident, $lanes:literal, $broadcast:ident, $load:ident, $store:ident,
-     $xor:ident, $and:ident, $add64:ident, $shr64:ident, $shl32:ident, $sar32:ident, $shuffle32:ident,
+     $xor:ident, $and:ident, $add64:ident, $mullo64:ident, $twice:ident, $shl32:ident, $sar32:ident, $shuffle32:ident,
      $shl_bytes:ident, $round:ident, $last:ident) => {
         pub(in super::super) mod $variant {
             use super::*;
 
             const GROUP: usize = FLIGHT * $lanes;
+            type Blocks = [u128; GROUP];
             type Vectors = [$vector; FLIGHT];
 
             #[inline]
             #[target_feature(enable = $features)]
-            fn load(blocks: &[u128; GROUP]) -> Vectors {
+            fn load(blocks: &Blocks) -> Vectors {
                 // SAFETY: vector `i < FLIGHT` lies inside the array; unaligned access.
                 core::array::from_fn(|i| unsafe { $load(blocks.as_ptr().add(i * $lanes).cast()) })
             }
 
             #[inline]
             #[target_feature(enable = $features)]
-            fn store(vectors: Vectors, blocks: &mut [u128; GROUP]) {
+            fn store(vectors: Vectors, blocks: &mut Blocks) {
                 for (i, x) in vectors.into_iter().enumerate() {
                     // SAFETY: as above.
                     unsafe { $store(blocks.as_mut_ptr().add(i * $lanes).cast(), x) };
@@ -105,29 +106,30 @@ macro_rules! variant {
                 $sar32::<31>($shl32::<31>($shuffle32::<0>(x)))
             }
 
-            /// Left and right children of one group of parents.
+            /// Whole groups, or fewer nodes than one group copied into `padded`. Nodes come in powers of two.
             #[inline]
-            #[target_feature(enable = $features)]
-            fn children(keys: &[$vector; 11], x: Vectors, words: &Vectors) -> (Vectors, Vectors) {
-                let hashes = hash(keys, x.map(|x| sigma(x)));
-                let left: Vectors = core::array::from_fn(|i| $xor(hashes[i], $and(mask(x[i]), words[i])));
-                (left, core::array::from_fn(|i| $xor(left[i], x[i])))
+            fn groups<'a>(nodes: &'a [u128], padded: &'a mut Blocks) -> &'a [Blocks] {
+                if nodes.len() < GROUP {
+                    padded[..nodes.len()].copy_from_slice(nodes);
+                    return core::slice::from_ref(padded);
+                }
+                let (groups, rest) = nodes.as_chunks();
+                assert!(rest.is_empty(), "{} nodes are not whole groups", nodes.len());
+                groups
             }
 
             #[target_feature(enable = $features)]
             pub(in super::super) fn mmo(keys: &[u128; 11], blocks: &mut [u128]) {
                 let keys = keys.map(|key| broadcast(key));
                 let (groups, rest) = blocks.as_chunks_mut::<GROUP>();
-                for blocks in groups {
+                let mut padded = [0; GROUP];
+                padded[..rest.len()].copy_from_slice(rest);
+                let last = (!rest.is_empty()).then_some(&mut padded);
+                for blocks in groups.iter_mut().chain(last) {
                     store(hash(&keys, load(blocks)), blocks);
                 }
-                if !rest.is_empty() {
-                    let mut padded = [0; GROUP];
-                    padded[..rest.len()].copy_from_slice(rest);
-                    store(hash(&keys, load(&padded)), &mut padded);
-                    rest.copy_from_slice(&padded[..rest.len()]);
-                    padded.zeroize();
-                }
+                rest.copy_from_slice(&padded[..rest.len()]);
+                padded.zeroize();
             }
 
             #[target_feature(enable = $features)]
@@ -137,21 +139,28 @@ macro_rules! variant {
                 repeated.chunks_exact_mut(TREES).for_each(|chunk| chunk.copy_from_slice(words));
                 let words = load(&repeated);
                 let (parents, right) = nodes.split_at_mut(nodes.len() / 2);
-                let (groups, rest) = parents.as_chunks_mut::<GROUP>();
-                let (right_groups, right_rest) = right.as_chunks_mut::<GROUP>();
-                for (parents, right) in groups.iter_mut().zip(right_groups) {
-                    let (l, r) = children(&keys, load(parents), &words);
-                    store(l, parents);
-                    store(r, right);
+                let n = parents.len();
+                let mut padded = [[0; GROUP]; 2];
+                // One body for both cases, so that it stays in registers.
+                let small = n < GROUP;
+                let (lefts, rights) = if small {
+                    padded[0][..n].copy_from_slice(parents);
+                    let [l, r] = &mut padded;
+                    (core::slice::from_mut(l), core::slice::from_mut(r))
+                } else {
+                    assert!(n % GROUP == 0, "{n} nodes are not whole groups");
+                    (parents.as_chunks_mut().0, right.as_chunks_mut().0)
+                };
+                for (left, right) in lefts.iter_mut().zip(rights) {
+                    let x = load(left);
+                    let hashes = hash(&keys, x.map(|x| sigma(x)));
+                    let l: Vectors = core::array::from_fn(|i| $xor(hashes[i], $and(mask(x[i]), words[i])));
+                    store(l, left);
+                    store(core::array::from_fn(|i| $xor(l[i], x[i])), right);
                 }
-                if !rest.is_empty() {
-                    let mut padded = [[0; GROUP]; 2];
-                    padded[0][..rest.len()].copy_from_slice(rest);
-                    let (l, r) = children(&keys, load(&padded[0]), &words);
-                    store(l, &mut padded[0]);
-                    store(r, &mut padded[1]);
-                    rest.copy_from_slice(&padded[0][..rest.len()]);
-                    right_rest.copy_from_slice(&padded[1][..rest.len()]);
+                if small {
+                    parents.copy_from_slice(&padded[0][..n]);
+                    right.copy_from_slice(&padded[1][..n]);
                     padded.zeroize();
                 }
             }
@@ -159,19 +168,15 @@ macro_rules! variant {
             #[target_feature(enable = $features)]
             pub(in super::super) fn hash_sums(keys: &[u128; 11], nodes: &[u128]) -> [u128; TREES] {
                 let keys = keys.map(|key| broadcast(key));
+                let (mut padded, mut all) = ([0; GROUP], [0; GROUP]);
                 let mut sums = [broadcast(0); FLIGHT];
-                let (groups, rest) = nodes.as_chunks::<GROUP>();
-                for nodes in groups {
+                for nodes in groups(nodes, &mut padded) {
                     let hashes = hash(&keys, load(nodes).map(|x| sigma(x)));
                     sums = core::array::from_fn(|i| $xor(sums[i], hashes[i]));
                 }
-                let mut all = [0; GROUP];
                 store(sums, &mut all);
-                let mut padded = [0; GROUP];
-                padded[..rest.len()].copy_from_slice(rest);
-                store(hash(&keys, load(&padded).map(|x| sigma(x))), &mut padded);
                 let mut out = [0; TREES];
-                for (i, hash) in all.iter().chain(&padded[..rest.len()]).enumerate() {
+                for (i, hash) in all.iter().take(nodes.len()).enumerate() {
                     out[i % TREES] ^= hash;
                 }
                 all.zeroize();
@@ -184,38 +189,107 @@ macro_rules! variant {
                 keys: &[u128; 11],
                 nodes: &[u128],
                 tweak: u128,
-            ) -> [[u128; 2]; TREES] {
+            ) -> [[u64; 2]; TREES] {
                 let keys = keys.map(|key| broadcast(key));
-                let low_word = broadcast(0x0000_0000_ffff_ffff_0000_0000_ffff_ffff);
-                // Words of 32 bits, so that lanes of 64 do not overflow.
-                let mut sums = [[broadcast(0); FLIGHT]; 2];
-                let (groups, rest) = nodes.as_chunks::<GROUP>();
-                for nodes in groups {
+                let (mut padded, mut all) = ([0; GROUP], [0; GROUP]);
+                let mut sums = [broadcast(0); FLIGHT];
+                for nodes in groups(nodes, &mut padded) {
                     let values = hash(&keys, load(nodes).map(|x| $xor(x, broadcast(tweak))));
-                    for (i, x) in values.into_iter().enumerate() {
-                        sums[0][i] = $add64(sums[0][i], $and(x, low_word));
-                        sums[1][i] = $add64(sums[1][i], $shr64::<32>(x));
-                    }
+                    sums = core::array::from_fn(|i| $add64(sums[i], values[i]));
                 }
-                let mut padded = [[0; GROUP]; 3];
-                store(sums[0], &mut padded[0]);
-                store(sums[1], &mut padded[1]);
-                padded[2][..rest.len()].copy_from_slice(rest);
-                let values = hash(&keys, load(&padded[2]).map(|x| $xor(x, broadcast(tweak))));
-                store(values, &mut padded[2]);
-                let mut out = [[0; 2]; TREES];
-                let mut add = |i: usize, x: u128, shift: u32| {
-                    out[i % TREES][0] += (x as u64 as u128) << shift;
-                    out[i % TREES][1] += (x >> 64) << shift;
-                };
-                padded[0].iter().enumerate().for_each(|(i, x)| add(i, *x, 0));
-                padded[1].iter().enumerate().for_each(|(i, x)| add(i, *x, 32));
-                padded[2][..rest.len()].iter().enumerate().for_each(|(i, x)| add(i, *x, 0));
+                store(sums, &mut all);
+                let mut out = [[0u64; 2]; TREES];
+                for (i, x) in all.iter().take(nodes.len()).enumerate() {
+                    let [low, high] = &mut out[i % TREES];
+                    *low = low.wrapping_add(*x as u64);
+                    *high = high.wrapping_add((x >> 64) as u64);
+                }
+                all.zeroize();
                 padded.zeroize();
                 out
             }
+
+            #[target_feature(enable = $features)]
+            pub(in super::super) fn dot(
+                keys: &[u128; 11],
+                nodes: &[u128],
+                tweak: u128,
+                tables: &[&[i64]],
+                first: usize,
+                sums: &mut [[u64; 3]],
+            ) {
+                check_dot(nodes, tables, sums);
+                let keys = keys.map(|key| broadcast(key));
+                let size = nodes.len();
+                let (mut padded, mut wrapped) = ([0; GROUP], [0; GROUP]);
+                let mut totals = [[broadcast(0); 2]; MAX_TABLES];
+                for (g, nodes) in groups(nodes, &mut padded).iter().enumerate() {
+                    let x = load(nodes);
+                    let values = hash(&keys, x.map(|x| $xor(x, broadcast(tweak))));
+                    let start = (g * GROUP + first) & (size - 1);
+                    for (table, [products, count]) in tables.iter().zip(&mut totals) {
+                        // Entries of this group; what is beyond a small table stays zero.
+                        let entries: &[i64; GROUP] = match table[start..].first_chunk() {
+                            Some(entries) => entries,
+                            None => {
+                                let (head, n) = (size - start, GROUP.min(size));
+                                wrapped[..head].copy_from_slice(&table[start..]);
+                                wrapped[head..n].copy_from_slice(&table[..n - head]);
+                                &wrapped
+                            }
+                        };
+                        for i in 0..FLIGHT {
+                            // SAFETY: `$lanes` entries from `i·$lanes` on lie inside the array.
+                            let entry = unsafe { $twice(entries.as_ptr().add(i * $lanes)) };
+                            *products = $add64(*products, $mullo64(values[i], entry));
+                            *count = $add64(*count, $and(mask(x[i]), entry));
+                        }
+                    }
+                }
+                for (sums, totals) in sums.iter_mut().zip(totals) {
+                    let (mut all, zero) = ([[0; GROUP]; 2], broadcast(0));
+                    for (total, all) in totals.into_iter().zip(&mut all) {
+                        store(core::array::from_fn(|i| if i == 0 { total } else { zero }), all);
+                    }
+                    let [products, counts] = &all;
+                    let add = |sum: u64, x: u64| sum.wrapping_add(x);
+                    sums[0] = products.iter().map(|x| *x as u64).fold(sums[0], add);
+                    sums[1] = products.iter().map(|x| (x >> 64) as u64).fold(sums[1], add);
+                    sums[2] = counts.iter().map(|x| *x as u64).fold(sums[2], add);
+                    all.zeroize();
+                }
+                padded.zeroize();
+            }
         }
     };
+}
+
+/// Two entries, each in both halves of a block.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn twice256(entries: *const i64) -> __m256i {
+    // SAFETY: the caller's promise; unaligned access.
+    let entries = unsafe { _mm_loadu_si128(entries.cast()) };
+    _mm256_permute4x64_epi64::<0b01_01_00_00>(_mm256_castsi128_si256(entries))
+}
+
+/// Four entries, each in both halves of a block.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn twice512(entries: *const i64) -> __m512i {
+    // SAFETY: the caller's promise; unaligned access.
+    let entries = unsafe { _mm256_loadu_si256(entries.cast()) };
+    _mm512_permutexvar_epi64(_mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0), _mm512_castsi256_si512(entries))
+}
+
+/// Products modulo `2^64`: AVX2 has none.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn mullo256(x: __m256i, y: __m256i) -> __m256i {
+    let cross = _mm256_mullo_epi32(x, _mm256_shuffle_epi32::<0b10_11_00_01>(y));
+    let cross = _mm256_add_epi32(cross, _mm256_slli_epi64::<32>(cross));
+    let high = _mm256_and_si256(cross, _mm256_set1_epi64x(-1 << 32));
+    _mm256_add_epi64(_mm256_mul_epu32(x, y), high)
 }
 
 variant!(
@@ -229,7 +303,8 @@ variant!(
     _mm256_xor_si256,
     _mm256_and_si256,
     _mm256_add_epi64,
-    _mm256_srli_epi64,
+    mullo256,
+    twice256,
     _mm256_slli_epi32,
     _mm256_srai_epi32,
     _mm256_shuffle_epi32,
@@ -239,7 +314,7 @@ variant!(
 );
 variant!(
     avx512,
-    "avx512f,avx512bw,vaes",
+    "avx512f,avx512bw,avx512dq,vaes",
     __m512i,
     4,
     _mm512_broadcast_i32x4,
@@ -248,7 +323,8 @@ variant!(
     _mm512_xor_si512,
     _mm512_and_si512,
     _mm512_add_epi64,
-    _mm512_srli_epi64,
+    _mm512_mullo_epi64,
+    twice512,
     _mm512_slli_epi32,
     _mm512_srai_epi32,
     _mm512_shuffle_epi32,
