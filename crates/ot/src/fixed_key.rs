@@ -4,8 +4,8 @@
 //!   Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4). Two AES calls.
 //! - `grow`, `hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
 //!   trees. One AES call.
-//! - `convert`: `Conv_ℓ(s) = MMO_C(s ⊕ ℓ)`, correlation robust (the same, §7.2), reduced modulo `p` with a bias below 2^-64.
-//!   One AES call for each payload.
+//! - `converted_sums`, `dot`: `Conv_ℓ(s)` is the low (`ℓ` even) or high (odd) half of `MMO_C(s ⊕ ⌊ℓ/2⌋)`, correlation robust (the same,
+//!   §7.2): uniform modulo `2^64`. One AES call for two payloads.
 //! - `stream`: block `i` of the stream of a seed, `MMO_S(s ⊕ i)`.
 
 use std::sync::LazyLock;
@@ -55,18 +55,15 @@ pub(crate) fn hash_sums(nodes: &[u128]) -> [u128; TREES] {
     PI.tree.hash_sums(nodes)
 }
 
-/// The sums of the low and of the high halves of `Conv_ℓ`, not reduced, over the leaves of each tree.
-pub(crate) fn converted_sums(leaves: &[u128], payload: usize) -> [[u128; 2]; TREES] {
-    PI.convert.converted_sums(leaves, payload as u128)
+/// The sums of `Conv_{2·pair}` and `Conv_{2·pair+1}` over the leaves of each tree.
+pub(crate) fn converted_sums(leaves: &[u128], pair: usize) -> [[u64; 2]; TREES] {
+    PI.convert.converted_sums(leaves, pair as u128)
 }
 
-/// `values[i] = MMO_C(leaves[i] ⊕ payload)`, to be read modulo `p`.
-#[inline(always)]
-pub(crate) fn convert(leaves: &[u128], payload: usize, values: &mut [u128]) {
-    for (value, leaf) in values.iter_mut().zip(leaves) {
-        *value = leaf ^ payload as u128;
-    }
-    PI.convert.mmo(values);
+/// Of one tree, inner products with tables from entry `first` on: see [`FixedKey::dot`].
+#[inline]
+pub(crate) fn dot(leaves: &[u128], pair: usize, tables: &[&[i64]], first: usize, sums: &mut [[u64; 3]]) {
+    PI.convert.dot(leaves, pair as u128, tables, first, sums);
 }
 
 /// Block `counter` of every seed's stream.
@@ -78,32 +75,9 @@ pub(crate) fn stream(seeds: &[u128], counter: u64, blocks: &mut [u128]) {
     PI.stream.mmo(blocks);
 }
 
-/// Congruent to `x` modulo `p = 2^64 − 2^32 + 1`, below `2^64`, without a branch on `x`.
-#[inline(always)]
-pub(crate) fn reduce(x: u128) -> u64 {
-    // 2^64 = 2^32 − 1 and 2^96 = −1 modulo p.
-    const EPSILON: u64 = 0xffff_ffff;
-    let high = (x >> 64) as u64;
-    let (difference, borrow) = (x as u64).overflowing_sub(high >> 32);
-    let difference = difference.wrapping_sub((borrow as u64).wrapping_neg() & EPSILON);
-    let (sum, carry) = difference.overflowing_add((high & EPSILON) * EPSILON);
-    sum.wrapping_add((carry as u64).wrapping_neg() & EPSILON)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cryptogen_ring::Fp;
-
-    #[test]
-    fn reduction_is_congruent() {
-        for hi in [0, 1, u64::MAX, 0xffff_ffff, 1 << 32, 0x1234_5678_9abc_def0] {
-            for lo in [0, 1, u64::MAX, 0xffff_fffe, 0xffff_ffff_0000_0001, 77] {
-                let x = (hi as u128) << 64 | lo as u128;
-                assert_eq!(Fp::new(reduce(x)), Fp::from_u128(x));
-            }
-        }
-    }
 
     #[test]
     fn pads_are_tmmo() {

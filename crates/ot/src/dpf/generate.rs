@@ -1,7 +1,10 @@
 //! The generation of a batch of table keys; step numbers as in the module documentation.
 
+use core::num::Wrapping;
+
 use cryptogen_ring::kernels::TREES;
-use cryptogen_ring::Fp;
+use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
+use cryptogen_ring::Word;
 use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
@@ -31,7 +34,7 @@ pub fn generate(
     ot: &mut OtPair,
     shape: TableShape,
     n: usize,
-    betas: &[Fp],
+    betas: &[Word],
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<TableBatch, OtError> {
     let max = MAX_LEAVES >> shape.k();
@@ -117,10 +120,12 @@ impl Trees {
     fn leaf_sums(&self) -> Zeroizing<Vec<LeafSums>> {
         self.visit(|grove| {
             let counts = grove.counts();
-            let mut all = counts.map(|count| LeafSums { count, converted: [Fp::ZERO; MAX_PAYLOADS] });
-            for payload in 0..self.shape.m() {
-                let sums = grove.converted_sums(payload);
-                all.iter_mut().zip(sums).for_each(|(tree, sum)| tree.converted[payload] = sum);
+            let mut all = counts.map(|count| LeafSums { count, converted: [Wrapping(0); MAX_PAYLOADS] });
+            for pair in 0..self.shape.pairs() {
+                let sums = grove.converted_sums(pair);
+                all.iter_mut().zip(sums).for_each(|(tree, sums)| {
+                    tree.converted[2 * pair..2 * pair + 2].copy_from_slice(&sums);
+                });
             }
             all
         })
@@ -131,7 +136,7 @@ impl Trees {
 #[derive(Clone, Copy, Default, Zeroize)]
 struct LeafSums {
     count: u32,
-    converted: [Fp; MAX_PAYLOADS],
+    converted: [Word; MAX_PAYLOADS],
 }
 
 /// The interactive part: our side of the transfers of a batch. Transfer `level·n + i` belongs to table `i`.
@@ -193,7 +198,7 @@ impl Batch {
     fn correct_leaves(
         &mut self,
         channel: &mut (impl Channel + ?Sized),
-        betas: &[Fp],
+        betas: &[Word],
         leaves: &[LeafSums],
         writer: &mut RecordWriter,
     ) -> Result<(), OtError> {
@@ -209,12 +214,12 @@ impl Batch {
         let moved = channel.exchange(self.role.turn(), &moves, moves.len())?;
 
         // x = ±V_b, payload-major.
-        let mut x = Zeroizing::new(vec![Fp::ZERO; n * m]);
+        let mut x = Zeroizing::new(vec![Wrapping(0); n * m]);
         for (at, x) in x.iter_mut().enumerate() {
             let (payload, i) = (at / n, at % n);
             let beta = match (payload, self.role) {
-                (0, Role::Client) => Fp::ONE,
-                (0, Role::Server) => Fp::ZERO,
+                (0, Role::Client) => Wrapping(1),
+                (0, Role::Server) => Wrapping(0),
                 _ => betas[i * (m - 1) + payload - 1],
             };
             let v = match self.role {
@@ -225,30 +230,30 @@ impl Batch {
         }
 
         // Multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0 (payload-major).
-        let mut shares = Zeroizing::new(vec![Fp::ZERO; n * m]);
+        let mut shares = Zeroizing::new(vec![Wrapping(0); n * m]);
         let mut message = Vec::with_capacity(8 * n * m);
         for payload in 0..m {
             let [m0, m1] = self.sent.pads(self.range(k), FINAL + payload as u8);
             for i in 0..n {
                 let x = x[payload * n + i];
                 let swap = bits::mask(bits::get(&moved, i)) & (m0[i] ^ m1[i]);
-                let (m0, m1) = (Fp::from_u128(m0[i] ^ swap), Fp::from_u128(m1[i] ^ swap));
-                message.extend_from_slice(&(m0 - m1 - x - x).to_le_bytes());
+                let (m0, m1) = (Wrapping((m0[i] ^ swap) as u64), Wrapping((m1[i] ^ swap) as u64));
+                message.extend_from_slice(&(m0 - m1 - x - x).0.to_le_bytes());
                 shares[payload * n + i] = x - m0;
             }
         }
         let offsets = channel.exchange(self.role.turn(), &message, 8 * n * m)?;
-        let offsets = parse_elements(&offsets, "final offset")?;
+        let offsets = parse(&offsets, "final offset")?;
         for payload in 0..m {
             let pads = self.received.pads(self.range(k), FINAL + payload as u8);
             for i in 0..n {
                 let at = payload * n + i;
-                shares[at] += Fp::from_u128(pads[i]) + offsets[at] * Fp::new(signs[i] as u64);
+                shares[at] += Wrapping(pads[i] as u64) + offsets[at] * Wrapping(signs[i] as u64);
             }
         }
 
-        let opened = channel.exchange(self.role.turn(), &cryptogen_ring::fp_to_bytes(&shares), 8 * n * m)?;
-        let opened = parse_elements(&opened, "final word")?;
+        let opened = channel.exchange(self.role.turn(), &words_to_bytes(&shares), 8 * n * m)?;
+        let opened = parse(&opened, "final word")?;
         for (at, (share, other)) in shares.iter().zip(opened).enumerate() {
             writer.set_final(at % n, at / n, *share + other);
         }
@@ -257,13 +262,10 @@ impl Batch {
 }
 
 /// `1 − 2·bit`.
-fn sign_of(bit: u8) -> Fp {
-    Fp::ONE - Fp::new(2 * bit as u64)
+fn sign_of(bit: u8) -> Word {
+    Wrapping(1) - Wrapping(2 * bit as u64)
 }
 
-fn parse_elements(bytes: &[u8], what: &'static str) -> Result<Vec<Fp>, OtError> {
-    let parse = |(index, b): (usize, &[u8])| {
-        Fp::from_le_bytes(b.try_into().expect("chunks of eight")).ok_or(OtError::Malformed { what, index })
-    };
-    bytes.chunks_exact(8).enumerate().map(parse).collect()
+fn parse(bytes: &[u8], what: &'static str) -> Result<Vec<Word>, OtError> {
+    words_from_bytes(bytes).ok_or(OtError::Malformed { what, index: bytes.len() / 8 })
 }

@@ -2,8 +2,11 @@
 //!
 //! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per payload the final word 8.
 
-use cryptogen_ring::Fp;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use core::num::Wrapping;
+
+use cryptogen_ring::kernels::MAX_TABLES;
+use cryptogen_ring::Word;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::tree::Grove;
 use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_PAYLOADS};
@@ -14,8 +17,6 @@ use crate::fixed_key;
 const ROOT: usize = 2;
 const WORDS: usize = ROOT + 16;
 const LEVELS: usize = *DOMAIN_BITS.end() as usize;
-/// Leaves worked on at once: small enough for the first-level cache.
-const CHUNK: usize = 128;
 
 /// Offset of the final words.
 const fn finals_at(k: u32) -> usize {
@@ -53,8 +54,8 @@ impl RecordWriter {
         self.put(i, WORDS + 16 * level as usize, &word.to_le_bytes());
     }
 
-    pub(super) fn set_final(&mut self, i: usize, payload: usize, word: Fp) {
-        self.put(i, finals_at(self.shape.k()) + 8 * payload, &word.to_le_bytes());
+    pub(super) fn set_final(&mut self, i: usize, payload: usize, word: Word) {
+        self.put(i, finals_at(self.shape.k()) + 8 * payload, &word.0.to_le_bytes());
     }
 
     pub(super) fn finish(self) -> TableBatch {
@@ -71,7 +72,7 @@ pub struct TableKey {
     root: u128,
     // Correction words are public to both parties, but a key is wiped as a whole.
     words: [[u128; 1]; LEVELS],
-    finals: [Fp; MAX_PAYLOADS],
+    finals: [Word; MAX_PAYLOADS],
 }
 
 impl TableKey {
@@ -95,15 +96,13 @@ impl TableKey {
             alpha,
             root: word(ROOT),
             words: [[0]; LEVELS],
-            finals: [Fp::ZERO; MAX_PAYLOADS],
+            finals: [Wrapping(0); MAX_PAYLOADS],
         };
         for (level, words) in key.words[..k as usize].iter_mut().enumerate() {
             *words = [word(WORDS + 16 * level)];
         }
-        let finals = record[finals_at(k)..].chunks_exact(8);
-        for (element, bytes) in key.finals[..m].iter_mut().zip(finals) {
-            *element = Fp::from_le_bytes(bytes.try_into().expect("eight bytes"))
-                .ok_or(OtError::Record("final word outside the field"))?;
+        for (word, bytes) in key.finals[..m].iter_mut().zip(record[finals_at(k)..].as_chunks().0) {
+            *word = Wrapping(u64::from_le_bytes(*bytes));
         }
         Ok(key)
     }
@@ -118,132 +117,77 @@ impl TableKey {
         self.alpha as u32
     }
 
-    /// `Σ_j v^{(ℓ)}[j]·T[(j+d) mod 2^k]` for each term `(ℓ, T)`, our share. See [`TableKey::dot_into`].
+    /// `Σ_j v^{(ℓ)}[j]·T[(j+d) mod 2^k]` for each table `T` and payload `ℓ`, our share, `[tables][m]`. See [`TableKey::dot_into`].
     ///
     /// # Errors
     /// Those of [`TableKey::dot_into`].
-    pub fn dot(self, role: Role, d: u32, terms: &[(usize, &[i64])]) -> Result<Vec<Fp>, OtError> {
-        let mut out = vec![Fp::ZERO; terms.len()];
-        self.dot_into(role, d, terms, &mut DotScratch::new(), &mut out)?;
+    pub fn dot(self, role: Role, d: u32, tables: &[&[i64]]) -> Result<Vec<Word>, OtError> {
+        let mut out = vec![Wrapping(0); tables.len() * self.shape.m()];
+        self.dot_into(role, d, tables, &mut DotScratch::new(), &mut out)?;
         Ok(out)
     }
 
-    /// `out[i] = Σ_j v^{(ℓ)}[j]·T[(j+d) mod 2^k]` for each term `(ℓ, T)`, our share: the peer's added, the result is
-    /// `β^{(ℓ)}·T[(α+d) mod 2^k]`. `T` is public with `2^k` entries, `|entry| < 2^46` (then the 128-bit sums cannot
-    /// overflow; larger entries give a wrong result). Expands the key once and only the payloads that some term uses:
-    /// `2^k·(1 + payloads used)` AES calls.
+    /// `out[i·m + ℓ] = Σ_j v^{(ℓ)}[j]·T_i[(j+d) mod 2^k]` modulo `2^64`, our share: the peer's added, the result is
+    /// `β^{(ℓ)}·T_i[(α+d) mod 2^k]`. Tables are public, with `2^k` entries, at most [`MAX_TABLES`] of them. Expands the key once:
+    /// `2^k·(1 + ⌈m/2⌉)` AES calls.
     ///
     /// # Errors
-    /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if a payload does not exist.
+    /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if there are too many tables.
     pub fn dot_into(
         self,
         role: Role,
         d: u32,
-        terms: &[(usize, &[i64])],
+        tables: &[&[i64]],
         scratch: &mut DotScratch,
-        out: &mut [Fp],
+        out: &mut [Word],
     ) -> Result<(), OtError> {
-        let used = self.check_terms(terms, out.len())?;
-        let size = self.shape.size();
-        let DotScratch { grove, converted, values, selected, sums } = scratch;
-        sums.clear();
-        sums.resize(terms.len(), (0, 0));
+        self.check(tables, out.len())?;
+        let (m, first) = (self.shape.m(), d as usize & (self.shape.size() - 1));
+        let grove = &mut scratch.grove;
         grove.grow(&[self.root], &self.words[..self.shape.k() as usize]);
-        for first in (0..size).step_by(CHUNK) {
-            let n = CHUNK.min(size - first);
-            let start = (first + d as usize) & (size - 1);
-            // The rotated table wraps at most once within a chunk.
-            let head = n.min(size - start);
-            for payload in (0..self.shape.m()).filter(|payload| used >> payload & 1 == 1) {
-                let leaves = &grove.nodes()[first..first + n];
-                fixed_key::convert(leaves, payload, &mut converted[..n]);
-                for (i, (leaf, value)) in leaves.iter().zip(converted.iter()).enumerate() {
-                    values[i] = fixed_key::reduce(*value);
-                    selected[i] = (*leaf as i64 & 1).wrapping_neg();
-                }
-                for ((_, table), sum) in terms.iter().zip(sums.iter_mut()).filter(|((l, _), _)| *l == payload)
-                {
-                    accumulate(&values[..head], &selected[..head], &table[start..start + head], sum);
-                    accumulate(&values[head..n], &selected[head..n], &table[..n - head], sum);
+        for pair in 0..self.shape.pairs() {
+            let mut sums = Zeroizing::new([[0; 3]; MAX_TABLES]);
+            fixed_key::dot(grove.nodes(), pair, tables, first, &mut sums[..tables.len()]);
+            for ([low, high, count], out) in sums.iter().zip(out.chunks_exact_mut(m)) {
+                for (payload, value) in (2 * pair..m).zip([low, high]) {
+                    let share = Wrapping(*value) + self.finals[payload] * Wrapping(*count);
+                    out[payload] = if role == Role::Client { share } else { -share };
                 }
             }
-        }
-        for (((payload, _), (value, count)), out) in terms.iter().zip(sums.iter()).zip(out) {
-            let share = Fp::from_i128(*value) + self.finals[*payload] * Fp::from_i64(*count);
-            *out = if role == Role::Client { share } else { -share };
         }
         Ok(())
     }
 
-    /// Checks the caller's sizes; bit `ℓ` of the result is set if some term uses payload `ℓ`.
-    fn check_terms(&self, terms: &[(usize, &[i64])], out: usize) -> Result<u32, OtError> {
-        if out != terms.len() {
-            return Err(OtError::Size { what: "results", expected: terms.len(), actual: out });
+    fn check(&self, tables: &[&[i64]], out: usize) -> Result<(), OtError> {
+        if tables.len() > MAX_TABLES {
+            return Err(OtError::Range { what: "tables", min: 0, max: MAX_TABLES, actual: tables.len() });
         }
-        let mut used = 0;
-        for (payload, table) in terms {
-            if *payload >= self.shape.m() {
-                let max = self.shape.m() - 1;
-                return Err(OtError::Range { what: "payload", min: 0, max, actual: *payload });
-            }
-            if table.len() != self.shape.size() {
-                let expected = self.shape.size();
-                return Err(OtError::Size { what: "table entries", expected, actual: table.len() });
-            }
-            used |= 1 << payload;
+        let expected = tables.len() * self.shape.m();
+        if out != expected {
+            return Err(OtError::Size { what: "results", expected, actual: out });
         }
-        Ok(used)
+        let expected = self.shape.size();
+        match tables.iter().find(|table| table.len() != expected) {
+            Some(table) => Err(OtError::Size { what: "table entries", expected, actual: table.len() }),
+            None => Ok(()),
+        }
     }
-}
-
-/// Adds `Σ x·T` and `Σ t·T` (`t` as a mask) to the sums.
-#[inline(always)]
-fn accumulate(values: &[u64], selected: &[i64], table: &[i64], sum: &mut (i128, i64)) {
-    let (mut value, mut count) = *sum;
-    for ((x, t), entry) in values.iter().zip(selected).zip(table) {
-        value = value.wrapping_add((*x as i128).wrapping_mul(*entry as i128));
-        count = count.wrapping_add(entry & t);
-    }
-    *sum = (value, count);
 }
 
 /// Reusable working memory of [`TableKey::dot_into`], `16·2^k` bytes for the largest `k` met. Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,
-    converted: [u128; CHUNK],
-    values: [u64; CHUNK],
-    selected: [i64; CHUNK],
-    sums: Vec<(i128, i64)>,
 }
 
 impl DotScratch {
     /// Small; grows with the keys.
     pub fn new() -> DotScratch {
-        let grove = Grove::new(*DOMAIN_BITS.start());
-        DotScratch {
-            grove,
-            converted: [0; CHUNK],
-            values: [0; CHUNK],
-            selected: [0; CHUNK],
-            sums: Vec::new(),
-        }
+        DotScratch { grove: Grove::new(*DOMAIN_BITS.start()) }
     }
 }
 
 impl Default for DotScratch {
     fn default() -> DotScratch {
         DotScratch::new()
-    }
-}
-
-impl Drop for DotScratch {
-    fn drop(&mut self) {
-        self.converted.zeroize();
-        self.values.zeroize();
-        self.selected.zeroize();
-        self.sums.iter_mut().for_each(|(value, count)| {
-            value.zeroize();
-            count.zeroize();
-        });
     }
 }

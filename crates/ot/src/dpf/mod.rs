@@ -2,7 +2,7 @@
 //!
 //! Functionality, for each of `n` tables with domain `2^k` and `m` payloads: parties `b ∈ {0 = client, 1 = server}` get
 //! an additive index share `α_b` (`α = α_0 + α_1 mod 2^k` uniform and known to nobody) and a key that expands to vectors
-//! `v_b^{(ℓ)}` over `F_p` with `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
+//! `v_b^{(ℓ)}` over `Z_{2^64}` with `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
 //! additively by the caller.
 //! Source: Guo, Yang, Wang, Zhang, Xie, Liu, Zhao, "Half-Tree: Halving the Cost of Tree Expansion in COT and DPF", EUROCRYPT
 //! 2023, §5 and figure 8 (correlated trees, made level by level on shares as in Doerner, shelat, "Scaling ORAM for Secure
@@ -11,7 +11,7 @@
 //! Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust function under the key
 //! `Δ_b` of the transfers, fixed-key AES being an ideal permutation: with `N` AES calls spent by an attacker on `M` nodes
 //! the loss is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
-//! Inputs: `betas`, `n × (m−1)` field elements from each party. Leaks: nothing. Adversary: semi-honest.
+//! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary: semi-honest.
 //! Errors: [`crate::OtError`].
 //!
 //! Rounds `k + 4`, independent of `n`; bytes from each party (exactly: [`cost`]) about `4(k+1) + 16k + 1/8 + 16m` for each
@@ -30,7 +30,8 @@
 //!    `t_1[α] = 1`. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
 //!    `t_1[α] = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer in each
 //!    direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1 round.
-//! 5. `v_0[j] = Conv_ℓ(s_0[j]) + t_0[j]·CW_ℓ`, `v_1[j]` is the negative of the same.
+//! 5. `v_0[j] = Conv_ℓ(s_0[j]) + t_0[j]·CW_ℓ`, `v_1[j]` is the negative of the same. One AES block converts a leaf for two payloads: its halves
+//!    are two integers modulo `2^64`, exactly uniform.
 
 mod generate;
 mod index;
@@ -95,6 +96,11 @@ impl TableShape {
     /// All payloads, `m`.
     pub const fn m(self) -> usize {
         self.payloads as usize + 1
+    }
+
+    /// Pairs of payloads: a leaf is converted once for each.
+    pub(crate) const fn pairs(self) -> usize {
+        self.m().div_ceil(2)
     }
 
     /// Domain size `2^k`.

@@ -5,8 +5,10 @@
 //! children of a level are its first half, the right ones its second. Of `T` trees side by side node `j` of tree `i` stands
 //! at `j·T + i`, so that the few nodes of the first levels fill the AES pipeline too.
 
+use core::num::Wrapping;
+
 use cryptogen_ring::kernels::TREES;
-use cryptogen_ring::Fp;
+use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 
 use crate::fixed_key;
@@ -58,9 +60,8 @@ impl Grove<TREES> {
         counts
     }
 
-    /// `Σ_j Conv_ℓ(leaf j)` of each tree.
-    pub(super) fn converted_sums(&self, payload: usize) -> [Fp; TREES] {
-        let sums = fixed_key::converted_sums(self.nodes(), payload);
-        sums.map(|[low, high]| Fp::from_u128(low) + Fp::from_u128(high) * Fp::from_u128(1 << 64))
+    /// `Σ_j Conv_ℓ(leaf j)` of each tree for the two payloads `ℓ` of a pair.
+    pub(super) fn converted_sums(&self, pair: usize) -> [[Word; 2]; TREES] {
+        fixed_key::converted_sums(self.nodes(), pair).map(|tree| tree.map(Wrapping))
     }
 }

@@ -1,4 +1,4 @@
-use cryptogen_ring::Fp;
+use cryptogen_ring::Word;
 use rand_core::RngCore;
 use sha2::{Digest, Sha256};
 
@@ -63,7 +63,7 @@ fn spoil(fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2
         },
         |role, channel| {
             let result = setup(role, channel, 20).and_then(|(mut pair, mut rng)| {
-                let betas: Vec<Fp> = rng.fp_vec(7);
+                let betas: Vec<Word> = rng.word_vec(7);
                 generate(channel, &mut pair, shape(), 7, &betas, &mut rng)
             });
             (result, channel.transcript.clone().finalize().into())
@@ -93,8 +93,8 @@ fn wrong_lengths_and_hangups_are_errors() {
 
 #[test]
 fn bytes_that_encode_nothing_are_errors() {
-    // Curve points, and elements of the field.
-    for (at, what) in [(0, "curve point"), (1, "curve point"), (10, "final offset"), (11, "final word")] {
+    // Curve points; any eight bytes are an integer modulo 2^64.
+    for (at, what) in [(0, "curve point"), (1, "curve point")] {
         let [_, (server, _)] = spoil(Fault::Ones, at);
         assert_eq!(server.err(), Some(OtError::Malformed { what, index: 0 }));
     }
@@ -107,7 +107,7 @@ fn wrong_contents_never_panic() {
             for (batch, _) in spoil(fault, at).into_iter().filter_map(|(r, h)| r.ok().map(|r| (r, h))) {
                 // Semi-honest: the keys are wrong, but they are well formed and usable without a panic.
                 let key = TableKey::from_record(shape(), batch.record(0)).expect("well-formed record");
-                assert_eq!(key.dot(Role::Server, 1, &[(1, &[1; 32])]).expect("valid terms").len(), 1);
+                assert_eq!(key.dot(Role::Server, 1, &[&[1; 32]]).expect("valid tables").len(), 2);
             }
         }
     }
@@ -125,9 +125,6 @@ fn corrupt_records_are_errors() {
     };
     assert_eq!(change(0, 0), None);
     assert!(matches!(change(1, 1), Some(OtError::Record(_))), "index");
-    let mut bad = good.clone();
-    bad[98..106].fill(0xff);
-    assert!(matches!(TableKey::from_record(shape(), &bad), Err(OtError::Record(_))));
     assert!(matches!(TableKey::from_record(shape(), &good[1..]), Err(OtError::Size { .. })));
 }
 
@@ -138,6 +135,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("56290bc51b0eb240", "3c5b1a5691692dda")
+        ("9c893ff1b7f14e0b", "968ef7939827dca7")
     );
 }

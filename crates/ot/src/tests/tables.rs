@@ -1,4 +1,8 @@
-use cryptogen_ring::{Fp, Prg, Seed};
+use core::num::Wrapping;
+
+use cryptogen_ring::kernels::MAX_TABLES;
+use cryptogen_ring::word::word;
+use cryptogen_ring::{Prg, Seed, Word};
 use rand_core::RngCore;
 
 use super::{run, setup};
@@ -6,10 +10,10 @@ use crate::channel::Role;
 use crate::{cost, generate, DotScratch, OtError, TableBatch, TableKey, TableShape};
 
 /// Makes `n` tables; also returns the reconstructed `β`, `n × m`.
-fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Fp>) {
+fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
     let [(client, mine), (server, theirs)] = run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, seed)?;
-        let betas = rng.fp_vec(n * shape.payloads() as usize);
+        let betas = rng.word_vec(n * shape.payloads() as usize);
         let before = (channel.messages, channel.bytes);
         let batch = generate(channel, &mut pair, shape, n, &betas, &mut rng)?;
         let declared = cost(shape, n);
@@ -20,7 +24,7 @@ fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Fp>) {
     });
     let mut betas = Vec::new();
     for i in 0..n {
-        betas.push(Fp::ONE);
+        betas.push(Wrapping(1));
         let range = i * shape.payloads() as usize..(i + 1) * shape.payloads() as usize;
         betas.extend(mine[range.clone()].iter().zip(&theirs[range]).map(|(a, b)| *a + *b));
     }
@@ -28,17 +32,17 @@ fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Fp>) {
 }
 
 fn random_table(rng: &mut Prg, size: usize) -> Vec<i64> {
-    (0..size).map(|_| (rng.next_u64() >> 17) as i64 - (1 << 46) + 1).collect()
+    (0..size).map(|_| rng.next_u64() as i64).collect()
 }
 
-/// Both parties' result of one table, added.
-fn dot(batches: &[TableBatch; 2], i: usize, d: u32, terms: &[(usize, &[i64])]) -> (u32, Vec<Fp>) {
+/// Both parties' results of one key, added, `[tables][m]`.
+fn dot(batches: &[TableBatch; 2], i: usize, d: u32, tables: &[&[i64]]) -> (u32, Vec<Word>) {
     let shape = batches[0].shape();
     let keys = batches.each_ref().map(|b| TableKey::from_record(shape, b.record(i)).expect("own record"));
     let alpha = (keys[0].alpha() + keys[1].alpha()) % shape.size() as u32;
     let [client, server] = keys;
-    let client = client.dot(Role::Client, d, terms).expect("valid terms");
-    let server = server.dot(Role::Server, d, terms).expect("valid terms");
+    let client = client.dot(Role::Client, d, tables).expect("valid tables");
+    let server = server.dot(Role::Server, d, tables).expect("valid tables");
     (alpha, client.iter().zip(&server).map(|(a, b)| *a + *b).collect())
 }
 
@@ -55,13 +59,14 @@ fn expanded_vectors_are_one_hot() {
                 let entries: Vec<usize> = (0..shape.size()).step_by(step).chain([hot]).collect();
                 let units: Vec<Vec<i64>> =
                     entries.iter().map(|at| (0..shape.size()).map(|j| (j == *at) as i64).collect()).collect();
-                for payload in 0..shape.m() {
-                    let terms: Vec<_> = units.iter().map(|unit| (payload, unit.as_slice())).collect();
-                    let (alpha, vector) = dot(&batches, i, 0, &terms);
-                    for (at, value) in entries.iter().zip(&vector) {
-                        let expected =
-                            if *at == alpha as usize { betas[i * shape.m() + payload] } else { Fp::ZERO };
-                        assert_eq!(*value, expected, "k={k} table {i} payload {payload} entry {at}");
+                for (entries, units) in entries.chunks(MAX_TABLES).zip(units.chunks(MAX_TABLES)) {
+                    let units: Vec<&[i64]> = units.iter().map(Vec::as_slice).collect();
+                    let (alpha, vectors) = dot(&batches, i, 0, &units);
+                    for (at, values) in entries.iter().zip(vectors.chunks(shape.m())) {
+                        let betas = &betas[i * shape.m()..][..shape.m()];
+                        let hot = Wrapping((*at == alpha as usize) as u64);
+                        let expected: Vec<Word> = betas.iter().map(|beta| *beta * hot).collect();
+                        assert_eq!(values, expected, "k={k} table {i} entry {at}");
                     }
                 }
             }
@@ -77,14 +82,14 @@ fn inner_products_equal_the_direct_computation() {
             let shape = TableShape::new(k, payloads).expect("valid shape");
             let (batches, betas) = make(shape, n, (100 + k + payloads) as u8);
             let tables: Vec<_> = (0..4).map(|_| random_table(&mut rng, shape.size())).collect();
-            let terms: Vec<_> =
-                tables.iter().enumerate().map(|(i, table)| (i % shape.m(), table.as_slice())).collect();
+            let tables: Vec<&[i64]> = tables.iter().map(Vec::as_slice).collect();
             for i in 0..n {
                 let d = rng.next_u32();
-                let (alpha, values) = dot(&batches, i, d, &terms);
-                for ((payload, table), value) in terms.iter().zip(values) {
-                    let entry = table[alpha.wrapping_add(d) as usize % shape.size()];
-                    assert_eq!(value, betas[i * shape.m() + payload] * Fp::from_i64(entry));
+                let (alpha, values) = dot(&batches, i, d, &tables);
+                for (table, values) in tables.iter().zip(values.chunks(shape.m())) {
+                    let entry = word(table[alpha.wrapping_add(d) as usize % shape.size()]);
+                    let betas = &betas[i * shape.m()..][..shape.m()];
+                    assert_eq!(values, betas.iter().map(|beta| *beta * entry).collect::<Vec<_>>());
                 }
             }
         }
@@ -92,12 +97,12 @@ fn inner_products_equal_the_direct_computation() {
 }
 
 #[test]
-fn extreme_entries_do_not_overflow() {
+fn extreme_entries_come_back() {
     let shape = TableShape::new(16, 0).expect("valid shape");
     let (batches, _) = make(shape, 1, 7);
-    for entry in [(1i64 << 46) - 1, -((1i64 << 46) - 1)] {
+    for entry in [i64::MAX, i64::MIN] {
         let table = vec![entry; shape.size()];
-        assert_eq!(dot(&batches, 0, 12345, &[(0, &table)]).1, [Fp::from_i64(entry)]);
+        assert_eq!(dot(&batches, 0, 12345, &[&table]).1, [word(entry)]);
     }
 }
 
@@ -127,15 +132,15 @@ fn batches_follow_each_other_on_one_pair() {
     let shape = TableShape::new(5, 1).expect("valid shape");
     let batches = run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, 9)?;
-        let betas = rng.fp_vec(3);
+        let betas = rng.word_vec(3);
         assert!(generate(channel, &mut pair, shape, 0, &[], &mut rng)?.is_empty());
         generate(channel, &mut pair, shape, 3, &betas, &mut rng)?;
         generate(channel, &mut pair, shape, 3, &betas, &mut rng)
     });
     let table: Vec<i64> = (0..32).collect();
     for i in 0..3 {
-        let (alpha, values) = dot(&batches, i, 3, &[(0, &table)]);
-        assert_eq!(values, [Fp::new((alpha as u64 + 3) % 32)]);
+        let (alpha, values) = dot(&batches, i, 3, &[&table]);
+        assert_eq!(values[0], Wrapping((alpha as u64 + 3) % 32));
     }
 }
 
@@ -147,7 +152,7 @@ fn sizes_are_checked() {
     let shape = TableShape::new(9, 1).expect("valid shape");
     run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, 10)?;
-        let wrong = generate(channel, &mut pair, shape, 2, &[Fp::ONE], &mut rng);
+        let wrong = generate(channel, &mut pair, shape, 2, &[Wrapping(1)], &mut rng);
         assert!(matches!(wrong, Err(OtError::Size { expected: 2, actual: 1, .. })));
         let large = generate(channel, &mut pair, shape, usize::MAX, &[], &mut rng);
         assert!(matches!(large, Err(OtError::Range { .. })));
@@ -156,8 +161,9 @@ fn sizes_are_checked() {
     let (batches, _) = make(shape, 1, 11);
     let key = || TableKey::from_record(shape, batches[0].record(0)).expect("own record");
     let (short, full) = (vec![0; 511], vec![0; 512]);
-    assert!(matches!(key().dot(Role::Client, 0, &[(0, &short)]), Err(OtError::Size { .. })));
-    assert!(matches!(key().dot(Role::Client, 0, &[(2, &full)]), Err(OtError::Range { .. })));
-    let missing = key().dot_into(Role::Client, 0, &[(0, &full)], &mut DotScratch::new(), &mut []);
+    assert!(matches!(key().dot(Role::Client, 0, &[&short]), Err(OtError::Size { .. })));
+    let many = [full.as_slice(); MAX_TABLES + 1];
+    assert!(matches!(key().dot(Role::Client, 0, &many), Err(OtError::Range { .. })));
+    let missing = key().dot_into(Role::Client, 0, &[&full], &mut DotScratch::new(), &mut []);
     assert!(matches!(missing, Err(OtError::Size { .. })));
 }
