@@ -6,7 +6,7 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Role, TableKey, TableShape};
-use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed};
+use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Word};
 use zeroize::Zeroizing;
 
 use crate::error::{ProtocolError, Result};
@@ -21,7 +21,7 @@ const WORD: usize = 8;
 pub enum Mask {
     /// Client: share of the embedding, one word per ciphertext coefficient.
     Embed,
-    /// Client: re-mask `r` in front of a linear layer (index: site).
+    /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an activation.
     Remask,
     /// Client: opens its share of 1/rms (index: norm).
     NormScalar,
@@ -39,7 +39,9 @@ pub enum Mask {
     /// Server: gate and up opened to the client (index: layer).
     Gate,
     Up,
-    /// Both: shares of table payloads (index: norm or layer).
+    /// Server: up once more, modulo `2^64`, for the look-up (index: layer).
+    UpPayload,
+    /// Both: shares of table payloads, modulo `2^64` (index: norm or layer).
     NormHi,
     NormLo,
     SigmaHi,
@@ -195,6 +197,12 @@ pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
     Prg::new(&seed.derive(&label, index as u64)).fp_vec(n)
 }
 
+/// The same modulo `2^64`.
+pub fn mask_words(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Word> {
+    let label = format!("{what:?}");
+    Prg::new(&seed.derive(&label, index as u64)).word_vec(n)
+}
+
 /// A slot in use: single-use, wiped on drop, neither printable nor copyable.
 ///
 /// ```compile_fail,E0599
@@ -244,6 +252,11 @@ impl<P: Party> Slot<P> {
     /// A mask derived from the slot's seed.
     pub fn mask(&self, what: Mask, index: usize, n: usize) -> Vec<Fp> {
         mask(&self.seed, what, index, n)
+    }
+
+    /// The same modulo `2^64`.
+    pub fn mask_words(&self, what: Mask, index: usize, n: usize) -> Vec<Word> {
+        mask_words(&self.seed, what, index, n)
     }
 
     /// `n` field elements at a layout offset.

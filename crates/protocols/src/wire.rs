@@ -2,7 +2,8 @@
 //! every online message is one-time padded by construction.
 
 use cryptogen_ot::Channel;
-use cryptogen_ring::{fp_from_bytes, Fp};
+use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
+use cryptogen_ring::{fp_from_bytes, Fp, Word};
 
 use crate::error::{ProtocolError, Result};
 
@@ -37,12 +38,19 @@ impl Opening {
         self
     }
 
-    /// Appends already masked differences (table arguments, whose masks are table payloads).
-    pub(crate) fn differences(&mut self, d: &[Fp]) -> &mut Opening {
-        self.bytes.reserve(d.len() * 8);
-        for x in d {
-            self.bytes.extend_from_slice(&x.to_le_bytes());
+    /// The same modulo `2^64`.
+    pub fn masked_words(&mut self, share: &[Word], mask: &[Word]) -> &mut Opening {
+        debug_assert_eq!(share.len(), mask.len());
+        self.bytes.reserve(share.len() * 8);
+        for (x, m) in share.iter().zip(mask) {
+            self.bytes.extend_from_slice(&(*x - *m).0.to_le_bytes());
         }
+        self
+    }
+
+    /// Appends already masked differences (table arguments, whose masks are table payloads).
+    pub(crate) fn differences(&mut self, d: &[Word]) -> &mut Opening {
+        self.bytes.extend_from_slice(&words_to_bytes(d));
         self
     }
 
@@ -73,7 +81,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Receives a message of `words` field elements and `rotations` table rotations.
+    /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table rotations.
     pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Incoming> {
         Ok(Incoming { bytes: channel.recv(8 * words + 2 * rotations)?, at: 0 })
     }
@@ -84,6 +92,13 @@ impl Incoming {
             self.bytes.get(self.at..self.at + 8 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
         self.at += 8 * n;
         fp_from_bytes(bytes).ok_or(ProtocolError::Malformed { what: "field element" })
+    }
+
+    /// Reads `n` integers modulo `2^64`.
+    pub fn ring_words(&mut self, n: usize) -> Result<Vec<Word>> {
+        let bytes = self.bytes.get(self.at..self.at + 8 * n);
+        self.at += 8 * n;
+        bytes.and_then(words_from_bytes).ok_or(ProtocolError::Malformed { what: "message" })
     }
 
     /// Reads `n` rotations.

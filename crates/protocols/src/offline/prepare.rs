@@ -9,14 +9,15 @@ use cryptogen_he::N;
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Channel, OtPair, Role};
 use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
-use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
+use cryptogen_ring::word::{word_trunc_client, word_trunc_is_safe};
+use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Word};
 
 use super::keys::PartyKeys;
 use super::model::{EncryptedModel, ModelLayout};
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
-use crate::material::{exp_shape, mask, Mask, SlotLayout};
+use crate::material::{exp_shape, mask, mask_words, Mask, SlotLayout};
 use crate::plan::{Plan, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
@@ -94,6 +95,10 @@ impl<P: Party> Preparer<'_, P> {
         seeds.iter().flat_map(|s| mask(s, what, index, n)).collect()
     }
 
+    fn mask_words(&self, seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Word> {
+        seeds.iter().flat_map(|s| mask_words(s, what, index, n)).collect()
+    }
+
     fn embed(&self, seeds: &[Seed]) -> ClientState {
         let mut state = ClientState { h: vec![], good: vec![true; seeds.len()] };
         if !self.is_client() {
@@ -146,13 +151,7 @@ impl<P: Party> Preparer<'_, P> {
         let online = self.protocol.is_hybrid() && site != Site::Head;
         match self.model {
             Some(model) => {
-                let mut r = self.masks(seeds, Mask::Remask, index, spec.d_in);
-                for (row, good) in r.chunks_mut(spec.d_in).zip(good) {
-                    for (r, &k) in row.iter_mut().zip(&spec.in_shift) {
-                        *good &= trunc_is_safe(*r, spec.in_bound);
-                        *r = trunc_client(*r, k);
-                    }
-                }
+                let r = self.entered(site, seeds, index, good);
                 if online {
                     return Ok(self.rng.fp_vec(seeds.len() * spec.d_out));
                 }
@@ -164,6 +163,24 @@ impl<P: Party> Preparer<'_, P> {
                 linear::server(self.ch, params, &self.keys.mine, layout.site(site), seeds.len())
             }
         }
+    }
+
+    /// Client: `r'` of a site, `[T, d_in]`; slots whose truncation of it could fail are marked.
+    fn entered(&self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Vec<Fp> {
+        let spec = self.plan.linear(site);
+        let mut entered = Vec::with_capacity(seeds.len() * spec.d_in);
+        for (seed, good) in seeds.iter().zip(good) {
+            if matches!(site, Site::Down(_)) {
+                let r = mask_words(seed, Mask::Remask, index, spec.d_in);
+                *good &= r.iter().all(|r| word_trunc_is_safe(*r, spec.in_bound));
+                entered.extend(r.iter().zip(&spec.in_shift).map(|(r, &k)| word_trunc_client(*r, k)));
+            } else {
+                let r = mask(seed, Mask::Remask, index, spec.d_in);
+                *good &= r.iter().all(|r| trunc_is_safe(*r, spec.in_bound));
+                entered.extend(r.iter().zip(&spec.in_shift).map(|(r, &k)| trunc_client(*r, k)));
+            }
+        }
+        entered
     }
 
     /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.

@@ -4,7 +4,7 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{generate, Channel, OtPair, TableShape};
-use cryptogen_ring::{Fp, Prg};
+use cryptogen_ring::{Prg, Word};
 
 use crate::cost::Cost;
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub fn make<P: Party>(
     ch: &mut dyn Channel,
     ot: &mut OtPair,
     shape: TableShape,
-    betas: &[Fp],
+    betas: &[Word],
     rng: &mut Prg,
     keep: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<()> {

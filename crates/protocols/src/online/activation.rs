@@ -1,18 +1,18 @@
 //! GELU, and SiLU·up of gated MLPs (A5.6), by a secret segment; re-masked into the `down` layer.
 //!
 //! Source: design of the default protocol, "Activation"; half-tree table keys with payloads `(1, β)` or `(1, β_w, β_up)`.
-//! Messages: 2 (S→C, C→S) = 1 round trip. Bytes per element: plain `10 + 8`, gated `26 + 16`.
+//! Messages: 2 (S→C, C→S) = 1 round trip. Bytes per element: plain `10 + 8`, gated `34 + 16`. All but the products modulo `2^64` (A6).
 //! Material per element: one key; gated: a share of `g_c·u_up + up_c·u_g`. Leaks: nothing.
 //!
-//! 1. S→C its rotation; plain: `x_s − β_s`; gated: `g_s − u_g`, `up_s − u_up`, `w_s − β_w,s` with `w = gate·up`.
+//! 1. S→C its rotation; plain: `x_s − β_s`; gated: `g_s − u_g`, `up_s − u_up`, `up_s − β_up,s`, `w_s − β_w,s` with `w = gate·up`.
 //!    (The client's rotation was sent offline: its share of the index has been known since then.)
 //! 2. C→S gated: `w_c − β_w,c`; then `x̂_c − r`.
 
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{Channel, Role};
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Word};
 
-use super::tables::{index, join, look_up, rotation, sub_public, Lookup};
+use super::tables::{index, join, lift, line, look_up, rotation, sub_public, Lookup, Sums};
 use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::Result;
@@ -23,7 +23,7 @@ use crate::wire::{Incoming, Opening};
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &Plan, rows: usize) -> Cost {
     let (n, gated) = (plan.model.ff * rows, plan.model.gated);
-    let (from_server, from_client) = if gated { (26, 16) } else { (10, 8) };
+    let (from_server, from_client) = if gated { (34, 16) } else { (10, 8) };
     Cost::of(&[(Role::Server, from_server * n), (Role::Client, from_client * n)])
 }
 
@@ -31,6 +31,11 @@ pub fn cost(plan: &Plan, rows: usize) -> Cost {
 pub(crate) fn client_index(plan: &Plan, layer: usize, x: Fp) -> u32 {
     let a = &plan.activations[layer];
     index::<Client>(x, a.h, a.k)
+}
+
+/// `A[j]·w + B[j]·up` from the opened `w − β_w`, `up − β_up`.
+fn gated_line(delta_w: Word, delta_up: Word, [a, b]: &Sums<2>) -> Word {
+    delta_w * a[0] + a[1] + delta_up * b[0] + b[2]
 }
 
 impl<P: Party> Online<P> {
@@ -54,50 +59,51 @@ impl Online<Client> {
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
         let gated = plan.model.gated;
-        let mut m1 = Incoming::recv(ch, n * ff * if gated { 3 } else { 1 }, n * ff)?;
+        let mut m1 = Incoming::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
         let theirs = m1.rotations(n * ff)?;
         let mut lookups = Vec::with_capacity(n * ff);
         for row in 0..n {
             for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
                 let mine = rotation(client_index(&plan, layer, u.row(row)[j]), &key, spec.k);
-                let mut terms = vec![(0, ta), (1, ta), (0, tb)];
-                if gated {
-                    terms.push((2, tb));
-                }
-                lookups.push(Lookup { rotation: join(mine, theirs[row * ff + j], spec.k), key, terms });
+                lookups.push(Lookup {
+                    rotation: join(mine, theirs[row * ff + j], spec.k),
+                    key,
+                    tables: [ta, tb],
+                });
             }
         }
         let indices = (0..n * ff).map(|i| client_index(&plan, layer, u.row(i / ff)[i % ff]));
         self.trace.index(indices, spec.k);
         let mut m2 = Opening::new();
         if !gated {
-            let delta = m1.words(n * ff)?;
-            let sums = look_up::<Client>(lookups)?;
+            let delta = m1.ring_words(n * ff)?;
+            let sums = look_up::<Client, 2>(lookups)?;
             for row in 0..n {
-                let x: Vec<Fp> = (row * ff..(row + 1) * ff)
-                    .map(|i| delta[i] * sums[i][0] + sums[i][1] + sums[i][2])
-                    .collect();
-                m2.masked(&x, &self.remask(row, Site::Down(layer)));
+                let x: Vec<Word> = (row * ff..(row + 1) * ff).map(|i| line(delta[i], &sums[i])).collect();
+                m2.masked_words(&x, &self.remask_words(row, layer));
             }
         } else {
-            let (open_g, open_up, open_w) = (m1.words(n * ff)?, m1.words(n * ff)?, m1.words(n * ff)?);
-            let sums = look_up::<Client>(lookups)?;
+            let (open_g, open_up) = (m1.words(n * ff)?, m1.words(n * ff)?);
+            let (delta_up, delta_w) = (m1.ring_words(n * ff)?, m1.ring_words(n * ff)?);
+            let sums = look_up::<Client, 2>(lookups)?;
             for row in 0..n {
                 let slot = &self.active[row].slot;
                 let (g, up) = u.row(row).split_at(ff);
                 let z = slot.words(self.layout.gated(layer), ff)?;
-                let beta = slot.mask(Mask::Activation, layer, ff);
+                let beta = slot.mask_words(Mask::Activation, layer, ff);
                 let i = |j: usize| row * ff + j;
-                let w: Vec<Fp> =
-                    (0..ff).map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j]).collect();
-                let x: Vec<Fp> = (0..ff)
+                let w: Vec<Word> = (0..ff)
+                    .map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j])
+                    .map(lift::<Client>)
+                    .collect();
+                let x: Vec<Word> = (0..ff)
                     .map(|j| {
-                        let s = &sums[i(j)];
-                        (open_w[i(j)] + w[j] - beta[j]) * s[0] + s[1] + open_up[i(j)] * s[2] + s[3]
+                        let (delta, s) = (delta_w[i(j)] + w[j] - beta[j], &sums[i(j)]);
+                        gated_line(delta, delta_up[i(j)], s)
                     })
                     .collect();
-                m2.masked(&w, &beta);
-                m2.masked(&x, &self.remask(row, Site::Down(layer)));
+                m2.masked_words(&w, &beta);
+                m2.masked_words(&x, &self.remask_words(row, layer));
             }
         }
         m2.send(ch)?;
@@ -128,12 +134,8 @@ impl Online<Server> {
                 let mine = rotation(i, &key, spec.k);
                 indices.push(i);
                 let theirs = self.active[row].slot.half_word(self.layout.activation_deltas(layer), j)?;
-                let mut terms = vec![(0, ta), (1, ta), (0, tb)];
-                if gated {
-                    terms.push((2, tb));
-                }
                 rotations.push(mine);
-                lookups.push(Lookup { rotation: join(mine, theirs, spec.k), key, terms });
+                lookups.push(Lookup { rotation: join(mine, theirs, spec.k), key, tables: [ta, tb] });
             }
         }
         self.trace.index(indices, spec.k);
@@ -144,50 +146,50 @@ impl Online<Server> {
         if !gated {
             let mut delta = Vec::with_capacity(n * ff);
             for row in 0..n {
-                let beta = self.active[row].slot.mask(Mask::Activation, layer, ff);
-                let x: Vec<Fp> = u.row(row).iter().map(|x| sub_public::<Server>(*x, spec.center)).collect();
+                let beta = self.active[row].slot.mask_words(Mask::Activation, layer, ff);
+                let x = u.row(row).iter().map(|x| lift::<Server>(sub_public::<Server>(*x, spec.center)));
+                let x: Vec<Word> = x.collect();
                 delta.extend(x.iter().zip(&beta).map(|(x, b)| *x - *b));
-                m1.masked(&x, &beta);
+                m1.masked_words(&x, &beta);
             }
             m1.send(ch)?;
-            let sums = look_up::<Server>(lookups)?;
+            let sums = look_up::<Server, 2>(lookups)?;
             let mut m2 = Incoming::recv(ch, n * ff, 0)?;
             for row in 0..n {
-                let opened = m2.words(ff)?;
-                let x = (0..ff).map(|j| {
-                    let (i, s) = (row * ff + j, &sums[row * ff + j]);
-                    delta[i] * s[0] + s[1] + s[2] + opened[j]
-                });
-                data.extend(self.enter(into, x));
+                let opened = m2.ring_words(ff)?;
+                let x = (0..ff).map(|j| line(delta[row * ff + j], &sums[row * ff + j]) + opened[j]);
+                data.extend(self.enter_words(into, x));
             }
         } else {
             let mut masks = Vec::with_capacity(n);
-            let (mut gates, mut ups, mut ws) = (Opening::new(), Opening::new(), Opening::new());
+            let [mut gates, mut ups, mut payloads, mut ws] = [(); 4].map(|()| Opening::new());
             for row in 0..n {
                 let slot = &self.active[row].slot;
                 let (g, up) = u.row(row).split_at(ff);
                 let z = slot.words(self.layout.gated(layer), ff)?;
-                let [mask_g, mask_up, beta] =
-                    [Mask::Gate, Mask::Up, Mask::Activation].map(|m| slot.mask(m, layer, ff));
-                let w: Vec<Fp> = (0..ff).map(|j| g[j] * up[j] + z[j]).collect();
-                gates.masked(g, &mask_g);
-                ups.masked(up, &mask_up);
-                ws.masked(&w, &beta);
-                let open_up: Vec<Fp> = up.iter().zip(&mask_up).map(|(a, b)| *a - *b).collect();
-                let open_w: Vec<Fp> = w.iter().zip(&beta).map(|(a, b)| *a - *b).collect();
-                masks.push((open_up, open_w));
+                gates.masked(g, &slot.mask(Mask::Gate, layer, ff));
+                ups.masked(up, &slot.mask(Mask::Up, layer, ff));
+                let w: Vec<Word> = (0..ff).map(|j| lift::<Server>(g[j] * up[j] + z[j])).collect();
+                let up: Vec<Word> = up.iter().map(|x| lift::<Server>(*x)).collect();
+                let [beta_up, beta] =
+                    [Mask::UpPayload, Mask::Activation].map(|m| slot.mask_words(m, layer, ff));
+                payloads.masked_words(&up, &beta_up);
+                ws.masked_words(&w, &beta);
+                let delta_up: Vec<Word> = up.iter().zip(&beta_up).map(|(a, b)| *a - *b).collect();
+                let delta_w: Vec<Word> = w.iter().zip(&beta).map(|(a, b)| *a - *b).collect();
+                masks.push((delta_up, delta_w));
             }
-            m1.append(gates).append(ups).append(ws);
+            m1.append(gates).append(ups).append(payloads).append(ws);
             m1.send(ch)?;
-            let sums = look_up::<Server>(lookups)?;
+            let sums = look_up::<Server, 2>(lookups)?;
             let mut m2 = Incoming::recv(ch, 2 * n * ff, 0)?;
-            for (row, (open_up, open_w)) in masks.iter().enumerate() {
-                let (their_w, opened) = (m2.words(ff)?, m2.words(ff)?);
+            for (row, (delta_up, delta_w)) in masks.iter().enumerate() {
+                let (their_w, opened) = (m2.ring_words(ff)?, m2.ring_words(ff)?);
                 let x = (0..ff).map(|j| {
                     let s = &sums[row * ff + j];
-                    (open_w[j] + their_w[j]) * s[0] + s[1] + open_up[j] * s[2] + s[3] + opened[j]
+                    gated_line(delta_w[j] + their_w[j], delta_up[j], s) + opened[j]
                 });
-                data.extend(self.enter(into, x));
+                data.extend(self.enter_words(into, x));
             }
         }
         Ok(Tensor::new(Kind::Input(into), n, data))

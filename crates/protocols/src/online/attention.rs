@@ -25,12 +25,13 @@ mod server;
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Role, TableKey};
-use cryptogen_ring::{fp_from_bytes, Fp};
+use cryptogen_ring::word::words_from_bytes;
+use cryptogen_ring::{Fp, Word};
 
 pub(crate) use rotary::{rotation_safe, split_qkv};
 
 use super::scalar::{first_bytes, second_message, ScalarKeys};
-use super::tables::{index, join, look_up, rotation, sub_public, trunc, Lookup};
+use super::tables::{index, join, lift, line, look_up, rotation, sub_public, trunc, trunc_word, Lookup};
 use super::{Online, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
@@ -120,7 +121,7 @@ impl Call {
 struct Exponentials {
     keys: Vec<TableKey>,
     rotations: Vec<u32>,
-    deltas: Vec<Fp>,
+    deltas: Vec<Word>,
 }
 
 impl<P: Party> Online<P> {
@@ -145,14 +146,14 @@ impl<P: Party> Online<P> {
                     .exp
                     .get_mut(at * record..(at + 1) * record)
                     .ok_or(ProtocolError::Malformed { what: "exponential material" })?;
-                let beta = fp_from_bytes(&bytes[..8])
+                let beta = words_from_bytes(&bytes[..8])
                     .ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
                 let key = take_key(shape, &mut bytes[8..])?;
                 bytes.fill(0);
                 let x = trunc::<P>(*s, F);
                 let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
                 out.rotations.push(rotation(i, &key, spec.k));
-                out.deltas.push(sub_public::<P>(x, head.center) - beta);
+                out.deltas.push(lift::<P>(sub_public::<P>(x, head.center)) - beta);
                 out.keys.push(key);
                 reduced.push(x);
                 indices.push(i);
@@ -169,7 +170,7 @@ impl<P: Party> Online<P> {
         call: &Call,
         layer: usize,
         mine: Exponentials,
-        deltas: &[Fp],
+        deltas: &[Word],
         rotations: &[u32],
     ) -> Result<Vec<Fp>> {
         let plan = self.plan.clone();
@@ -183,15 +184,15 @@ impl<P: Party> Online<P> {
             for key in keys.by_ref().take(t + 1) {
                 let n = lookups.len();
                 let rotation = join(mine.rotations[n], rotations[n], spec.k);
-                lookups.push(Lookup { key, rotation, terms: vec![(0, ta), (0, tb), (1, ta)] });
+                lookups.push(Lookup { key, rotation, tables: [ta, tb] });
                 shifts.push(head.e_shift);
             }
         }
-        let sums = look_up::<P>(lookups)?;
+        let sums = look_up::<P, 2>(lookups)?;
         let weights: Vec<Fp> = sums
             .iter()
             .enumerate()
-            .map(|(n, s)| trunc::<P>((mine.deltas[n] + deltas[n]) * s[0] + s[1] + s[2], shifts[n]))
+            .map(|(n, s)| trunc_word::<P>(line(mine.deltas[n] + deltas[n], s), shifts[n]))
             .collect();
         self.trace.truncated(weights.iter().copied());
         Ok(weights)
@@ -205,10 +206,10 @@ impl<P: Party> Online<P> {
         let mut keys = Vec::with_capacity(call.pairs.len());
         for &(i, g, _) in &call.pairs {
             let slot = &mut self.active[i].slot;
-            let hi_masks = slot.mask(Mask::SigmaHi, layer, 2 * heads);
+            let hi_masks = slot.mask_words(Mask::SigmaHi, layer, 2 * heads);
             let lo = match lo_shape(spec) {
                 Some(shape) => {
-                    Some((slot.table(shape, lo_at, g)?, slot.mask(Mask::SigmaLo, layer, heads)[g]))
+                    Some((slot.table(shape, lo_at, g)?, slot.mask_words(Mask::SigmaLo, layer, heads)[g]))
                 }
                 None => None,
             };

@@ -11,7 +11,8 @@ use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::Channel;
 use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
 use cryptogen_ring::trunc::trunc_server;
-use cryptogen_ring::Fp;
+use cryptogen_ring::word::word_trunc_server;
+use cryptogen_ring::{Fp, Word};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
@@ -151,6 +152,11 @@ impl Online<Server> {
         x.zip(&self.plan.linear(site).in_shift).map(|(x, &k)| trunc_server(x, k)).collect()
     }
 
+    /// The same behind an activation, modulo `2^64` (A6).
+    pub(crate) fn enter_words(&self, site: Site, x: impl Iterator<Item = Word>) -> Vec<Fp> {
+        x.zip(&self.plan.linear(site).in_shift).map(|(x, &k)| word_trunc_server(x, k)).collect()
+    }
+
     /// The server's side.
     pub fn linear(
         &mut self,
@@ -199,8 +205,8 @@ impl Online<Client> {
             y.extend(row.slot.words(self.layout.linear(site), l.d_out)?);
         }
         if self.hybrid.is_some() {
-            let inputs = (0..x.rows).flat_map(|row| self.remask(row, site)).zip(l.in_shift.iter().cycle());
-            let r: Zeroizing<Vec<Fp>> = Zeroizing::new(inputs.map(|(r, &k)| trunc::<Client>(r, k)).collect());
+            let mut r = Zeroizing::new(Vec::with_capacity(x.rows * l.d_in));
+            (0..x.rows).for_each(|row| r.extend_from_slice(&self.entered(row, site)));
             if let Some(hybrid) = &mut self.hybrid {
                 linear::client(hybrid, ch, site, x.rows, &r, &y)?;
             }

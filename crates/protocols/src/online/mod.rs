@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cryptogen_mpc::party::Party;
-use cryptogen_ring::{Fp, Seed};
+use cryptogen_ring::{Fp, Seed, Word};
 use zeroize::{Zeroize, Zeroizing};
 
 pub(crate) use activation::client_index;
@@ -297,7 +297,8 @@ impl<P: Party> Online<P> {
         Ok(())
     }
 
-    /// The client's re-mask `r` of a site for an active row (head: of the evaluation in progress).
+    /// The client's re-mask `r` of a site for an active row (head: of the evaluation in progress); behind activations see
+    /// [`Online::remask_words`].
     pub(crate) fn remask(&self, row: usize, site: Site) -> Vec<Fp> {
         let n = self.plan.linear(site).d_in;
         match site {
@@ -306,12 +307,31 @@ impl<P: Party> Online<P> {
         }
     }
 
+    /// The same behind an activation, modulo `2^64`.
+    pub(crate) fn remask_words(&self, row: usize, layer: usize) -> Vec<Word> {
+        let site = Site::Down(layer);
+        let (n, index) = (self.plan.linear(site).d_in, site.index(self.plan.model.layers));
+        self.active[row].slot.mask_words(Mask::Remask, index, n)
+    }
+
+    /// The client's share `r'` of an input of a linear layer.
+    pub(crate) fn entered(&self, row: usize, site: Site) -> Zeroizing<Vec<Fp>> {
+        let shifts = &self.plan.linear(site).in_shift;
+        let r = match site {
+            Site::Down(layer) => {
+                let r = self.remask_words(row, layer);
+                r.iter().zip(shifts).map(|(r, &k)| tables::trunc_word::<P>(*r, k)).collect()
+            }
+            _ => self.remask(row, site).iter().zip(shifts).map(|(r, &k)| tables::trunc::<P>(*r, k)).collect(),
+        };
+        Zeroizing::new(r)
+    }
+
     /// Logs the client's share `r'` of the inputs of a linear layer.
     pub(crate) fn log_remask(&mut self, site: Site, rows: usize) {
         for row in 0..rows {
-            let r = self.remask(row, site);
-            let shifts = &self.plan.linear(site).in_shift;
-            self.trace.truncated(r.iter().zip(shifts).map(|(r, &k)| tables::trunc::<P>(*r, k)));
+            let r = self.entered(row, site);
+            self.trace.truncated(r.iter().copied());
         }
     }
 }

@@ -39,9 +39,9 @@ impl<P: Party> Online<P> {
         let spec = &self.plan.norms[norm].scalar;
         let (hi, lo) = self.layout.norm_tables(norm);
         let slot = &mut self.active[row].slot;
-        let hi_masks = slot.mask(Mask::NormHi, norm, 2);
+        let hi_masks = slot.mask_words(Mask::NormHi, norm, 2);
         let lo_key = match lo_shape(spec) {
-            Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask(Mask::NormLo, norm, 1)[0])),
+            Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask_words(Mask::NormLo, norm, 1)[0])),
             None => None,
         };
         Ok(ScalarKeys {

@@ -6,9 +6,9 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::TableKey;
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Word};
 
-use super::tables::{index, join, look_up, rotation, trunc, Lookup};
+use super::tables::{index, join, lift, line, look_up, rotation, trunc, trunc_word, Lookup, Sums};
 use crate::error::Result;
 use crate::plan::{Plan, Range, Scalar};
 use crate::trace::Trace;
@@ -17,16 +17,16 @@ use crate::wire::{Incoming, Opening};
 /// Material of one scalar: keys with the party's shares of their payloads.
 pub struct ScalarKeys {
     pub hi: TableKey,
-    pub hi_beta: Fp,
+    pub hi_beta: Word,
     /// payload share that multiplies the fine value; unused without a fine range
-    pub fine_beta: Fp,
-    pub lo: Option<(TableKey, Fp)>,
+    pub fine_beta: Word,
+    pub lo: Option<(TableKey, Word)>,
 }
 
 struct Argument {
     key: TableKey,
     rotation: u32,
-    delta: Fp,
+    delta: Word,
     reduced: Fp,
     index: u32,
 }
@@ -36,7 +36,7 @@ pub struct Started<'a> {
     specs: Vec<&'a Scalar>,
     hi: Vec<Argument>,
     lo: Vec<Argument>,
-    fine_beta: Vec<Fp>,
+    fine_beta: Vec<Word>,
 }
 
 /// Words and rotations of the first message for `n` scalars.
@@ -63,10 +63,16 @@ pub fn second_message(spec: &Scalar, n: usize) -> usize {
 /// Step 1, local: truncate, index, subtract the masks. `specs`, `m`, `keys` run over the batch; all specs must
 /// agree on having a fine range.
 pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKeys>) -> Started<'a> {
-    let argument = |r: &Range, m: Fp, key: TableKey, beta: Fp| {
+    let argument = |r: &Range, m: Fp, key: TableKey, beta: Word| {
         let reduced = trunc::<P>(m, r.mu);
         let i = index::<P>(reduced, r.h, r.k);
-        Argument { rotation: rotation(i, &key, r.k), key, delta: reduced - beta, reduced, index: i }
+        Argument {
+            rotation: rotation(i, &key, r.k),
+            key,
+            delta: lift::<P>(reduced) - beta,
+            reduced,
+            index: i,
+        }
     };
     let mut out = Started { hi: vec![], lo: vec![], fine_beta: vec![], specs };
     for ((spec, &m), k) in out.specs.iter().zip(m).zip(keys) {
@@ -101,41 +107,40 @@ impl<'a> Started<'a> {
 
     /// Step 2: with the peer's message 1, look up both ranges.
     pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Incoming) -> Result<Evaluated<'a>> {
-        let mut lookups = Vec::with_capacity(self.hi.len() + self.lo.len());
-        let mut deltas = Vec::with_capacity(lookups.capacity());
-        let two = !self.lo.is_empty();
+        let (specs, n, two) = (self.specs, self.hi.len(), !self.lo.is_empty());
+        let mut values = Vec::with_capacity(n + self.lo.len());
+        let mut select = Vec::with_capacity(self.lo.len());
         for (fine, range) in [(false, self.hi), (true, self.lo)] {
-            let words = peer.words(range.len())?;
+            let words = peer.ring_words(range.len())?;
             let rotations = peer.rotations(range.len())?;
+            let mut lookups = Vec::with_capacity(range.len());
+            let mut deltas = Vec::with_capacity(range.len());
             for (i, a) in range.into_iter().enumerate() {
-                let spec = self.specs[i];
+                let spec = specs[i];
                 let r = if fine { spec.lo.as_ref().unwrap_or(&spec.hi) } else { &spec.hi };
-                let (ta, tb) = (plan.table(r.a), plan.table(r.b));
-                let mut terms = vec![(0, ta), (0, tb), (1, ta)];
-                if let (false, true, Some(z)) = (fine, two, r.z) {
-                    terms.extend([(0, plan.table(z)), (2, plan.table(z))]);
-                }
+                // The table of a range without one costs nothing that matters: there are few scalars.
+                let tables = [r.a, r.b, r.z.unwrap_or(r.b)].map(|t| plan.table(t));
                 deltas.push(a.delta + words[i]);
-                lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, terms });
+                lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, tables });
+            }
+            let sums: Vec<Sums<3>> = look_up::<P, 3>(lookups)?;
+            values.extend(deltas.iter().zip(&sums).map(|(delta, sums)| line(*delta, sums)));
+            if two && !fine {
+                select.extend(sums.iter().map(|[_, _, z]| (z[0], z[2])));
             }
         }
-        let sums = look_up::<P>(lookups)?;
-        let value = |i: usize| deltas[i] * sums[i][0] + sums[i][1] + sums[i][2];
-        let n = self.specs.len();
-        let coarse = (0..n).map(value).collect();
-        let fine: Vec<Fp> = if two { (n..2 * n).map(value).collect() } else { vec![] };
-        let select = if two { (0..n).map(|i| (sums[i][3], sums[i][4])).collect() } else { vec![] };
+        let fine = values.split_off(n);
         let masked = fine.iter().zip(&self.fine_beta).map(|(y, b)| *y - *b).collect();
-        Ok(Evaluated { specs: self.specs, coarse, select, masked })
+        Ok(Evaluated { specs, coarse: values, select, masked })
     }
 }
 
 /// Between the two messages: coarse value, selector shares, masked fine value.
 pub struct Evaluated<'a> {
     specs: Vec<&'a Scalar>,
-    coarse: Vec<Fp>,
-    select: Vec<(Fp, Fp)>,
-    masked: Vec<Fp>,
+    coarse: Vec<Word>,
+    select: Vec<(Word, Word)>,
+    masked: Vec<Word>,
 }
 
 impl Evaluated<'_> {
@@ -146,14 +151,14 @@ impl Evaluated<'_> {
 
     /// Step 3: select and truncate. Returns shares of `ρ`.
     pub fn finish<P: Party>(self, peer: &mut Incoming) -> Result<Vec<Fp>> {
-        let theirs = peer.words(self.masked.len())?;
+        let theirs = peer.ring_words(self.masked.len())?;
         let mut rho = Vec::with_capacity(self.specs.len());
         for (i, spec) in self.specs.iter().enumerate() {
             let mut y = self.coarse[i];
             if let Some((z, z_beta)) = self.select.get(i) {
                 y += (self.masked[i] + theirs[i]) * *z + *z_beta;
             }
-            rho.push(trunc::<P>(y, spec.out_shift));
+            rho.push(trunc_word::<P>(y, spec.out_shift));
         }
         Ok(rho)
     }

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{generate, OtPair, Role, TableKey, TableShape};
-use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
+use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Word};
 use zeroize::Zeroizing;
 
 use super::channel::{run, Tap};
 use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
-use crate::material::{activation_shape, exp_shape, mask, Mask, Slot};
+use crate::material::{activation_shape, exp_shape, Slot};
 use crate::online::{HeadSlot, Online, Row, RowAttention};
 use crate::plan::Site;
 
@@ -38,7 +38,7 @@ pub struct Session {
 }
 
 /// Makes table keys for `(shape, payload shares)`, in order.
-fn insecure_keys(requests: &[(TableShape, Pair<Vec<Fp>>)], seed: u8) -> Vec<Pair<Vec<u8>>> {
+fn insecure_keys(requests: &[(TableShape, Pair<Vec<Word>>)], seed: u8) -> Vec<Pair<Vec<u8>>> {
     let mut shapes: Vec<TableShape> = vec![];
     for (shape, _) in requests {
         if !shapes.contains(shape) {
@@ -51,7 +51,7 @@ fn insecure_keys(requests: &[(TableShape, Pair<Vec<Fp>>)], seed: u8) -> Vec<Pair
         let mut keys = vec![vec![]; requests.len()];
         for &shape in &shapes {
             let wanted = || requests.iter().enumerate().filter(|(_, (s, _))| *s == shape);
-            let betas: Vec<Fp> = wanted().flat_map(|(_, (_, b))| b[role.index()].clone()).collect();
+            let betas: Vec<Word> = wanted().flat_map(|(_, (_, b))| b[role.index()].clone()).collect();
             let made =
                 generate(ch, &mut ot, shape, wanted().count(), &betas, &mut rng).expect("honest parties");
             for (n, (i, _)) in wanted().enumerate() {
@@ -125,7 +125,7 @@ struct Place {
 struct Dealer<'a> {
     tiny: &'a Tiny,
     rng: Prg,
-    requests: Vec<(TableShape, Pair<Vec<Fp>>)>,
+    requests: Vec<(TableShape, Pair<Vec<Word>>)>,
     places: Vec<Place>,
 }
 
@@ -137,7 +137,7 @@ impl Dealer<'_> {
         [client, server]
     }
 
-    fn key(&mut self, place: Place, shape: TableShape, betas: Pair<Vec<Fp>>) {
+    fn key(&mut self, place: Place, shape: TableShape, betas: Pair<Vec<Word>>) {
         self.places.push(place);
         self.requests.push((shape, betas));
     }
@@ -194,9 +194,9 @@ impl Dealer<'_> {
                 slot.attention.push(Attention { score, value, weight_mask, exp: vec![0; entries * record] });
             }
             for i in 0..entries {
-                let betas = [self.rng.fp_vec(1), self.rng.fp_vec(1)];
+                let betas = [self.rng.word_vec(1), self.rng.word_vec(1)];
                 for (slot, beta) in session.slots[t].iter_mut().zip(&betas) {
-                    slot.attention[l].exp[i * record..][..8].copy_from_slice(&beta[0].to_le_bytes());
+                    slot.attention[l].exp[i * record..][..8].copy_from_slice(&beta[0].0.to_le_bytes());
                 }
                 self.key(Place { row: (s, t), exp: Some(l), at: i * record + 8 }, shape, betas);
             }
@@ -205,8 +205,7 @@ impl Dealer<'_> {
 
     fn head(&mut self) -> (Vec<Fp>, Pair<(Seed, Vec<Fp>)>) {
         let [client, server] = self.seeds();
-        let d_in = self.tiny.plan.linear(Site::Head).d_in;
-        let (r, _) = ideal::remask(self.tiny, Site::Head, &mask(&client, Mask::Remask, 0, d_in));
+        let (r, _) = ideal::remask(self.tiny, Site::Head, &client);
         let [c, s] = self.share(&ideal::multiply(self.tiny, Site::Head, &r));
         (r, [(client, c), (server, s)])
     }

@@ -52,12 +52,25 @@ fn wrong_lengths_and_hangups_are_errors() {
     });
 }
 
+/// Whether message `at` of party `by` holds nothing but rotations and integers modulo `2^64`, which any bytes are.
+fn has_no_field_element(arch: Arch, step: Step, by: usize, at: usize) -> bool {
+    match step {
+        Step::Norm(_) => (by, at) == (0, 0),
+        Step::Activation(_) => by == 0 || arch == Arch::Gpt,
+        _ => false,
+    }
+}
+
 #[test]
 fn numbers_outside_the_field_are_errors() {
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Ones);
-        let malformed = matches!(error, Some(ProtocolError::Malformed { .. }));
-        assert!(malformed, "{arch:?} {step:?} message {at} of {by}: {error:?}");
+        let as_expected = match error {
+            Some(ProtocolError::Malformed { .. }) => !has_no_field_element(arch, step, by, at),
+            None => has_no_field_element(arch, step, by, at),
+            _ => false,
+        };
+        assert!(as_expected, "{arch:?} {step:?} message {at} of {by}: {error:?}");
     });
 }
 
@@ -85,20 +98,20 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["94c431554a6d1558", "ca074d8b0e3d1539"],
-        ["838c553a8c1f2868", "f40d57c28ade8f70"],
-        ["ae3c07e8d5679215", "20648424968ae7d2"],
-        ["72f65bf4e5a4cd1e", "5ddea04533c816f7"],
-        ["0660725cbcb454c0", "b076d6d8b43bfba6"],
+        ["762bd34a729d24aa", "df8ce9c19f19000a"],
+        ["3e294ad7dd4f3b3e", "5a8021aad86317d1"],
+        ["3843c866d1eab59c", "63bba3f343abb50f"],
+        ["8e76894ca14ee3c7", "e69d8585c82f9e98"],
+        ["5e25a9a0a88a3537", "ec11ccbe386e6762"],
         ["e3b0c44298fc1c14", "fb9eada3d85816e1"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["4492f0b1f5316880", "f0d3b3fc75261736"],
-        ["944426c67a29a2c0", "f75128accc8deb3d"],
-        ["8fc0386a5e303269", "9e7674ad1f54ccbd"],
-        ["514f32d9340a3862", "3e484308b8ae7c73"],
-        ["4bf086cdab2bceff", "7c4f3a0b20063592"],
+        ["98f95149213c195b", "816a0e34df90b5f8"],
+        ["0b74bdac4b48c1b3", "97a16c5a37fdf6ee"],
+        ["36231f473f2dda08", "888b59a1e2efb1b2"],
+        ["cc31a4d54eec06b3", "6bc31efeda9790ab"],
+        ["6082c4e7f52b43cd", "85a9ba35acb36c3e"],
         ["e3b0c44298fc1c14", "dc55c5bf6a3719a6"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

@@ -4,10 +4,11 @@
 use cryptogen_mpc::party::Client;
 use cryptogen_ot::TableShape;
 use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
-use cryptogen_ring::{Fp, Seed};
+use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
+use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{activation_shape, hi_shape, lo_shape, mask, Mask};
+use crate::material::{activation_shape, hi_shape, lo_shape, mask, mask_words, Mask};
 use crate::offline::model::ModelLayout;
 use crate::offline::prepare::fold;
 use crate::online::attention::split_qkv;
@@ -21,7 +22,7 @@ pub type Pair<T> = [T; 2];
 pub struct Table {
     pub at: usize,
     pub shape: TableShape,
-    pub betas: Pair<Vec<Fp>>,
+    pub betas: Pair<Vec<Word>>,
 }
 
 /// The client's shares that a slot determines before there is a token.
@@ -67,8 +68,15 @@ pub fn multiply(tiny: &Tiny, site: Site, r: &[Fp]) -> Vec<Fp> {
 }
 
 /// `r >> in_shift` of a site and whether its truncations are safe.
-pub fn remask(tiny: &Tiny, site: Site, r: &[Fp]) -> (Vec<Fp>, bool) {
+pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> (Vec<Fp>, bool) {
     let l = tiny.plan.linear(site);
+    let index = if site == Site::Head { 0 } else { site.index(tiny.plan.model.layers) };
+    if matches!(site, Site::Down(_)) {
+        let r = mask_words(seed, Mask::Remask, index, l.d_in);
+        let good = r.iter().all(|r| word_trunc_is_safe(*r, l.in_bound));
+        return (r.iter().zip(&l.in_shift).map(|(r, k)| word_trunc_client(*r, *k)).collect(), good);
+    }
+    let r = mask(seed, Mask::Remask, index, l.d_in);
     let good = r.iter().all(|r| trunc_is_safe(*r, l.in_bound));
     (r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect(), good)
 }
@@ -106,7 +114,7 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
         };
         for site in sites {
             let l = plan.linear(site);
-            let (r, good) = remask(tiny, site, &cm(Mask::Remask, site.index(m.layers), l.d_in));
+            let (r, good) = remask(tiny, site, &seeds[0]);
             let share = client_share(site);
             ideal.good &= good && share.iter().all(|c| trunc_is_safe(*c, l.out_bound));
             let y: Vec<Fp> = share.iter().map(|c| trunc_client(*c, l.out_shift)).collect();
@@ -138,11 +146,11 @@ impl Ideal {
     ) {
         let (hi, lo) = (hi_shape(spec), lo_shape(spec));
         for i in 0..n {
-            let hi_masks = [0, 1].map(|p| mask(&seeds[p], what.0, index, 2 * n));
+            let hi_masks = [0, 1].map(|p| mask_words(&seeds[p], what.0, index, 2 * n));
             let betas = hi_masks.map(|m| m[2 * i..][..hi.payloads() as usize].to_vec());
             self.tables.push(Table { at: at.0 + i * hi.record_bytes(), shape: hi, betas });
             if let Some(lo) = lo {
-                let betas = [0, 1].map(|p| vec![mask(&seeds[p], what.1, index, n)[i]]);
+                let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], what.1, index, n)[i]]);
                 self.tables.push(Table { at: at.1 + i * lo.record_bytes(), shape: lo, betas });
             }
         }
@@ -163,14 +171,16 @@ impl Ideal {
     fn activation(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {
         let (m, layout) = (&tiny.plan.model, &tiny.layout);
         let u = &self.known.outputs[Site::Up(layer).index(m.layers)];
-        let random = [0, 1].map(|p| mask(&seeds[p], Mask::Activation, layer, m.ff));
-        let betas: Vec<Pair<Vec<Fp>>> = if m.gated {
+        let random = [0, 1].map(|p| mask_words(&seeds[p], Mask::Activation, layer, m.ff));
+        let betas: Vec<Pair<Vec<Word>>> = if m.gated {
             let (gate, up) = u.split_at(m.ff);
             let [mask_g, mask_u] = [Mask::Gate, Mask::Up].map(|what| mask(&seeds[1], what, layer, m.ff));
             self.sums.push((layout.gated(layer), sums(&products(gate, &mask_u), &products(up, &mask_g))));
-            (0..m.ff).map(|j| [vec![random[0][j], up[j]], vec![random[1][j], mask_u[j]]]).collect()
+            let payload = mask_words(&seeds[1], Mask::UpPayload, layer, m.ff);
+            let pair = |j| [vec![random[0][j], lift_client(up[j])], vec![random[1][j], payload[j]]];
+            (0..m.ff).map(pair).collect()
         } else {
-            (0..m.ff).map(|j| [vec![u[j]], vec![random[1][j]]]).collect()
+            (0..m.ff).map(|j| [vec![lift_client(u[j])], vec![random[1][j]]]).collect()
         };
         let shape = activation_shape(&tiny.plan, layer);
         for (j, betas) in betas.into_iter().enumerate() {

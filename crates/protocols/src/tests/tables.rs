@@ -2,18 +2,19 @@
 
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{OtPair, TableKey, TableShape};
-use cryptogen_ring::Fp;
+use cryptogen_ring::word::word;
+use cryptogen_ring::{Fp, Word};
 use rand_core::RngCore;
 
 use super::channel::{run, Tap};
 use super::cost::measured;
-use super::{between, elements, rng};
+use super::{between, rng};
 use crate::offline::tables;
-use crate::online::tables::{index, join, look_up, rotation, sub_public, Lookup};
+use crate::online::tables::{index, join, lift, line, look_up, rotation, sub_public, Lookup};
 
 /// Table records of both parties for given payload shares.
-fn made(shape: TableShape, betas: &[Vec<Fp>; 2]) -> [Vec<Vec<u8>>; 2] {
-    fn party<P: Party>(ch: &mut Tap, shape: TableShape, betas: &[Fp]) -> (Vec<Vec<u8>>, usize) {
+fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {
+    fn party<P: Party>(ch: &mut Tap, shape: TableShape, betas: &[Word]) -> (Vec<Vec<u8>>, usize) {
         let mut rng = rng(110 + P::ROLE.index() as u8);
         let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
         let (before, mut records) = (ch.sent.len(), vec![]);
@@ -36,7 +37,7 @@ fn made(shape: TableShape, betas: &[Vec<Fp>; 2]) -> [Vec<Vec<u8>>; 2] {
 
 #[test]
 fn look_ups_equal_the_clear_lines() {
-    // A3 without truncation is exact for every x, so x runs over the whole field and entries up to their bound.
+    // A3 modulo 2^64 is exact for every x whose shares wrap as they nearly always do, entries up to their bound.
     for (k, h) in [(4, 32), (9, 1), (7, 20)] {
         let (shape, n) = (TableShape::new(k, 1).unwrap(), 40);
         let (mut rng, extreme) = (rng(k as u8), (1i64 << 46) - 1);
@@ -47,24 +48,27 @@ fn look_ups_equal_the_clear_lines() {
         };
         let (a, b) = (table(&mut rng), table(&mut rng));
         let (offset, center) = (between(&mut rng, -extreme, extreme), between(&mut rng, -extreme, extreme));
-        let [x_c, x_s, beta_c, beta_s] = [0; 4].map(|_| elements(&mut rng, n));
+        let [beta_c, beta_s] = [0; 2].map(|_| rng.word_vec(n));
+        let x_c = rng.fp_vec(n);
+        let x: Vec<i64> = (0..n).map(|_| between(&mut rng, -extreme, extreme)).collect();
+        let x_s: Vec<Fp> = x.iter().zip(&x_c).map(|(x, c)| Fp::from_i64(*x) - *c).collect();
         let records = made(shape, &[beta_c.clone(), beta_s.clone()]);
 
         struct Half {
             keys: Vec<TableKey>,
             rotations: Vec<u32>,
-            deltas: Vec<Fp>,
+            deltas: Vec<Word>,
             indices: Vec<u32>,
         }
-        let half = |role: usize, x: &[Fp], beta: &[Fp]| {
+        let half = |role: usize, x: &[Fp], beta: &[Word]| {
             let mut half = Half { keys: vec![], rotations: vec![], deltas: vec![], indices: vec![] };
             for i in 0..n {
                 let key = TableKey::from_record(shape, &records[role][i]).unwrap();
                 let (j, delta) = match role {
-                    0 => (index::<Client>(x[i], h, k), x[i] - beta[i]),
+                    0 => (index::<Client>(x[i], h, k), lift::<Client>(x[i]) - beta[i]),
                     _ => {
                         let j = index::<Server>(sub_public::<Server>(x[i], offset), h, k);
-                        (j, sub_public::<Server>(x[i], center) - beta[i])
+                        (j, lift::<Server>(sub_public::<Server>(x[i], center)) - beta[i])
                     }
                 };
                 half.rotations.push(rotation(j, &key, k));
@@ -75,25 +79,20 @@ fn look_ups_equal_the_clear_lines() {
             half
         };
         let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
-        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
+        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_, 2>> {
             let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
-            let lookup = |(i, key)| Lookup {
-                key,
-                rotation: join(i),
-                terms: vec![(0, &a[..]), (0, &b[..]), (1, &a[..])],
-            };
+            let lookup = |(i, key)| Lookup { key, rotation: join(i), tables: [&a[..], &b[..]] };
             keys.into_iter().enumerate().map(lookup).collect()
         };
         let sums = [
-            look_up::<Client>(lookups(client.keys)).unwrap(),
-            look_up::<Server>(lookups(server.keys)).unwrap(),
+            look_up::<Client, 2>(lookups(client.keys)).unwrap(),
+            look_up::<Server, 2>(lookups(server.keys)).unwrap(),
         ];
         for i in 0..n {
             let delta = client.deltas[i] + server.deltas[i];
-            let y: Fp = sums.iter().map(|s| delta * s[i][0] + s[i][1] + s[i][2]).sum();
+            let y: Word = sums.iter().map(|s| line(delta, &s[i])).sum();
             let j = (client.indices[i].wrapping_add(server.indices[i]) & ((1 << k) - 1)) as usize;
-            let x = x_c[i] + x_s[i] - Fp::from_i64(center);
-            assert_eq!(y, Fp::from_i64(a[j]) * x + Fp::from_i64(b[j]));
+            assert_eq!(y, word(a[j]) * word(x[i] - center) + word(b[j]));
         }
     }
 }
@@ -102,7 +101,7 @@ fn look_ups_equal_the_clear_lines() {
 fn tables_come_in_batches() {
     // 64 tables of 2^16 leaves fill a batch.
     let (shape, n) = (TableShape::new(16, 2).unwrap(), 65);
-    let betas = [1, 2].map(|seed| elements(&mut rng(seed), 2 * n));
+    let betas = [1, 2].map(|seed| rng(seed).word_vec(2 * n));
     let records = made(shape, &betas);
     assert_eq!([records[0].len(), records[1].len()], [n, n]);
     for i in [0, 63, 64] {
@@ -115,17 +114,16 @@ fn tables_come_in_batches() {
 }
 
 /// Both halves of a key add up to the payloads at its secret index and nothing elsewhere.
-pub fn check_key(shape: TableShape, records: [&[u8]; 2], betas: [&[Fp]; 2]) {
+pub fn check_key(shape: TableShape, records: [&[u8]; 2], betas: [&[Word]; 2]) {
     let table: Vec<i64> = (0..shape.size() as i64).map(|j| j * j + 1).collect();
     let halves = [0, 1].map(|p| {
         let key = TableKey::from_record(shape, records[p]).expect("a well-formed record");
         let role = [Client::ROLE, Server::ROLE][p];
-        let terms: Vec<(usize, &[i64])> = (0..shape.m()).map(|l| (l, &table[..])).collect();
-        (key.alpha() as usize, key.dot(role, 3, &terms).expect("valid terms"))
+        (key.alpha() as usize, key.dot(role, 3, &[&table]).expect("a valid table"))
     });
     let at = (halves[0].0 + halves[1].0 + 3) % shape.size();
     for l in 0..shape.m() {
-        let beta = if l == 0 { Fp::ONE } else { betas[0][l - 1] + betas[1][l - 1] };
-        assert_eq!(halves[0].1[l] + halves[1].1[l], beta * Fp::from_i64(table[at]));
+        let beta = if l == 0 { word(1) } else { betas[0][l - 1] + betas[1][l - 1] };
+        assert_eq!(halves[0].1[l] + halves[1].1[l], beta * word(table[at]));
     }
 }

@@ -56,7 +56,7 @@ fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
         }
         Step::Activation(l) => {
             let n = ROWS * m.ff;
-            let (from_server, from_client) = if m.gated { (3, 2) } else { (1, 1) };
+            let (from_server, from_client) = if m.gated { (4, 2) } else { (1, 1) };
             vec![
                 (server, vec![Rotations(n, plan.activations[l].k), Words(from_server * n)]),
                 (client, vec![Words(from_client * n)]),

@@ -111,14 +111,14 @@ fn versions_are_compared_by_both() {
     let identity = identity(&dir);
     let (address, theirs) = server(&identity, |mut connection| connection.welcome(&policy(None)));
     let mut client = connect(&address, &pin(&identity), None).unwrap();
-    client.send_control(&json!({"protocol_version": 2})).unwrap();
+    client.send_control(&json!({"protocol_version": PROTOCOL_VERSION + 1})).unwrap();
     assert_eq!(client.recv_control().unwrap()["protocol_version"], PROTOCOL_VERSION);
-    let version = SessionError::Version { expected: PROTOCOL_VERSION, got: 2 };
+    let version = SessionError::Version { expected: PROTOCOL_VERSION, got: PROTOCOL_VERSION + 1 };
     assert_eq!(theirs.join().unwrap(), Err(version.clone()));
 
     let (address, theirs) = server(&identity, |mut connection| {
         connection.recv_control().unwrap();
-        connection.send_control(&json!({"protocol_version": 2})).unwrap();
+        connection.send_control(&json!({"protocol_version": PROTOCOL_VERSION + 1})).unwrap();
         connection
     });
     let mut client = connect(&address, &pin(&identity), None).unwrap();

@@ -2,14 +2,14 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Role, TableKey, TableShape};
-use cryptogen_ring::{fp_to_bytes, Fp, Seed};
+use cryptogen_ring::{fp_to_bytes, Fp, Seed, Word};
 use zeroize::Zeroizing;
 
 use super::{Preparer, Sink};
 use crate::error::Result;
 use crate::material::{activation_shape, exp_shape, hi_shape, lo_shape, Mask};
 use crate::offline::tables;
-use crate::online::client_index;
+use crate::online::{client_index, tables::lift};
 use crate::plan::Scalar;
 
 impl<P: Party> Preparer<'_, P> {
@@ -23,28 +23,31 @@ impl<P: Party> Preparer<'_, P> {
     ) -> Result<()> {
         let m = &self.plan.model;
         let (ff, n) = (m.ff, seeds.len());
-        let random = self.masks(seeds, Mask::Activation, layer, ff);
+        let random = self.mask_words(seeds, Mask::Activation, layer, ff);
         let halves = |second: bool| -> Vec<Fp> {
             up.chunks(m.up_dim())
                 .flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() })
                 .collect()
         };
-        let betas: Vec<Fp> = if m.gated {
+        let betas: Vec<Word> = if m.gated {
             let (first, second) = match P::ROLE {
                 Role::Client => (halves(false), halves(true)),
                 Role::Server => {
                     (self.masks(seeds, Mask::Up, layer, ff), self.masks(seeds, Mask::Gate, layer, ff))
                 }
             };
-            // client: gate, up against server: mask of up, mask of gate; the payload of `up` is up_c + mask of up
+            // client: gate, up against server: mask of up, mask of gate
             let z = self.cross(&[first.clone(), second.clone()])?;
             for (i, z) in z.chunks(ff).enumerate() {
                 sink.write(i, self.layout.gated(layer), &fp_to_bytes(z))?;
             }
-            let of_up = if self.is_client() { second } else { first };
+            let of_up = match P::ROLE {
+                Role::Client => second.into_iter().map(lift::<P>).collect(),
+                Role::Server => self.mask_words(seeds, Mask::UpPayload, layer, ff),
+            };
             random.iter().zip(&of_up).flat_map(|(w, u)| [*w, *u]).collect()
         } else if self.is_client() {
-            up.to_vec()
+            up.iter().map(|x| lift::<P>(*x)).collect()
         } else {
             random
         };
@@ -122,13 +125,13 @@ impl<P: Party> Preparer<'_, P> {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let shape = hi_shape(spec);
-        let mut betas = self.masks(seeds, what.0, index, 2 * per_slot);
+        let mut betas = self.mask_words(seeds, what.0, index, 2 * per_slot);
         if shape.payloads() == 1 {
             betas = betas.chunks(2).map(|b| b[0]).collect();
         }
         let mut groups = vec![(shape, betas, at.0)];
         if let Some(shape) = lo_shape(spec) {
-            groups.push((shape, self.masks(seeds, what.1, index, per_slot), at.1));
+            groups.push((shape, self.mask_words(seeds, what.1, index, per_slot), at.1));
         }
         for (shape, betas, at) in groups {
             tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
@@ -144,12 +147,12 @@ impl<P: Party> Preparer<'_, P> {
     /// As [`Preparer::slots`].
     pub fn exponentials(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
         let shape = exp_shape(self.plan, 0);
-        let betas = self.rng.fp_vec(n);
+        let betas = self.rng.word_vec(n);
         let betas_ref = &betas;
         tables::make::<P>(self.ch, self.ot, shape, betas_ref, self.rng, &mut |first, records| {
             let mut bytes = Zeroizing::new(Vec::with_capacity(records.len() + 8 * n));
             for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
-                bytes.extend_from_slice(&betas_ref[first + i].to_le_bytes());
+                bytes.extend_from_slice(&betas_ref[first + i].0.to_le_bytes());
                 bytes.extend_from_slice(record);
             }
             sink.write_records(first, &bytes)

@@ -47,7 +47,7 @@ impl Online<Client> {
         let mine = self.exponentials(&call, layer, &scores)?;
 
         // 2.
-        let (deltas, rotations) = (m1.words(call.entries)?, m1.rotations(call.entries)?);
+        let (deltas, rotations) = (m1.ring_words(call.entries)?, m1.rotations(call.entries)?);
         let mut m2 = Opening::new();
         m2.differences(&mine.deltas).rotations(&mine.rotations);
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;

@@ -45,7 +45,7 @@ impl Online<Server> {
         // 2.
         let opened = if self.hybrid.is_some() { 0 } else { call.entries };
         let mut m2 = Incoming::recv(ch, call.entries + opened, call.entries)?;
-        let (deltas, rotations) = (m2.words(call.entries)?, m2.rotations(call.entries)?);
+        let (deltas, rotations) = (m2.ring_words(call.entries)?, m2.rotations(call.entries)?);
         let open_e = m2.words(opened)?;
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
 
