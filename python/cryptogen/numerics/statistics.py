@@ -1,7 +1,7 @@
 """What a plan costs in probability and material, computed from calibration; printed by `cryptogen inspect`.
 
-A local truncation of x is wrong with probability |x|/p (A1). Where the client knows its share offline it checks and
-discards the slot instead, with probability 2·bound/p.
+A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a share of x that is
+lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the slot instead, with probability 2·bound/p.
 """
 
 import math
@@ -45,8 +45,11 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
         parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
+        parts["table argument"] += sum(2.0 ** (r.k + r.h) for r in (norm.scalar.hi, norm.scalar.lo) if r)
         parts["1/rms"] += _mean(1 / np.sqrt(square + seen.config.norm_eps)) * 2.0 ** (entry + norm.scalar.out_shift)
     for i, attention in enumerate(plan.attention):
+        scale = 2 * F if c.gated else F
+        parts["table argument"] += c.ff * seen.argument[i].mean * 2.0**scale
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
             scores, value = seen.scores[i][g], seen.values[i][g // seen.config.group].mean
@@ -55,6 +58,8 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
             sigma = _mean(sums) * 2.0 ** (bits - head.e_shift)
             r = shift + head.o_shift
             parts["score"] += length * scores.extent.mean * 2.0 ** (2 * F)
+            parts["table argument"] += length * (scores.extent.mean * 2.0**F + abs(head.center))
+            parts["table argument"] += sum(2.0 ** (r.k + r.h) for r in (head.scalar.hi, head.scalar.lo) if r)
             parts["exp"] += _mean(sums) * 2.0**bits
             parts["weighted values"] += c.head_dim * sigma * value * 2.0**F + 2 * sigma
             last = head.scalar.lo or head.scalar.hi  # 1/σ is constant below the first interval end
