@@ -2,9 +2,9 @@
 //!
 //! - `pads`: the tweakable hash TMMO, `H(i, x) = π(π(x) ⊕ i) ⊕ π(x)` (Guo, Katz, Wang, Yu: "Efficient and Secure
 //!   Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4). Two AES calls.
-//! - `grow`, `hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
+//! - `grow`, `hash_sums`, `grown_hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
 //!   trees. One AES call.
-//! - `converted_sums`, `dot`: `Conv_ℓ(s)` is the low (`ℓ` even) or high (odd) half of `MMO_C(s ⊕ ⌊ℓ/2⌋)`, correlation robust (the same,
+//! - `grown_leaf_sums`, `dot`: `Conv_ℓ(s)` is the low (`ℓ` even) or high (odd) half of `MMO_C(s ⊕ ⌊ℓ/2⌋)`, correlation robust (the same,
 //!   §7.2): uniform modulo `2^64`. One AES call for two payloads.
 //! - `stream`: block `i` of the stream of a seed, `MMO_S(s ⊕ i)`.
 
@@ -55,9 +55,18 @@ pub(crate) fn hash_sums(nodes: &[u128]) -> [u128; TREES] {
     PI.tree.hash_sums(nodes)
 }
 
-/// The sums of `Conv_{2·pair}` and `Conv_{2·pair+1}` over the leaves of each tree.
-pub(crate) fn converted_sums(leaves: &[u128], pair: usize) -> [[u64; 2]; TREES] {
-    PI.convert.converted_sums(leaves, pair as u128)
+/// The same over the children of `parents`.
+pub(crate) fn grown_hash_sums(parents: &[u128], words: &[u128; TREES]) -> [u128; TREES] {
+    PI.tree.grown_hash_sums(parents, words)
+}
+
+/// Over the leaves of each tree, the children of `parents`: how many are odd; `sums[pair]`: the sums of `Conv_{2·pair}` and `Conv_{2·pair+1}`.
+pub(crate) fn grown_leaf_sums(
+    parents: &[u128],
+    words: &[u128; TREES],
+    sums: &mut [[[u64; 2]; TREES]],
+) -> [u32; TREES] {
+    PI.tree.grown_leaf_sums(parents, words, &PI.convert, sums)
 }
 
 /// Of one tree, inner products with tables from entry `first` on: see [`FixedKey::dot`].

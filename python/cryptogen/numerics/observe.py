@@ -80,7 +80,7 @@ class Observation:
         self.x = {site: Extent() for site in config.norm_sites()}  # output of a norm
         self.y = {site: Extent() for site in config.linear_shapes()}  # output of a matrix
         self.gate = [Extent() for _ in range(config.layers)]  # input of the activation
-        self.argument = [Extent() for _ in range(config.layers)]  # what the activation's slope multiplies: u, or gate·up
+        self.argument = [Extent() for _ in range(config.layers)]  # what its slope multiplies: u, or gate·up
         self.act = [Extent() for _ in range(config.layers)]
         self.values = [[Extent() for _ in range(config.kv_heads)] for _ in range(config.layers)]
         self.scores = [[Scores() for _ in range(config.heads)] for _ in range(config.layers)]

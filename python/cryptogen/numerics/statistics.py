@@ -1,7 +1,8 @@
 """What a plan costs in probability and material, computed from calibration; printed by `cryptogen inspect`.
 
-A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a share of x that is
-lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the slot instead, with probability 2·bound/p.
+A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a
+share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the slot instead,
+with probability 2·bound/p.
 """
 
 import math

@@ -90,10 +90,10 @@ impl Trees {
         Trees { shape, roots: Zeroizing::new(roots), words: Vec::new() }
     }
 
-    /// What `visit` returns for each tree, fully grown.
+    /// What `visit` returns for the trees with the roots and correction words that it is given.
     fn visit<V: Copy + Default + Send + Zeroize>(
         &self,
-        visit: impl Fn(&Grove<TREES>) -> [V; TREES] + Sync,
+        visit: impl Fn(&mut Grove<TREES>, &[u128; TREES], &[[u128; TREES]]) -> [V; TREES] + Sync,
     ) -> Zeroizing<Vec<V>> {
         let n = self.roots.len();
         let mut values = Zeroizing::new(vec![V::default(); n]);
@@ -104,8 +104,8 @@ impl Trees {
                 let of = |all: &[u128]| core::array::from_fn(|i| all[(group * TREES + i).min(n - 1)]);
                 words.clear();
                 words.extend(self.words.iter().map(|level| of(level)));
-                grove.grow(&Zeroizing::new(of(&self.roots)), words);
-                values.copy_from_slice(&visit(grove)[..values.len()]);
+                let found = visit(grove, &Zeroizing::new(of(&self.roots)), words);
+                values.copy_from_slice(&found[..values.len()]);
             },
         );
         values
@@ -113,21 +113,19 @@ impl Trees {
 
     /// `z` of each table.
     fn hash_sums(&self) -> Zeroizing<Vec<u128>> {
-        self.visit(|grove| grove.hash_sums())
+        self.visit(|grove, roots, words| grove.hash_sums(roots, words))
     }
 
     /// The sums over the leaves of each table.
     fn leaf_sums(&self) -> Zeroizing<Vec<LeafSums>> {
-        self.visit(|grove| {
-            let counts = grove.counts();
-            let mut all = counts.map(|count| LeafSums { count, converted: [Wrapping(0); MAX_PAYLOADS] });
-            for pair in 0..self.shape.pairs() {
-                let sums = grove.converted_sums(pair);
-                all.iter_mut().zip(sums).for_each(|(tree, sums)| {
-                    tree.converted[2 * pair..2 * pair + 2].copy_from_slice(&sums);
-                });
-            }
-            all
+        self.visit(|grove, roots, words| {
+            let (last, words) = words.split_last().expect("a tree of several levels");
+            let mut sums = [[[0; 2]; TREES]; MAX_PAYLOADS / 2];
+            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..self.shape.pairs()]);
+            core::array::from_fn(|tree| LeafSums {
+                count: counts[tree],
+                converted: core::array::from_fn(|l| Wrapping(sums[l / 2][tree][l % 2])),
+            })
         })
     }
 }

@@ -5,10 +5,7 @@
 //! children of a level are its first half, the right ones its second. Of `T` trees side by side node `j` of tree `i` stands
 //! at `j·T + i`, so that the few nodes of the first levels fill the AES pipeline too.
 
-use core::num::Wrapping;
-
 use cryptogen_ring::kernels::TREES;
-use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 
 use crate::fixed_key;
@@ -46,22 +43,26 @@ impl<const T: usize> Grove<T> {
 }
 
 impl Grove<TREES> {
-    /// `⊕_j H(node j)` of each tree.
-    pub(super) fn hash_sums(&self) -> [u128; TREES] {
-        fixed_key::hash_sums(self.nodes())
-    }
-
-    /// `Σ_j t[j]` of each tree.
-    pub(super) fn counts(&self) -> [u32; TREES] {
-        let mut counts = [0; TREES];
-        for nodes in self.nodes().chunks_exact(TREES) {
-            counts.iter_mut().zip(nodes).for_each(|(count, node)| *count += *node as u32 & 1);
+    /// `⊕_j H(node j)` of each tree grown by `words`; the last level is not kept.
+    pub(super) fn hash_sums(&mut self, roots: &[u128; TREES], words: &[[u128; TREES]]) -> [u128; TREES] {
+        match words.split_last() {
+            None => fixed_key::hash_sums(roots),
+            Some((last, words)) => {
+                self.grow(roots, words);
+                fixed_key::grown_hash_sums(self.nodes(), last)
+            }
         }
-        counts
     }
 
-    /// `Σ_j Conv_ℓ(leaf j)` of each tree for the two payloads `ℓ` of a pair.
-    pub(super) fn converted_sums(&self, pair: usize) -> [[Word; 2]; TREES] {
-        fixed_key::converted_sums(self.nodes(), pair).map(|tree| tree.map(Wrapping))
+    /// `Σ_j t[j]` of each tree grown by `words` and `last`; `sums[pair]`: `Σ_j Conv_ℓ(leaf j)` for the two payloads `ℓ` of a pair. The leaves
+    /// are not kept.
+    pub(super) fn leaf_sums(
+        &mut self,
+        roots: &[u128; TREES],
+        (words, last): (&[[u128; TREES]], &[u128; TREES]),
+        sums: &mut [[[u64; 2]; TREES]],
+    ) -> [u32; TREES] {
+        self.grow(roots, words);
+        fixed_key::grown_leaf_sums(self.nodes(), last, sums)
     }
 }

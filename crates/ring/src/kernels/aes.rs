@@ -8,12 +8,14 @@ mod x86;
 
 use aes::cipher::{BlockEncrypt, KeyInit};
 use aes::{Aes128, Block};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Isa;
 
 /// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree `i mod 4`.
 pub const TREES: usize = 4;
+/// Sums that [`FixedKey::grown_leaf_sums`] makes at once.
+pub const MAX_PAIRS: usize = 4;
 /// Tables that [`FixedKey::dot`] takes at once.
 pub const MAX_TABLES: usize = 4;
 /// Blocks worked on at once by the portable variant.
@@ -80,8 +82,15 @@ impl FixedKey {
     }
 
     hashed! {
-        /// Of each tree, the sums modulo `2^64` of the low and of the high halves of `MMO(x ⊕ tweak)`.
-        converted_sums, converted_sums_on, converted_sums_portable(nodes: &[u128], tweak: u128) -> [[u64; 2]; TREES]
+        /// The same of the children of `parents`, grown as by [`FixedKey::grow`] without a way through memory.
+        grown_hash_sums, grown_hash_sums_on, grown_hash_sums_portable(parents: &[u128], words: &[u128; TREES]) -> [u128; TREES]
+    }
+
+    hashed! {
+        /// Of each tree's leaves `x`, the children of `parents`, the number of odd ones; in `sums[i]`, at most [`MAX_PAIRS`] of them, the sums modulo
+        /// `2^64` of the low and of the high halves of `MMO(x ⊕ i)` under the key `convert`.
+        grown_leaf_sums, grown_leaf_sums_on, grown_leaf_sums_portable(parents: &[u128], words: &[u128; TREES],
+            convert: &FixedKey, sums: &mut [[[u64; 2]; TREES]]) -> [u32; TREES]
     }
 
     hashed! {
@@ -137,18 +146,41 @@ impl FixedKey {
         sums
     }
 
-    fn converted_sums_portable(&self, nodes: &[u128], tweak: u128) -> [[u64; 2]; TREES] {
-        let mut sums = [[0u64; 2]; TREES];
-        self.each(
-            nodes,
-            |x| x ^ tweak,
-            |i, _, hash| {
-                let [low, high] = &mut sums[i % TREES];
-                *low = low.wrapping_add(hash as u64);
-                *high = high.wrapping_add((hash >> 64) as u64);
-            },
-        );
-        sums
+    /// The children of `parents`.
+    fn children(&self, parents: &[u128], words: &[u128; TREES]) -> Zeroizing<Vec<u128>> {
+        let mut nodes = Zeroizing::new(vec![0; 2 * parents.len()]);
+        nodes[..parents.len()].copy_from_slice(parents);
+        self.grow_portable(&mut nodes, words);
+        nodes
+    }
+
+    fn grown_hash_sums_portable(&self, parents: &[u128], words: &[u128; TREES]) -> [u128; TREES] {
+        self.hash_sums_portable(&self.children(parents, words))
+    }
+
+    fn grown_leaf_sums_portable(
+        &self,
+        parents: &[u128],
+        words: &[u128; TREES],
+        convert: &FixedKey,
+        sums: &mut [[[u64; 2]; TREES]],
+    ) -> [u32; TREES] {
+        let leaves = self.children(parents, words);
+        for (pair, sums) in sums.iter_mut().enumerate() {
+            *sums = [[0; 2]; TREES];
+            convert.each(
+                &leaves,
+                |x| x ^ pair as u128,
+                |i, _, hash| {
+                    let [low, high] = &mut sums[i % TREES];
+                    *low = low.wrapping_add(hash as u64);
+                    *high = high.wrapping_add((hash >> 64) as u64);
+                },
+            );
+        }
+        let mut counts = [0; TREES];
+        leaves.iter().enumerate().for_each(|(i, x)| counts[i % TREES] += *x as u32 & 1);
+        counts
     }
 
     fn dot_portable(

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use super::{check_dot, Isa, Zeroize, MAX_TABLES, TREES};
+use super::{check_dot, FixedKey, Isa, Zeroize, MAX_PAIRS, MAX_TABLES, TREES};
 
 /// Vectors in flight: as many as hide the latency of the AES instruction.
 const FLIGHT: usize = 8;
@@ -57,6 +57,7 @@ macro_rules! variant {
             use super::*;
 
             const GROUP: usize = FLIGHT * $lanes;
+            const HALF: usize = FLIGHT / 2;
             type Blocks = [u128; GROUP];
             type Vectors = [$vector; FLIGHT];
 
@@ -85,7 +86,7 @@ macro_rules! variant {
             /// `MMO` of each block.
             #[inline]
             #[target_feature(enable = $features)]
-            fn hash(keys: &[$vector; 11], input: Vectors) -> Vectors {
+            fn hash<const N: usize>(keys: &[$vector; 11], input: [$vector; N]) -> [$vector; N] {
                 let mut state = input.map(|x| $xor(x, keys[0]));
                 for key in &keys[1..10] {
                     state = state.map(|x| $round(x, *key));
@@ -108,8 +109,8 @@ macro_rules! variant {
 
             /// Whole groups, or fewer nodes than one group copied into `padded`. Nodes come in powers of two.
             #[inline]
-            fn groups<'a>(nodes: &'a [u128], padded: &'a mut Blocks) -> &'a [Blocks] {
-                if nodes.len() < GROUP {
+            fn groups<'a, const N: usize>(nodes: &'a [u128], padded: &'a mut [u128; N]) -> &'a [[u128; N]] {
+                if nodes.len() < N {
                     padded[..nodes.len()].copy_from_slice(nodes);
                     return core::slice::from_ref(padded);
                 }
@@ -135,9 +136,7 @@ macro_rules! variant {
             #[target_feature(enable = $features)]
             pub(in super::super) fn grow(keys: &[u128; 11], nodes: &mut [u128], words: &[u128; TREES]) {
                 let keys = keys.map(|key| broadcast(key));
-                let mut repeated = [0; GROUP];
-                repeated.chunks_exact_mut(TREES).for_each(|chunk| chunk.copy_from_slice(words));
-                let words = load(&repeated);
+                let words = repeated(words);
                 let (parents, right) = nodes.split_at_mut(nodes.len() / 2);
                 let n = parents.len();
                 let mut padded = [[0; GROUP]; 2];
@@ -184,26 +183,99 @@ macro_rules! variant {
                 out
             }
 
+            /// Left and right children of half a flight of parents, in this order.
+            #[inline]
             #[target_feature(enable = $features)]
-            pub(in super::super) fn converted_sums(
+            fn children(keys: &[$vector; 11], x: [$vector; HALF], words: &Vectors) -> Vectors {
+                let hashes = hash(keys, x.map(|x| sigma(x)));
+                core::array::from_fn(|i| {
+                    let (j, x) = (i % HALF, x[i % HALF]);
+                    let left = $xor(hashes[j], $and(mask(x), words[j]));
+                    if i < HALF {
+                        left
+                    } else {
+                        $xor(left, x)
+                    }
+                })
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn load_half(blocks: &[u128; GROUP / 2]) -> [$vector; HALF] {
+                // SAFETY: vector `i < FLIGHT/2` lies inside the array; unaligned access.
+                core::array::from_fn(|i| unsafe { $load(blocks.as_ptr().add(i * $lanes).cast()) })
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn repeated(words: &[u128; TREES]) -> Vectors {
+                let mut repeated = [0; GROUP];
+                repeated.chunks_exact_mut(TREES).for_each(|chunk| chunk.copy_from_slice(words));
+                load(&repeated)
+            }
+
+            /// Visits the blocks of both halves of `sums` that belong to one of `n` parents; the others come from padding.
+            fn each_child(sums: &Blocks, n: usize, mut visit: impl FnMut(usize, u128)) {
+                for half in sums.chunks_exact(GROUP / 2) {
+                    half.iter().take(n).enumerate().for_each(|(i, x)| visit(i % TREES, *x));
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            pub(in super::super) fn grown_hash_sums(
                 keys: &[u128; 11],
-                nodes: &[u128],
-                tweak: u128,
-            ) -> [[u64; 2]; TREES] {
-                let keys = keys.map(|key| broadcast(key));
-                let (mut padded, mut all) = ([0; GROUP], [0; GROUP]);
+                parents: &[u128],
+                words: &[u128; TREES],
+            ) -> [u128; TREES] {
+                let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
+                let (mut padded, mut all) = ([0; GROUP / 2], [0; GROUP]);
                 let mut sums = [broadcast(0); FLIGHT];
-                for nodes in groups(nodes, &mut padded) {
-                    let values = hash(&keys, load(nodes).map(|x| $xor(x, broadcast(tweak))));
-                    sums = core::array::from_fn(|i| $add64(sums[i], values[i]));
+                for nodes in groups(parents, &mut padded) {
+                    let nodes = children(&keys, load_half(nodes), &words);
+                    let hashes = hash(&keys, nodes.map(|x| sigma(x)));
+                    sums = core::array::from_fn(|i| $xor(sums[i], hashes[i]));
                 }
                 store(sums, &mut all);
-                let mut out = [[0u64; 2]; TREES];
-                for (i, x) in all.iter().take(nodes.len()).enumerate() {
-                    let [low, high] = &mut out[i % TREES];
-                    *low = low.wrapping_add(*x as u64);
-                    *high = high.wrapping_add((x >> 64) as u64);
+                let mut out = [0; TREES];
+                each_child(&all, parents.len(), |tree, hash| out[tree] ^= hash);
+                all.zeroize();
+                padded.zeroize();
+                out
+            }
+
+            #[target_feature(enable = $features)]
+            pub(in super::super) fn grown_leaf_sums(
+                keys: &[u128; 11],
+                parents: &[u128],
+                words: &[u128; TREES],
+                convert: &FixedKey,
+                sums: &mut [[[u64; 2]; TREES]],
+            ) -> [u32; TREES] {
+                let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
+                let convert = convert.round_keys.expect("made on the same machine").map(|key| broadcast(key));
+                let (mut padded, mut all) = ([0; GROUP / 2], [0; GROUP]);
+                let zeros = [broadcast(0); FLIGHT];
+                let (mut counts, mut totals) = (zeros, [zeros; MAX_PAIRS]);
+                for nodes in groups(parents, &mut padded) {
+                    let nodes = children(&keys, load_half(nodes), &words);
+                    // The mask of a node is −1 in each half of the block if its bit is set.
+                    counts = core::array::from_fn(|i| $add64(counts[i], mask(nodes[i])));
+                    for (pair, totals) in totals.iter_mut().enumerate().take(sums.len()) {
+                        let values = hash(&convert, nodes.map(|x| $xor(x, broadcast(pair as u128))));
+                        *totals = core::array::from_fn(|i| $add64(totals[i], values[i]));
+                    }
                 }
+                for (totals, sums) in totals.into_iter().zip(sums) {
+                    store(totals, &mut all);
+                    *sums = [[0; 2]; TREES];
+                    each_child(&all, parents.len(), |tree, x| {
+                        let [low, high] = sums[tree];
+                        sums[tree] = [low.wrapping_add(x as u64), high.wrapping_add((x >> 64) as u64)];
+                    });
+                }
+                store(counts, &mut all);
+                let mut out = [0u32; TREES];
+                each_child(&all, parents.len(), |tree, x| out[tree] = out[tree].wrapping_sub(x as u32));
                 all.zeroize();
                 padded.zeroize();
                 out
