@@ -42,7 +42,7 @@ fn integers(rng: &mut Prg, n: usize, bound: i64) -> Vec<i64> {
     let extreme = [bound - 1, 1 - bound, 0, -1, 1];
     (0..n)
         .map(|_| {
-            if rng.next_u64() % 4 == 0 {
+            if rng.next_u64().is_multiple_of(4) {
                 extreme[rng.next_u64() as usize % 5]
             } else {
                 between(rng, 1 - bound, bound)
@@ -56,7 +56,7 @@ fn elements(rng: &mut Prg, n: usize) -> Vec<Fp> {
     let extreme = [0, 1, P - 1, P / 2, P / 2 + 1].map(Fp::new);
     (0..n)
         .map(
-            |_| if rng.next_u64() % 4 == 0 { extreme[rng.next_u64() as usize % 5] } else { rng.fp_vec(1)[0] },
+            |_| if rng.next_u64().is_multiple_of(4) { extreme[rng.next_u64() as usize % 5] } else { rng.fp_vec(1)[0] },
         )
         .collect()
 }
