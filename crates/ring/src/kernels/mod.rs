@@ -190,14 +190,14 @@ kernel! {
 kernel! {
     /// The levels of the forward transform; see [`crate::Ntt::forward`].
     ntt_forward, ntt_forward_on(modulus: &Modulus, values: &[u32], quotients: &[u32], a: &mut [u32], levels: Range<u32>),
-    butterfly::forward, butterfly::forward, butterfly::forward
+    butterfly::forward, butterfly::avx2::forward, butterfly::avx512::forward
 }
 
 kernel! {
     /// The levels of the inverse transform, times `scale`; see [`crate::Ntt::inverse`].
     ntt_inverse, ntt_inverse_on(modulus: &Modulus, values: &[u32], quotients: &[u32], scale: Factor, a: &mut [u32],
         levels: Range<u32>),
-    butterfly::inverse, butterfly::inverse, butterfly::inverse
+    butterfly::inverse, butterfly::avx2::inverse, butterfly::avx512::inverse
 }
 
 kernel! {

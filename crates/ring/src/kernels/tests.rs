@@ -121,6 +121,47 @@ fn transforms_agree_between_variants() {
 }
 
 #[test]
+fn transforms_of_any_length_and_levels_agree_between_variants() {
+    let mut rng = StdRng::seed_from_u64(13);
+    for prime in [Q, 4_079_617] {
+        let q = Modulus::new(prime);
+        // The largest factors and residues wherever they can be.
+        for most in [false, true] {
+            let mut residue = |_| if most { prime - 1 } else { rng.gen_range(0..prime) };
+            let values: Vec<u32> = (0..1024).map(&mut residue).collect();
+            let quotients: Vec<u32> = values.iter().map(|&w| q.factor(w).quotient).collect();
+            let scale = q.factor(prime - 2);
+            for (len, end) in
+                [(1, 0), (2, 1), (8, 3), (16, 4), (32, 5), (64, 6), (1024, 10), (96, 5), (40, 3), (48, 2)]
+            {
+                let a: Vec<u32> = (0..len).map(&mut residue).collect();
+                for start in 0..=end {
+                    for end in start..=end {
+                        let (mut forward, mut inverse) = (a.clone(), a.clone());
+                        ntt_forward_on(Isa::Portable, &q, &values, &quotients, &mut forward, start..end);
+                        ntt_inverse_on(
+                            Isa::Portable,
+                            &q,
+                            &values,
+                            &quotients,
+                            scale,
+                            &mut inverse,
+                            start..end,
+                        );
+                        for isa in Isa::available() {
+                            let (mut b, mut c) = (a.clone(), a.clone());
+                            ntt_forward_on(isa, &q, &values, &quotients, &mut b, start..end);
+                            ntt_inverse_on(isa, &q, &values, &quotients, scale, &mut c, start..end);
+                            assert!(b == forward && c == inverse, "{isa:?} {len} {start}..{end}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn linear_layer_agrees_with_field_arithmetic() {
     let mut rng = StdRng::seed_from_u64(4);
     for (d_out, d_in, t) in [(1, 1, 1), (5, 37, 1), (3, 130, 6), (2, 8192, 4)] {
