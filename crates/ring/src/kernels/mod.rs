@@ -14,6 +14,8 @@ mod panel;
 mod pointwise;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use core::ops::Range;
 
@@ -113,20 +115,20 @@ kernel! {
     /// `out[m·stride + c] += Σ_k w[m][k]·x[k][c] mod q`: `w` is `[M][K]` row-major with `K = x.len()`, the rows `x[k]`
     /// have equal length `C ≤ stride`, `out` holds `M` rows at distance `stride`. All residues canonical.
     gemm_mod, gemm_mod_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize),
-    gemm::gemm::<8>, gemm::gemm::<8>, gemm::gemm::<16>
+    gemm::gemm::<8>, gemm::avx2::gemm, gemm::avx512::gemm
 }
 
 kernel! {
     /// `acc[i] += (acc[i] mod 2^32)·w mod 2^64`, `n` times: multiply-adds in registers and nothing else, which benchmarks
     /// measure the others against.
     multiply_add_chain, multiply_add_chain_on(acc: &mut [u64; CHAIN], w: u32, n: usize),
-    chain::multiply_add::<3, 8>, chain::multiply_add::<12, 4>, chain::multiply_add::<6, 16>
+    chain::multiply_add::<3, 8>, chain::multiply_add::<12, 4>, chain::multiply_add_avx512
 }
 
 kernel! {
     /// `out[i] += constant + Σ_j w[j]·x[j][i] mod q`: at most 15 rows of any 32-bit numbers with canonical weights.
     weighted_sum, weighted_sum_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], constant: u32, out: &mut [u32]),
-    gemm::weighted_sum::<16>, gemm::weighted_sum::<16>, gemm::weighted_sum::<32>
+    gemm::weighted_sum::<16>, gemm::avx2::weighted_sum, gemm::avx512::weighted_sum
 }
 
 kernel! {
@@ -157,7 +159,7 @@ kernel! {
 kernel! {
     /// `out[k][c] = Σ_i x[i][c]·y[k][i][c] mod q` for `k = 0, 1` over any number of rows, canonical residues.
     multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]),
-    gemm::multiply_sum, gemm::multiply_sum, gemm::multiply_sum
+    gemm::multiply_sum, gemm::avx2::multiply_sum, gemm::avx512::multiply_sum
 }
 
 kernel! {
@@ -172,7 +174,7 @@ kernel! {
     /// `out[c] = round(Σ_i w[i]·x[i][c] / 2^shift)`, the number itself, not a residue: at most 7 rows below `2^28` or 8 below
     /// `2^26`, `shift ≤ 60`, so that nothing overflows 64 bits; the result must fit 32.
     rounded_sum, rounded_sum_on(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32]),
-    gemm::rounded_sum::<8>, gemm::rounded_sum::<8>, gemm::rounded_sum::<16>
+    gemm::rounded_sum::<8>, gemm::avx2::rounded_sum, gemm::avx512::rounded_sum
 }
 
 kernel! {

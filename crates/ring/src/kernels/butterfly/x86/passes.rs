@@ -11,44 +11,6 @@ macro_rules! variant {
             /// Elements of the pairs of vectors that short blocks are done on.
             const PAIR: usize = 2 * LANES;
 
-            /// Multiples of the prime.
-            struct Constants {
-                q: V,
-                q2: V,
-                q4: V,
-                q8: V,
-            }
-
-            /// Factors: values, quotients, and the quotients of odd elements in even ones.
-            type W = (V, V, V);
-
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn constants(q: &Modulus) -> Constants {
-                let q = q.value();
-                Constants { q: splat(q), q2: splat(2 * q), q4: splat(4 * q), q8: splat(8 * q) }
-            }
-
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn factor(value: u32, quotient: u32) -> W {
-                (splat(value), splat(quotient), splat(quotient))
-            }
-
-            /// `x·w` below `2q`, any `x`.
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn product(k: &Constants, x: V, w: W) -> V {
-                sub(low(x, w.0), low(high(x, w.1, w.2), k.q))
-            }
-
-            /// The smaller of `x` and `x − m` as unsigned numbers.
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn below(x: V, m: V) -> V {
-                min(x, sub(x, m))
-            }
-
             /// From below `16q` to canonical.
             #[inline]
             #[target_feature(enable = $features)]
