@@ -5,9 +5,11 @@
 //! loads and stores of `aes` and `panel`, which are written with intrinsics: no compiler finds those instructions by itself.
 #![allow(unsafe_code)]
 
+mod accept;
 mod aes;
 mod butterfly;
 mod chain;
+mod counter;
 mod gemm;
 mod matvec;
 mod panel;
@@ -22,7 +24,9 @@ use core::ops::Range;
 pub use self::aes::{FixedKey, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
+pub use accept::{accept, accept_on};
 pub use chain::CHAIN;
+pub use counter::CounterKey;
 pub use matvec::SplitInput;
 pub use panel::{left_line, right_line, BLOCK};
 

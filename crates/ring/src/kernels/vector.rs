@@ -104,6 +104,13 @@ pub(super) mod wide {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn load_bytes(x: &[u8; 4 * LANES]) -> V {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     pub(in super::super) fn splat(x: u32) -> V {
         _mm512_set1_epi32(x as i32)
     }
