@@ -138,26 +138,26 @@ kernel! {
 kernel! {
     /// `out[i] += x[i]·y[i] mod q`, canonical residues.
     multiply_add, multiply_add_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
-    pointwise::multiply_add, pointwise::multiply_add, pointwise::multiply_add
+    pointwise::multiply_add, pointwise::avx2::multiply_add, pointwise::avx512::multiply_add
 }
 
 kernel! {
     /// `out[i] = x[i]·y[i] mod q`, canonical residues.
     multiply, multiply_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
-    pointwise::multiply, pointwise::multiply, pointwise::multiply
+    pointwise::multiply, pointwise::avx2::multiply, pointwise::avx512::multiply
 }
 
 kernel! {
     /// `out[i] = (x[i] as a number in (−p/2, p/2)) mod q`.
     centred_residues, centred_residues_on(modulus: &Modulus, x: &[Fp], out: &mut [u32]),
-    pointwise::centred_residues, pointwise::centred_residues, pointwise::centred_residues
+    pointwise::centred_residues, pointwise::avx2::centred_residues, pointwise::avx512::centred_residues
 }
 
 kernel! {
     /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo `last < 2q`: one step of dropping
     /// the limb `last` with rounding, for `w = last^{−1} mod q`.
     drop_limb, drop_limb_on(modulus: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
-    pointwise::drop_limb, pointwise::drop_limb, pointwise::drop_limb
+    pointwise::drop_limb, pointwise::avx2::drop_limb, pointwise::avx512::drop_limb
 }
 
 kernel! {
@@ -184,13 +184,19 @@ kernel! {
 kernel! {
     /// `out[i] = (x[i] as a number in (−l/2, l/2)) mod q`, `x` canonical modulo `last`.
     lift, lift_on(modulus: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]),
-    pointwise::lift, pointwise::lift, pointwise::lift
+    pointwise::lift, pointwise::avx2::lift, pointwise::avx512::lift
 }
 
 kernel! {
     /// `out[i] = (out[i] − x[i])·w mod q`, canonical residues.
     subtract_scale, subtract_scale_on(modulus: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
-    pointwise::subtract_scale, pointwise::subtract_scale, pointwise::subtract_scale
+    pointwise::subtract_scale, pointwise::avx2::subtract_scale, pointwise::avx512::subtract_scale
+}
+
+kernel! {
+    /// `out[i] = x[from[i]]`; fast where aligned blocks of 16 go to such blocks, as automorphisms of the transform domain do.
+    permute, permute_on(from: &[u32], x: &[u32], out: &mut [u32]),
+    pointwise::permute, pointwise::avx2::permute, pointwise::avx512::permute
 }
 
 kernel! {

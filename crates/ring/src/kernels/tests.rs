@@ -283,6 +283,23 @@ fn rounded_sums_are_rounded() {
 }
 
 #[test]
+fn permutations_move_elements() {
+    let mut rng = StdRng::seed_from_u64(16);
+    let x = residues(&mut rng, 133);
+    // Within blocks, across blocks, and anything.
+    let within: Vec<u32> = (0..133).map(|i| if i < 128 { i ^ 45 } else { i }).collect();
+    let across: Vec<u32> = (0..133).map(|i| (i * 2 + 1) % 133).collect();
+    let any: Vec<u32> = (0..50).map(|_| rng.gen_range(0..128)).collect();
+    for from in [within, across, any] {
+        for isa in Isa::available() {
+            let mut out = vec![0; from.len()];
+            permute_on(isa, &from, &x[..133], &mut out);
+            assert!(out.iter().zip(&from).all(|(o, i)| *o == x[*i as usize]), "{isa:?}");
+        }
+    }
+}
+
+#[test]
 fn lifts_are_centred() {
     let (last, mut rng, n) = (Modulus::new(268_271_617), StdRng::seed_from_u64(10), 53);
     let l = last.value();

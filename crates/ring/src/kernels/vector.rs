@@ -58,9 +58,21 @@ macro_rules! arithmetic {
         #[inline]
         #[target_feature(enable = $features)]
         pub(in super::super) fn reduce(k: &Constants, even: V, odd: V) -> V {
-            let l = low_halves(even, odd);
-            let high = product(k, high_halves(even, odd), k.wrap);
-            add(high, sub(l, low(self::high(l, k.mu, k.mu), k.q)))
+            reduce_halves(k, low_halves(even, odd), high_halves(even, odd))
+        }
+
+        /// `lows + 2^32·highs` modulo the prime, below `4q`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(in super::super) fn reduce_halves(k: &Constants, lows: V, highs: V) -> V {
+            add(product(k, highs, k.wrap), remainder(k, lows))
+        }
+
+        /// `x` modulo the prime, below `2q`, any `x`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(in super::super) fn remainder(k: &Constants, x: V) -> V {
+            sub(x, low(high(x, k.mu, k.mu), k.q))
         }
     };
 }
@@ -107,6 +119,38 @@ pub(super) mod wide {
     pub(in super::super) fn load_bytes(x: &[u8; 4 * LANES]) -> V {
         // SAFETY: as above.
         unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    /// Elements of 64 bits, two vectors.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn load_wide(x: &[u64; LANES]) -> [V; 2] {
+        let [a, b] = x.as_chunks().0 else { unreachable!("two vectors") };
+        [load64(a), load64(b)]
+    }
+
+    /// `y` where `x > bound`, 0 elsewhere; below `2^31`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn where_greater(x: V, bound: V, y: V) -> V {
+        _mm512_maskz_mov_epi32(_mm512_cmpgt_epi32_mask(x, bound), y)
+    }
+
+    /// The same for elements of 64 bits, in the order of those.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn where_greater64(a: V, b: V, bound: u64, y: V) -> V {
+        let bound = splat64(bound);
+        let (a, b) = (_mm512_cmpgt_epu64_mask(a, bound), _mm512_cmpgt_epu64_mask(b, bound));
+        _mm512_maskz_mov_epi32(a as u16 | (b as u16) << 8, y)
+    }
+
+    /// The elements of the block from `first` on at the positions `from`; `None` if some are elsewhere.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn permuted(from: V, first: u32, block: V) -> Option<V> {
+        let inside = _mm512_cmplt_epu32_mask(sub(from, splat(first)), splat(LANES as u32));
+        (inside == 0xFFFF).then(|| _mm512_permutexvar_epi32(from, block))
     }
 
     #[inline]
@@ -295,6 +339,38 @@ pub(super) mod narrow {
     pub(in super::super) fn store(x: &mut [u32; LANES], v: V) {
         // SAFETY: as above.
         unsafe { _mm256_storeu_si256(x.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in super::super) fn load_wide(x: &[u64; LANES]) -> [V; 2] {
+        let [a, b] = x.as_chunks::<4>().0 else { unreachable!("two vectors") };
+        // SAFETY: the pointers are to whole vectors; unaligned access.
+        [a, b].map(|x| unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in super::super) fn where_greater(x: V, bound: V, y: V) -> V {
+        _mm256_and_si256(_mm256_cmpgt_epi32(x, bound), y)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in super::super) fn where_greater64(a: V, b: V, bound: u64, y: V) -> V {
+        // Signed comparison, of numbers moved by 2^63.
+        let sign = splat64(1 << 63);
+        let bound = _mm256_xor_si256(splat64(bound), sign);
+        let [a, b] = [a, b].map(|x| _mm256_cmpgt_epi64(_mm256_xor_si256(x, sign), bound));
+        _mm256_and_si256(separate(a, b).0, y)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in super::super) fn permuted(from: V, first: u32, block: V) -> Option<V> {
+        let offset = sub(from, splat(first));
+        let inside = _mm256_cmpeq_epi32(min(offset, splat(LANES as u32 - 1)), offset);
+        (_mm256_movemask_epi8(inside) == -1).then(|| _mm256_permutevar8x32_epi32(block, from))
     }
 
     #[inline]
