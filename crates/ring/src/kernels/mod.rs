@@ -10,6 +10,7 @@ mod aes;
 mod butterfly;
 mod chain;
 mod counter;
+mod field_transform;
 mod gemm;
 mod matvec;
 mod panel;
@@ -210,6 +211,18 @@ kernel! {
     ntt_inverse, ntt_inverse_on(modulus: &Modulus, values: &[u32], quotients: &[u32], scale: Factor, a: &mut [u32],
         levels: Range<u32>),
     butterfly::inverse, butterfly::avx2::inverse, butterfly::avx512::inverse
+}
+
+kernel! {
+    /// The levels of the forward transform over `F_p`; see [`crate::FpNtt::forward`].
+    fp_ntt_forward, fp_ntt_forward_on(table: &[Fp], a: &mut [Fp], levels: Range<u32>),
+    field_transform::forward, field_transform::forward, field_transform::forward_avx512
+}
+
+kernel! {
+    /// The levels of the inverse transform over `F_p`, times `scale`; see [`crate::FpNtt::inverse`].
+    fp_ntt_inverse, fp_ntt_inverse_on(table: &[Fp], scale: Fp, a: &mut [Fp], levels: Range<u32>),
+    field_transform::inverse, field_transform::inverse, field_transform::inverse_avx512
 }
 
 kernel! {

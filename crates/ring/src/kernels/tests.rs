@@ -162,6 +162,35 @@ fn transforms_of_any_length_and_levels_agree_between_variants() {
 }
 
 #[test]
+fn field_transforms_agree_between_variants() {
+    let mut rng = StdRng::seed_from_u64(14);
+    for most in [false, true] {
+        let edges = [P - 1, P - 2, 0, 1, 0xFFFF_FFFF, 0xFFFF_FFFF_0000_0000, 0x1_0000_0000];
+        let mut element = |i: usize| match (most, i % 3) {
+            (true, 0 | 1) => Fp::new(P - 1),
+            _ => Fp::new(*edges.get(rng.gen_range(0..20)).unwrap_or(&rng.gen())),
+        };
+        let table: Vec<Fp> = (0..1024).map(&mut element).collect();
+        for (len, end) in
+            [(1, 0), (2, 1), (8, 3), (16, 4), (32, 5), (64, 6), (1024, 10), (96, 5), (40, 3), (48, 2)]
+        {
+            let a: Vec<Fp> = (0..len).map(&mut element).collect();
+            for (start, end) in (0..=end).flat_map(|start| (start..=end).map(move |end| (start, end))) {
+                let (mut forward, mut inverse, scale) = (a.clone(), a.clone(), Fp::new(P - 5));
+                fp_ntt_forward_on(Isa::Portable, &table, &mut forward, start..end);
+                fp_ntt_inverse_on(Isa::Portable, &table, scale, &mut inverse, start..end);
+                for isa in Isa::available() {
+                    let (mut b, mut c) = (a.clone(), a.clone());
+                    fp_ntt_forward_on(isa, &table, &mut b, start..end);
+                    fp_ntt_inverse_on(isa, &table, scale, &mut c, start..end);
+                    assert!(b == forward && c == inverse, "{isa:?} {len} {start}..{end}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn linear_layer_agrees_with_field_arithmetic() {
     let mut rng = StdRng::seed_from_u64(4);
     for (d_out, d_in, t) in [(1, 1, 1), (5, 37, 1), (3, 130, 6), (2, 8192, 4)] {
