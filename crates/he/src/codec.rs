@@ -1,20 +1,19 @@
-//! Residues on the wire: 28 bits each, two in seven bytes, little-endian; the limbs one after another.
+//! Residues on the wire: 28 or 25 bits each, little-endian, without gaps; the limbs one after another.
 
 use crate::error::{check_length, HeError};
 use crate::params::{Params, N};
 
+/// Bits of the residues of [`pack`].
+const BITS: usize = 28;
+
 /// Bytes of `limbs` limbs.
 pub(crate) const fn packed_bytes(limbs: usize) -> usize {
-    limbs * N / 2 * 7
+    packed_bits::<BITS>(limbs * N)
 }
 
 /// Appends the packed residues.
 pub(crate) fn pack(residues: &[u32], out: &mut Vec<u8>) {
-    out.reserve(residues.len() / 2 * 7);
-    for pair in residues.chunks_exact(2) {
-        let word = pair[0] as u64 | (pair[1] as u64) << 28;
-        out.extend_from_slice(&word.to_le_bytes()[..7]);
-    }
+    pack_bits::<BITS>(residues, out);
 }
 
 /// Residues `[limbs][N]` of the first `limbs` primes, each checked to be canonical.
@@ -24,73 +23,95 @@ pub(crate) fn unpack(
     what: &'static str,
     bytes: &[u8],
 ) -> Result<Vec<u32>, HeError> {
-    check_length(what, packed_bytes(limbs), bytes.len())?;
-    let mut out = Vec::with_capacity(limbs * N);
-    for (limb, packed) in bytes.chunks_exact(packed_bytes(1)).enumerate() {
-        let modulus = params.modulus(limb).value();
-        let mut canonical = true;
-        for b in packed.chunks_exact(7) {
-            let word = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], 0]);
-            let pair = [word as u32 & 0x0FFF_FFFF, (word >> 28) as u32];
-            canonical &= pair[0] < modulus && pair[1] < modulus;
-            out.extend_from_slice(&pair);
-        }
-        if !canonical {
-            let index = out[limb * N..].iter().position(|&x| x >= modulus).unwrap_or(0);
-            return Err(HeError::Residue { what, index, modulus });
-        }
-    }
-    Ok(out)
+    let moduli: Vec<u32> = (0..limbs).map(|limb| params.modulus(limb).value()).collect();
+    unpack_bits::<BITS>(&moduli, what, bytes)
 }
 
-/// Bytes of `n` residues of `bits` bits; `n` a multiple of 8.
-pub(crate) const fn packed_bits(n: usize, bits: u32) -> usize {
-    n / 8 * bits as usize
+/// Bytes of `n` residues of `BITS` bits; `n` a multiple of 8.
+pub(crate) const fn packed_bits<const BITS: usize>(n: usize) -> usize {
+    n / 8 * BITS
 }
 
-/// Appends residues of `bits ≤ 32` bits, little-endian, without gaps.
-pub(crate) fn pack_bits(residues: &[u32], bits: u32, out: &mut Vec<u8>) {
-    out.reserve(packed_bits(residues.len(), bits));
-    for eight in residues.chunks_exact(8) {
-        let (mut word, mut filled) = (0u64, 0);
-        for &x in eight {
-            word |= (x as u64) << filled;
-            filled += bits;
-            while filled >= 8 {
-                out.push(word as u8);
-                word >>= 8;
-                filled -= 8;
-            }
-        }
+/// Appends residues of `16 ≤ BITS ≤ 30` bits, a multiple of 8 of them.
+pub(crate) fn pack_bits<const BITS: usize>(residues: &[u32], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + packed_bits::<BITS>(residues.len()), 0);
+    let groups = residues.as_chunks::<8>().0.iter().zip(out[start..].as_chunks_mut::<BITS>().0);
+    for (&[a, b, c, d, e, f, g, h], out) in groups {
+        let pair = |x: u32, y: u32| x as u64 | (y as u64) << BITS;
+        let four = |x: u64, y: u64| x as u128 | (y as u128) << (2 * BITS);
+        let (low, high) = (four(pair(a, b), pair(c, d)), four(pair(e, f), pair(g, h)));
+        // The first half ends within a byte if 4·BITS is no multiple of 8.
+        let (first, last) = out.split_at_mut(BITS / 2);
+        first.copy_from_slice(&low.to_le_bytes()[..BITS / 2]);
+        let rest = low >> (BITS / 2 * 8) | high << (4 * BITS % 8);
+        last.copy_from_slice(&rest.to_le_bytes()[..BITS - BITS / 2]);
     }
 }
 
 /// Residues `[moduli][N]`, each checked to be canonical.
-pub(crate) fn unpack_bits(
+pub(crate) fn unpack_bits<const BITS: usize>(
     moduli: &[u32],
-    bits: u32,
     what: &'static str,
     bytes: &[u8],
 ) -> Result<Vec<u32>, HeError> {
-    check_length(what, packed_bits(moduli.len() * N, bits), bytes.len())?;
-    let mut out = Vec::with_capacity(moduli.len() * N);
-    for (&modulus, packed) in moduli.iter().zip(bytes.chunks_exact(packed_bits(N, bits))) {
-        let start = out.len();
-        for eight in packed.chunks_exact(bits as usize) {
-            let (mut word, mut filled) = (0u64, 0);
-            for &byte in eight {
-                word |= (byte as u64) << filled;
-                filled += 8;
-                if filled >= bits {
-                    out.push((word & ((1 << bits) - 1)) as u32);
-                    word >>= bits;
-                    filled -= bits;
-                }
-            }
+    check_length(what, packed_bits::<BITS>(moduli.len() * N), bytes.len())?;
+    let mut out = vec![0; moduli.len() * N];
+    let limbs = out.chunks_exact_mut(N).zip(bytes.chunks_exact(packed_bits::<BITS>(N)));
+    for ((out, packed), &modulus) in limbs.zip(moduli) {
+        let mut canonical = true;
+        for (eight, packed) in out.as_chunks_mut::<8>().0.iter_mut().zip(packed.as_chunks::<BITS>().0) {
+            // Each half is read with what lies between it and the other end of 16 bytes.
+            let low = u128::from_le_bytes(*packed.first_chunk().expect("at least 16 bits, 16 bytes"));
+            let high =
+                u128::from_le_bytes(*packed.last_chunk().expect("at least 16 bytes")) >> (128 - 4 * BITS);
+            let pairs = [low as u64, (low >> (2 * BITS)) as u64, high as u64, (high >> (2 * BITS)) as u64];
+            let mask = (1 << BITS) - 1;
+            *eight = core::array::from_fn(|i| (pairs[i / 2] >> (i % 2 * BITS)) as u32 & mask);
+            canonical &= eight.iter().fold(true, |canonical, &x| canonical & (x < modulus));
         }
-        if let Some(index) = out[start..].iter().position(|&x| x >= modulus) {
+        if !canonical {
+            let index = out.iter().position(|&x| x >= modulus).unwrap_or(0);
             return Err(HeError::Residue { what, index, modulus });
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{rngs::StdRng, Rng, SeedableRng};
+
+    /// One bit after another.
+    fn slowly(residues: &[u32], bits: usize) -> Vec<u8> {
+        let mut out = vec![0; residues.len() * bits / 8];
+        for i in 0..residues.len() * bits {
+            out[i / 8] |= ((residues[i / bits] >> (i % bits) & 1) as u8) << (i % 8);
+        }
+        out
+    }
+
+    fn check<const BITS: usize>(modulus: u32) {
+        let mut rng = StdRng::seed_from_u64(BITS as u64);
+        let residues: Vec<u32> =
+            (0..2 * N).map(|i| if i % 3 == 0 { modulus - 1 } else { rng.gen_range(0..modulus) }).collect();
+        let mut packed = vec![7];
+        pack_bits::<BITS>(&residues, &mut packed);
+        assert_eq!(packed[1..], slowly(&residues, BITS));
+        assert_eq!(unpack_bits::<BITS>(&[modulus; 2], "test", &packed[1..]), Ok(residues));
+        for index in [0, 5, N - 1] {
+            let mut wrong = vec![0; N];
+            wrong[index] = modulus;
+            let error = HeError::Residue { what: "test", index, modulus };
+            assert_eq!(unpack_bits::<BITS>(&[modulus], "test", &slowly(&wrong, BITS)), Err(error));
+        }
+        assert!(unpack_bits::<BITS>(&[modulus; 2], "test", &packed).is_err());
+    }
+
+    #[test]
+    fn residues_lie_bit_after_bit() {
+        check::<28>(268_369_921);
+        check::<25>(16_957_441);
+    }
 }

@@ -1,7 +1,7 @@
 //! Samplers. Small values come with an offset, as non-negative numbers: adding the offset's negative modulo each prime is
 //! part of the same loop that adds them up ([`crate::encode::Terms`]).
 
-use cryptogen_ring::{Modulus, Prg, Seed};
+use cryptogen_ring::{kernels, Modulus, Prg, Seed};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
@@ -16,22 +16,19 @@ pub(crate) const TERNARY_OFFSET: u32 = 1;
 /// Residues `[limbs][N]`, uniform, from a public seed.
 pub(crate) fn uniform<'a>(moduli: impl Iterator<Item = &'a Modulus>, seed: &[u8; 32]) -> Vec<u32> {
     let mut prg = Prg::new(&Seed::from_bytes(*seed));
-    let mut out = Vec::new();
-    moduli.for_each(|q| uniform_limb(q, &mut prg, &mut out));
+    let moduli: Vec<&Modulus> = moduli.collect();
+    let mut out = vec![0; moduli.len() * N];
+    out.chunks_exact_mut(N).zip(moduli).for_each(|(out, q)| uniform_limb(q, &mut prg, out));
     out
 }
 
-/// Appends `N` residues; rejects words of as many bits as the prime that are not below it (less than half of them).
-fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut Vec<u32>) {
-    let end = out.len() + N;
-    out.reserve(N);
+/// `N` residues; rejects words of as many bits as the prime that are not below it (less than half of them).
+fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut [u32]) {
     let mut bytes = [0u8; 4096];
-    let spare_bits = q.value().leading_zeros();
-    while out.len() < end {
+    let mut filled = 0;
+    while filled < out.len() {
         prg.fill_bytes(&mut bytes);
-        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) >> spare_bits);
-        let missing = end - out.len();
-        out.extend(words.filter(|&word| word < q.value()).take(missing));
+        filled += kernels::accept(q.value(), q.value().leading_zeros(), &bytes, &mut out[filled..]);
     }
 }
 

@@ -39,6 +39,18 @@ impl Modulus {
         self.q
     }
 
+    /// `2^32 mod q`.
+    #[inline(always)]
+    pub(crate) const fn wrap(&self) -> Factor {
+        self.wrap
+    }
+
+    /// `floor(2^32 / q)`.
+    #[inline(always)]
+    pub(crate) const fn mu(&self) -> u32 {
+        self.mu
+    }
+
     /// Prepares the constant `w < q` for [`Modulus::mul_factor`].
     pub fn factor(&self, w: u32) -> Factor {
         debug_assert!(w < self.q);

@@ -8,7 +8,7 @@
 
 use core::ops::Range;
 
-use crate::field::Fp;
+use crate::field::{Fp, P};
 use crate::kernels;
 use crate::modulus::{Factor, Modulus};
 
@@ -98,34 +98,15 @@ impl FpNtt {
     /// Coefficients → partial domain with `2^levels` blocks.
     pub fn forward(&self, a: &mut [Fp], levels: u32) {
         self.check(a.len(), levels);
-        for level in 0..levels {
-            let half = a.len() >> (level + 1);
-            for (block, &w) in a.chunks_exact_mut(2 * half).zip(&self.forward[1 << level..]) {
-                let (low, high) = block.split_at_mut(half);
-                for (u, v) in low.iter_mut().zip(high) {
-                    let t = *v * w;
-                    (*u, *v) = (*u + t, *u - t);
-                }
-            }
-        }
+        kernels::fp_ntt_forward(&self.forward, a, 0..levels);
     }
 
     /// The inverse of [`FpNtt::forward`].
     pub fn inverse(&self, a: &mut [Fp], levels: u32) {
         self.check(a.len(), levels);
-        for level in (0..levels).rev() {
-            let half = a.len() >> (level + 1);
-            for (block, &w) in a.chunks_exact_mut(2 * half).zip(&self.inverse[1 << level..]) {
-                let (low, high) = block.split_at_mut(half);
-                for (u, v) in low.iter_mut().zip(high) {
-                    (*u, *v) = (*u + *v, (*u - *v) * w);
-                }
-            }
-        }
-        if levels > 0 {
-            let scale = Fp::new(1 << levels).inv();
-            a.iter_mut().for_each(|x| *x *= scale);
-        }
+        // 2^−k: times 2^k it is −(p − 1).
+        let scale = Fp::new(P - ((P - 1) >> levels));
+        kernels::fp_ntt_inverse(&self.inverse, scale, a, 0..levels);
     }
 
     fn check(&self, len: usize, levels: u32) {

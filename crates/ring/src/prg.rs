@@ -3,14 +3,13 @@
 
 use core::num::Wrapping;
 
-use aes::cipher::{generic_array::GenericArray, BlockEncrypt, KeyInit};
-use aes::Aes256;
 use hmac::{Hmac, Mac};
 use rand_core::{CryptoRng, RngCore};
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::field::{Fp, P};
+use crate::kernels::CounterKey;
 use crate::word::Word;
 
 /// A 256-bit secret seed. Wiped on drop; deliberately neither `Debug` nor `Clone`.
@@ -55,7 +54,7 @@ const BUFFER: usize = BLOCK * BLOCKS;
 
 /// The stream `AES-256_seed(0) ‖ AES-256_seed(1) ‖ …`. Deterministic and the same on every machine.
 pub struct Prg {
-    cipher: Aes256,
+    key: CounterKey,
     counter: u64,
     buffer: [u8; BUFFER],
     used: usize,
@@ -64,8 +63,7 @@ pub struct Prg {
 impl Prg {
     /// The stream of `seed`, from its beginning.
     pub fn new(seed: &Seed) -> Prg {
-        let cipher = Aes256::new(GenericArray::from_slice(&seed.0));
-        Prg { cipher, counter: 0, buffer: [0; BUFFER], used: BUFFER }
+        Prg { key: CounterKey::new(&seed.0), counter: 0, buffer: [0; BUFFER], used: BUFFER }
     }
 
     /// Fills `out` with independent uniform field elements (rejection of the `2^32 − 1` values above `p`).
@@ -75,7 +73,18 @@ impl Prg {
             if BUFFER - self.used < 8 {
                 self.refill();
             }
-            for word in self.buffer[self.used..].chunks_exact(8).take(out.len() - filled) {
+            // Nearly always all of them are below p.
+            let (words, out8) =
+                (self.buffer[self.used..].first_chunk::<64>(), out[filled..].first_chunk_mut::<8>());
+            if let (Some(words), Some(out)) = (words, out8) {
+                let words = core::array::from_fn::<_, 8, _>(|i| u64::from_le_bytes(words.as_chunks().0[i]));
+                if words.iter().fold(true, |below, word| below & (*word < P)) {
+                    *out = words.map(Fp::new);
+                    (self.used, filled) = (self.used + 64, filled + 8);
+                    continue;
+                }
+            }
+            for word in self.buffer[self.used..].chunks_exact(8).take((out.len() - filled).min(8)) {
                 self.used += 8;
                 let value = u64::from_le_bytes(word.try_into().expect("chunks of eight"));
                 if value < P {
@@ -104,15 +113,8 @@ impl Prg {
 
     /// Overwrites the buffer with the next blocks; bytes left in it are dropped.
     fn refill(&mut self) {
-        let mut blocks = [GenericArray::from([0u8; BLOCK]); BLOCKS];
-        for block in &mut blocks {
-            block[..8].copy_from_slice(&self.counter.to_le_bytes());
-            self.counter += 1;
-        }
-        self.cipher.encrypt_blocks(&mut blocks);
-        for (out, block) in self.buffer.chunks_exact_mut(BLOCK).zip(&mut blocks) {
-            out.copy_from_slice(block);
-        }
+        self.key.fill(self.counter, &mut self.buffer);
+        self.counter += BLOCKS as u64;
         self.used = 0;
     }
 }
@@ -133,6 +135,14 @@ impl RngCore for Prg {
     fn fill_bytes(&mut self, mut out: &mut [u8]) {
         while !out.is_empty() {
             if self.used == BUFFER {
+                // Whole buffers go straight to their place.
+                let (whole, later) = out.split_at_mut(out.len() / BUFFER * BUFFER);
+                self.key.fill(self.counter, whole);
+                self.counter += (whole.len() / BLOCK) as u64;
+                out = later;
+                if out.is_empty() {
+                    return;
+                }
                 self.refill();
             }
             let n = out.len().min(BUFFER - self.used);
@@ -151,7 +161,7 @@ impl RngCore for Prg {
 
 impl CryptoRng for Prg {}
 
-// The cipher wipes its own key schedule (feature `zeroize` of the `aes` crate).
+// The key wipes itself.
 impl Drop for Prg {
     fn drop(&mut self) {
         self.buffer.zeroize();
@@ -161,6 +171,8 @@ impl Drop for Prg {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aes::cipher::{generic_array::GenericArray, BlockEncrypt, KeyInit};
+    use aes::Aes256;
 
     #[test]
     fn streams_are_reproducible_and_in_order() {

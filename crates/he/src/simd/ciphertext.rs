@@ -65,13 +65,13 @@ impl SecretKey {
 
 impl SeededCiphertext {
     /// Length of [`SeededCiphertext::to_bytes`].
-    pub const BYTES: usize = 32 + packed_bits(LIMBS * N, RESIDUE_BITS);
+    pub const BYTES: usize = 32 + packed_bits::<RESIDUE_BITS>(LIMBS * N);
 
     /// Seed, then the packed `b`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SeededCiphertext::BYTES);
         out.extend_from_slice(&self.seed);
-        pack_bits(&self.b, RESIDUE_BITS, &mut out);
+        pack_bits::<RESIDUE_BITS>(&self.b, &mut out);
         out
     }
 
@@ -80,7 +80,7 @@ impl SeededCiphertext {
         check_length("seeded ciphertext", SeededCiphertext::BYTES, bytes.len())?;
         let (seed, b) = bytes.split_at(32);
         let moduli: [u32; LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
-        let b = unpack_bits(&moduli, RESIDUE_BITS, "seeded ciphertext", b)?;
+        let b = unpack_bits::<RESIDUE_BITS>(&moduli, "seeded ciphertext", b)?;
         Ok(SeededCiphertext { seed: seed.try_into().expect("split at 32"), b })
     }
 
@@ -93,7 +93,7 @@ impl SeededCiphertext {
 
 impl Ciphertext {
     /// Length of [`Ciphertext::to_bytes`].
-    pub const BYTES: usize = 8 + 2 * packed_bits(LIMBS * N, RESIDUE_BITS);
+    pub const BYTES: usize = 8 + 2 * packed_bits::<RESIDUE_BITS>(LIMBS * N);
     /// Size in memory.
     pub const MEMORY: usize = 2 * 4 * LIMBS * N;
 
@@ -143,7 +143,7 @@ impl Ciphertext {
         let this = self.transformed(context);
         let mut out = Vec::with_capacity(Ciphertext::BYTES);
         out.extend_from_slice(&this.noise.to_bytes());
-        this.c.iter().for_each(|c| pack_bits(c, RESIDUE_BITS, &mut out));
+        this.c.iter().for_each(|c| pack_bits::<RESIDUE_BITS>(c, &mut out));
         out
     }
 
@@ -151,9 +151,9 @@ impl Ciphertext {
     pub fn from_bytes(context: &Context, bytes: &[u8]) -> Result<Ciphertext, HeError> {
         check_length("ciphertext", Ciphertext::BYTES, bytes.len())?;
         let (noise, rest) = bytes.split_at(8);
-        let (c0, c1) = rest.split_at(packed_bits(LIMBS * N, RESIDUE_BITS));
+        let (c0, c1) = rest.split_at(packed_bits::<RESIDUE_BITS>(LIMBS * N));
         let moduli: [u32; LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
-        let limbs = |bytes| unpack_bits(&moduli, RESIDUE_BITS, "ciphertext", bytes);
+        let limbs = |bytes| unpack_bits::<RESIDUE_BITS>(&moduli, "ciphertext", bytes);
         Ok(Ciphertext {
             c: [limbs(c0)?, limbs(c1)?],
             domain: Domain::Transform,

@@ -20,7 +20,7 @@ pub(super) const AUX: usize = 7;
 /// Primes that are left in a ciphertext on its way back.
 pub(super) const OUTPUT_LIMBS: usize = 4;
 /// Bits of a residue on the wire.
-pub(super) const RESIDUE_BITS: u32 = 25;
+pub(super) const RESIDUE_BITS: usize = 25;
 /// Fixed-point bits of the scaling in decryption.
 pub(super) const SCALE_BITS: u32 = 60;
 /// Fixed-point bits of `1/q_i` and of `1/a_j` when a number is reconstructed from its residues.

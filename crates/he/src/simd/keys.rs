@@ -171,8 +171,8 @@ pub struct EvaluationKeys {
     pub(super) galois: BTreeMap<usize, SwitchKey>,
 }
 
-const PUBLIC_BYTES: usize = 32 + packed_bits(LIMBS * N, RESIDUE_BITS);
-const SWITCH_BYTES: usize = 32 + packed_bits(LIMBS * EXTENDED * N, RESIDUE_BITS);
+const PUBLIC_BYTES: usize = 32 + packed_bits::<RESIDUE_BITS>(LIMBS * N);
+const SWITCH_BYTES: usize = 32 + packed_bits::<RESIDUE_BITS>(LIMBS * EXTENDED * N);
 
 impl EvaluationKeys {
     /// Length of [`EvaluationKeys::to_bytes`] with keys for `steps` rotations.
@@ -190,10 +190,10 @@ impl EvaluationKeys {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(EvaluationKeys::bytes(self.galois.len()));
         out.extend_from_slice(&self.public.seed);
-        pack_bits(&self.public.b, RESIDUE_BITS, &mut out);
+        pack_bits::<RESIDUE_BITS>(&self.public.b, &mut out);
         for key in [&self.relinearisation].into_iter().chain(self.galois.values()) {
             out.extend_from_slice(&key.seed);
-            pack_bits(&key.b, RESIDUE_BITS, &mut out);
+            pack_bits::<RESIDUE_BITS>(&key.b, &mut out);
         }
         out
     }
@@ -210,7 +210,7 @@ impl EvaluationKeys {
         let (seed, b) = public.split_at(32);
         let seed: [u8; 32] = seed.try_into().expect("split at 32");
         let moduli: [u32; LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
-        let b = unpack_bits(&moduli, RESIDUE_BITS, "public key", b)?;
+        let b = unpack_bits::<RESIDUE_BITS>(&moduli, "public key", b)?;
         let steps: Vec<usize> = steps.iter().copied().collect();
         let galois = galois
             .par_chunks_exact(SWITCH_BYTES)
@@ -233,7 +233,7 @@ impl SwitchKey {
         let (seed, b) = bytes.split_at(32);
         let seed: [u8; 32] = seed.try_into().expect("split at 32");
         let moduli: [u32; LIMBS * EXTENDED] = core::array::from_fn(|i| context.modulus(i % EXTENDED).value());
-        let b = unpack_bits(&moduli, RESIDUE_BITS, "evaluation key", b)?;
+        let b = unpack_bits::<RESIDUE_BITS>(&moduli, "evaluation key", b)?;
         let permutation = step.map(|step| context.permutation(step));
         Ok(SwitchKey { seed, b, a: expand_digits(context, &seed), permutation })
     }

@@ -22,12 +22,12 @@ pub struct MaskedCiphertext {
 
 impl MaskedCiphertext {
     /// Length of [`MaskedCiphertext::to_bytes`].
-    pub const BYTES: usize = 2 * packed_bits(OUTPUT_LIMBS * N, RESIDUE_BITS);
+    pub const BYTES: usize = 2 * packed_bits::<RESIDUE_BITS>(OUTPUT_LIMBS * N);
 
     /// `c_0`, then `c_1`, packed.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(MaskedCiphertext::BYTES);
-        self.c.iter().for_each(|c| pack_bits(c, RESIDUE_BITS, &mut out));
+        self.c.iter().for_each(|c| pack_bits::<RESIDUE_BITS>(c, &mut out));
         out
     }
 
@@ -36,7 +36,7 @@ impl MaskedCiphertext {
         check_length("masked ciphertext", MaskedCiphertext::BYTES, bytes.len())?;
         let moduli: [u32; OUTPUT_LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
         let (c0, c1) = bytes.split_at(MaskedCiphertext::BYTES / 2);
-        let limbs = |bytes| unpack_bits(&moduli, RESIDUE_BITS, "masked ciphertext", bytes);
+        let limbs = |bytes| unpack_bits::<RESIDUE_BITS>(&moduli, "masked ciphertext", bytes);
         Ok(MaskedCiphertext { c: [limbs(c0)?, limbs(c1)?] })
     }
 }

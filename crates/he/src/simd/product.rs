@@ -76,7 +76,7 @@ impl Evaluator<'_> {
         let context = self.context;
         let d: Vec<Vec<u32>> = self.tensor(pairs).iter().map(|d| self.scale(d)).collect();
         let sums = self.switch(&self.keys.relinearisation, &d[2], None);
-        let mut c = self.divide_to_coefficients(&sums);
+        let mut c = self.divide_to_coefficients(sums);
         for (c, d) in c.iter_mut().zip(&d) {
             c.chunks_exact_mut(N)
                 .zip(d.chunks_exact(N))

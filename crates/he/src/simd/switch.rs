@@ -77,9 +77,8 @@ impl Evaluator<'_> {
         coefficients: &[u32],
         transformed: Option<&[u32]>,
     ) -> Vec<u32> {
-        let mut sums = vec![0; EXTENDED * 2 * N];
+        let (mut sums, mut digits) = (vec![0; EXTENDED * 2 * N], vec![0; LIMBS * N]);
         sums.chunks_exact_mut(2 * N).enumerate().for_each(|(limb, out)| {
-            let mut digits = vec![0; LIMBS * N];
             for (digit, out) in digits.chunks_exact_mut(N).enumerate() {
                 self.digit(coefficients, transformed, digit, limb, out);
             }
@@ -88,60 +87,42 @@ impl Evaluator<'_> {
         sums
     }
 
-    /// Permutes, divides by `P` and adds the permuted first polynomial.
-    fn finish_rotation(&self, ct: &Ciphertext, key: &SwitchKey, sums: Vec<u32>) -> Ciphertext {
+    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, plus the first polynomial of the ciphertext, permuted.
+    fn finish_rotation(&self, ct: &Ciphertext, key: &SwitchKey, mut sums: Vec<u32>) -> Ciphertext {
         let permutation = key.permutation.as_deref().expect("Galois keys carry one");
-        let mut c = self.divide(&sums);
-        for (component, c) in c.iter_mut().enumerate() {
-            c.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
-                if component == 0 {
-                    Terms::new(self.context.modulus(limb)).add(1, ct.limb(0, limb)).add_to(out);
-                }
-                let moved: Vec<u32> = permutation.iter().map(|&i| out[i as usize]).collect();
-                out.copy_from_slice(&moved);
-            });
+        let (sums, special) = sums.split_at_mut(2 * LIMBS * N);
+        special.chunks_exact_mut(N).for_each(|x| self.context.ntt(LIMBS).inverse(x, 0..LOG_N));
+        let mut c = [vec![0; LIMBS * N], vec![0; LIMBS * N]];
+        let mut rest = vec![0; N];
+        for (row, x) in sums.chunks_exact_mut(N).enumerate() {
+            let (limb, component) = (row / 2, row % 2);
+            let q = self.context.modulus(limb);
+            let special = &special[component * N..(component + 1) * N];
+            kernels::lift(q, self.context.modulus(LIMBS), special, &mut rest);
+            self.context.ntt(limb).forward(&mut rest, 0..LOG_N);
+            kernels::subtract_scale(q, self.context.special_inverse[limb], &rest, x);
+            if component == 0 {
+                Terms::new(q).add(1, ct.limb(0, limb)).add_to(x);
+            }
+            kernels::permute(permutation, x, &mut c[component][limb * N..(limb + 1) * N]);
         }
         Ciphertext { c, domain: Domain::Transform, noise: ct.noise.switched() }
     }
 
-    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, transform domain to transform domain.
-    fn divide(&self, sums: &[u32]) -> [Vec<u32>; 2] {
-        let special = self.special_part(sums);
-        core::array::from_fn(|component| {
-            let mut c = vec![0; LIMBS * N];
-            c.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
-                let q = self.context.modulus(limb);
-                let mut rest = vec![0; N];
-                kernels::lift(q, self.context.modulus(LIMBS), &special[component], &mut rest);
-                self.context.ntt(limb).forward(&mut rest, 0..LOG_N);
-                out.copy_from_slice(&sums[(2 * limb + component) * N..][..N]);
-                kernels::subtract_scale(q, self.context.special_inverse[limb], &rest, out);
-            });
-            c
-        })
-    }
-
-    /// The same, from the transform domain to coefficients.
-    pub(super) fn divide_to_coefficients(&self, sums: &[u32]) -> [Vec<u32>; 2] {
-        let special = self.special_part(sums);
+    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, from the transform domain to coefficients.
+    pub(super) fn divide_to_coefficients(&self, mut sums: Vec<u32>) -> [Vec<u32>; 2] {
+        let (sums, special) = sums.split_at_mut(2 * LIMBS * N);
+        special.chunks_exact_mut(N).for_each(|x| self.context.ntt(LIMBS).inverse(x, 0..LOG_N));
         core::array::from_fn(|component| {
             let mut c = vec![0; LIMBS * N];
             c.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
                 let q = self.context.modulus(limb);
                 out.copy_from_slice(&sums[(2 * limb + component) * N..][..N]);
                 self.context.ntt(limb).inverse(out, 0..LOG_N);
-                let last = self.context.modulus(LIMBS);
-                kernels::drop_limb(q, last, self.context.special_inverse[limb], &special[component], out);
+                let (last, special) = (self.context.modulus(LIMBS), &special[component * N..][..N]);
+                kernels::drop_limb(q, last, self.context.special_inverse[limb], special, out);
             });
             c
-        })
-    }
-
-    fn special_part(&self, sums: &[u32]) -> [Vec<u32>; 2] {
-        core::array::from_fn(|component| {
-            let mut special = sums[(2 * LIMBS + component) * N..][..N].to_vec();
-            self.context.ntt(LIMBS).inverse(&mut special, 0..LOG_N);
-            special
         })
     }
 }

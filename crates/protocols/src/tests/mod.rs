@@ -55,8 +55,12 @@ fn integers(rng: &mut Prg, n: usize, bound: i64) -> Vec<i64> {
 fn elements(rng: &mut Prg, n: usize) -> Vec<Fp> {
     let extreme = [0, 1, P - 1, P / 2, P / 2 + 1].map(Fp::new);
     (0..n)
-        .map(
-            |_| if rng.next_u64().is_multiple_of(4) { extreme[rng.next_u64() as usize % 5] } else { rng.fp_vec(1)[0] },
-        )
+        .map(|_| {
+            if rng.next_u64().is_multiple_of(4) {
+                extreme[rng.next_u64() as usize % 5]
+            } else {
+                rng.fp_vec(1)[0]
+            }
+        })
         .collect()
 }

@@ -1,9 +1,14 @@
 //! Harvey's lazy butterflies ("Faster arithmetic for number-theoretic transforms", 2014): between levels the residues are
 //! only kept below `4q` (forward) or `2q` (inverse).
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use core::ops::Range;
 
 use crate::modulus::{Factor, Modulus};
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{avx2, avx512};
 
 #[inline(always)]
 pub(super) fn forward(q: &Modulus, values: &[u32], quotients: &[u32], a: &mut [u32], levels: Range<u32>) {

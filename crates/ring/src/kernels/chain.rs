@@ -19,3 +19,19 @@ pub(super) fn multiply_add<const ROWS: usize, const LANES: usize>(acc: &mut [u64
         part.copy_from_slice(sums.as_flattened());
     }
 }
+
+/// The same with the vectors written out: LLVM keeps only some of 12 wide ones in registers, and the limit would be that of spills.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn multiply_add_avx512(acc: &mut [u64; CHAIN], w: u32, n: usize) {
+    use super::vector::wide::{add64, even_products, load64, splat, store64};
+    let (parts, w) = (acc.as_chunks_mut::<8>().0, splat(w));
+    let mut sums: [_; CHAIN / 8] = core::array::from_fn(|i| load64(&parts[i]));
+    for _ in 0..n {
+        for s in &mut sums {
+            *s = add64(*s, even_products(*s, w));
+        }
+    }
+    parts.iter_mut().zip(sums).for_each(|(part, s)| store64(part, s));
+}

@@ -2,7 +2,12 @@
 //! multiple of the page size apart and would evict each other), four rows of `w` are multiplied with a tile in registers.
 //! Products have 56 bits, so 255 of them fit a 64-bit accumulator.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use crate::modulus::Modulus;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{avx2, avx512};
 
 const MR: usize = 4;
 const DEPTH: usize = 255;
@@ -14,27 +19,13 @@ pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &
     if k == 0 {
         return;
     }
-    let columns = x[0].len();
-    let rows = w.len() / k;
-    assert!(w.len() == rows * k && x.iter().all(|r| r.len() == columns), "matrix shapes disagree");
-    assert!(
-        columns <= stride && (rows == 0 || out.len() >= (rows - 1) * stride + columns),
-        "output too short"
-    );
+    let (rows, columns) = (check(w, x, out, stride), x[0].len());
     let most = DEPTH.min(k);
     let mut panel = vec![[0u32; CR]; TILES * most];
     for c0 in (0..columns).step_by(TILES * CR) {
         for k0 in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - k0);
-            for (j, row) in x[k0..k0 + depth].iter().enumerate() {
-                for (tile, part) in row[c0..].chunks(CR).take(TILES).enumerate() {
-                    // A copy of constant length is a few moves, any other a call.
-                    match part.first_chunk::<CR>() {
-                        Some(full) => panel[tile * most + j] = *full,
-                        None => panel[tile * most + j][..part.len()].copy_from_slice(part),
-                    }
-                }
-            }
+            pack(&x[k0..k0 + depth], c0, &mut panel, most);
             for (tile, c) in (c0..columns).step_by(CR).take(TILES).enumerate() {
                 let x = &panel[tile * most..tile * most + depth];
                 let width = CR.min(columns - c);
@@ -49,6 +40,32 @@ pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &
                     store(q, &acc, &mut out[m * stride + c..], stride, width);
                     m += 1;
                 }
+            }
+        }
+    }
+}
+
+/// The number of rows, if the shapes fit; panics otherwise.
+#[inline(always)]
+fn check(w: &[u32], x: &[&[u32]], out: &[u32], stride: usize) -> usize {
+    let (rows, columns) = (w.len() / x.len(), x[0].len());
+    assert!(w.len() == rows * x.len() && x.iter().all(|r| r.len() == columns), "matrix shapes disagree");
+    assert!(
+        columns <= stride && (rows == 0 || out.len() >= (rows - 1) * stride + columns),
+        "output too short"
+    );
+    rows
+}
+
+/// Copies `CR` columns from `c0` on, and the next ones, into tiles of `most` rows.
+#[inline(always)]
+fn pack<const CR: usize>(x: &[&[u32]], c0: usize, panel: &mut [[u32; CR]], most: usize) {
+    for (j, row) in x.iter().enumerate() {
+        for (tile, part) in row[c0..].chunks(CR).take(TILES).enumerate() {
+            // A copy of constant length is a few moves, any other a call.
+            match part.first_chunk::<CR>() {
+                Some(full) => panel[tile * most + j] = *full,
+                None => panel[tile * most + j][..part.len()].copy_from_slice(part),
             }
         }
     }
@@ -94,9 +111,14 @@ pub(super) fn weighted_sum<const CR: usize>(
             y[c] = q.reduce(acc[c] + y[c] as u64);
         }
     }
-    for i in whole..out.len() {
-        let sum: u64 = w.iter().zip(x).map(|(&w, row)| w as u64 * row[i] as u64).sum();
-        out[i] = q.reduce(sum + constant as u64 + out[i] as u64);
+    weighted_rest(q, w, x, constant, &mut out[whole..], whole);
+}
+
+/// The elements of [`weighted_sum`] from `whole` on.
+fn weighted_rest(q: &Modulus, w: &[u32], x: &[&[u32]], constant: u32, out: &mut [u32], whole: usize) {
+    for (i, out) in out.iter_mut().enumerate() {
+        let sum: u64 = w.iter().zip(x).map(|(&w, row)| w as u64 * row[whole + i] as u64).sum();
+        *out = q.reduce(sum + constant as u64 + *out as u64);
     }
 }
 
@@ -108,8 +130,7 @@ const BLOCK: usize = 512;
 pub(super) fn multiply_sum(q: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]) {
     let [out0, out1] = out;
     let n = out0.len();
-    assert!(out1.len() == n && x.len() == y[0].len() && x.len() == y[1].len(), "shapes disagree");
-    assert!(x.iter().chain(y[0]).chain(y[1]).all(|r| r.len() == n), "lengths disagree");
+    check_sums(x, y, n, out1.len());
     let mut sums = [[0u64; BLOCK]; 2];
     for start in (0..n).step_by(BLOCK) {
         let width = BLOCK.min(n - start);
@@ -134,6 +155,12 @@ pub(super) fn multiply_sum(q: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&
     }
 }
 
+/// Panics unless every row and both outputs are of one length.
+fn check_sums(x: &[&[u32]], y: [&[&[u32]]; 2], n: usize, other: usize) {
+    assert!(other == n && x.len() == y[0].len() && x.len() == y[1].len(), "shapes disagree");
+    assert!(x.iter().chain(y[0]).chain(y[1]).all(|r| r.len() == n), "lengths disagree");
+}
+
 #[inline(always)]
 pub(super) fn rounded_sum<const CR: usize>(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32]) {
     assert!(w.len() == x.len() && x.iter().all(|r| r.len() == out.len()), "shapes disagree");
@@ -152,9 +179,14 @@ pub(super) fn rounded_sum<const CR: usize>(w: &[u32], x: &[&[u32]], shift: u32, 
             out[start + c] = (acc[c] >> shift) as u32;
         }
     }
-    for i in whole..out.len() {
-        let sum: u64 = w.iter().zip(x).map(|(&w, row)| w as u64 * row[i] as u64).sum();
-        out[i] = ((sum + half) >> shift) as u32;
+    rounded_rest(w, x, shift, &mut out[whole..], whole);
+}
+
+/// The elements of [`rounded_sum`] from `whole` on.
+fn rounded_rest(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32], whole: usize) {
+    for (i, out) in out.iter_mut().enumerate() {
+        let sum: u64 = w.iter().zip(x).map(|(&w, row)| w as u64 * row[whole + i] as u64).sum();
+        *out = ((sum + (1 << (shift - 1))) >> shift) as u32;
     }
 }
 

@@ -5,22 +5,29 @@
 //! loads and stores of `aes` and `panel`, which are written with intrinsics: no compiler finds those instructions by itself.
 #![allow(unsafe_code)]
 
+mod accept;
 mod aes;
 mod butterfly;
 mod chain;
+mod counter;
+mod field_transform;
 mod gemm;
 mod matvec;
 mod panel;
 mod pointwise;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use core::ops::Range;
 
 pub use self::aes::{FixedKey, MAX_TABLES, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
+pub use accept::{accept, accept_on};
 pub use chain::CHAIN;
+pub use counter::CounterKey;
 pub use matvec::SplitInput;
 pub use panel::{left_line, right_line, BLOCK};
 
@@ -113,51 +120,51 @@ kernel! {
     /// `out[m·stride + c] += Σ_k w[m][k]·x[k][c] mod q`: `w` is `[M][K]` row-major with `K = x.len()`, the rows `x[k]`
     /// have equal length `C ≤ stride`, `out` holds `M` rows at distance `stride`. All residues canonical.
     gemm_mod, gemm_mod_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize),
-    gemm::gemm::<8>, gemm::gemm::<8>, gemm::gemm::<16>
+    gemm::gemm::<8>, gemm::avx2::gemm, gemm::avx512::gemm
 }
 
 kernel! {
     /// `acc[i] += (acc[i] mod 2^32)·w mod 2^64`, `n` times: multiply-adds in registers and nothing else, which benchmarks
     /// measure the others against.
     multiply_add_chain, multiply_add_chain_on(acc: &mut [u64; CHAIN], w: u32, n: usize),
-    chain::multiply_add::<3, 8>, chain::multiply_add::<12, 4>, chain::multiply_add::<6, 16>
+    chain::multiply_add::<3, 8>, chain::multiply_add::<12, 4>, chain::multiply_add_avx512
 }
 
 kernel! {
     /// `out[i] += constant + Σ_j w[j]·x[j][i] mod q`: at most 15 rows of any 32-bit numbers with canonical weights.
     weighted_sum, weighted_sum_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], constant: u32, out: &mut [u32]),
-    gemm::weighted_sum::<16>, gemm::weighted_sum::<16>, gemm::weighted_sum::<32>
+    gemm::weighted_sum::<16>, gemm::avx2::weighted_sum, gemm::avx512::weighted_sum
 }
 
 kernel! {
     /// `out[i] += x[i]·y[i] mod q`, canonical residues.
     multiply_add, multiply_add_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
-    pointwise::multiply_add, pointwise::multiply_add, pointwise::multiply_add
+    pointwise::multiply_add, pointwise::avx2::multiply_add, pointwise::avx512::multiply_add
 }
 
 kernel! {
     /// `out[i] = x[i]·y[i] mod q`, canonical residues.
     multiply, multiply_on(modulus: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]),
-    pointwise::multiply, pointwise::multiply, pointwise::multiply
+    pointwise::multiply, pointwise::avx2::multiply, pointwise::avx512::multiply
 }
 
 kernel! {
     /// `out[i] = (x[i] as a number in (−p/2, p/2)) mod q`.
     centred_residues, centred_residues_on(modulus: &Modulus, x: &[Fp], out: &mut [u32]),
-    pointwise::centred_residues, pointwise::centred_residues, pointwise::centred_residues
+    pointwise::centred_residues, pointwise::avx2::centred_residues, pointwise::avx512::centred_residues
 }
 
 kernel! {
     /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo `last < 2q`: one step of dropping
     /// the limb `last` with rounding, for `w = last^{−1} mod q`.
     drop_limb, drop_limb_on(modulus: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
-    pointwise::drop_limb, pointwise::drop_limb, pointwise::drop_limb
+    pointwise::drop_limb, pointwise::avx2::drop_limb, pointwise::avx512::drop_limb
 }
 
 kernel! {
     /// `out[k][c] = Σ_i x[i][c]·y[k][i][c] mod q` for `k = 0, 1` over any number of rows, canonical residues.
     multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]),
-    gemm::multiply_sum, gemm::multiply_sum, gemm::multiply_sum
+    gemm::multiply_sum, gemm::avx2::multiply_sum, gemm::avx512::multiply_sum
 }
 
 kernel! {
@@ -172,32 +179,50 @@ kernel! {
     /// `out[c] = round(Σ_i w[i]·x[i][c] / 2^shift)`, the number itself, not a residue: at most 7 rows below `2^28` or 8 below
     /// `2^26`, `shift ≤ 60`, so that nothing overflows 64 bits; the result must fit 32.
     rounded_sum, rounded_sum_on(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32]),
-    gemm::rounded_sum::<8>, gemm::rounded_sum::<8>, gemm::rounded_sum::<16>
+    gemm::rounded_sum::<8>, gemm::avx2::rounded_sum, gemm::avx512::rounded_sum
 }
 
 kernel! {
     /// `out[i] = (x[i] as a number in (−l/2, l/2)) mod q`, `x` canonical modulo `last`.
     lift, lift_on(modulus: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]),
-    pointwise::lift, pointwise::lift, pointwise::lift
+    pointwise::lift, pointwise::avx2::lift, pointwise::avx512::lift
 }
 
 kernel! {
     /// `out[i] = (out[i] − x[i])·w mod q`, canonical residues.
     subtract_scale, subtract_scale_on(modulus: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
-    pointwise::subtract_scale, pointwise::subtract_scale, pointwise::subtract_scale
+    pointwise::subtract_scale, pointwise::avx2::subtract_scale, pointwise::avx512::subtract_scale
+}
+
+kernel! {
+    /// `out[i] = x[from[i]]`; fast where aligned blocks of 16 go to such blocks, as automorphisms of the transform domain do.
+    permute, permute_on(from: &[u32], x: &[u32], out: &mut [u32]),
+    pointwise::permute, pointwise::avx2::permute, pointwise::avx512::permute
 }
 
 kernel! {
     /// The levels of the forward transform; see [`crate::Ntt::forward`].
     ntt_forward, ntt_forward_on(modulus: &Modulus, values: &[u32], quotients: &[u32], a: &mut [u32], levels: Range<u32>),
-    butterfly::forward, butterfly::forward, butterfly::forward
+    butterfly::forward, butterfly::avx2::forward, butterfly::avx512::forward
 }
 
 kernel! {
     /// The levels of the inverse transform, times `scale`; see [`crate::Ntt::inverse`].
     ntt_inverse, ntt_inverse_on(modulus: &Modulus, values: &[u32], quotients: &[u32], scale: Factor, a: &mut [u32],
         levels: Range<u32>),
-    butterfly::inverse, butterfly::inverse, butterfly::inverse
+    butterfly::inverse, butterfly::avx2::inverse, butterfly::avx512::inverse
+}
+
+kernel! {
+    /// The levels of the forward transform over `F_p`; see [`crate::FpNtt::forward`].
+    fp_ntt_forward, fp_ntt_forward_on(table: &[Fp], a: &mut [Fp], levels: Range<u32>),
+    field_transform::forward, field_transform::forward, field_transform::forward_avx512
+}
+
+kernel! {
+    /// The levels of the inverse transform over `F_p`, times `scale`; see [`crate::FpNtt::inverse`].
+    fp_ntt_inverse, fp_ntt_inverse_on(table: &[Fp], scale: Fp, a: &mut [Fp], levels: Range<u32>),
+    field_transform::inverse, field_transform::inverse, field_transform::inverse_avx512
 }
 
 kernel! {

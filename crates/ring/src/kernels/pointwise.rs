@@ -1,7 +1,12 @@
 //! Element-by-element loops.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use crate::field::{Fp, P};
 use crate::modulus::{Factor, Modulus};
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{avx2, avx512};
 
 #[inline(always)]
 pub(super) fn multiply_add(q: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]) {
@@ -63,4 +68,10 @@ pub(super) fn subtract_scale(q: &Modulus, w: Factor, x: &[u32], out: &mut [u32])
     for (o, &x) in out.iter_mut().zip(x) {
         *o = q.mul_factor(q.sub(*o, x), w);
     }
+}
+
+#[inline(always)]
+pub(super) fn permute(from: &[u32], x: &[u32], out: &mut [u32]) {
+    assert!(from.len() == out.len(), "lengths disagree");
+    out.iter_mut().zip(from).for_each(|(o, &i)| *o = x[i as usize]);
 }
