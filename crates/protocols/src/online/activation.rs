@@ -12,11 +12,11 @@ use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::Fp;
 
-use super::tables::{index, join, look_up, rotation, sub_public, Lookup};
+use super::tables::{index, join, look_up_all, rotation, sub_public};
 use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::material::{activation_shape, Mask};
+use crate::material::{Mask, TableKeys};
 use crate::plan::{Plan, Site};
 use crate::wire::{Incoming, Opening};
 
@@ -34,10 +34,10 @@ pub(crate) fn client_index(plan: &Plan, layer: usize, x: Fp) -> u32 {
 }
 
 impl<P: Party> Online<P> {
-    fn activation_keys(&mut self, layer: usize, row: usize) -> Result<Vec<cryptogen_ot::TableKey>> {
-        let shape = activation_shape(&self.plan, layer);
-        let at = self.layout.activation_tables(layer);
-        (0..self.plan.model.ff).map(|j| self.active[row].slot.table(shape, at, j)).collect()
+    /// The keys of all rows.
+    fn activation_keys(&mut self, layer: usize) -> Result<Vec<TableKeys>> {
+        let (plan, layout) = (&self.plan, &self.layout);
+        self.active.iter_mut().map(|row| row.slot.activation_keys(layout, plan, layer)).collect()
     }
 }
 
@@ -54,35 +54,35 @@ impl Online<Client> {
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
         let gated = plan.model.gated;
+        let terms = [(0, ta), (1, ta), (0, tb), (2, tb)];
+        let terms = &terms[..if gated { 4 } else { 3 }];
+        // What does not depend on the message comes first: the server is still making it.
+        let keys = self.activation_keys(layer)?;
+        let inputs = (0..n).flat_map(|row| u.row(row)[..ff].iter());
+        let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::heads).zip(inputs))
+            .map(|((_, alpha), x)| rotation(client_index(&plan, layer, *x), alpha, spec.k))
+            .collect();
+        let remasks: Vec<Vec<Fp>> = (0..n).map(|row| self.remask(row, Site::Down(layer))).collect();
         let mut m1 = Incoming::recv(ch, n * ff * if gated { 3 } else { 1 }, n * ff)?;
         let theirs = m1.rotations(n * ff)?;
-        let mut lookups = Vec::with_capacity(n * ff);
-        for row in 0..n {
-            for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
-                let mine = rotation(client_index(&plan, layer, u.row(row)[j]), &key, spec.k);
-                let mut terms = vec![(0, ta), (1, ta), (0, tb)];
-                if gated {
-                    terms.push((2, tb));
-                }
-                lookups.push(Lookup { rotation: join(mine, theirs[row * ff + j], spec.k), key, terms });
-            }
-        }
+        rotations.iter_mut().zip(theirs).for_each(|(d, theirs)| *d = join(*d, theirs, spec.k));
         let indices = (0..n * ff).map(|i| client_index(&plan, layer, u.row(i / ff)[i % ff]));
         self.trace.index(indices, spec.k);
         let mut m2 = Opening::new();
+        let sums = look_up_all::<Client>(keys, &rotations, &[terms])?;
         if !gated {
             let delta = m1.words(n * ff)?;
-            let sums = look_up::<Client>(lookups)?;
-            for row in 0..n {
-                let x: Vec<Fp> = (row * ff..(row + 1) * ff)
-                    .map(|i| delta[i] * sums[i][0] + sums[i][1] + sums[i][2])
-                    .collect();
-                m2.masked(&x, &self.remask(row, Site::Down(layer)));
+            let x: Vec<Fp> = delta
+                .iter()
+                .zip(sums.chunks_exact(3))
+                .map(|(delta, s)| *delta * s[0] + s[1] + s[2])
+                .collect();
+            for (x, remask) in x.chunks(ff).zip(&remasks) {
+                m2.masked(x, remask);
             }
         } else {
             let (open_g, open_up, open_w) = (m1.words(n * ff)?, m1.words(n * ff)?, m1.words(n * ff)?);
-            let sums = look_up::<Client>(lookups)?;
-            for row in 0..n {
+            for (row, remask) in remasks.iter().enumerate() {
                 let slot = &self.active[row].slot;
                 let (g, up) = u.row(row).split_at(ff);
                 let z = slot.words(self.layout.gated(layer), ff)?;
@@ -92,12 +92,12 @@ impl Online<Client> {
                     (0..ff).map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j]).collect();
                 let x: Vec<Fp> = (0..ff)
                     .map(|j| {
-                        let s = &sums[i(j)];
+                        let s = &sums[4 * i(j)..];
                         (open_w[i(j)] + w[j] - beta[j]) * s[0] + s[1] + open_up[i(j)] * s[2] + s[3]
                     })
                     .collect();
                 m2.masked(&w, &beta);
-                m2.masked(&x, &self.remask(row, Site::Down(layer)));
+                m2.masked(&x, remask);
             }
         }
         m2.send(ch)?;
@@ -118,22 +118,20 @@ impl Online<Server> {
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
         let gated = plan.model.gated;
+        let terms = [(0, ta), (1, ta), (0, tb), (2, tb)];
+        let terms = &terms[..if gated { 4 } else { 3 }];
         let mut indices = Vec::with_capacity(n * ff);
         let mut rotations = Vec::with_capacity(n * ff);
-        let mut lookups = Vec::with_capacity(n * ff);
-        for row in 0..n {
-            for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
-                let x = sub_public::<Server>(u.row(row)[j], spec.offset);
-                let i = index::<Server>(x, spec.h, spec.k);
-                let mine = rotation(i, &key, spec.k);
+        let mut joined = Vec::with_capacity(n * ff);
+        let keys = self.activation_keys(layer)?;
+        for (row, keys) in keys.iter().enumerate() {
+            let theirs = self.active[row].slot.half_words(self.layout.activation_deltas(layer), ff)?;
+            for (((_, alpha), x), theirs) in keys.heads().zip(u.row(row)).zip(theirs) {
+                let i = index::<Server>(sub_public::<Server>(*x, spec.offset), spec.h, spec.k);
+                let mine = rotation(i, alpha, spec.k);
                 indices.push(i);
-                let theirs = self.active[row].slot.half_word(self.layout.activation_deltas(layer), j)?;
-                let mut terms = vec![(0, ta), (1, ta), (0, tb)];
-                if gated {
-                    terms.push((2, tb));
-                }
                 rotations.push(mine);
-                lookups.push(Lookup { rotation: join(mine, theirs, spec.k), key, terms });
+                joined.push(join(mine, theirs, spec.k));
             }
         }
         self.trace.index(indices, spec.k);
@@ -150,15 +148,12 @@ impl Online<Server> {
                 m1.masked(&x, &beta);
             }
             m1.send(ch)?;
-            let sums = look_up::<Server>(lookups)?;
+            let sums = look_up_all::<Server>(keys, &joined, &[terms])?;
             let mut m2 = Incoming::recv(ch, n * ff, 0)?;
-            for row in 0..n {
+            for (delta, sums) in delta.chunks(ff).zip(sums.chunks(3 * ff)) {
                 let opened = m2.words(ff)?;
-                let x = (0..ff).map(|j| {
-                    let (i, s) = (row * ff + j, &sums[row * ff + j]);
-                    delta[i] * s[0] + s[1] + s[2] + opened[j]
-                });
-                data.extend(self.enter(into, x));
+                let x = delta.iter().zip(sums.chunks_exact(3)).zip(&opened);
+                data.extend(self.enter(into, x.map(|((delta, s), m)| *delta * s[0] + s[1] + s[2] + *m)));
             }
         } else {
             let mut masks = Vec::with_capacity(n);
@@ -179,12 +174,12 @@ impl Online<Server> {
             }
             m1.append(gates).append(ups).append(ws);
             m1.send(ch)?;
-            let sums = look_up::<Server>(lookups)?;
+            let sums = look_up_all::<Server>(keys, &joined, &[terms])?;
             let mut m2 = Incoming::recv(ch, 2 * n * ff, 0)?;
             for (row, (open_up, open_w)) in masks.iter().enumerate() {
                 let (their_w, opened) = (m2.words(ff)?, m2.words(ff)?);
                 let x = (0..ff).map(|j| {
-                    let s = &sums[row * ff + j];
+                    let s = &sums[4 * (row * ff + j)..];
                     (open_w[j] + their_w[j]) * s[0] + s[1] + open_up[j] * s[2] + s[3] + opened[j]
                 });
                 data.extend(self.enter(into, x));

@@ -66,7 +66,7 @@ pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKey
     let argument = |r: &Range, m: Fp, key: TableKey, beta: Fp| {
         let reduced = trunc::<P>(m, r.mu);
         let i = index::<P>(reduced, r.h, r.k);
-        Argument { rotation: rotation(i, &key, r.k), key, delta: reduced - beta, reduced, index: i }
+        Argument { rotation: rotation(i, key.alpha(), r.k), key, delta: reduced - beta, reduced, index: i }
     };
     let mut out = Started { hi: vec![], lo: vec![], fine_beta: vec![], specs };
     for ((spec, &m), k) in out.specs.iter().zip(m).zip(keys) {

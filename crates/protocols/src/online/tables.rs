@@ -9,7 +9,11 @@ use cryptogen_ring::trunc::{index_client, index_server, trunc_client, trunc_serv
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{ProtocolError, Result};
+use crate::material::TableKeys;
+
+/// Look-ups in one parallel task.
+const TASK: usize = 32;
 
 /// A1 on this party's share.
 pub fn trunc<P: Party>(x: Fp, k: u32) -> Fp {
@@ -36,8 +40,8 @@ pub fn sub_public<P: Party>(x: Fp, c: i64) -> Fp {
 }
 
 /// This party's rotation share `index − α mod 2^k`.
-pub fn rotation(index: u32, key: &TableKey, k: u32) -> u32 {
-    index.wrapping_sub(key.alpha()) & ((1 << k) - 1)
+pub fn rotation(index: u32, alpha: u32, k: u32) -> u32 {
+    index.wrapping_sub(alpha) & ((1 << k) - 1)
 }
 
 /// Adds both parties' rotation shares.
@@ -62,4 +66,47 @@ pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Fp>>> {
             Ok(out)
         })
         .collect()
+}
+
+/// Terms `(payload, table)` of a look-up.
+pub type Terms<'a> = &'a [(usize, &'a [i64])];
+
+/// Expands all keys of `keys`, with their opened `rotations`, and returns the inner products `[keys][terms]`. The keys of one element of
+/// `keys` fall into as many equal runs as `terms` has elements, all of one length; keys of a run share their terms. Keys are parsed here, in
+/// parallel, and wiped when all are done.
+pub fn look_up_all<P: Party>(
+    keys: Vec<TableKeys>,
+    rotations: &[u32],
+    terms: &[Terms<'_>],
+) -> Result<Vec<Fp>> {
+    let width = terms.first().map_or(0, |t| t.len());
+    let mut out = vec![Fp::ZERO; rotations.len() * width];
+    let (mut rotations, mut rest, mut tasks) = (rotations, &mut out[..], vec![]);
+    for keys in keys.iter().filter(|keys| keys.len() > 0) {
+        let run = keys.len().div_ceil(terms.len());
+        for (records, terms) in keys.bytes().chunks(run * keys.stride()).zip(terms) {
+            for records in records.chunks(TASK * keys.stride()) {
+                let n = records.len() / keys.stride();
+                let (now, later) = rotations.split_at_checked(n).ok_or_else(too_few)?;
+                let (sums, others) = std::mem::take(&mut rest).split_at_mut(n * width);
+                (rotations, rest) = (later, others);
+                tasks.push((keys, records, now, *terms, sums));
+            }
+        }
+    }
+    tasks.into_par_iter().try_for_each_init(
+        DotScratch::new,
+        |scratch, (keys, records, rotations, terms, sums)| {
+            let records = records.chunks_exact(keys.stride()).map(|record| &record[keys.prefix()..]);
+            for ((record, d), out) in records.zip(rotations).zip(sums.chunks_mut(width)) {
+                TableKey::from_record(keys.shape(), record)?.dot_into(P::ROLE, *d, terms, scratch, out)?;
+            }
+            Ok::<_, ProtocolError>(())
+        },
+    )?;
+    Ok(out)
+}
+
+fn too_few() -> ProtocolError {
+    ProtocolError::Malformed { what: "rotations" }
 }
