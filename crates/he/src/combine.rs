@@ -87,6 +87,11 @@ impl Combiner {
         Combiner { params, layout, results, products: 0, sums }
     }
 
+    /// Number of combinations, `M`.
+    pub fn results(&self) -> usize {
+        self.results
+    }
+
     /// Adds `Σ_k w[m][k] ⊙ ct_k`; `weights` is `[M][k][F]` flat, `k = cts.len()`.
     /// Errors: lengths, another layout, more products than the noise bound allows (then nothing was added).
     pub fn add_block(&mut self, cts: &[Ciphertext], weights: &[Fp]) -> Result<(), HeError> {

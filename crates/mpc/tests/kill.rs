@@ -39,9 +39,9 @@ fn child() {
         }
         let blocks = store.take_blocks(&[(&a, 1 + OsRng.next_u32() as usize % 3), (&b, 1)]).unwrap();
         for (name, block) in ["a", "b"].iter().zip(blocks) {
-            for record in block.into_records() {
-                let content: String = record.bytes()[..16].iter().map(|x| format!("{x:02x}")).collect();
-                writeln!(out, "took {name} {} {content}", record.index()).unwrap();
+            for (index, record) in (block.first()..).zip(block.records()) {
+                let content: String = record[..16].iter().map(|x| format!("{x:02x}")).collect();
+                writeln!(out, "took {name} {index} {content}").unwrap();
             }
         }
         out.flush().unwrap();

@@ -35,8 +35,8 @@ use crate::plan::Plan;
 
 /// The lattice parameters of the default protocol.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
-/// Slots prepared at a time, which bounds memory.
-const SLOTS_AT_ONCE: usize = 128;
+/// Slots prepared at a time: the encrypted model is read once for all of them, and a row's sums take 0.46 MB of the client's memory.
+const SLOTS_AT_ONCE: usize = 256;
 /// Exponential tables prepared at a time.
 const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
 

@@ -6,8 +6,9 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Role, TableKey, TableShape};
-use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Word};
-use zeroize::Zeroizing;
+use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Wiped, Word};
+use rayon::prelude::*;
+use zeroize::Zeroize;
 
 use crate::error::{ProtocolError, Result};
 use crate::plan::{ModelShape, Plan, Scalar, Site};
@@ -177,30 +178,96 @@ impl SlotLayout {
     }
 }
 
-/// Reads a key and wipes its bytes, so that a second look-up with it is an error.
-pub(crate) fn take_key(shape: TableShape, bytes: &mut [u8]) -> Result<TableKey> {
-    if bytes.iter().all(|b| *b == 0) {
-        return Err(ProtocolError::Shape {
-            what: "table key",
-            expected: "a fresh one".into(),
-            got: "one used before".into(),
-        });
+/// Many keys of one class on their way to their look-ups, still as records: they are parsed by whoever expands them. Moves into
+/// [`crate::online::tables::look_up_all`]; no Clone, Debug or codec.
+pub struct TableKeys {
+    shape: TableShape,
+    /// bytes in front of every key
+    prefix: usize,
+    bytes: Wiped<u8>,
+}
+
+impl TableKeys {
+    /// Keys that lie one after another, each behind `prefix` bytes.
+    pub(crate) fn new(shape: TableShape, prefix: usize, bytes: Wiped<u8>) -> Result<TableKeys> {
+        if !bytes.len().is_multiple_of(prefix + shape.record_bytes()) {
+            return Err(ProtocolError::Malformed { what: "stored table keys" });
+        }
+        if bytes.iter().all(|b| *b == 0) {
+            return Err(used_before());
+        }
+        Ok(TableKeys { shape, prefix, bytes })
     }
-    let key = TableKey::from_record(shape, bytes);
-    bytes.fill(0);
-    Ok(key?)
+
+    pub(crate) fn shape(&self) -> TableShape {
+        self.shape
+    }
+    pub(crate) fn prefix(&self) -> usize {
+        self.prefix
+    }
+    pub(crate) fn stride(&self) -> usize {
+        self.prefix + self.shape.record_bytes()
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.stride()
+    }
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What lies in front of every key, and its share `α` of the secret index.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        self.bytes.chunks_exact(self.stride()).map(|record| {
+            let (front, key) = record.split_at(self.prefix);
+            (front, record_alpha(key))
+        })
+    }
+}
+
+/// The share `α` of the secret index in a key's record.
+pub(crate) fn record_alpha(record: &[u8]) -> u32 {
+    u32::from(record[0]) | u32::from(record[1]) << 8
+}
+
+fn used_before() -> ProtocolError {
+    ProtocolError::Shape { what: "table key", expected: "a fresh one".into(), got: "one used before".into() }
 }
 
 /// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
 pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
-    let label = format!("{what:?}");
-    Prg::new(&seed.derive(&label, index as u64)).fp_vec(n)
+    masks(std::slice::from_ref(seed), what, index, n)
 }
 
-/// The same modulo `2^64`.
+/// The same of many slots, one after another. Parallel over slots.
+pub(crate) fn masks(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Fp> {
+    expand(seeds, what, index, n, |prg, out| prg.fill_fp(out))
+}
+
+/// A mask of a slot modulo `2^64`.
 pub fn mask_words(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Word> {
+    masks_words(std::slice::from_ref(seed), what, index, n)
+}
+
+/// The same of many slots, one after another. Parallel over slots.
+pub(crate) fn masks_words(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Word> {
+    expand(seeds, what, index, n, |prg, out| prg.fill_words(out))
+}
+
+fn expand<T: Copy + Default + Send>(
+    seeds: &[Seed],
+    what: Mask,
+    index: usize,
+    n: usize,
+    fill: impl Fn(&mut Prg, &mut [T]) + Sync,
+) -> Vec<T> {
     let label = format!("{what:?}");
-    Prg::new(&seed.derive(&label, index as u64)).word_vec(n)
+    let mut out = vec![T::default(); seeds.len() * n];
+    let fill = |seed: &Seed, out: &mut [T]| fill(&mut Prg::new(&seed.derive(&label, index as u64)), out);
+    match seeds {
+        [seed] => fill(seed, &mut out),
+        _ => out.par_chunks_mut(n).zip(seeds).for_each(|(out, seed)| fill(seed, out)),
+    }
+    out
 }
 
 /// A slot in use: single-use, wiped on drop, neither printable nor copyable.
@@ -220,13 +287,14 @@ pub fn mask_words(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Word> 
 /// ```
 pub struct Slot<P: Party> {
     seed: Seed,
-    record: Zeroizing<Vec<u8>>,
+    /// the record in pieces with their offsets: what leaves as a whole is one
+    pieces: Vec<(usize, Wiped<u8>)>,
     _party: std::marker::PhantomData<P>,
 }
 
 impl<P: Party> Slot<P> {
     /// Takes ownership of a record that the store has released (and erased).
-    pub fn from_record(layout: &SlotLayout, record: Zeroizing<Vec<u8>>) -> Result<Slot<P>> {
+    pub fn from_record(layout: &SlotLayout, record: Wiped<u8>) -> Result<Slot<P>> {
         if record.len() != layout.record_bytes() {
             return Err(ProtocolError::Shape {
                 what: "slot record",
@@ -236,7 +304,11 @@ impl<P: Party> Slot<P> {
         }
         let mut seed = [0u8; SEED_BYTES];
         seed.copy_from_slice(&record[..SEED_BYTES]);
-        Ok(Slot { seed: Seed::from_bytes(seed), record, _party: std::marker::PhantomData })
+        let mut cuts: Vec<usize> = vec![0, record.len()];
+        cuts.extend(layout.activation_tables.iter().chain(&layout.activation_deltas));
+        cuts.sort_unstable();
+        let pieces = cuts.windows(2).map(|c| (c[0], Wiped::new(record[c[0]..c[1]].to_vec()))).collect();
+        Ok(Slot { seed: Seed::from_bytes(seed), pieces, _party: std::marker::PhantomData })
     }
 
     /// This party's role.
@@ -246,7 +318,7 @@ impl<P: Party> Slot<P> {
 
     /// Whether both parties agreed that the slot can be used.
     pub fn usable(&self, layout: &SlotLayout) -> bool {
-        self.record.get(layout.usable) == Some(&1)
+        self.bytes(layout.usable, 1).is_ok_and(|b| b == [1])
     }
 
     /// A mask derived from the slot's seed.
@@ -265,24 +337,41 @@ impl<P: Party> Slot<P> {
             .ok_or(ProtocolError::Malformed { what: "stored field element" })
     }
 
-    /// A little-endian 16-bit number at `offset + 2·i`.
-    pub fn half_word(&self, offset: usize, i: usize) -> Result<u32> {
-        let b = self.bytes(offset + 2 * i, 2)?;
-        Ok(u32::from(b[0]) | u32::from(b[1]) << 8)
+    /// `n` little-endian 16-bit numbers at a layout offset.
+    pub fn half_words(&self, offset: usize, n: usize) -> Result<impl Iterator<Item = u32> + '_> {
+        Ok(self.bytes(offset, 2 * n)?.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8))
     }
 
     /// The `i`-th table key of a group that starts at `offset`. The stored copy is wiped: a key leaves once.
     pub fn table(&mut self, shape: TableShape, offset: usize, i: usize) -> Result<TableKey> {
         let n = shape.record_bytes();
-        let start = offset + i * n;
-        let bytes = self
-            .record
-            .get_mut(start..start + n)
+        let (start, piece) = (offset + i * n, self.piece(offset));
+        let (first, bytes) = &mut self.pieces[piece];
+        let bytes = bytes
+            .get_mut(start - *first..start - *first + n)
             .ok_or(ProtocolError::Malformed { what: "stored table key" })?;
-        take_key(shape, bytes)
+        if bytes.iter().all(|b| *b == 0) {
+            return Err(used_before());
+        }
+        let key = TableKey::from_record(shape, bytes);
+        bytes.zeroize();
+        Ok(key?)
+    }
+
+    /// All `n` table keys of a layer's activation, with their memory: keys leave once.
+    pub fn activation_keys(&mut self, layout: &SlotLayout, plan: &Plan, layer: usize) -> Result<TableKeys> {
+        let at = self.piece(layout.activation_tables(layer));
+        TableKeys::new(activation_shape(plan, layer), 0, std::mem::take(&mut self.pieces[at].1))
+    }
+
+    /// The piece that holds this offset.
+    fn piece(&self, offset: usize) -> usize {
+        self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1)
     }
 
     fn bytes(&self, offset: usize, n: usize) -> Result<&[u8]> {
-        self.record.get(offset..offset + n).ok_or(ProtocolError::Malformed { what: "slot record" })
+        let (first, bytes) = &self.pieces[self.piece(offset)];
+        let bytes = bytes.get(offset - first..offset - first + n);
+        bytes.ok_or(ProtocolError::Malformed { what: "slot record" })
     }
 }

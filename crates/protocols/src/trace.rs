@@ -13,12 +13,15 @@ pub struct Trace {
 
 #[cfg(not(any(test, feature = "insecure-trace")))]
 impl Trace {
+    /// Whether anything is kept.
+    pub(crate) const RECORDS: bool = false;
     pub(crate) fn truncated(&mut self, _shares: impl IntoIterator<Item = Fp>) {}
     pub(crate) fn index(&mut self, _shares: impl IntoIterator<Item = u32>, _k: u32) {}
 }
 
 #[cfg(any(test, feature = "insecure-trace"))]
 impl Trace {
+    pub(crate) const RECORDS: bool = true;
     pub(crate) fn truncated(&mut self, shares: impl IntoIterator<Item = Fp>) {
         self.insecure_words.extend(shares.into_iter().map(Fp::value));
     }

@@ -7,10 +7,12 @@ pub mod modulus;
 pub mod ntt;
 pub mod prg;
 pub mod trunc;
+mod wiped;
 pub mod word;
 
 pub use field::{fp_from_bytes, fp_to_bytes, Fp, P};
 pub use modulus::Modulus;
 pub use ntt::{FpNtt, Ntt};
 pub use prg::{Prg, Seed};
+pub use wiped::Wiped;
 pub use word::Word;

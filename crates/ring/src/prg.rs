@@ -102,13 +102,24 @@ impl Prg {
         out
     }
 
+    /// Fills `out` with independent uniform integers modulo `2^64`.
+    pub fn fill_words(&mut self, out: &mut [Word]) {
+        let mut bytes = [0; 1024];
+        for out in out.chunks_mut(bytes.len() / 8) {
+            let bytes = &mut bytes[..8 * out.len()];
+            self.fill_bytes(bytes);
+            for (word, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *word = Wrapping(u64::from_le_bytes(*bytes));
+            }
+        }
+        bytes.zeroize();
+    }
+
     /// `n` independent uniform integers modulo `2^64`.
     pub fn word_vec(&mut self, n: usize) -> Vec<Word> {
-        let mut bytes = vec![0; 8 * n];
-        self.fill_bytes(&mut bytes);
-        let words = bytes.as_chunks().0.iter().map(|b| Wrapping(u64::from_le_bytes(*b))).collect();
-        bytes.zeroize();
-        words
+        let mut out = vec![Word::default(); n];
+        self.fill_words(&mut out);
+        out
     }
 
     /// Overwrites the buffer with the next blocks; bytes left in it are dropped.

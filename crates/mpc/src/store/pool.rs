@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
+use cryptogen_ring::Wiped;
 
 use super::error::StoreError;
 use super::file::PoolFile;
@@ -45,7 +45,8 @@ impl Pool {
     /// # Errors
     /// `Short` (nothing taken), `Io`, `DiskFull`, `Failed`. If reading fails, the records are lost.
     pub fn take(&self, n: usize) -> Result<Vec<Record>, StoreError> {
-        Ok(self.take_block(n)?.into_records())
+        let blocks = self.take_blocks(&vec![1; n])?;
+        Ok(blocks.into_iter().map(Block::into_record).collect())
     }
 
     /// [`Pool::take`] into one buffer, for many small records.
@@ -53,8 +54,16 @@ impl Pool {
     /// # Errors
     /// Those of [`Pool::take`].
     pub fn take_block(&self, n: usize) -> Result<Block, StoreError> {
-        let mut blocks = take(&self.shared, &[(self, n)])?;
-        blocks.pop().ok_or(StoreError::Failed)
+        self.take_blocks(&[n])?.pop().ok_or(StoreError::Failed)
+    }
+
+    /// [`Pool::take`] into one buffer each for runs of `lengths` records, at the price of one: each can go its own way without a copy.
+    ///
+    /// # Errors
+    /// Those of [`Pool::take`].
+    pub fn take_blocks(&self, lengths: &[usize]) -> Result<Vec<Block>, StoreError> {
+        let requests: Vec<(&Pool, usize)> = lengths.iter().map(|n| (self, *n)).collect();
+        take(&self.shared, &requests)
     }
 
     /// Throws records away up to logical index `cursor`. Forward only.
@@ -227,13 +236,18 @@ pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<
     for ((pool, n), &first) in requests.iter().zip(&firsts) {
         let entry = inner.entry(&pool.file.name);
         let record_bytes = pool.record_bytes();
-        let mut bytes = Zeroizing::new(vec![0; n * record_bytes]);
+        let mut bytes = Wiped::<u8>::zeros(n * record_bytes);
         let read = pool.file.file.read_exact_at(&mut bytes, pool.file.offset(&entry, first));
         read.map_err(|e| pool.file.failed("reading", &e))?;
         blocks.push(Block { first, record_bytes, bytes });
     }
+    let mut settled: Option<&PoolFile> = None;
     for (pool, _) in requests {
-        inner.settle(&pool.file.name)?;
+        // Again does no harm.
+        if !settled.is_some_and(|file| std::ptr::eq(file, &*pool.file)) {
+            inner.settle(&pool.file.name)?;
+        }
+        settled = Some(&pool.file);
     }
     Ok(blocks)
 }

@@ -1,11 +1,11 @@
 //! Material on its way from the store into the one step that uses it.
 
-use zeroize::Zeroizing;
+use cryptogen_ring::Wiped;
 
 /// One record, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
 pub struct Record {
     index: u64,
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped<u8>,
 }
 
 impl Record {
@@ -20,7 +20,7 @@ impl Record {
     }
 
     /// The content, by value.
-    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+    pub fn into_bytes(self) -> Wiped<u8> {
         self.bytes
     }
 }
@@ -29,7 +29,7 @@ impl Record {
 pub struct Block {
     pub(super) first: u64,
     pub(super) record_bytes: usize,
-    pub(super) bytes: Zeroizing<Vec<u8>>,
+    pub(super) bytes: Wiped<u8>,
 }
 
 impl Block {
@@ -54,13 +54,12 @@ impl Block {
     }
 
     /// All bytes, by value.
-    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+    pub fn into_bytes(self) -> Wiped<u8> {
         self.bytes
     }
 
-    /// One [`Record`] each.
-    pub fn into_records(self) -> Vec<Record> {
-        let records = self.records().zip(self.first..);
-        records.map(|(bytes, index)| Record { index, bytes: Zeroizing::new(bytes.to_vec()) }).collect()
+    /// The first of its records, which is meant to be the only one.
+    pub(super) fn into_record(self) -> Record {
+        Record { index: self.first, bytes: self.bytes }
     }
 }

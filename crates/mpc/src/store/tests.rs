@@ -49,9 +49,9 @@ fn records_come_once_and_are_wiped() {
     let store = open(&dir);
     let pool = store.pool("linear.0", 8).unwrap();
     fill(&pool, 1);
-    let block = pool.take_block(4).unwrap();
-    assert_eq!((block.first(), block.len()), (2, 4));
-    assert_eq!(numbers(&block.into_records()), [3, 4, 5, 6]);
+    let blocks = pool.take_blocks(&[1, 0, 3]).unwrap();
+    assert_eq!(blocks.iter().map(|b| (b.first(), b.len())).collect::<Vec<_>>(), [(2, 1), (3, 0), (3, 3)]);
+    assert_eq!(blocks.iter().flat_map(Block::records).map(|r| r[0]).collect::<Vec<_>>(), [3, 4, 5, 6]);
     assert_eq!(fs::metadata(&path).unwrap().len(), 16, "an empty pool gives its room back");
     fill(&pool, 2);
     drop((pool, store));

@@ -2,15 +2,14 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_mpc::session::Phase;
+use cryptogen_mpc::store::Block;
 use cryptogen_ot::Role;
-use cryptogen_ring::{fp_from_bytes, Fp, Seed};
-use zeroize::Zeroizing;
+use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
 use crate::material::{Mask, Slot, SEED_BYTES};
 use crate::offline::attention::{self, Keys, NewRows};
-use crate::offline::prepare::exponential_record_bytes;
 use crate::online::attention::{rotation_safe, split_qkv};
 use crate::online::tables::trunc;
 use crate::online::{HeadSlot, Row, RowAttention};
@@ -52,10 +51,13 @@ impl<P: Party> Endpoint<P> {
             }
         }
         let slots = self.take_slots(first, n)?;
-        let exponentials = self.pools.exponentials.take_block(tables as usize)?.into_bytes();
+        // One run of tables per row and layer, in the order in which `assemble` uses them up.
+        let m = &self.plan.model;
+        let runs = (first.max(1)..first + n).flat_map(|t| std::iter::repeat_n(m.heads * (t + 1), m.layers));
+        let exponentials = self.pools.exponentials.take_blocks(&runs.collect::<Vec<_>>())?;
         if self.protocol.is_hybrid() {
             // Scores and values come from ciphertexts, online.
-            let rows = assemble(&self.plan, first, slots, None, &exponentials);
+            let rows = assemble(&self.plan, first, slots, None, exponentials);
             self.online.add_rows(rows);
             return Ok(());
         }
@@ -69,7 +71,7 @@ impl<P: Party> Endpoint<P> {
             &new,
             &mut self.rng,
         )?;
-        let rows = assemble(&self.plan, first, slots, Some((new, products)), &exponentials);
+        let rows = assemble(&self.plan, first, slots, Some((new, products)), exponentials);
         self.online.add_rows(rows);
         Ok(())
     }
@@ -196,7 +198,7 @@ fn parse_head(bytes: &[u8], vocab: usize) -> Result<HeadSlot> {
         bytes.get(..SEED_BYTES).ok_or(ProtocolError::Malformed { what: "stored output head" })?,
     );
     let share = bytes.get(SEED_BYTES..SEED_BYTES + 8 * vocab).and_then(fp_from_bytes).ok_or(malformed)?;
-    Ok(HeadSlot { seed: Seed::from_bytes(seed), share: Zeroizing::new(share) })
+    Ok(HeadSlot { seed: Seed::from_bytes(seed), share: Wiped::new(share) })
 }
 
 /// Distributes a block's products (zero and without masks if there are none) and tables over its rows and layers.
@@ -205,31 +207,29 @@ fn assemble<P: Party>(
     first: usize,
     slots: Vec<Slot<P>>,
     made: Option<(NewRows, attention::Products)>,
-    exponentials: &[u8],
+    exponentials: Vec<Block>,
 ) -> Vec<Row<P>> {
     let m = &plan.model;
-    let record = exponential_record_bytes(plan);
-    let mut at = 0;
+    let mut exponentials = exponentials.into_iter();
     let mut rows = Vec::with_capacity(slots.len());
     for (i, slot) in slots.into_iter().enumerate() {
         let t = first + i;
         let (entries, values) = (m.heads * (t + 1), m.q_dim());
-        let tables = if t == 0 { 0 } else { entries * record };
         let attention = (0..m.layers)
             .map(|l| {
-                at += tables;
-                let exp = Zeroizing::new(exponentials[at - tables..at].to_vec());
+                let run = if t == 0 { None } else { exponentials.next() };
+                let exp = run.map(Block::into_bytes).unwrap_or_default();
                 match &made {
                     Some((new, products)) => RowAttention {
-                        score: products.scores[i][l * entries..(l + 1) * entries].to_vec(),
-                        value: products.values[i][l * values..(l + 1) * values].to_vec(),
-                        weight_mask: new.weights[i][l * entries..(l + 1) * entries].to_vec(),
+                        score: Wiped::new(products.scores[i][l * entries..(l + 1) * entries].to_vec()),
+                        value: Wiped::new(products.values[i][l * values..(l + 1) * values].to_vec()),
+                        weight_mask: Wiped::new(new.weights[i][l * entries..(l + 1) * entries].to_vec()),
                         exp,
                     },
                     None => RowAttention {
-                        score: vec![Fp::ZERO; entries],
-                        value: vec![Fp::ZERO; values],
-                        weight_mask: vec![],
+                        score: Wiped::zeros(entries),
+                        value: Wiped::zeros(values),
+                        weight_mask: Wiped::default(),
                         exp,
                     },
                 }

@@ -12,14 +12,15 @@
 
 mod packing;
 
-use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
+use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Channel, Role};
-use cryptogen_ring::{Fp, Prg};
+use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use self::packing::{add_scores, add_values, counts, encrypt, key_layout, lambdas, parse, value_layout};
-use super::linear::{receive, send};
+use super::linear::{decrypted, hidden};
+use super::pipeline::pipeline;
 use crate::cost::Cost;
 use crate::error::Result;
 use crate::plan::ModelShape;
@@ -133,12 +134,10 @@ pub fn extend<P: Party>(
     };
     for turn in [Role::Client, Role::Server] {
         for first in (0..rows).step_by(ROWS) {
-            let range = first..rows.min(first + ROWS);
-            if turn == P::ROLE {
-                combine_scores(ch, keys, m, cache, new, range.clone(), &mut out, rng)?;
-                combine_values(ch, keys, m, cache, new, range, &mut out, rng)?;
-            } else {
-                decrypt_products(ch, keys, m, cache, new.first, range, &mut out)?;
+            let of = Turn { m, first: new.first, range: first..rows.min(first + ROWS) };
+            match turn == P::ROLE {
+                true => send_products(ch, keys, &of, cache, new, &mut out, rng)?,
+                false => receive_products(ch, keys, &of, cache, &mut out)?,
             }
         }
     }
@@ -168,90 +167,128 @@ fn multipliers(
     w
 }
 
-#[allow(clippy::too_many_arguments)]
-fn combine_scores(
-    ch: &mut dyn Channel,
-    keys: &Keys<'_>,
-    m: &ModelShape,
-    cache: &EncryptedCache,
-    new: &NewRows,
-    range: std::ops::Range<usize>,
-    out: &mut Products,
-    rng: &mut Prg,
-) -> Result<()> {
-    let d = m.head_dim;
-    for block in &cache.blocks {
-        let (lay, f, _) = key_layout(m, block.packed);
-        for (group, cts) in block.keys.chunks(d).enumerate() {
-            let cts: Vec<_> = cts.par_iter().map(|c| c.expand(keys.params)).collect();
-            let w = multipliers(m, &range, f, group, d, |row, layer, head, e| {
-                new.queries[row][(layer * m.heads + head) * d + e]
-            });
-            let n = range.len() * m.group();
-            let mut combiner = Combiner::new(keys.params, lay, n);
-            combiner.add_block(&cts, &w)?;
-            let masks = send(ch, keys.peer, combiner, n, rng)?;
-            add_scores(m, block, group, new.first, &range, &masks, out);
-        }
-    }
-    Ok(())
+/// One message of a turn: scores of a λ group with a block's keys, or sums of a λ group's values.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Scores(&'a Block, usize),
+    Values(usize),
 }
 
-#[allow(clippy::too_many_arguments)]
-fn combine_values(
-    ch: &mut dyn Channel,
-    keys: &Keys<'_>,
-    m: &ModelShape,
-    cache: &EncryptedCache,
-    new: &NewRows,
-    range: std::ops::Range<usize>,
-    out: &mut Products,
-    rng: &mut Prg,
-) -> Result<()> {
-    let (lay, f, _) = value_layout(m);
-    let n = range.len() * m.group();
-    for group in 0..lambdas(m).div_ceil(f) {
-        let mut combiner = Combiner::new(keys.params, lay, n);
-        for block in &cache.blocks {
-            let cts = &block.values[group * block.rows..(group + 1) * block.rows];
-            let cts: Vec<_> = cts.par_iter().map(|c| c.expand(keys.params)).collect();
-            let w = multipliers(m, &range, f, group, block.rows, |row, layer, head, j| {
-                let (t, j) = (new.first + row, block.first + j);
-                if j > t {
-                    return Fp::ZERO;
-                }
-                new.weights[row][(layer * m.heads + head) * (t + 1) + j]
-            });
-            combiner.add_block(&cts, &w)?;
-        }
-        let masks = send(ch, keys.peer, combiner, n, rng)?;
-        add_values(m, group, &range, &masks, out);
-    }
-    Ok(())
+/// The messages of a turn for some query rows, in order; alike on both sides, whose caches have the same blocks.
+fn parts<'a>(m: &ModelShape, cache: &'a EncryptedCache) -> Vec<Part<'a>> {
+    let groups = |f: usize| 0..lambdas(m).div_ceil(f);
+    let of_block =
+        |block: &'a Block| groups(key_layout(m, block.packed).1).map(move |group| Part::Scores(block, group));
+    let values = groups(value_layout(m).1).map(Part::Values);
+    cache.blocks.iter().flat_map(of_block).chain(values).collect()
 }
 
-/// The peer's turn: its combinations of our ciphertexts. `cache` has the same block structure as the peer's view of ours.
-fn decrypt_products(
-    ch: &mut dyn Channel,
-    keys: &Keys<'_>,
-    m: &ModelShape,
-    cache: &EncryptedCache,
+/// Where the products of a turn for query rows `range` go.
+struct Turn<'a> {
+    m: &'a ModelShape,
     first: usize,
     range: std::ops::Range<usize>,
-    out: &mut Products,
-) -> Result<()> {
-    let n = range.len() * m.group();
-    for block in &cache.blocks {
-        let (lay, f, _) = key_layout(m, block.packed);
-        for group in 0..lambdas(m).div_ceil(f) {
-            let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
-            add_scores(m, block, group, first, &range, &values, out);
+}
+
+impl Turn<'_> {
+    fn results(&self) -> usize {
+        self.range.len() * self.m.group()
+    }
+
+    fn layout(&self, part: Part<'_>) -> Layout {
+        match part {
+            Part::Scores(block, _) => key_layout(self.m, block.packed).0,
+            Part::Values(_) => value_layout(self.m).0,
         }
     }
-    let (lay, f, _) = value_layout(m);
-    for group in 0..lambdas(m).div_ceil(f) {
-        let values = receive(ch, keys.params, keys.mine, lay, n)?.concat();
-        add_values(m, group, &range, &values, out);
+
+    /// Adds this party's shares `[results][N]` of one message.
+    fn add(&self, part: Part<'_>, values: &[Fp], out: &mut Products) {
+        match part {
+            Part::Scores(block, group) => {
+                add_scores(self.m, block, group, self.first, &self.range, values, out);
+            }
+            Part::Values(group) => add_values(self.m, group, &self.range, values, out),
+        }
     }
-    Ok(())
+
+    /// Combines the peer's ciphertexts with this party's queries or weights.
+    fn combine(
+        &self,
+        params: &'static Params,
+        cache: &EncryptedCache,
+        new: &NewRows,
+        part: Part<'_>,
+    ) -> Result<Combiner> {
+        let (m, d) = (self.m, self.m.head_dim);
+        let mut combiner = Combiner::new(params, self.layout(part), self.results());
+        let expand = |cts: &[SeededCiphertext]| cts.par_iter().map(|c| c.expand(params)).collect::<Vec<_>>();
+        match part {
+            Part::Scores(block, group) => {
+                let f = key_layout(m, block.packed).1;
+                let w = multipliers(m, &self.range, f, group, d, |row, layer, head, e| {
+                    new.queries[row][(layer * m.heads + head) * d + e]
+                });
+                combiner.add_block(&expand(&block.keys[group * d..][..d]), &w)?;
+            }
+            Part::Values(group) => {
+                let f = value_layout(m).1;
+                for block in &cache.blocks {
+                    let cts = expand(&block.values[group * block.rows..(group + 1) * block.rows]);
+                    let w = multipliers(m, &self.range, f, group, block.rows, |row, layer, head, j| {
+                        let (t, j) = (new.first + row, block.first + j);
+                        if j > t {
+                            return Fp::ZERO;
+                        }
+                        new.weights[row][(layer * m.heads + head) * (t + 1) + j]
+                    });
+                    combiner.add_block(&cts, &w)?;
+                }
+            }
+        }
+        Ok(combiner)
+    }
+}
+
+/// This party's turn: sends one message while it makes the next ones.
+fn send_products(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    turn: &Turn<'_>,
+    cache: &EncryptedCache,
+    new: &NewRows,
+    out: &mut Products,
+    rng: &mut Prg,
+) -> Result<()> {
+    pipeline(
+        parts(turn.m, cache)
+            .into_iter()
+            .map(|part| Ok((part, turn.combine(keys.params, cache, new, part)?, Seed::random(rng)))),
+        |(part, combiner, seed)| Ok((part, hidden(keys.peer, combiner, &seed)?)),
+        |(part, (masks, bytes))| {
+            ch.send(&bytes)?;
+            turn.add(part, &masks, out);
+            Ok(())
+        },
+    )
+}
+
+/// The peer's turn: its combinations of our ciphertexts, decrypted while the next ones come.
+fn receive_products(
+    ch: &mut dyn Channel,
+    keys: &Keys<'_>,
+    turn: &Turn<'_>,
+    cache: &EncryptedCache,
+    out: &mut Products,
+) -> Result<()> {
+    pipeline(
+        parts(turn.m, cache)
+            .into_iter()
+            .map(|part| Ok((part, ch.recv(turn.results() * MaskedCiphertext::BYTES)?))),
+        |(part, bytes)| Ok((part, decrypted(keys.params, keys.mine, turn.layout(part), &bytes)?)),
+        |(part, values)| {
+            turn.add(part, &values, out);
+            Ok(())
+        },
+    )
 }

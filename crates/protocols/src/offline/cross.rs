@@ -8,7 +8,7 @@ use cryptogen_ot::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::linear::receive;
+use super::linear::decrypted;
 use super::model::slots;
 use crate::cost::Cost;
 use crate::error::Result;
@@ -59,9 +59,8 @@ pub fn client(
             })
             .collect();
         ch.send(&bytes?.concat())?;
-        for values in receive(ch, params, key, layout, chunks.len())? {
-            z.extend(values);
-        }
+        let bytes = ch.recv(chunks.len() * MaskedCiphertext::BYTES)?;
+        z.extend(decrypted(params, key, layout, &bytes)?);
     }
     z.truncate(n);
     Ok(z)

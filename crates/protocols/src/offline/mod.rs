@@ -9,6 +9,7 @@ pub mod cross;
 pub mod keys;
 pub mod linear;
 pub mod model;
+mod pipeline;
 pub mod prepare;
 pub mod tables;
 

@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use cryptogen_he::{Layout, Params, SecretKey, SeededCiphertext, N};
+use cryptogen_he::{Ciphertext, Layout, Params, SecretKey, SeededCiphertext, N};
 use cryptogen_ot::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
@@ -264,28 +264,30 @@ impl EncryptedModel {
         Ok(EncryptedModel { file, path: path.into(), layout })
     }
 
-    /// Reads ciphertexts `k` of a block.
+    /// Reads ciphertexts `k` of a block and expands them.
     ///
     /// # Errors
     /// Unreadable or malformed ciphertexts.
-    pub fn read(
+    pub fn expanded(
         &self,
         params: &'static Params,
         m: &MatrixLayout,
         block: usize,
         k: std::ops::Range<usize>,
-    ) -> Result<Vec<SeededCiphertext>> {
+    ) -> Result<Vec<Ciphertext>> {
         let start = m.start.checked_sub(self.layout.first);
         let start = start.ok_or_else(|| ProtocolError::MissingWeights("of a layer, on the client".into()))?;
-        let at = (start + block * m.columns + k.start) * SeededCiphertext::BYTES;
-        let mut bytes = vec![0; k.len() * SeededCiphertext::BYTES];
-        self.file.read_exact_at(&mut bytes, at as u64).map_err(|e| ProtocolError::File {
+        let failed = |e: std::io::Error| ProtocolError::File {
             path: self.path.display().to_string(),
             reason: e.to_string(),
-        })?;
-        bytes
-            .par_chunks(SeededCiphertext::BYTES)
-            .map(|b| Ok(SeededCiphertext::from_bytes(params, m.layout, b)?))
+        };
+        let buffer = || vec![0; SeededCiphertext::BYTES];
+        k.into_par_iter()
+            .map_init(buffer, |bytes, k| {
+                let at = (start + block * m.columns + k) * SeededCiphertext::BYTES;
+                self.file.read_exact_at(bytes, at as u64).map_err(failed)?;
+                Ok(SeededCiphertext::from_bytes(params, m.layout, bytes)?.expand(params))
+            })
             .collect()
     }
 }

@@ -10,14 +10,16 @@ use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Channel, OtPair, Role};
 use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
 use cryptogen_ring::word::{word_trunc_client, word_trunc_is_safe};
-use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Word};
+use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
+
+use rayon::prelude::*;
 
 use super::keys::PartyKeys;
 use super::model::{EncryptedModel, ModelLayout};
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
-use crate::material::{exp_shape, mask, mask_words, Mask, SlotLayout};
+use crate::material::{exp_shape, mask, masks, masks_words, Mask, SlotLayout};
 use crate::plan::{Plan, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
@@ -91,14 +93,6 @@ impl<P: Party> Preparer<'_, P> {
         P::ROLE == Role::Client
     }
 
-    fn masks(&self, seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Fp> {
-        seeds.iter().flat_map(|s| mask(s, what, index, n)).collect()
-    }
-
-    fn mask_words(&self, seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Word> {
-        seeds.iter().flat_map(|s| mask_words(s, what, index, n)).collect()
-    }
-
     fn embed(&self, seeds: &[Seed]) -> ClientState {
         let mut state = ClientState { h: vec![], good: vec![true; seeds.len()] };
         if !self.is_client() {
@@ -106,11 +100,12 @@ impl<P: Party> Preparer<'_, P> {
         }
         let (d, embed) = (self.plan.model.d, &self.plan.embed);
         let rows = ModelLayout::new(self.plan).embed.block_rows;
-        for (i, seed) in seeds.iter().enumerate() {
+        state.h = vec![Fp::ZERO; seeds.len() * d];
+        (state.h.par_chunks_mut(d).zip(&mut state.good).zip(seeds)).for_each(|((h, good), seed)| {
             let share = fold(&mask(seed, Mask::Embed, 0, N), rows, d);
-            state.good[i] &= share.iter().all(|c| trunc_is_safe(*c, embed.bound));
-            state.h.extend(share.into_iter().map(|c| trunc_client(c, embed.shift)));
-        }
+            *good &= share.iter().all(|c| trunc_is_safe(*c, embed.bound));
+            h.iter_mut().zip(share).for_each(|(h, c)| *h = trunc_client(c, embed.shift));
+        });
         state
     }
 
@@ -131,18 +126,13 @@ impl<P: Party> Preparer<'_, P> {
         let spec = self.plan.linear(site);
         let offset = self.layout.linear(site);
         let index = site.index(self.plan.model.layers);
-        let y = self.shares(site, seeds, index, &mut state.good)?;
-        for (i, y) in y.chunks(spec.d_out).enumerate() {
-            sink.write(i, offset, &fp_to_bytes(y))?;
-            if self.is_client() {
-                state.good[i] &= y.iter().all(|c| trunc_is_safe(*c, spec.out_bound));
-            }
+        let mut y = self.shares(site, seeds, index, &mut state.good)?;
+        write_words(sink, offset, &y, spec.d_out)?;
+        if !self.is_client() {
+            return Ok(vec![]);
         }
-        Ok(if self.is_client() {
-            y.into_iter().map(|c| trunc_client(c, spec.out_shift)).collect()
-        } else {
-            vec![]
-        })
+        truncate(&mut y, &mut state.good, spec.d_out, |_| (spec.out_bound, spec.out_shift));
+        Ok(y)
     }
 
     fn shares(&mut self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Result<Vec<Fp>> {
@@ -168,19 +158,16 @@ impl<P: Party> Preparer<'_, P> {
     /// Client: `r'` of a site, `[T, d_in]`; slots whose truncation of it could fail are marked.
     fn entered(&self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Vec<Fp> {
         let spec = self.plan.linear(site);
-        let mut entered = Vec::with_capacity(seeds.len() * spec.d_in);
-        for (seed, good) in seeds.iter().zip(good) {
-            if matches!(site, Site::Down(_)) {
-                let r = mask_words(seed, Mask::Remask, index, spec.d_in);
-                *good &= r.iter().all(|r| word_trunc_is_safe(*r, spec.in_bound));
-                entered.extend(r.iter().zip(&spec.in_shift).map(|(r, &k)| word_trunc_client(*r, k)));
-            } else {
-                let r = mask(seed, Mask::Remask, index, spec.d_in);
-                *good &= r.iter().all(|r| trunc_is_safe(*r, spec.in_bound));
-                entered.extend(r.iter().zip(&spec.in_shift).map(|(r, &k)| trunc_client(*r, k)));
-            }
+        if !matches!(site, Site::Down(_)) {
+            let mut r = masks(seeds, Mask::Remask, index, spec.d_in);
+            truncate(&mut r, good, spec.d_in, |j| (spec.in_bound, spec.in_shift[j]));
+            return r;
         }
-        entered
+        let r = masks_words(seeds, Mask::Remask, index, spec.d_in);
+        for (r, good) in r.chunks(spec.d_in).zip(good) {
+            *good &= r.iter().all(|r| word_trunc_is_safe(*r, spec.in_bound));
+        }
+        r.iter().zip(spec.in_shift.iter().cycle()).map(|(r, &k)| word_trunc_client(*r, k)).collect()
     }
 
     /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.
@@ -208,13 +195,13 @@ impl<P: Party> Preparer<'_, P> {
                     *good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
                 }
                 let truncated = state.h.iter().map(|h| trunc_client(*h, spec.pre_shift)).collect();
-                let scale = self.masks(seeds, Mask::NormScalar, norm, 1);
+                let scale = masks(seeds, Mask::NormScalar, norm, 1);
                 (truncated, vec![state.h.clone(), spread(&scale, d)])
             }
             Role::Server => {
-                let scale = self.masks(seeds, Mask::NormScale, norm, 1);
-                let input = self.masks(seeds, Mask::NormInput, norm, d);
-                (self.masks(seeds, Mask::NormSquare, norm, d), vec![spread(&scale, d), input])
+                let scale = masks(seeds, Mask::NormScale, norm, 1);
+                let input = masks(seeds, Mask::NormInput, norm, d);
+                (masks(seeds, Mask::NormSquare, norm, d), vec![spread(&scale, d), input])
             }
         };
         let z = self.cross(&[square])?;
@@ -223,27 +210,21 @@ impl<P: Party> Preparer<'_, P> {
             sink.write(i, self.layout.norm_square(norm), &sum.to_le_bytes())?;
         }
         let z = self.cross(&product)?;
-        for (i, z) in z.chunks(d).enumerate() {
-            sink.write(i, self.layout.norm_product(norm), &fp_to_bytes(z))?;
-        }
-        Ok(())
+        write_words(sink, self.layout.norm_product(norm), &z, d)
     }
 
     /// `a₂·v₂ + b₂·u₂` of an attention output.
     fn attention_product(&mut self, layer: usize, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
         let m = &self.plan.model;
         let q_dim = m.q_dim();
-        let vector = self.masks(seeds, Mask::AttentionOut, layer, q_dim);
-        let scalar = spread(&self.masks(seeds, Mask::AttentionScale, layer, m.heads), m.head_dim);
+        let vector = masks(seeds, Mask::AttentionOut, layer, q_dim);
+        let scalar = spread(&masks(seeds, Mask::AttentionScale, layer, m.heads), m.head_dim);
         let terms = match P::ROLE {
             Role::Client => [vector, scalar],
             Role::Server => [scalar, vector],
         };
         let z = self.cross(&terms)?;
-        for (i, z) in z.chunks(q_dim).enumerate() {
-            sink.write(i, self.layout.attention_out(layer), &fp_to_bytes(z))?;
-        }
-        Ok(())
+        write_words(sink, self.layout.attention_out(layer), &z, q_dim)
     }
 
     /// The client's verdict on every record, kept in each record's `offset` byte by both.
@@ -300,6 +281,22 @@ pub fn head_record_bytes(plan: &Plan) -> usize {
 /// Bytes of an exponential record: payload share, key.
 pub fn exponential_record_bytes(plan: &Plan) -> usize {
     8 + exp_shape(plan, 0).record_bytes()
+}
+
+/// Writes `n` field elements into every record.
+fn write_words(sink: &mut dyn Sink, offset: usize, words: &[Fp], n: usize) -> Result<()> {
+    words.chunks(n).enumerate().try_for_each(|(i, words)| sink.write(i, offset, &fp_to_bytes(words)))
+}
+
+/// Truncates the client's shares `[T, n]` in place by the bound and shift of each column; a row that could fail is not good.
+fn truncate(shares: &mut [Fp], good: &mut [bool], n: usize, of: impl Fn(usize) -> (u64, u32) + Sync) {
+    shares.par_chunks_mut(n).zip(good).for_each(|(row, good)| {
+        for (j, c) in row.iter_mut().enumerate() {
+            let (bound, shift) = of(j);
+            *good &= trunc_is_safe(*c, bound);
+            *c = trunc_client(*c, shift);
+        }
+    });
 }
 
 /// Repeats every element `n` times.

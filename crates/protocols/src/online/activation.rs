@@ -12,11 +12,11 @@ use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::{Fp, Word};
 
-use super::tables::{index, join, lift, line, look_up, rotation, sub_public, Lookup, Sums};
+use super::tables::{index, join, lift, line, look_up_all, rotation, sub_public};
 use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::material::{activation_shape, Mask};
+use crate::material::{Mask, TableKeys};
 use crate::plan::{Plan, Site};
 use crate::wire::{Incoming, Opening};
 
@@ -33,16 +33,17 @@ pub(crate) fn client_index(plan: &Plan, layer: usize, x: Fp) -> u32 {
     index::<Client>(x, a.h, a.k)
 }
 
-/// `A[j]·w + B[j]·up` from the opened `w − β_w`, `up − β_up`.
-fn gated_line(delta_w: Word, delta_up: Word, [a, b]: &Sums<2>) -> Word {
+/// `A[j]·w + B[j]·up` from the sums `[A, B][1, β_w, β_up]` of one key and the opened `w − β_w`, `up − β_up`.
+fn gated_line(delta_w: Word, delta_up: Word, sums: &[Word]) -> Word {
+    let (a, b) = (&sums[..3], &sums[3..6]);
     delta_w * a[0] + a[1] + delta_up * b[0] + b[2]
 }
 
 impl<P: Party> Online<P> {
-    fn activation_keys(&mut self, layer: usize, row: usize) -> Result<Vec<cryptogen_ot::TableKey>> {
-        let shape = activation_shape(&self.plan, layer);
-        let at = self.layout.activation_tables(layer);
-        (0..self.plan.model.ff).map(|j| self.active[row].slot.table(shape, at, j)).collect()
+    /// The keys of all rows.
+    fn activation_keys(&mut self, layer: usize) -> Result<Vec<TableKeys>> {
+        let (plan, layout) = (&self.plan, &self.layout);
+        self.active.iter_mut().map(|row| row.slot.activation_keys(layout, plan, layer)).collect()
     }
 }
 
@@ -59,34 +60,30 @@ impl Online<Client> {
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
         let gated = plan.model.gated;
+        // What does not depend on the message comes first: the server is still making it.
+        let keys = self.activation_keys(layer)?;
+        let inputs = (0..n).flat_map(|row| u.row(row)[..ff].iter());
+        let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::heads).zip(inputs))
+            .map(|((_, alpha), x)| rotation(client_index(&plan, layer, *x), alpha, spec.k))
+            .collect();
+        let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.remask_words(row, layer)).collect();
         let mut m1 = Incoming::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
         let theirs = m1.rotations(n * ff)?;
-        let mut lookups = Vec::with_capacity(n * ff);
-        for row in 0..n {
-            for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
-                let mine = rotation(client_index(&plan, layer, u.row(row)[j]), &key, spec.k);
-                lookups.push(Lookup {
-                    rotation: join(mine, theirs[row * ff + j], spec.k),
-                    key,
-                    tables: [ta, tb],
-                });
-            }
-        }
+        rotations.iter_mut().zip(theirs).for_each(|(d, theirs)| *d = join(*d, theirs, spec.k));
         let indices = (0..n * ff).map(|i| client_index(&plan, layer, u.row(i / ff)[i % ff]));
         self.trace.index(indices, spec.k);
         let mut m2 = Opening::new();
+        let sums = look_up_all::<Client>(keys, &rotations, &[[ta, tb]])?;
         if !gated {
             let delta = m1.ring_words(n * ff)?;
-            let sums = look_up::<Client, 2>(lookups)?;
-            for row in 0..n {
-                let x: Vec<Word> = (row * ff..(row + 1) * ff).map(|i| line(delta[i], &sums[i])).collect();
-                m2.masked_words(&x, &self.remask_words(row, layer));
+            let x = delta.iter().zip(sums.chunks_exact(4)).map(|(delta, sums)| line(*delta, sums, 2));
+            for (x, remask) in x.collect::<Vec<_>>().chunks(ff).zip(&remasks) {
+                m2.masked_words(x, remask);
             }
         } else {
             let (open_g, open_up) = (m1.words(n * ff)?, m1.words(n * ff)?);
             let (delta_up, delta_w) = (m1.ring_words(n * ff)?, m1.ring_words(n * ff)?);
-            let sums = look_up::<Client, 2>(lookups)?;
-            for row in 0..n {
+            for (row, remask) in remasks.iter().enumerate() {
                 let slot = &self.active[row].slot;
                 let (g, up) = u.row(row).split_at(ff);
                 let z = slot.words(self.layout.gated(layer), ff)?;
@@ -96,14 +93,11 @@ impl Online<Client> {
                     .map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j])
                     .map(lift::<Client>)
                     .collect();
-                let x: Vec<Word> = (0..ff)
-                    .map(|j| {
-                        let (delta, s) = (delta_w[i(j)] + w[j] - beta[j], &sums[i(j)]);
-                        gated_line(delta, delta_up[i(j)], s)
-                    })
-                    .collect();
+                let delta = |j: usize| delta_w[i(j)] + w[j] - beta[j];
+                let x: Vec<Word> =
+                    (0..ff).map(|j| gated_line(delta(j), delta_up[i(j)], &sums[6 * i(j)..])).collect();
                 m2.masked_words(&w, &beta);
-                m2.masked_words(&x, &self.remask_words(row, layer));
+                m2.masked_words(&x, remask);
             }
         }
         m2.send(ch)?;
@@ -126,16 +120,16 @@ impl Online<Server> {
         let gated = plan.model.gated;
         let mut indices = Vec::with_capacity(n * ff);
         let mut rotations = Vec::with_capacity(n * ff);
-        let mut lookups = Vec::with_capacity(n * ff);
-        for row in 0..n {
-            for (j, key) in self.activation_keys(layer, row)?.into_iter().enumerate() {
-                let x = sub_public::<Server>(u.row(row)[j], spec.offset);
-                let i = index::<Server>(x, spec.h, spec.k);
-                let mine = rotation(i, &key, spec.k);
+        let mut joined = Vec::with_capacity(n * ff);
+        let keys = self.activation_keys(layer)?;
+        for (row, keys) in keys.iter().enumerate() {
+            let theirs = self.active[row].slot.half_words(self.layout.activation_deltas(layer), ff)?;
+            for (((_, alpha), x), theirs) in keys.heads().zip(u.row(row)).zip(theirs) {
+                let i = index::<Server>(sub_public::<Server>(*x, spec.offset), spec.h, spec.k);
+                let mine = rotation(i, alpha, spec.k);
                 indices.push(i);
-                let theirs = self.active[row].slot.half_word(self.layout.activation_deltas(layer), j)?;
                 rotations.push(mine);
-                lookups.push(Lookup { rotation: join(mine, theirs, spec.k), key, tables: [ta, tb] });
+                joined.push(join(mine, theirs, spec.k));
             }
         }
         self.trace.index(indices, spec.k);
@@ -153,12 +147,12 @@ impl Online<Server> {
                 m1.masked_words(&x, &beta);
             }
             m1.send(ch)?;
-            let sums = look_up::<Server, 2>(lookups)?;
+            let sums = look_up_all::<Server>(keys, &joined, &[[ta, tb]])?;
             let mut m2 = Incoming::recv(ch, n * ff, 0)?;
-            for row in 0..n {
+            for (delta, sums) in delta.chunks(ff).zip(sums.chunks(4 * ff)) {
                 let opened = m2.ring_words(ff)?;
-                let x = (0..ff).map(|j| line(delta[row * ff + j], &sums[row * ff + j]) + opened[j]);
-                data.extend(self.enter_words(into, x));
+                let x = delta.iter().zip(sums.chunks_exact(4)).zip(&opened);
+                data.extend(self.enter_words(into, x.map(|((delta, sums), m)| line(*delta, sums, 2) + *m)));
             }
         } else {
             let mut masks = Vec::with_capacity(n);
@@ -181,13 +175,13 @@ impl Online<Server> {
             }
             m1.append(gates).append(ups).append(payloads).append(ws);
             m1.send(ch)?;
-            let sums = look_up::<Server, 2>(lookups)?;
+            let sums = look_up_all::<Server>(keys, &joined, &[[ta, tb]])?;
             let mut m2 = Incoming::recv(ch, 2 * n * ff, 0)?;
             for (row, (delta_up, delta_w)) in masks.iter().enumerate() {
                 let (their_w, opened) = (m2.ring_words(ff)?, m2.ring_words(ff)?);
                 let x = (0..ff).map(|j| {
-                    let s = &sums[row * ff + j];
-                    gated_line(delta_w[j] + their_w[j], delta_up[j], s) + opened[j]
+                    let sums = &sums[6 * (row * ff + j)..];
+                    gated_line(delta_w[j] + their_w[j], delta_up[j], sums) + opened[j]
                 });
                 data.extend(self.enter_words(into, x));
             }

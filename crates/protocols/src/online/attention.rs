@@ -23,21 +23,23 @@ mod openings;
 mod rotary;
 mod server;
 
+use std::iter::repeat_n;
+
 use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Role, TableKey};
+use cryptogen_ot::Role;
 use cryptogen_ring::word::words_from_bytes;
 use cryptogen_ring::{Fp, Word};
 
 pub(crate) use rotary::{rotation_safe, split_qkv};
 
 use super::scalar::{first_bytes, second_message, ScalarKeys};
-use super::tables::{index, join, lift, line, look_up, rotation, sub_public, trunc, trunc_word, Lookup};
+use super::tables::{index, join, lift, line, look_up_all, rotation, sub_public, trunc, trunc_word};
 use super::{Online, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::{self as encrypted, NewRows};
 use crate::hybrid::cache::CacheShape;
-use crate::material::{exp_shape, hi_shape, lo_shape, take_key, Mask};
+use crate::material::{exp_shape, hi_shape, lo_shape, Mask, TableKeys};
 use crate::plan::{Plan, Scalar, Site, F};
 
 /// Messages and bytes of one layer for rows at `positions`.
@@ -117,9 +119,9 @@ impl Call {
     }
 }
 
-/// Exponentials prepared for opening: key, rotation share and argument share of every (head, j).
+/// Exponentials prepared for opening: keys, rotation share and argument share of every (head, j).
 struct Exponentials {
-    keys: Vec<TableKey>,
+    keys: Vec<TableKeys>,
     rotations: Vec<u32>,
     deltas: Vec<Word>,
 }
@@ -134,30 +136,33 @@ impl<P: Party> Online<P> {
         let plan = self.plan.clone();
         let spec = &plan.attention[layer];
         let shape = exp_shape(&plan, layer);
-        let record = 8 + shape.record_bytes();
-        let mut out = Exponentials { keys: vec![], rotations: vec![], deltas: vec![] };
+        let (heads, malformed) =
+            (plan.model.heads, || ProtocolError::Malformed { what: "exponential material" });
+        let mut out = Exponentials {
+            keys: Vec::with_capacity(self.active.len()),
+            rotations: Vec::with_capacity(call.entries),
+            deltas: Vec::with_capacity(call.entries),
+        };
         let (mut reduced, mut indices) = (Vec::with_capacity(call.entries), Vec::with_capacity(call.entries));
-        for (&(i, g, t), start) in call.pairs.iter().zip(&call.starts) {
-            let head = &spec.heads[g];
-            let material = &mut self.active[i].attention[layer];
-            for (j, s) in scores[*start..=start + t].iter().enumerate() {
-                let at = g * (t + 1) + j;
-                let bytes = material
-                    .exp
-                    .get_mut(at * record..(at + 1) * record)
-                    .ok_or(ProtocolError::Malformed { what: "exponential material" })?;
-                let beta = words_from_bytes(&bytes[..8])
-                    .ok_or(ProtocolError::Malformed { what: "exponential material" })?[0];
-                let key = take_key(shape, &mut bytes[8..])?;
-                bytes.fill(0);
+        let mut scores = scores.iter();
+        for row in self.active.iter_mut().filter(|row| row.position > 0) {
+            let per_head = row.position + 1;
+            // Taken as a whole: what is left behind is empty, which a second use would notice.
+            let keys = TableKeys::new(shape, 8, std::mem::take(&mut row.attention[layer].exp))?;
+            if keys.len() != heads * per_head {
+                return Err(malformed());
+            }
+            for (n, ((front, alpha), s)) in keys.heads().zip(&mut scores).enumerate() {
+                let head = &spec.heads[n / per_head];
+                let beta = words_from_bytes(front).ok_or_else(malformed)?[0];
                 let x = trunc::<P>(*s, F);
                 let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
-                out.rotations.push(rotation(i, &key, spec.k));
+                out.rotations.push(rotation(i, alpha, spec.k));
                 out.deltas.push(lift::<P>(sub_public::<P>(x, head.center)) - beta);
-                out.keys.push(key);
                 reduced.push(x);
                 indices.push(i);
             }
+            out.keys.push(keys);
         }
         self.trace.truncated(reduced);
         self.trace.index(indices, spec.k);
@@ -175,24 +180,13 @@ impl<P: Party> Online<P> {
     ) -> Result<Vec<Fp>> {
         let plan = self.plan.clone();
         let spec = &plan.attention[layer];
-        let mut lookups = Vec::with_capacity(call.entries);
-        let mut shifts = Vec::with_capacity(call.entries);
-        let mut keys = mine.keys.into_iter();
-        for &(_, g, t) in &call.pairs {
-            let head = &spec.heads[g];
-            let (ta, tb) = (plan.table(head.a), plan.table(head.b));
-            for key in keys.by_ref().take(t + 1) {
-                let n = lookups.len();
-                let rotation = join(mine.rotations[n], rotations[n], spec.k);
-                lookups.push(Lookup { key, rotation, tables: [ta, tb] });
-                shifts.push(head.e_shift);
-            }
-        }
-        let sums = look_up::<P, 2>(lookups)?;
-        let weights: Vec<Fp> = sums
-            .iter()
-            .enumerate()
-            .map(|(n, s)| trunc_word::<P>(line(mine.deltas[n] + deltas[n], s), shifts[n]))
+        let rotations: Vec<u32> =
+            mine.rotations.iter().zip(rotations).map(|(a, b)| join(*a, *b, spec.k)).collect();
+        let tables: Vec<[&[i64]; 2]> = spec.heads.iter().map(|h| [h.a, h.b].map(|t| plan.table(t))).collect();
+        let sums = look_up_all::<P>(mine.keys, &rotations, &tables)?;
+        let shifts = call.pairs.iter().flat_map(|&(_, g, t)| repeat_n(spec.heads[g].e_shift, t + 1));
+        let weights: Vec<Fp> = (sums.chunks_exact(4).zip(mine.deltas.iter().zip(deltas)).zip(shifts))
+            .map(|((sums, (a, b)), shift)| trunc_word::<P>(line(*a + *b, sums, 2), shift))
             .collect();
         self.trace.truncated(weights.iter().copied());
         Ok(weights)

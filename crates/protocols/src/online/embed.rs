@@ -15,7 +15,7 @@ use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::Mask;
 use crate::offline::keys::PartyKeys;
-use crate::offline::linear::receive;
+use crate::offline::linear::decrypted;
 use crate::offline::model::{EncryptedModel, ModelLayout};
 use crate::offline::prepare::fold;
 
@@ -56,13 +56,12 @@ impl Online<Client> {
                     });
                 }
                 let (k, slot) = (token / m.slots(), token % m.slots());
-                let ct =
-                    from.model.read(from.keys.params, m, 0, k..k + 1)?.remove(0).expand(from.keys.params);
+                let ct = from.model.expanded(from.keys.params, m, 0, k..k + 1)?;
                 let mut pick = vec![Fp::ZERO; m.slots()];
                 pick[slot] = Fp::ONE;
                 let mask = self.active[i].slot.mask(Mask::Embed, 0, N);
                 let mut combiner = Combiner::new(from.keys.params, m.layout, 1);
-                combiner.add_block(&[ct], &pick)?;
+                combiner.add_block(&ct, &pick)?;
                 let mut rng = Prg::new(&seed.derive("embed", i as u64));
                 let out = combiner.finish(&from.keys.peer, &mask, &mut rng)?;
                 let share = fold(&mask, m.block_rows, plan.model.d);
@@ -93,9 +92,11 @@ impl Online<Server> {
         let plan = self.plan.clone();
         let (d, m) = (plan.model.d, ModelLayout::new(&plan).embed);
         let mut h = Vec::with_capacity(rows * d);
-        for (row, values) in self.active.iter().zip(receive(ch, keys.params, &keys.mine, m.layout, rows)?) {
+        let bytes = ch.recv(rows * MaskedCiphertext::BYTES)?;
+        let values = decrypted(keys.params, &keys.mine, m.layout, &bytes)?;
+        for (row, values) in self.active.iter().zip(values.chunks(N)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
-            for (j, v) in fold(&values, m.block_rows, d).into_iter().enumerate() {
+            for (j, v) in fold(values, m.block_rows, d).into_iter().enumerate() {
                 let p = position.map_or(0, |p| i64::from(p[j]));
                 h.push(trunc_server(v + Fp::from_i64(p), plan.embed.shift));
             }

@@ -122,13 +122,21 @@ impl ServerModel {
         w.par_chunks(block * l.d_in)
             .zip(columns.par_chunks_mut(block * rows))
             .for_each(|(w, out)| matvec_i16_rows(w, &input, out));
-        let mut y = vec![Fp::ZERO; rows * l.d_out];
-        for (o, column) in columns.chunks_exact(rows).enumerate() {
-            for (t, v) in column.iter().enumerate() {
-                y[t * l.d_out + o] = *v;
-            }
+        if rows == 1 {
+            return columns;
         }
+        let mut y = vec![Fp::ZERO; rows * l.d_out];
+        y.par_chunks_mut(l.d_out).enumerate().for_each(|(t, row)| {
+            row.iter_mut().zip(columns[t..].iter().step_by(rows)).for_each(|(y, v)| *y = *v);
+        });
         y
+    }
+}
+
+/// Adds a layer's bias, if it has one, to a row of its outputs.
+pub(super) fn add_bias(row: &mut [Fp], bias: Option<&[i64]>) {
+    for (v, b) in row.iter_mut().zip(bias.unwrap_or_default()) {
+        *v += Fp::from_i64(*b);
     }
 }
 
@@ -175,19 +183,19 @@ impl Online<Server> {
             }
             None => {
                 let mut y = model.multiply(&self.plan, site, &x.data, x.rows);
-                for (row, slot) in y.chunks_mut(l.d_out).zip(self.active.iter().map(|r| &r.slot)) {
-                    let share = slot.words(self.layout.linear(site), l.d_out)?;
-                    row.iter_mut().zip(share).for_each(|(v, s)| *v += s);
-                }
+                y.par_chunks_mut(l.d_out).zip(&self.active).try_for_each(|(y, row)| {
+                    let share = row.slot.words(self.layout.linear(site), l.d_out)?;
+                    y.iter_mut().zip(share).for_each(|(v, s)| *v += s);
+                    Ok::<_, ProtocolError>(())
+                })?;
                 y
             }
         };
-        for row in y.chunks_mut(l.d_out) {
-            for (o, v) in row.iter_mut().enumerate() {
-                let bias = model.bias(site).map_or(0, |b| b[o]);
-                *v = trunc::<Server>(*v + Fp::from_i64(bias), l.out_shift);
-            }
-        }
+        let bias = model.bias(site);
+        y.par_chunks_mut(l.d_out).for_each(|row| {
+            add_bias(row, bias);
+            row.iter_mut().for_each(|v| *v = trunc::<Server>(*v, l.out_shift));
+        });
         self.trace.truncated(x.data.iter().copied());
         self.trace.truncated(y.iter().copied());
         Ok(Tensor::new(Kind::Output(site), x.rows, y))

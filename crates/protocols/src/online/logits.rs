@@ -4,8 +4,9 @@
 
 use cryptogen_mpc::party::{Client, Server};
 use cryptogen_ot::{Channel, Role};
-use cryptogen_ring::{fp_from_bytes, fp_to_bytes, Fp};
+use cryptogen_ring::{fp_from_bytes, fp_to_bytes};
 
+use super::linear::add_bias;
 use super::{Kind, Online, ServerModel, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
@@ -37,9 +38,8 @@ impl Online<Server> {
         let vocab = self.plan.model.vocab;
         let mut y = model.multiply(&self.plan, Site::Head, &x.data, x.rows);
         for (row, head) in y.chunks_mut(vocab).zip(std::mem::take(&mut self.head_now)) {
-            for (o, v) in row.iter_mut().enumerate() {
-                *v += head.share[o] + Fp::from_i64(model.bias(Site::Head).map_or(0, |b| b[o]));
-            }
+            row.iter_mut().zip(head.share.iter()).for_each(|(v, s)| *v += *s);
+            add_bias(row, model.bias(Site::Head));
         }
         self.trace.truncated(x.data.iter().copied());
         Ok(ch.send(&fp_to_bytes(&y))?)

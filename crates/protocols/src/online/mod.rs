@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cryptogen_mpc::party::Party;
-use cryptogen_ring::{Fp, Seed, Word};
+use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use zeroize::{Zeroize, Zeroizing};
 
 pub(crate) use activation::client_index;
@@ -92,13 +92,13 @@ pub enum Kind {
 pub struct Tensor<P: Party> {
     pub(crate) kind: Kind,
     pub(crate) rows: usize,
-    pub(crate) data: Zeroizing<Vec<Fp>>,
+    pub(crate) data: Wiped<Fp>,
     _party: std::marker::PhantomData<P>,
 }
 
 impl<P: Party> Tensor<P> {
     pub(crate) fn new(kind: Kind, rows: usize, data: Vec<Fp>) -> Tensor<P> {
-        Tensor { kind, rows, data: Zeroizing::new(data), _party: std::marker::PhantomData }
+        Tensor { kind, rows, data: Wiped::new(data), _party: std::marker::PhantomData }
     }
 
     /// Rows of the tensor.
@@ -145,21 +145,13 @@ impl<P: Party> Tensor<P> {
 /// Attention material of one row and layer, made when the row was given its position.
 pub struct RowAttention {
     /// shares of `q_c·v_j + u·k_c,j`, `[heads][t+1]`
-    pub score: Vec<Fp>,
+    pub score: Wiped<Fp>,
     /// shares of `Σ_j a_j·w_j + b_j·v_c,j`, `[heads·head_dim]`
-    pub value: Vec<Fp>,
+    pub value: Wiped<Fp>,
     /// this party's mask of its probabilities, `[heads][t+1]`
-    pub weight_mask: Vec<Fp>,
+    pub weight_mask: Wiped<Fp>,
     /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
-    pub exp: Zeroizing<Vec<u8>>,
-}
-
-impl Drop for RowAttention {
-    fn drop(&mut self) {
-        for v in [&mut self.score, &mut self.value, &mut self.weight_mask] {
-            v.zeroize();
-        }
-    }
+    pub exp: Wiped<u8>,
 }
 
 /// A row with all its material, at a fixed position of the session.
@@ -172,7 +164,7 @@ pub struct Row<P: Party> {
 /// Material of one evaluation of the output head.
 pub struct HeadSlot {
     pub(crate) seed: Seed,
-    pub(crate) share: Zeroizing<Vec<Fp>>,
+    pub(crate) share: Wiped<Fp>,
 }
 
 /// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`, `open_v`: what the server opened
@@ -188,7 +180,7 @@ pub(crate) struct LayerCache {
 impl Drop for LayerCache {
     fn drop(&mut self) {
         for v in [&mut self.k, &mut self.v, &mut self.open_k, &mut self.open_v] {
-            v.zeroize();
+            v.as_mut_slice().zeroize();
         }
     }
 }
@@ -329,6 +321,9 @@ impl<P: Party> Online<P> {
 
     /// Logs the client's share `r'` of the inputs of a linear layer.
     pub(crate) fn log_remask(&mut self, site: Site, rows: usize) {
+        if !Trace::RECORDS {
+            return; // The masks are not worth expanding again.
+        }
         for row in 0..rows {
             let r = self.entered(row, site);
             self.trace.truncated(r.iter().copied());

@@ -8,7 +8,7 @@ use cryptogen_mpc::party::Party;
 use cryptogen_ot::TableKey;
 use cryptogen_ring::{Fp, Word};
 
-use super::tables::{index, join, lift, line, look_up, rotation, trunc, trunc_word, Lookup, Sums};
+use super::tables::{index, join, lift, line, look_up, rotation, trunc, trunc_word, Lookup};
 use crate::error::Result;
 use crate::plan::{Plan, Range, Scalar};
 use crate::trace::Trace;
@@ -67,7 +67,7 @@ pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKey
         let reduced = trunc::<P>(m, r.mu);
         let i = index::<P>(reduced, r.h, r.k);
         Argument {
-            rotation: rotation(i, &key, r.k),
+            rotation: rotation(i, key.alpha(), r.k),
             key,
             delta: lift::<P>(reduced) - beta,
             reduced,
@@ -118,15 +118,16 @@ impl<'a> Started<'a> {
             for (i, a) in range.into_iter().enumerate() {
                 let spec = specs[i];
                 let r = if fine { spec.lo.as_ref().unwrap_or(&spec.hi) } else { &spec.hi };
-                // The table of a range without one costs nothing that matters: there are few scalars.
+                // A table more where there is no Z: scalars are few.
                 let tables = [r.a, r.b, r.z.unwrap_or(r.b)].map(|t| plan.table(t));
-                deltas.push(a.delta + words[i]);
+                deltas.push((a.delta + words[i], a.key.shape().m()));
                 lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, tables });
             }
-            let sums: Vec<Sums<3>> = look_up::<P, 3>(lookups)?;
-            values.extend(deltas.iter().zip(&sums).map(|(delta, sums)| line(*delta, sums)));
+            let sums = look_up::<P>(lookups)?;
+            values.extend(deltas.iter().zip(&sums).map(|(&(delta, m), sums)| line(delta, sums, m)));
             if two && !fine {
-                select.extend(sums.iter().map(|[_, _, z]| (z[0], z[2])));
+                // Z·1 and Z·β of the fine value, of keys with three payloads.
+                select.extend(sums.iter().map(|sums| (sums[6], sums[8])));
             }
         }
         let fine = values.split_off(n);

@@ -11,7 +11,11 @@ use cryptogen_ring::word::{lift_client, lift_server, word_trunc_client, word_tru
 use cryptogen_ring::{Fp, Word};
 use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{ProtocolError, Result};
+use crate::material::TableKeys;
+
+/// Look-ups in one parallel task.
+const TASK: usize = 32;
 
 /// A1 on this party's share.
 pub fn trunc<P: Party>(x: Fp, k: u32) -> Fp {
@@ -54,8 +58,8 @@ pub fn sub_public<P: Party>(x: Fp, c: i64) -> Fp {
 }
 
 /// This party's rotation share `index − α mod 2^k`.
-pub fn rotation(index: u32, key: &TableKey, k: u32) -> u32 {
-    index.wrapping_sub(key.alpha()) & ((1 << k) - 1)
+pub fn rotation(index: u32, alpha: u32, k: u32) -> u32 {
+    index.wrapping_sub(alpha) & ((1 << k) - 1)
 }
 
 /// Adds both parties' rotation shares.
@@ -63,36 +67,67 @@ pub fn join(mine: u32, theirs: u32, k: u32) -> u32 {
     mine.wrapping_add(theirs) & ((1 << k) - 1)
 }
 
-/// One look-up: a key, its opened rotation, and the tables wanted.
-pub struct Lookup<'a, const T: usize> {
+/// One look-up of a scalar: a key, its opened rotation, and the tables wanted.
+pub struct Lookup<'a> {
     pub key: TableKey,
     pub rotation: u32,
-    pub tables: [&'a [i64]; T],
+    pub tables: [&'a [i64]; 3],
 }
 
-/// Shares of every table's entry times every payload: `value[table][payload]`.
-pub type Sums<const T: usize> = [[Word; MAX_PAYLOADS]; T];
-
-/// Most payloads of a key used here, the constant one included.
-const MAX_PAYLOADS: usize = 3;
-
-/// Expands every key once and returns the inner products, in order. Parallel over look-ups.
-pub fn look_up<P: Party, const T: usize>(lookups: Vec<Lookup<'_, T>>) -> Result<Vec<Sums<T>>> {
+/// Expands every key once and returns the inner products `[tables][m]`, in order. Parallel over look-ups.
+pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Word>>> {
     lookups
         .into_par_iter()
         .map_init(DotScratch::new, |scratch, l| {
-            let m = l.key.shape().m();
-            let mut flat = [Word::default(); 4 * MAX_PAYLOADS];
-            l.key.dot_into(P::ROLE, l.rotation, &l.tables, scratch, &mut flat[..T * m])?;
-            let mut sums = [[Word::default(); MAX_PAYLOADS]; T];
-            sums.iter_mut().zip(flat.chunks(m)).for_each(|(sums, flat)| sums[..m].copy_from_slice(flat));
-            Ok(sums)
+            let mut out = vec![Word::default(); l.tables.len() * l.key.shape().m()];
+            l.key.dot_into(P::ROLE, l.rotation, &l.tables, scratch, &mut out)?;
+            Ok(out)
         })
         .collect()
 }
 
-/// `PWL(x)` (A3) from the sums of the tables `A` and `B` and the opened `Δ = x − β`, `β` the first secret payload.
-pub fn line<const T: usize>(delta: Word, sums: &Sums<T>) -> Word {
-    let (a, b) = (&sums[0], &sums[1]);
+/// Expands all keys of `keys`, with their opened `rotations`, and returns the inner products `[keys][tables][m]`. The keys of one element of
+/// `keys` fall into as many equal runs as `tables` has elements, all of one length; keys of a run share their tables. Keys are parsed here, in
+/// parallel, and wiped when all are done.
+pub fn look_up_all<P: Party>(
+    keys: Vec<TableKeys>,
+    rotations: &[u32],
+    tables: &[[&[i64]; 2]],
+) -> Result<Vec<Word>> {
+    let width = 2 * keys.first().map_or(0, |keys| keys.shape().m());
+    let mut out = vec![Word::default(); rotations.len() * width];
+    let (mut rotations, mut rest, mut tasks) = (rotations, &mut out[..], vec![]);
+    for keys in keys.iter().filter(|keys| keys.len() > 0) {
+        let run = keys.len().div_ceil(tables.len());
+        for (records, tables) in keys.bytes().chunks(run * keys.stride()).zip(tables) {
+            for records in records.chunks(TASK * keys.stride()) {
+                let n = records.len() / keys.stride();
+                let (now, later) = rotations.split_at_checked(n).ok_or_else(too_few)?;
+                let (sums, others) = std::mem::take(&mut rest).split_at_mut(n * width);
+                (rotations, rest) = (later, others);
+                tasks.push((keys, records, now, tables, sums));
+            }
+        }
+    }
+    tasks.into_par_iter().try_for_each_init(
+        DotScratch::new,
+        |scratch, (keys, records, rotations, tables, sums)| {
+            let records = records.chunks_exact(keys.stride()).map(|record| &record[keys.prefix()..]);
+            for ((record, d), out) in records.zip(rotations).zip(sums.chunks_mut(width)) {
+                TableKey::from_record(keys.shape(), record)?.dot_into(P::ROLE, *d, tables, scratch, out)?;
+            }
+            Ok::<_, ProtocolError>(())
+        },
+    )?;
+    Ok(out)
+}
+
+/// `PWL(x)` (A3) from a key's sums `[tables A, B, …][m]` and the opened `Δ = x − β`, `β` the first secret payload.
+pub fn line(delta: Word, sums: &[Word], m: usize) -> Word {
+    let (a, b) = (&sums[..m], &sums[m..]);
     delta * a[0] + a[1] + b[0]
+}
+
+fn too_few() -> ProtocolError {
+    ProtocolError::Malformed { what: "rotations" }
 }

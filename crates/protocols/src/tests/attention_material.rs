@@ -160,7 +160,7 @@ fn spoiled_attention_material_is_an_error() {
     assert!(client.result.is_ok() && server.result.is_ok());
     assert_eq!(
         [client.hash(), server.hash()],
-        ["228c3c5e839eb95c", "8680163cf24e8e93"],
+        ["1d19256e417134a2", "b77864937b4e0b9f"],
         "the wire format has changed"
     );
     for by in [Role::Client, Role::Server] {

@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{generate, OtPair, Role, TableKey, TableShape};
-use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Word};
-use zeroize::Zeroizing;
+use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Wiped, Word};
 
 use super::channel::{run, Tap};
 use super::ideal::{self, Ideal, Known, Pair};
@@ -217,13 +216,13 @@ impl Session {
         let p = P::ROLE.index();
         let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone());
         let attention = |a: &Attention| RowAttention {
-            score: a.score.clone(),
-            value: a.value.clone(),
-            weight_mask: a.weight_mask.clone(),
-            exp: Zeroizing::new(a.exp.clone()),
+            score: Wiped::new(a.score.clone()),
+            value: Wiped::new(a.value.clone()),
+            weight_mask: Wiped::new(a.weight_mask.clone()),
+            exp: Wiped::new(a.exp.clone()),
         };
         let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
-            slot: Slot::from_record(&tiny.layout, Zeroizing::new(slots[p].record.clone()))
+            slot: Slot::from_record(&tiny.layout, Wiped::new(slots[p].record.clone()))
                 .expect("a whole record"),
             position,
             attention: slots[p].attention.iter().map(attention).collect(),
@@ -231,7 +230,7 @@ impl Session {
         online.add_rows(self.slots.iter().enumerate().map(row).collect());
         let head = |(seed, share): &(Seed, Vec<Fp>)| HeadSlot {
             seed: Seed::from_bytes(*seed.expose()),
-            share: Zeroizing::new(share.clone()),
+            share: Wiped::new(share.clone()),
         };
         online.add_heads(self.head_slots.iter().map(|h| head(&h[p])).collect());
         online

@@ -3,14 +3,15 @@
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{OtPair, TableKey, TableShape};
 use cryptogen_ring::word::word;
-use cryptogen_ring::{Fp, Word};
+use cryptogen_ring::{Fp, Wiped, Word};
 use rand_core::RngCore;
 
 use super::channel::{run, Tap};
 use super::cost::measured;
 use super::{between, rng};
+use crate::material::TableKeys;
 use crate::offline::tables;
-use crate::online::tables::{index, join, lift, line, look_up, rotation, sub_public, Lookup};
+use crate::online::tables::{index, join, lift, line, look_up, look_up_all, rotation, sub_public, Lookup};
 
 /// Table records of both parties for given payload shares.
 fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {
@@ -71,7 +72,7 @@ fn look_ups_equal_the_clear_lines() {
                         (j, lift::<Server>(sub_public::<Server>(x[i], center)) - beta[i])
                     }
                 };
-                half.rotations.push(rotation(j, &key, k));
+                half.rotations.push(rotation(j, key.alpha(), k));
                 half.indices.push(j);
                 half.deltas.push(delta);
                 half.keys.push(key);
@@ -79,18 +80,37 @@ fn look_ups_equal_the_clear_lines() {
             half
         };
         let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
-        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_, 2>> {
+        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
             let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
-            let lookup = |(i, key)| Lookup { key, rotation: join(i), tables: [&a[..], &b[..]] };
+            let lookup = |(i, key)| Lookup { key, rotation: join(i), tables: [&a[..], &b[..], &a[..]] };
             keys.into_iter().enumerate().map(lookup).collect()
         };
+        let alphas: Vec<u32> = client.keys.iter().map(TableKey::alpha).collect();
         let sums = [
-            look_up::<Client, 2>(lookups(client.keys)).unwrap(),
-            look_up::<Server, 2>(lookups(server.keys)).unwrap(),
+            look_up::<Client>(lookups(client.keys)).unwrap(),
+            look_up::<Server>(lookups(server.keys)).unwrap(),
         ];
+        // The same by records: 33 keys and 7, each in two runs of which the second has its tables in another order.
+        let front = |r: &Vec<u8>| [&[5, 6, 7], &r[..]].concat();
+        let [forth, back] = [[&a[..], &b[..]], [&b[..], &a[..]]];
+        let keys = |records: &[Vec<u8>]| {
+            TableKeys::new(shape, 3, Wiped::new(records.iter().flat_map(front).collect())).unwrap()
+        };
+        let many: Vec<TableKeys> = records[0].chunks(33).map(keys).collect();
+        assert!(many
+            .iter()
+            .flat_map(TableKeys::heads)
+            .eq(alphas.iter().map(|alpha| (&[5, 6, 7][..], *alpha))));
+        let rotations: Vec<u32> = (0..n).map(|i| join(client.rotations[i], server.rotations[i], k)).collect();
+        let flat = look_up_all::<Client>(many, &rotations, &[forth, back]).unwrap();
+        let second_run = |i: usize| (17..33).contains(&i) || i >= 37;
+        for (i, (got, s)) in flat.chunks(4).zip(&sums[0]).enumerate() {
+            assert_eq!(got, if second_run(i) { [s[2], s[3], s[0], s[1]] } else { [s[0], s[1], s[2], s[3]] });
+        }
+        assert!(look_up_all::<Client>(vec![keys(&records[0])], &rotations[1..], &[forth]).is_err());
         for i in 0..n {
             let delta = client.deltas[i] + server.deltas[i];
-            let y: Word = sums.iter().map(|s| line(delta, &s[i])).sum();
+            let y: Word = sums.iter().map(|s| line(delta, &s[i], 2)).sum();
             let j = (client.indices[i].wrapping_add(server.indices[i]) & ((1 << k) - 1)) as usize;
             assert_eq!(y, word(a[j]) * word(x[i] - center) + word(b[j]));
         }

@@ -1,13 +1,14 @@
 //! The part of preparation that makes look-up tables: activations with their products, scalars, exponentials.
 
 use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Role, TableKey, TableShape};
-use cryptogen_ring::{fp_to_bytes, Fp, Seed, Word};
-use zeroize::Zeroizing;
+use cryptogen_ot::{Role, TableShape};
+use cryptogen_ring::{Fp, Seed, Wiped, Word};
 
-use super::{Preparer, Sink};
+use super::{write_words, Preparer, Sink};
 use crate::error::Result;
-use crate::material::{activation_shape, exp_shape, hi_shape, lo_shape, Mask};
+use crate::material::{
+    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, Mask,
+};
 use crate::offline::tables;
 use crate::online::{client_index, tables::lift};
 use crate::plan::Scalar;
@@ -23,7 +24,7 @@ impl<P: Party> Preparer<'_, P> {
     ) -> Result<()> {
         let m = &self.plan.model;
         let (ff, n) = (m.ff, seeds.len());
-        let random = self.mask_words(seeds, Mask::Activation, layer, ff);
+        let random = masks_words(seeds, Mask::Activation, layer, ff);
         let halves = |second: bool| -> Vec<Fp> {
             up.chunks(m.up_dim())
                 .flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() })
@@ -32,18 +33,14 @@ impl<P: Party> Preparer<'_, P> {
         let betas: Vec<Word> = if m.gated {
             let (first, second) = match P::ROLE {
                 Role::Client => (halves(false), halves(true)),
-                Role::Server => {
-                    (self.masks(seeds, Mask::Up, layer, ff), self.masks(seeds, Mask::Gate, layer, ff))
-                }
+                Role::Server => (masks(seeds, Mask::Up, layer, ff), masks(seeds, Mask::Gate, layer, ff)),
             };
             // client: gate, up against server: mask of up, mask of gate
             let z = self.cross(&[first.clone(), second.clone()])?;
-            for (i, z) in z.chunks(ff).enumerate() {
-                sink.write(i, self.layout.gated(layer), &fp_to_bytes(z))?;
-            }
+            write_words(sink, self.layout.gated(layer), &z, ff)?;
             let of_up = match P::ROLE {
                 Role::Client => second.into_iter().map(lift::<P>).collect(),
-                Role::Server => self.mask_words(seeds, Mask::UpPayload, layer, ff),
+                Role::Server => masks_words(seeds, Mask::UpPayload, layer, ff),
             };
             random.iter().zip(&of_up).flat_map(|(w, u)| [*w, *u]).collect()
         } else if self.is_client() {
@@ -55,9 +52,7 @@ impl<P: Party> Preparer<'_, P> {
         let mut alphas = Vec::with_capacity(n * ff);
         let at = self.layout.activation_tables(layer);
         tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
-            for record in records.chunks(shape.record_bytes()) {
-                alphas.push(alpha(shape, record)?);
-            }
+            alphas.extend(records.chunks(shape.record_bytes()).map(record_alpha));
             write_grouped(sink, shape, (ff, at), first, records)
         })?;
         self.activation_rotations(layer, up, &alphas, n, sink)
@@ -125,13 +120,13 @@ impl<P: Party> Preparer<'_, P> {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let shape = hi_shape(spec);
-        let mut betas = self.mask_words(seeds, what.0, index, 2 * per_slot);
+        let mut betas = masks_words(seeds, what.0, index, 2 * per_slot);
         if shape.payloads() == 1 {
             betas = betas.chunks(2).map(|b| b[0]).collect();
         }
         let mut groups = vec![(shape, betas, at.0)];
         if let Some(shape) = lo_shape(spec) {
-            groups.push((shape, self.mask_words(seeds, what.1, index, per_slot), at.1));
+            groups.push((shape, masks_words(seeds, what.1, index, per_slot), at.1));
         }
         for (shape, betas, at) in groups {
             tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
@@ -150,7 +145,7 @@ impl<P: Party> Preparer<'_, P> {
         let betas = self.rng.word_vec(n);
         let betas_ref = &betas;
         tables::make::<P>(self.ch, self.ot, shape, betas_ref, self.rng, &mut |first, records| {
-            let mut bytes = Zeroizing::new(Vec::with_capacity(records.len() + 8 * n));
+            let mut bytes = Wiped::new(Vec::with_capacity(records.len() + 8 * n));
             for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
                 bytes.extend_from_slice(&betas_ref[first + i].0.to_le_bytes());
                 bytes.extend_from_slice(record);
@@ -177,8 +172,4 @@ fn write_grouped(
         records = rest;
     }
     Ok(())
-}
-
-fn alpha(shape: TableShape, record: &[u8]) -> Result<u32> {
-    Ok(TableKey::from_record(shape, record)?.alpha())
 }
