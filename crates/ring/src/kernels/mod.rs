@@ -172,7 +172,7 @@ kernel! {
     /// line of (row, k) given by [`left_line`] and [`right_line`]. Operands come with their rows; the right one may be deeper (`depth.1`).
     panel_product, panel_product_on(modulus: &Modulus, left: (&[u32], usize), right: (&[u32], usize), depth: (usize, usize),
         out: &mut [u32]),
-    panel::portable, panel::avx2, panel::avx2
+    panel::portable, panel::avx2, panel::avx512
 }
 
 kernel! {
