@@ -189,6 +189,12 @@ kernel! {
 }
 
 kernel! {
+    /// The sum of the lowest `η` bits of each word minus that of the next `η`, plus `η`; `η ≤ 32`.
+    binomial, binomial_on(eta: u32, words: &[u64], out: &mut [u32]),
+    pointwise::binomial, pointwise::binomial, pointwise::binomial
+}
+
+kernel! {
     /// `out[i] = (out[i] − x[i])·w mod q`, canonical residues.
     subtract_scale, subtract_scale_on(modulus: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
     pointwise::subtract_scale, pointwise::avx2::subtract_scale, pointwise::avx512::subtract_scale

@@ -38,3 +38,18 @@ fn words_are_accepted_in_order() {
         }
     }
 }
+
+#[test]
+fn binomials_are_differences_of_sums_of_bits() {
+    let mut rng = StdRng::seed_from_u64(17);
+    let words: Vec<u64> = (0..77).map(|i| if i == 0 { u64::MAX } else { rng.gen() }).collect();
+    for eta in [1, 21, 32] {
+        let bits = |word: u64| (0..eta).map(|i| (word >> i & 1) as u32).sum::<u32>();
+        let expected: Vec<u32> = words.iter().map(|&w| eta + bits(w) - bits(w >> eta)).collect();
+        for isa in Isa::available() {
+            let mut out = vec![0; 77];
+            binomial_on(isa, eta, &words, &mut out);
+            assert_eq!(out, expected, "{isa:?} {eta}");
+        }
+    }
+}
