@@ -1,8 +1,9 @@
-//! The hot loops. Each is one ordinary, safe Rust function, compiled three times: for AVX-512, for AVX2 and portably.
-//! The best one the machine can run is chosen at each call (a cached look-up). All variants give equal results.
+//! The hot loops. Each has a safe portable form. Where LLVM makes good vectors of it, that is compiled three times: for AVX-512, for AVX2
+//! and portably; elsewhere the first two are written with intrinsics (`vector` names them for both widths). The best one the
+//! machine can run is chosen at each call (a cached look-up). All variants give equal results.
 //!
-//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected, and the
-//! loads and stores of `aes` and `panel`, which are written with intrinsics: no compiler finds those instructions by itself.
+//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected, and loads and
+//! stores of vectors.
 #![allow(unsafe_code)]
 
 mod accept;
