@@ -3,7 +3,7 @@
 
 use cryptogen_ring::{kernels, Modulus, Prg, Seed};
 use rand_core::{CryptoRng, RngCore};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::noise::ERROR_BOUND;
 use crate::params::N;
@@ -34,30 +34,42 @@ fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut [u32]) {
 
 /// `N` errors plus 21: centred binomial with `η = 21`, the difference of two sums of 21 bits.
 pub(crate) fn error(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32>> {
-    const HALF: u64 = (1 << ERROR_OFFSET) - 1;
     let words = random_words(rng, N);
-    let sample = |&x: &u64| (x & HALF).count_ones() + (!(x >> ERROR_OFFSET) & HALF).count_ones();
-    Zeroizing::new(words.iter().map(sample).collect())
+    let mut out = Zeroizing::new(vec![0; N]);
+    kernels::binomial(ERROR_OFFSET, &words, &mut out);
+    out
 }
 
 /// `N` uniform numbers of `{−1, 0, 1}`, plus 1: two random bits each, 3 is drawn again.
 pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32>> {
-    let mut out = Zeroizing::new(Vec::with_capacity(N));
-    while out.len() < N {
-        let words = random_words(rng, N / 32);
-        let pairs = words.iter().flat_map(|&word| (0..32).map(move |i| (word >> (2 * i)) as u32 & 3));
-        let missing = N - out.len();
-        out.extend(pairs.filter(|&pair| pair < 3).take(missing));
+    // Room for the pairs of a whole word after the last number.
+    let mut out = Zeroizing::new(vec![0; N + 32]);
+    let mut filled = 0;
+    while filled < N {
+        for &word in random_words(rng, N / 32).iter() {
+            if filled >= N {
+                break;
+            }
+            for i in 0..32 {
+                // Every pair is written; the next one takes the place of a 3.
+                let pair = (word >> (2 * i)) as u32 & 3;
+                out[filled] = pair;
+                filled += (pair < 3) as usize;
+            }
+        }
     }
+    out[N..].zeroize();
+    out.truncate(N);
     out
 }
 
 /// `N` uniform 129-bit numbers as 32-bit digits `[5][N]`; the offset is `2^128`.
 pub(crate) fn flood(rng: &mut (impl RngCore + CryptoRng)) -> [Zeroizing<Vec<u32>>; 5] {
     core::array::from_fn(|digit| {
-        let words = random_words(rng, N / 2);
+        let mut bytes = Zeroizing::new(vec![0; 4 * N]);
+        rng.fill_bytes(&mut bytes);
         let mask = if digit == 4 { 1 } else { u32::MAX };
-        Zeroizing::new(words.iter().flat_map(|&w| [w as u32 & mask, (w >> 32) as u32 & mask]).collect())
+        Zeroizing::new(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b) & mask).collect())
     })
 }
 

@@ -11,7 +11,7 @@ pub(super) use x86::{avx2, avx512};
 
 const MR: usize = 4;
 const DEPTH: usize = 255;
-const TILES: usize = 4;
+const TILES: usize = 8;
 
 #[inline(always)]
 pub(super) fn gemm<const CR: usize>(q: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize) {

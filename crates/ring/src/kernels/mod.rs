@@ -1,8 +1,9 @@
-//! The hot loops. Each is one ordinary, safe Rust function, compiled three times: for AVX-512, for AVX2 and portably.
-//! The best one the machine can run is chosen at each call (a cached look-up). All variants give equal results.
+//! The hot loops. Each has a safe portable form. Where LLVM makes good vectors of it, that is compiled three times: for AVX-512, for AVX2
+//! and portably; elsewhere the first two are written with intrinsics (`vector` names them for both widths). The best one the
+//! machine can run is chosen at each call (a cached look-up). All variants give equal results.
 //!
-//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected, and the
-//! loads and stores of `aes` and `panel`, which are written with intrinsics: no compiler finds those instructions by itself.
+//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected, and loads and
+//! stores of vectors.
 #![allow(unsafe_code)]
 
 mod accept;
@@ -172,7 +173,7 @@ kernel! {
     /// line of (row, k) given by [`left_line`] and [`right_line`]. Operands come with their rows; the right one may be deeper (`depth.1`).
     panel_product, panel_product_on(modulus: &Modulus, left: (&[u32], usize), right: (&[u32], usize), depth: (usize, usize),
         out: &mut [u32]),
-    panel::portable, panel::avx2, panel::avx2
+    panel::portable, panel::avx2, panel::avx512
 }
 
 kernel! {
@@ -186,6 +187,12 @@ kernel! {
     /// `out[i] = (x[i] as a number in (−l/2, l/2)) mod q`, `x` canonical modulo `last`.
     lift, lift_on(modulus: &Modulus, last: &Modulus, x: &[u32], out: &mut [u32]),
     pointwise::lift, pointwise::avx2::lift, pointwise::avx512::lift
+}
+
+kernel! {
+    /// The sum of the lowest `η` bits of each word minus that of the next `η`, plus `η`; `η ≤ 32`.
+    binomial, binomial_on(eta: u32, words: &[u64], out: &mut [u32]),
+    pointwise::binomial, pointwise::binomial, pointwise::binomial
 }
 
 kernel! {

@@ -93,6 +93,12 @@ panel_product!(
     avx2,
     tile_avx2
 );
+#[cfg(target_arch = "x86_64")]
+panel_product!(
+    #[target_feature(enable = "avx512f")]
+    avx512,
+    tile_avx512
+);
 
 /// Where a tile's sums go: rows `(left + i)·right_rows + right + j` of length `n`, from `column` on.
 struct Place {
@@ -180,6 +186,51 @@ fn tile_avx2<const L: usize, const R: usize>(
         }
         for (l, sums) in sums.iter().enumerate() {
             sums.iter().enumerate().for_each(|(r, sums)| place.store(l, r, c, sums, out));
+        }
+    }
+}
+
+/// The same with a whole line in a vector; its odd columns have sums of their own, see [`super::gemm`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tile_avx512<const L: usize, const R: usize>(
+    q: &Modulus,
+    a: &[[u32; BLOCK]],
+    b: &[[u32; BLOCK]],
+    depth: usize,
+    place: &Place,
+    out: &mut [u32],
+) {
+    use super::vector::wide::*;
+    let (a, b) = (&a.as_chunks::<L>().0[..depth], &b.as_chunks::<R>().0[..depth]);
+    let (constants, zero) = (constants(q), splat(0));
+    let mut sums = [[zero; R]; L];
+    for (a, b) in a.chunks(DEPTH).zip(b.chunks(DEPTH)) {
+        let mut acc = [[(zero, zero); R]; L];
+        for (a, b) in a.iter().zip(b) {
+            let a: [(V, V); L] = core::array::from_fn(|l| (load(&a[l]), odd_to_even(load(&a[l]))));
+            for r in 0..R {
+                let (even, odd) = (load(&b[r]), odd_to_even(load(&b[r])));
+                for l in 0..L {
+                    acc[l][r].0 = add64(acc[l][r].0, even_products(a[l].0, even));
+                    acc[l][r].1 = add64(acc[l][r].1, even_products(a[l].1, odd));
+                }
+            }
+        }
+        for l in 0..L {
+            for r in 0..R {
+                // Canonical, plus less than 4q.
+                let sum = add(sums[l][r], reduce(&constants, acc[l][r].0, acc[l][r].1));
+                sums[l][r] = below(below(below(sum, constants.q4), constants.q2), constants.q);
+            }
+        }
+    }
+    for (l, sums) in sums.iter().enumerate() {
+        for (r, &sum) in sums.iter().enumerate() {
+            let row = (place.left + l) * place.right_rows + place.right + r;
+            let out = out[row * place.n + place.column..].first_chunk_mut().expect("a block of a row");
+            store(out, sum);
         }
     }
 }

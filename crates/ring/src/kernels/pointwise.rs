@@ -75,3 +75,12 @@ pub(super) fn permute(from: &[u32], x: &[u32], out: &mut [u32]) {
     assert!(from.len() == out.len(), "lengths disagree");
     out.iter_mut().zip(from).for_each(|(o, &i)| *o = x[i as usize]);
 }
+
+#[inline(always)]
+pub(super) fn binomial(eta: u32, words: &[u64], out: &mut [u32]) {
+    assert!(words.len() == out.len() && eta <= 32, "shapes disagree");
+    // η minus a sum of bits is the sum of their complements, so all bits are counted together.
+    let half = (1u64 << eta) - 1;
+    let (second, both) = (half << eta, half | half << eta);
+    out.iter_mut().zip(words).for_each(|(o, &word)| *o = ((word ^ second) & both).count_ones());
+}
