@@ -18,24 +18,28 @@ from typing import Any
 
 from cryptogen.errors import InputError
 from cryptogen.protocols import PREPROCESSED, RECOMPUTE, check_protocol
-from cryptogen.session import Client, Costs
+from cryptogen.session import Client, Costs, Draft
 from cryptogen.session.link import Progress
 from cryptogen.session.material import Need, spare
 
 from .measure import Note, tokens
 from .network import Network, emulate, network
 from .processes import ServerProcess, own_peak_rss
-from .shapes import SHAPES, random_tokens
+from .shapes import SHAPES, random_checkpoint, random_tokens, shape
 
+PARTS = ("slots", "heads", "tables", "attention")  # of the offline phase
 LINEAR = (
     "setup_seconds", "setup_bytes", "offline_seconds_per_token", "online_seconds_per_token", "offline_bytes_per_token",
-    "online_bytes_per_token", "round_trips_per_token", "offline_round_trips_per_token",
+    "online_bytes_per_token", "round_trips_per_token", "offline_round_trips_per_token", "prefill_seconds",
+    *(f"offline_{part}_seconds_per_token" for part in PARTS),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Task:
     """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run needs at once.
+
+    The draft is the served model itself in the clear: nearly all is accepted, which is the best that a draft can do.
 
     Under `recompute` a token is the whole text again: one is measured, whatever `tokens` says.
     """
@@ -47,6 +51,7 @@ class Task:
     blocks: int | None = None
     protocol: str = PREPROCESSED
     network: str | None = None  # lan, wan; None: the loopback as it is
+    drafted: int = 0  # tokens that the client's draft proposes for every pass
 
 
 def decode(task: Task, progress: Progress | None = None, note: Note = lambda line: None) -> dict[str, Any]:
@@ -86,40 +91,80 @@ def _run(task: Task, blocks: int | None, link: Network | None, progress: Progres
                 address, fingerprint=server.fingerprint, data_dir=folder, protocol=task.protocol, progress=progress
             )
             with client:
-                figures = _again(client, task, server.pid) if task.protocol == RECOMPUTE else _measure(client, task)
+                if task.protocol == RECOMPUTE:
+                    figures = _again(client, task, server.pid)
+                else:
+                    figures = _measure(client, task, _draft(task, blocks))
             figures |= {"peak_rss_client": own_peak_rss(), "peak_rss_server": server.peak_rss()}
             return figures if link is None else figures | {"network": link.name, "network_by": there.by}
 
 
-def _measure(client: Client, task: Task) -> dict[str, Any]:
+def _draft(task: Task, blocks: int | None) -> Draft | None:
+    if not task.drafted:
+        return None
+    model = random_checkpoint(shape(task.shape, blocks)) if task.shape in SHAPES else task.shape
+    return Draft(model, task.drafted)
+
+
+def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
     rows = task.context + task.tokens
     if rows > client.config.context:
         raise InputError(f"{task.context} + {task.tokens} rows, the model's context has {client.config.context}")
     link, setup = client._link, client.costs.setup
     batch = max(task.batch_tokens or 0, spare(rows))
     slots = _cost(client, lambda: link.buy(Need(batch, 0, 0)))
-    link.buy(Need(0, spare(1), link.plan.exponentials_needed(0, task.context)))
+    before = _cost(client, lambda: link.buy(Need(0, spare(1), link.plan.exponentials_needed(0, task.context))))
     heads_bought = max(task.batch_tokens or 0, spare(task.tokens))
     heads = _cost(client, lambda: link.buy(Need(0, heads_bought, 0)))
     needed = link.plan.exponentials_needed(task.context, task.tokens)
     tables = _cost(client, lambda: link.buy(Need(0, 0, needed)))
+    begun = client.costs
     stream = client.generate(
-        random_tokens(client.config, task.context), max_new_tokens=task.tokens + 1, stop=(), continue_session=True
+        random_tokens(client.config, task.context),
+        max_new_tokens=task.tokens + 1,
+        stop=(),
+        continue_session=True,
+        draft=draft,
     )
     next(stream)  # the prefill samples the first token
+    prefill = client.costs - begun
     decoding = _cost(client, lambda: [None for _ in stream])
     n = task.tokens
     shares = [(c.offline, per) for c, per in ((slots, batch), (heads, heads_bought), (tables, n), (decoding, n))]
+    return (
+        {
+            "setup_seconds": setup.seconds,
+            "setup_bytes": setup.bytes,
+            "offline_seconds_per_token": sum(cost.seconds / per for cost, per in shares),
+            "offline_bytes_per_token": sum(cost.bytes / per for cost, per in shares),
+            "offline_round_trips_per_token": sum(cost.round_trips / per for cost, per in shares),
+            "online_seconds_per_token": decoding.online.seconds / n,
+            "online_bytes_per_token": decoding.online.bytes / n,
+            "round_trips_per_token": decoding.online.round_trips / n,
+            # its slots at their price in the batch, tables and attention, and the pass itself
+            "prefill_seconds": task.context * slots.offline.seconds / batch + _seconds(before) + _seconds(prefill),
+            "batch_tokens": batch,
+        }
+        | _drafted(draft)
+        | {
+            f"offline_{part}_seconds_per_token": cost.seconds / per
+            for part, (cost, per) in zip(PARTS, shares, strict=True)
+        }
+    )
+
+
+def _seconds(cost: Costs) -> float:
+    return cost.offline.seconds + cost.online.seconds
+
+
+def _drafted(draft: Draft | None) -> dict[str, Any]:
+    if draft is None:
+        return {}
+    stats = draft.stats
     return {
-        "setup_seconds": setup.seconds,
-        "setup_bytes": setup.bytes,
-        "offline_seconds_per_token": sum(cost.seconds / per for cost, per in shares),
-        "offline_bytes_per_token": sum(cost.bytes / per for cost, per in shares),
-        "offline_round_trips_per_token": sum(cost.round_trips / per for cost, per in shares),
-        "online_seconds_per_token": decoding.online.seconds / n,
-        "online_bytes_per_token": decoding.online.bytes / n,
-        "round_trips_per_token": decoding.online.round_trips / n,
-        "batch_tokens": batch,
+        "drafted": draft.tokens,
+        "acceptance_rate": stats.acceptance_rate,
+        "tokens_per_pass": stats.tokens_per_pass,
     }
 
 

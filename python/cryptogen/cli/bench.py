@@ -27,6 +27,9 @@ def bench_decode(
         str | None,
         typer.Option(help="emulate a network: lan (1 Gbit/s, 0.5 ms round trip) or wan (100 Mbit/s, 80 ms)"),
     ] = None,
+    draft_tokens: Annotated[
+        int, typer.Option(min=0, max=63, help="a draft proposes so many tokens for every pass; 0: no draft")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Cost of one decoded token, two processes over TLS on this host."""
@@ -38,7 +41,8 @@ def bench_decode(
         existing(Path(shape), f"model, or one of the shapes {', '.join(SHAPES)}")
         blocks = 0
     bars = Bars()
-    result = decode(Task(shape, context, tokens, batch_tokens, blocks or None, protocol, network), bars, _note)
+    task = Task(shape, context, tokens, batch_tokens, blocks or None, protocol, network, draft_tokens)
+    result = decode(task, bars, _note)
     bars.close()
     show(result, as_json)
 
