@@ -114,7 +114,12 @@ fn narrow(a: PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
             got: v.to_string(),
         })
     };
-    a.as_array().iter().map(|v| i32::try_from(*v).map_err(|_| wrong(v))).collect()
+    // Collecting results would not know the length and take three times the memory.
+    let mut out = Vec::with_capacity(a.as_array().len());
+    for v in a.as_array() {
+        out.push(i32::try_from(*v).map_err(|_| wrong(v))?);
+    }
+    Ok(out)
 }
 
 const ID_BYTES: usize = 16;

@@ -11,6 +11,7 @@ The fold is what SliceGPT (Ashkboos et al. 2024, §3.2) uses. Cost: one pass ove
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from cryptogen.weights.checkpoint import Checkpoint
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
+ROWS = 4096  # rewritten at a time
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,34 @@ def canonicalise(checkpoint: Checkpoint) -> Canonical:
     weight: dict[str, Array] = {}
     bias: dict[str, Array | None] = {}
     for site in config.linear_shapes():
-        w: Wide = (checkpoint.head if site == "head" else tensors[f"{site}.weight"]).astype(np.float64)
+        w = checkpoint.head if site == "head" else tensors[f"{site}.weight"]
         stored = tensors.get(f"{site}.bias")
         b: Wide | None = None if stored is None else stored.astype(np.float64)
+        gain: Wide | None = None  # [d_in]
+        mean: Wide | None = None  # [d_in]
+        scale: Wide | None = None  # [d_out]
         if (norm := _norm_before(site)) is not None:
             if (beta := tensors.get(f"{norm}.bias")) is not None:
-                b = w @ beta.astype(np.float64) + (0.0 if b is None else b)
-            w = w * tensors[f"{norm}.gain"].astype(np.float64)
+                folded = np.concatenate([rows @ beta.astype(np.float64) for rows in _wide(w)])
+                b = folded + (0.0 if b is None else b)
+            gain = tensors[f"{norm}.gain"].astype(np.float64)
         elif centre:  # `o` and `down` write the residual stream
-            w = w - w.mean(axis=0, keepdims=True)
+            mean = w.mean(axis=0, dtype=np.float64)
             b = None if b is None else b - b.mean()
         if site.endswith(".qkv"):
             scale = np.ones(config.qkv_width)
             scale[: config.q_width] = config.head_dim**-0.5
-            w = w * scale[:, None]
             b = None if b is None else b * scale
-        weight[site] = w.astype(np.float32)
+        weight[site] = np.empty(w.shape, np.float32)
+        for i, rows in enumerate(_wide(w)):
+            at = slice(i * ROWS, i * ROWS + len(rows))
+            if gain is not None:
+                rows *= gain
+            if mean is not None:
+                rows -= mean
+            if scale is not None:
+                rows *= scale[at, None]
+            weight[site][at] = rows
         bias[site] = None if b is None else b.astype(np.float32)
     pos = tensors.get("pos")
     embed = tensors["embed"]
@@ -74,6 +88,11 @@ def _norm_before(site: str) -> str | None:
     return {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm"}.get(name)
 
 
-def _centred(rows: Array) -> Array:
-    wide = rows.astype(np.float64)
-    return np.asarray(wide - wide.mean(axis=1, keepdims=True), dtype=np.float32)
+def _wide(matrix: Array) -> Iterator[Wide]:
+    """Float64 copies of some rows at a time: of a whole output matrix they would be most of a server's memory."""
+    for i in range(0, len(matrix), ROWS):
+        yield matrix[i : i + ROWS].astype(np.float64)
+
+
+def _centred(matrix: Array) -> Array:
+    return np.concatenate([(w - w.mean(axis=1, keepdims=True)).astype(np.float32) for w in _wide(matrix)])

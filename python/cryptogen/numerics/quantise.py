@@ -14,6 +14,7 @@ from .plan import Plan
 
 WEIGHT_LIMIT = 1 << 15  # |W| stays below
 MAX_WEIGHT_BITS = 14
+ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be most of a server's memory
 
 
 @dataclass(frozen=True)
@@ -33,32 +34,38 @@ class IntegerModel:
         arrays = [("embed", self.embed), ("pos", self.pos), *matrices, *biases]
         for name, array in arrays:
             if array is not None:
-                digest.update(f"{name}{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+                digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
 
 def weight_bits(matrix: NDArray[np.float32]) -> int:
     """The largest `f_w ≤ 14` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
-    largest = float(np.abs(matrix).max(initial=0.0))
+    largest = max(float(matrix.max(initial=0.0)), -float(matrix.min(initial=0.0)))
     for bits in range(MAX_WEIGHT_BITS, -1, -1):
         if round(largest * 2.0**bits) < WEIGHT_LIMIT:
             return bits
     raise PlanError("weights", f"entries below {WEIGHT_LIMIT}", largest)
 
 
-def quantise(model: Canonical, plan: Plan) -> IntegerModel:
-    """Rounds every weight to the scales of the plan. Raises PlanError if they do not fit the model."""
+def quantise(model: Canonical, plan: Plan, *, consume: bool = False) -> IntegerModel:
+    """Rounds every weight to the scales of the plan. `consume`: takes the matrices out of `model`, to save memory.
+
+    Raises PlanError if they do not fit the model.
+    """
     bits = {site: linear.out_shift for site, linear in plan.linears.items()}
     bits["head"] = plan.logit_bits - F
     matrices, biases = {}, {}
     for site, (d_in, d_out) in plan.model.sites().items():
-        weight = model.weight[site]
+        weight = model.weight.pop(site) if consume else model.weight[site]
         if weight.shape != (d_out, d_in):
             raise PlanError(site, (d_out, d_in), weight.shape)
-        scaled = np.rint(weight.astype(np.float64) * 2.0 ** bits[site])  # [d_out, d_in]
-        if (largest := float(np.abs(scaled).max())) >= WEIGHT_LIMIT:
-            raise PlanError(f"{site}: weight", f"below 2^15 at {bits[site]} fractional bits", largest)
-        matrices[site] = scaled.astype(np.int16)
+        matrices[site] = np.empty((d_out, d_in), np.int16)
+        for i in range(0, d_out, ROWS):
+            scaled = np.rint(weight[i : i + ROWS].astype(np.float64) * 2.0 ** bits[site])
+            if (largest := float(np.abs(scaled).max())) >= WEIGHT_LIMIT:
+                raise PlanError(f"{site}: weight", f"below 2^15 at {bits[site]} fractional bits", largest)
+            matrices[site][i : i + ROWS] = scaled
         if (bias := model.bias[site]) is not None:
             biases[site] = integers(bias, F + bits[site])
     scale = F + plan.embed.shift
@@ -68,4 +75,7 @@ def quantise(model: Canonical, plan: Plan) -> IntegerModel:
 
 def integers(values: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
     """`round(values · 2^bits)`."""
-    return np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)
+    out = np.empty(values.shape, np.int64)
+    for i in range(0, len(values), ROWS):
+        out[i : i + ROWS] = np.rint(values[i : i + ROWS].astype(np.float64) * 2.0**bits)
+    return out

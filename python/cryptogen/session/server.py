@@ -92,7 +92,7 @@ class Server:
 
     def _prepare_model(self, checkpoint: Checkpoint) -> None:
         made = tables(self.plan)
-        weights = quantise(canonicalise(checkpoint), self.plan)
+        weights = quantise(canonicalise(checkpoint), self.plan, consume=True)
         self._core_plan = _core.Plan(self.plan.to_json(), made)
         self._weights = _core.ServerModel(self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos)
         self._documents = {"plan": self.plan.to_json().encode()}

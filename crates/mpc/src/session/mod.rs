@@ -169,6 +169,8 @@ impl<P: Party> Connection<P> {
                 if got > len || (!more && got < len) {
                     return Err(SessionError::Length { expected: len, got });
                 }
+                // At most a frame, and no more than the protocol expects: growing by doubling would copy megabytes.
+                out.reserve_exact(size);
                 this.wire.read(&mut out, size, &mut this.watch)?;
                 this.header.clear();
                 frames += 1;

@@ -62,6 +62,10 @@ impl Pool {
     /// # Errors
     /// Those of [`Pool::take`].
     pub fn take_blocks(&self, lengths: &[usize]) -> Result<Vec<Block>, StoreError> {
+        let (needed, available) = (lengths.iter().map(|n| *n as u64).sum(), self.available());
+        if needed > available {
+            return Err(StoreError::Short { pool: self.file.name.clone(), needed, available });
+        }
         let requests: Vec<(&Pool, usize)> = lengths.iter().map(|n| (self, *n)).collect();
         take(&self.shared, &requests)
     }
