@@ -4,11 +4,18 @@
 //! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
 //! byte layout, computed from the public plan.
 
+mod keys;
+
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Role, TableKey, TableShape};
 use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Wiped, Word};
 use rayon::prelude::*;
 use zeroize::Zeroize;
+
+pub(crate) use keys::record_alpha;
+pub use keys::TableKeys;
+
+use keys::used_before;
 
 use crate::error::{ProtocolError, Result};
 use crate::plan::{ModelShape, Plan, Scalar, Site};
@@ -139,6 +146,13 @@ impl SlotLayout {
         layout
     }
 
+    /// Where a record is cut so that what leaves a slot as a whole is a piece of its own: before and behind the keys of every activation.
+    pub fn cuts(&self) -> Vec<usize> {
+        let mut cuts: Vec<usize> =
+            self.activation_tables.iter().chain(&self.activation_deltas).copied().collect();
+        cuts.sort_unstable();
+        cuts
+    }
     /// Size of a slot record.
     pub fn record_bytes(&self) -> usize {
         self.bytes
@@ -176,61 +190,6 @@ impl SlotLayout {
     pub fn activation_deltas(&self, layer: usize) -> usize {
         self.activation_deltas[layer]
     }
-}
-
-/// Many keys of one class on their way to their look-ups, still as records: they are parsed by whoever expands them. Moves into
-/// [`crate::online::tables::look_up_all`]; no Clone, Debug or codec.
-pub struct TableKeys {
-    shape: TableShape,
-    /// bytes in front of every key
-    prefix: usize,
-    bytes: Wiped<u8>,
-}
-
-impl TableKeys {
-    /// Keys that lie one after another, each behind `prefix` bytes.
-    pub(crate) fn new(shape: TableShape, prefix: usize, bytes: Wiped<u8>) -> Result<TableKeys> {
-        if !bytes.len().is_multiple_of(prefix + shape.record_bytes()) {
-            return Err(ProtocolError::Malformed { what: "stored table keys" });
-        }
-        if bytes.iter().all(|b| *b == 0) {
-            return Err(used_before());
-        }
-        Ok(TableKeys { shape, prefix, bytes })
-    }
-
-    pub(crate) fn shape(&self) -> TableShape {
-        self.shape
-    }
-    pub(crate) fn prefix(&self) -> usize {
-        self.prefix
-    }
-    pub(crate) fn stride(&self) -> usize {
-        self.prefix + self.shape.record_bytes()
-    }
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / self.stride()
-    }
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// What lies in front of every key, and its share `α` of the secret index.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (&[u8], u32)> {
-        self.bytes.chunks_exact(self.stride()).map(|record| {
-            let (front, key) = record.split_at(self.prefix);
-            (front, record_alpha(key))
-        })
-    }
-}
-
-/// The share `α` of the secret index in a key's record.
-pub(crate) fn record_alpha(record: &[u8]) -> u32 {
-    u32::from(record[0]) | u32::from(record[1]) << 8
-}
-
-fn used_before() -> ProtocolError {
-    ProtocolError::Shape { what: "table key", expected: "a fresh one".into(), got: "one used before".into() }
 }
 
 /// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
@@ -302,13 +261,24 @@ impl<P: Party> Slot<P> {
                 got: format!("{} bytes", record.len()),
             });
         }
-        let mut seed = [0u8; SEED_BYTES];
-        seed.copy_from_slice(&record[..SEED_BYTES]);
-        let mut cuts: Vec<usize> = vec![0, record.len()];
-        cuts.extend(layout.activation_tables.iter().chain(&layout.activation_deltas));
-        cuts.sort_unstable();
-        let pieces = cuts.windows(2).map(|c| (c[0], Wiped::new(record[c[0]..c[1]].to_vec()))).collect();
-        Ok(Slot { seed: Seed::from_bytes(seed), pieces, _party: std::marker::PhantomData })
+        let (mut pieces, mut start) = (vec![], 0);
+        for end in layout.cuts().into_iter().chain([record.len()]) {
+            pieces.push(Wiped::new(record[start..end].to_vec()));
+            start = end;
+        }
+        Slot::from_pieces(layout, pieces)
+    }
+
+    /// The same of a record that was read in pieces, cut at [`SlotLayout::cuts`].
+    pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Wiped<u8>>) -> Result<Slot<P>> {
+        let starts = [0].into_iter().chain(layout.cuts());
+        let pieces: Vec<(usize, Wiped<u8>)> = starts.zip(pieces).collect();
+        let malformed = ProtocolError::Malformed { what: "slot record" };
+        if pieces.last().is_none_or(|(start, last)| start + last.len() != layout.record_bytes()) {
+            return Err(malformed);
+        }
+        let seed = pieces[0].1.first_chunk::<SEED_BYTES>().ok_or(malformed)?;
+        Ok(Slot { seed: Seed::from_bytes(*seed), pieces, _party: std::marker::PhantomData })
     }
 
     /// This party's role.

@@ -35,7 +35,7 @@ class IntegerModel:
         for name, array in arrays:
             if array is not None:
                 digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 

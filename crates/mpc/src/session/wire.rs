@@ -18,7 +18,7 @@ pub(super) trait Wire: Send {
     /// Writes `header` and `payload` together and flushes.
     fn write(&mut self, header: &[u8], payload: &[u8], watch: &mut Watch) -> Result<(), SessionError>;
 
-    /// Appends exactly `n` bytes to `out`. The allocation follows what has arrived, not `n`.
+    /// Appends exactly `n` bytes to `out`. Unless the caller has made room, the allocation follows what has arrived, not `n`.
     fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError>;
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cryptogen_ring::Wiped;
 use rustix::fs::{fallocate, fstatvfs, FallocateFlags};
 
 use super::error::StoreError;
@@ -118,6 +119,13 @@ impl PoolFile {
             // This file system cannot reserve; writing will tell.
             Err(_) => self.file.set_len(at + bytes).map_err(|e| self.failed("extending", &e)),
         }
+    }
+
+    /// Reads `n` bytes of records into a buffer of their own.
+    pub(super) fn read(&self, at: u64, n: usize) -> Result<Wiped<u8>, StoreError> {
+        let mut bytes = Wiped::zeros(n);
+        self.file.read_exact_at(&mut bytes, at).map_err(|e| self.failed("reading", &e))?;
+        Ok(bytes)
     }
 
     pub(super) fn offset(&self, entry: &PoolEntry, index: u64) -> u64 {

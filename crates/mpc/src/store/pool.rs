@@ -70,6 +70,36 @@ impl Pool {
         take(&self.shared, &requests)
     }
 
+    /// [`Pool::take`] with every record read in pieces, each into a buffer of its own, cut at the offsets `cuts` (ascending, inside a record).
+    ///
+    /// # Errors
+    /// Those of [`Pool::take`]; `Bounds` for other cuts.
+    pub fn take_pieces(&self, n: usize, cuts: &[usize]) -> Result<Vec<Vec<Wiped<u8>>>, StoreError> {
+        let ends = || cuts.iter().copied().chain([self.record_bytes()]);
+        let mut start = 0;
+        for end in ends() {
+            if end < start || end > self.record_bytes() {
+                let (offset, len) = (start as u64, (end as u64).saturating_sub(start as u64));
+                let (records, record_bytes) = (n as u64, self.file.record_bytes);
+                return Err(StoreError::Bounds { record: 0, offset, len, records, record_bytes });
+            }
+            start = end;
+        }
+        let records = take_with(&self.shared, &[(self, n)], |pool, at, _, n| {
+            let record = |i: usize| {
+                let mut start = 0;
+                let piece = |end: usize| {
+                    let bytes = pool.file.read(at + (i * pool.record_bytes() + start) as u64, end - start);
+                    start = end;
+                    bytes
+                };
+                ends().map(piece).collect()
+            };
+            (0..n).map(record).collect::<Result<Vec<Vec<_>>, StoreError>>()
+        })?;
+        Ok(records.into_iter().flatten().collect())
+    }
+
     /// Throws records away up to logical index `cursor`. Forward only.
     ///
     /// # Errors
@@ -221,6 +251,18 @@ pub(super) fn commit(shared: &Arc<Shared>, mut batches: Vec<Batch>) -> Result<()
 
 /// [`super::Store::take_blocks`].
 pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<Vec<Block>, StoreError> {
+    take_with(shared, requests, |pool, at, first, n| {
+        let record_bytes = pool.record_bytes();
+        Ok(Block { first, record_bytes, bytes: pool.file.read(at, n * record_bytes)? })
+    })
+}
+
+/// Moves the cursors, durably, then has `read(pool, place in the file, first index, records)` read what was taken, then wipes it.
+fn take_with<T>(
+    shared: &Arc<Shared>,
+    requests: &[(&Pool, usize)],
+    read: impl Fn(&Pool, u64, u64, usize) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
     let mut inner = shared.lock();
     let mut next = inner.disk.clone();
     let mut firsts = Vec::with_capacity(requests.len());
@@ -236,14 +278,10 @@ pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<
     }
     // The one line that single use hangs on: nothing is read before this is on disk.
     inner.update(&shared.dir, |disk| *disk = next)?;
-    let mut blocks = Vec::with_capacity(requests.len());
+    let mut taken = Vec::with_capacity(requests.len());
     for ((pool, n), &first) in requests.iter().zip(&firsts) {
         let entry = inner.entry(&pool.file.name);
-        let record_bytes = pool.record_bytes();
-        let mut bytes = Wiped::<u8>::zeros(n * record_bytes);
-        let read = pool.file.file.read_exact_at(&mut bytes, pool.file.offset(&entry, first));
-        read.map_err(|e| pool.file.failed("reading", &e))?;
-        blocks.push(Block { first, record_bytes, bytes });
+        taken.push(read(pool, pool.file.offset(&entry, first), first, *n)?);
     }
     let mut settled: Option<&PoolFile> = None;
     for (pool, _) in requests {
@@ -253,5 +291,5 @@ pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<
         }
         settled = Some(&pool.file);
     }
-    Ok(blocks)
+    Ok(taken)
 }

@@ -53,10 +53,14 @@ fn records_come_once_and_are_wiped() {
     assert_eq!(blocks.iter().map(|b| (b.first(), b.len())).collect::<Vec<_>>(), [(2, 1), (3, 0), (3, 3)]);
     assert_eq!(blocks.iter().flat_map(Block::records).map(|r| r[0]).collect::<Vec<_>>(), [3, 4, 5, 6]);
     assert_eq!(fs::metadata(&path).unwrap().len(), 16, "an empty pool gives its room back");
-    fill(&pool, 2);
+    fill(&pool, 3);
+    assert!(matches!(pool.take_pieces(1, &[2, 1]), Err(StoreError::Bounds { .. })));
+    assert!(matches!(pool.take_pieces(1, &[9]), Err(StoreError::Bounds { .. })));
+    let pieces = pool.take_pieces(1, &[0, 1, 7]).unwrap();
+    assert_eq!(pieces[0].iter().map(|p| p.to_vec()).collect::<Vec<_>>(), [&[][..], &[7], &[0; 6], &[0]]);
     drop((pool, store));
     let store = open(&dir);
-    assert_eq!(numbers(&store.pool("linear.0", 8).unwrap().take(2).unwrap()), [7, 8]);
+    assert_eq!(numbers(&store.pool("linear.0", 8).unwrap().take(2).unwrap()), [8, 9]);
     assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }

@@ -86,8 +86,8 @@ impl<P: Party> Endpoint<P> {
                 return Err(ProtocolError::Short { what: "token slots", needed: need as u64, available });
             }
             let mut fresh = Vec::with_capacity(need);
-            for record in self.pools.slots.take(need)? {
-                let slot = Slot::<P>::from_record(&self.layout, record.into_bytes())?;
+            for pieces in self.pools.slots.take_pieces(need, &self.layout.cuts())? {
+                let slot = Slot::<P>::from_pieces(&self.layout, pieces)?;
                 if slot.usable(&self.layout) {
                     fresh.push(slot);
                 }
