@@ -46,8 +46,8 @@ pub(crate) fn pads(words: &mut [u128], first: u64, label: u8) {
 }
 
 /// One level of trees: see [`FixedKey::grow`].
-pub(crate) fn grow(nodes: &mut [u128], words: &[u128; TREES]) {
-    PI.tree.grow(nodes, words);
+pub(crate) fn grow(nodes: &mut [u128], n: usize, words: &[u128; TREES]) {
+    PI.tree.grow(nodes, n, words);
 }
 
 /// `⊕ H(node)` of each tree.

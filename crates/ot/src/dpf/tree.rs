@@ -5,7 +5,7 @@
 //! children of a level are its first half, the right ones its second. Of `T` trees side by side node `j` of tree `i` stands
 //! at `j·T + i`, so that the few nodes of the first levels fill the AES pipeline too.
 
-use cryptogen_ring::kernels::TREES;
+use cryptogen_ring::kernels::{SPARE, TREES};
 use zeroize::Zeroizing;
 
 use crate::fixed_key;
@@ -19,20 +19,20 @@ pub(super) struct Grove<const T: usize> {
 impl<const T: usize> Grove<T> {
     /// Room for trees of `k` levels; grows with need.
     pub(super) fn new(k: u32) -> Grove<T> {
-        Grove { nodes: Zeroizing::new(vec![0; T << k]), used: 0 }
+        Grove { nodes: Zeroizing::new(vec![0; (T << k) + SPARE]), used: 0 }
     }
 
     /// Grows all trees by the levels whose correction words are given, `words[level][tree]`.
     pub(super) fn grow(&mut self, roots: &[u128; T], words: &[[u128; T]]) {
-        if self.nodes.len() < T << words.len() {
+        if self.nodes.len() < (T << words.len()) + SPARE {
             // A new one, not a larger one: a reallocation would leave the old seeds behind.
             *self = Grove::new(words.len() as u32);
         }
         self.nodes[..T].copy_from_slice(roots);
         self.used = T;
         for words in words {
+            fixed_key::grow(&mut self.nodes, self.used, &core::array::from_fn(|i| words[i % T]));
             self.used *= 2;
-            fixed_key::grow(&mut self.nodes[..self.used], &core::array::from_fn(|i| words[i % T]));
         }
     }
 

@@ -14,6 +14,8 @@ use super::Isa;
 
 /// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree `i mod 4`.
 pub const TREES: usize = 4;
+/// Blocks behind the parents that [`FixedKey::grow`] needs, however few they are.
+pub const SPARE: usize = 32;
 /// Sums that [`FixedKey::grown_leaf_sums`] makes at once.
 pub const MAX_PAIRS: usize = 4;
 /// Tables that [`FixedKey::dot`] takes at once.
@@ -71,9 +73,10 @@ impl FixedKey {
     }
 
     hashed! {
-        /// One level of trees: the parents `x`, the first half of `nodes`, become left children `l = H(x) ⊕ t·words[i mod 4]`,
-        /// `t` the least significant bit of `x`; the second half becomes the right children `l ⊕ x`.
-        grow, grow_on, grow_portable(nodes: &mut [u128], words: &[u128; TREES])
+        /// One level of trees: the parents `x`, the first `n` of `nodes`, a power of two, become left children `l = H(x) ⊕ t·words[i mod 4]`, `t` the
+        /// least significant bit of `x`; the `n` behind them become the right children `l ⊕ x`. At least [`SPARE`] blocks behind
+        /// the parents must exist; those behind the children are overwritten too.
+        grow, grow_on, grow_portable(nodes: &mut [u128], n: usize, words: &[u128; TREES])
     }
 
     hashed! {
@@ -129,8 +132,8 @@ impl FixedKey {
         hashes.zeroize();
     }
 
-    fn grow_portable(&self, nodes: &mut [u128], words: &[u128; TREES]) {
-        let (parents, right) = nodes.split_at_mut(nodes.len() / 2);
+    fn grow_portable(&self, nodes: &mut [u128], n: usize, words: &[u128; TREES]) {
+        let (parents, right) = nodes.split_at_mut(n);
         self.each(parents, sigma, |i, x, hash| {
             let left = hash ^ ((x & 1).wrapping_neg() & words[i % TREES]);
             right[i] = left ^ x;
@@ -150,7 +153,7 @@ impl FixedKey {
     fn children(&self, parents: &[u128], words: &[u128; TREES]) -> Zeroizing<Vec<u128>> {
         let mut nodes = Zeroizing::new(vec![0; 2 * parents.len()]);
         nodes[..parents.len()].copy_from_slice(parents);
-        self.grow_portable(&mut nodes, words);
+        self.grow_portable(&mut nodes, parents.len(), words);
         nodes
     }
 

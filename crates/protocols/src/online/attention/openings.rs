@@ -3,23 +3,39 @@
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Call;
 use crate::error::Result;
 use crate::hybrid::attention::NewRows;
 use crate::material::Mask;
-use crate::online::{LayerCache, Online};
+use crate::online::Online;
 use crate::wire::{Incoming, Opening};
 
-/// Inner product of field elements with one reduction at the end.
-fn dot(a: &[Fp], b: &[Fp]) -> Fp {
-    let (mut lo, mut hi) = (0u128, 0u128);
-    for (x, y) in a.iter().zip(b) {
-        let p = u128::from(x.value()) * u128::from(y.value());
-        lo += u128::from(p as u64);
-        hi += p >> 64;
+/// A sum of products of field elements, low and high halves apart, reduced once at the end.
+#[derive(Clone, Copy, Default, Zeroize)]
+struct Sum {
+    low: u128,
+    high: u128,
+}
+
+impl Sum {
+    #[inline(always)]
+    fn add(&mut self, x: Fp, y: Fp) {
+        let product = u128::from(x.value()) * u128::from(y.value());
+        self.low += u128::from(product as u64);
+        self.high += product >> 64;
     }
-    Fp::from_u128(lo) + Fp::from_u128(hi) * Fp::from_u128(1 << 64)
+
+    fn reduce(&self) -> Fp {
+        Fp::from_u128(self.low) + Fp::from_u128(self.high) * Fp::from_u128(1 << 64)
+    }
+}
+
+fn dot(a: &[Fp], b: &[Fp]) -> Fp {
+    let mut sum = Sum::default();
+    a.iter().zip(b).for_each(|(x, y)| sum.add(*x, *y));
+    sum.reduce()
 }
 
 impl<P: Party> Online<P> {
@@ -39,24 +55,29 @@ impl<P: Party> Online<P> {
         call.pairs.par_iter().flat_map_iter(one).collect()
     }
 
-    /// `Σ_j …` of every pair, `[pairs][head_dim]`: `term(cache, entry, column of the cached row)`, plus cross terms.
-    fn sums(
-        &self,
-        call: &Call,
-        layer: usize,
-        term: impl Fn(&LayerCache, usize, usize) -> Fp + Sync,
-    ) -> Vec<Fp> {
+    /// `Σ_j e_j·v_j + f_j·w_j` of every pair, `[pairs][head_dim]`, plus cross terms; `e`, `f` by entry, `w` what `open_v` of the cache holds.
+    fn sums(&self, call: &Call, layer: usize, scales: impl Fn(usize) -> [Fp; 2] + Sync) -> Vec<Fp> {
         let (m, d, cache) = (&self.plan.model, call.d, &self.cache[layer]);
         let mut o = vec![Fp::ZERO; call.pairs.len() * d];
-        o.par_chunks_mut(d).enumerate().for_each(|(n, out)| {
+        let one = |sums: &mut Zeroizing<Vec<Sum>>, (n, out): (usize, &mut [Fp])| {
             let ((i, g, t), start) = (call.pairs[n], call.starts[n]);
-            let z = &self.active[i].attention[layer].value[g * d..(g + 1) * d];
-            for (e, out) in out.iter_mut().enumerate() {
-                let column = |j: usize| (j * m.kv_heads + g / m.group()) * d + e;
-                let sum: Fp = (0..=t).map(|j| term(cache, start + j, column(j))).sum();
-                *out = sum + z[e];
+            sums.clear();
+            sums.resize(d, Sum::default());
+            for j in 0..=t {
+                let at = (j * m.kv_heads + g / m.group()) * d;
+                let [e, f] = scales(start + j);
+                for ((sum, v), w) in sums.iter_mut().zip(&cache.v[at..at + d]).zip(&cache.open_v[at..at + d])
+                {
+                    sum.add(e, *v);
+                    sum.add(f, *w);
+                }
             }
-        });
+            let z = &self.active[i].attention[layer].value[g * d..(g + 1) * d];
+            for ((out, sum), z) in out.iter_mut().zip(sums.iter()).zip(z) {
+                *out = sum.reduce() + *z;
+            }
+        };
+        o.par_chunks_mut(d).enumerate().for_each_init(|| Zeroizing::new(Vec::new()), one);
         o
     }
 
@@ -100,9 +121,7 @@ impl Online<Client> {
 
     /// Sums of values, with the server's opening of its weights (step 3).
     pub(super) fn opened_values(&self, call: &Call, layer: usize, weights: &[Fp], open_e: &[Fp]) -> Vec<Fp> {
-        self.sums(call, layer, |cache, n, at| {
-            weights[n] * (cache.v[at] + cache.open_v[at]) + open_e[n] * cache.v[at]
-        })
+        self.sums(call, layer, |n| [weights[n] + open_e[n], weights[n]])
     }
 }
 
@@ -139,6 +158,6 @@ impl Online<Server> {
 
     /// Sums of values, with the client's opening of its weights (step 2).
     pub(super) fn opened_values(&self, call: &Call, layer: usize, weights: &[Fp], open_e: &[Fp]) -> Vec<Fp> {
-        self.sums(call, layer, |cache, n, at| weights[n] * cache.v[at] + open_e[n] * cache.open_v[at])
+        self.sums(call, layer, |n| [weights[n], open_e[n]])
     }
 }

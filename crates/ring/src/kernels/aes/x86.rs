@@ -134,33 +134,27 @@ macro_rules! variant {
             }
 
             #[target_feature(enable = $features)]
-            pub(in super::super) fn grow(keys: &[u128; 11], nodes: &mut [u128], words: &[u128; TREES]) {
-                let keys = keys.map(|key| broadcast(key));
-                let words = repeated(words);
-                let (parents, right) = nodes.split_at_mut(nodes.len() / 2);
-                let n = parents.len();
-                let mut padded = [[0; GROUP]; 2];
-                // One body for both cases, so that it stays in registers.
-                let small = n < GROUP;
-                let (lefts, rights) = if small {
-                    padded[0][..n].copy_from_slice(parents);
-                    let [l, r] = &mut padded;
-                    (core::slice::from_mut(l), core::slice::from_mut(r))
-                } else {
-                    assert!(n % GROUP == 0, "{n} nodes are not whole groups");
-                    (parents.as_chunks_mut().0, right.as_chunks_mut().0)
-                };
-                for (left, right) in lefts.iter_mut().zip(rights) {
-                    let x = load(left);
+            pub(in super::super) fn grow(
+                keys: &[u128; 11],
+                nodes: &mut [u128],
+                n: usize,
+                words: &[u128; TREES],
+            ) {
+                assert!(n < GROUP || n % GROUP == 0, "{n} nodes are not whole groups");
+                assert!(nodes.len() >= n + n.max(GROUP), "{} nodes are no room for {n}", nodes.len());
+                let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
+                let blocks = nodes.as_mut_ptr();
+                // Fewer parents than a group are one: what it makes of the blocks behind them is overwritten by the right children or
+                // lies behind these.
+                for first in (0..n).step_by(GROUP) {
+                    // SAFETY: `first + GROUP ≤ max(n, GROUP)`, and so many blocks more than `n` were just seen to exist; an array of blocks
+                    // is as aligned as a block, and only one of the references is alive at a time.
+                    let (left, right) = unsafe { (blocks.add(first), blocks.add(n + first)) };
+                    let x = load(unsafe { &*left.cast() });
                     let hashes = hash(&keys, x.map(|x| sigma(x)));
                     let l: Vectors = core::array::from_fn(|i| $xor(hashes[i], $and(mask(x[i]), words[i])));
-                    store(l, left);
-                    store(core::array::from_fn(|i| $xor(l[i], x[i])), right);
-                }
-                if small {
-                    parents.copy_from_slice(&padded[0][..n]);
-                    right.copy_from_slice(&padded[1][..n]);
-                    padded.zeroize();
+                    store(l, unsafe { &mut *left.cast() });
+                    store(core::array::from_fn(|i| $xor(l[i], x[i])), unsafe { &mut *right.cast() });
                 }
             }
 
