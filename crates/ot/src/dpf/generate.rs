@@ -9,6 +9,7 @@ use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::index::index_message_bytes;
 use super::key::RecordWriter;
 use super::tree::Grove;
 use super::{TableBatch, TableShape, MAX_LEAVES, MAX_PAYLOADS};
@@ -177,7 +178,7 @@ impl Batch {
         let mut expected = 16 * n;
         if level == 0 {
             match self.role {
-                Role::Client => expected += self.index_message_bytes(),
+                Role::Client => expected += index_message_bytes(self.shape.k(), n),
                 Role::Server => message.extend(self.share_index_as_server(writer)),
             }
         }

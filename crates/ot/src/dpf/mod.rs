@@ -15,7 +15,7 @@
 //! Errors: [`crate::OtError`].
 //!
 //! Rounds `k + 4`, independent of `n`; bytes from each party (exactly: [`cost`]) about `4(k+1) + 16k + 1/8 + 16m` for each
-//! table, and `2(k−1)` more from the server.
+//! table, and `k(k−1)/16` more from the server.
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
 //! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits of the first `k`, the
@@ -143,7 +143,8 @@ pub const fn cost(shape: TableShape, n: usize) -> Cost {
     let k = shape.k as usize;
     let last = bits::bytes_for(n) + 2 * 8 * shape.m() * n;
     let client_bytes = extension::message_bytes((k + 1) * n) + k * 16 * n + last;
-    Cost { rounds: k + 4, client_bytes, server_bytes: client_bytes + 2 * (k - 1) * n }
+    let server_bytes = client_bytes + index::index_message_bytes(shape.k, n);
+    Cost { rounds: k + 4, client_bytes, server_bytes }
 }
 
 /// One party's keys of `n` tables: fixed-size records, wiped on drop.

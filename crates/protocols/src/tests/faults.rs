@@ -98,20 +98,20 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["762bd34a729d24aa", "df8ce9c19f19000a"],
-        ["3e294ad7dd4f3b3e", "5a8021aad86317d1"],
-        ["3843c866d1eab59c", "63bba3f343abb50f"],
-        ["8e76894ca14ee3c7", "e69d8585c82f9e98"],
-        ["5e25a9a0a88a3537", "ec11ccbe386e6762"],
+        ["86744f7e1c5b41d1", "44b78ede04b478ae"],
+        ["c3b98a0fd10001f0", "2f86e9676cf1bfd0"],
+        ["6820c7c92e485595", "a610b4a37ce4697c"],
+        ["8e76894ca14ee3c7", "5e2ab9a60359b25e"],
+        ["e9d28c5291043074", "996abbf6c3bc5a1f"],
         ["e3b0c44298fc1c14", "fb9eada3d85816e1"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["98f95149213c195b", "816a0e34df90b5f8"],
-        ["0b74bdac4b48c1b3", "97a16c5a37fdf6ee"],
-        ["36231f473f2dda08", "888b59a1e2efb1b2"],
-        ["cc31a4d54eec06b3", "6bc31efeda9790ab"],
-        ["6082c4e7f52b43cd", "85a9ba35acb36c3e"],
+        ["0b0b81d18269d748", "77f56b937f7441d3"],
+        ["2f6584b872e5178b", "70499414024eef70"],
+        ["5057b87c61f83689", "062930a32acbd09b"],
+        ["cc31a4d54eec06b3", "14e98d3b086612e5"],
+        ["2fd894ab3ee9f9c9", "e3eb1823658a9f08"],
         ["e3b0c44298fc1c14", "dc55c5bf6a3719a6"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

@@ -121,7 +121,7 @@ fn check_slot(tiny: &Tiny, records: Pair<&[u8]>) -> bool {
 
 #[test]
 fn slots_hold_what_the_ideal_functionality_says() {
-    let hashes = [["92b464ed0e36eb7c", "73fb91c28cb868bb"], ["41dd1c79eb15f6b2", "95ee1721db0d4596"]];
+    let hashes = [["2e2084c7979f31e0", "bef579a2f1daa0be"], ["9733037b13aec3a3", "c3b23b8b11fc3023"]];
     for (arch, hashes) in BOTH.into_iter().zip(hashes) {
         let (tiny, n) = (tiny(arch), 3);
         let (client, server) = slots(tiny, n, [None, None]);
