@@ -11,7 +11,6 @@ use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use crate::codec::{pack, packed_bytes, unpack};
 use crate::encode::{Multipliers, Scaled, Terms};
 use crate::encrypt::Ciphertext;
 use crate::error::{check_length, HeError};
@@ -19,6 +18,7 @@ use crate::keys::PublicKey;
 use crate::noise::{check_products, FLOOD_BITS};
 use crate::params::{Layout, Params, LIMBS, LOG_N, N, OUTPUT_LIMBS};
 use crate::sample::{self, ERROR_OFFSET, TERNARY_OFFSET};
+use crate::shorten::{self, lengthen, shorten};
 
 /// Multipliers encoded at a time: bounds the memory of a block to about `12·2^20` words.
 const MULTIPLIERS_AT_ONCE: usize = 1 << 20;
@@ -35,22 +35,21 @@ pub struct MaskedCiphertext {
 
 impl MaskedCiphertext {
     /// Length of [`MaskedCiphertext::to_bytes`].
-    pub const BYTES: usize = 2 * packed_bytes(OUTPUT_LIMBS);
+    pub const BYTES: usize = shorten::bytes(0) + shorten::bytes(1);
 
-    /// `c_0`, then `c_1`, packed.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// `c_0`, then `c_1`, without the low bits that are noise.
+    pub fn to_bytes(&self, params: &Params) -> Vec<u8> {
         let mut out = Vec::with_capacity(MaskedCiphertext::BYTES);
-        pack(&self.c0, &mut out);
-        pack(&self.c1, &mut out);
+        shorten(params, 0, &self.c0, &mut out);
+        shorten(params, 1, &self.c1, &mut out);
         out
     }
 
     /// The inverse of [`MaskedCiphertext::to_bytes`], checked.
     pub fn from_bytes(params: &Params, bytes: &[u8]) -> Result<MaskedCiphertext, HeError> {
         check_length("masked ciphertext", MaskedCiphertext::BYTES, bytes.len())?;
-        let (c0, c1) = bytes.split_at(packed_bytes(OUTPUT_LIMBS));
-        let limbs = |bytes| unpack(params, OUTPUT_LIMBS, "masked ciphertext", bytes);
-        Ok(MaskedCiphertext { c0: limbs(c0)?, c1: limbs(c1)? })
+        let (c0, c1) = bytes.split_at(shorten::bytes(0));
+        Ok(MaskedCiphertext { c0: lengthen(params, 0, c0)?, c1: lengthen(params, 1, c1)? })
     }
 }
 
@@ -90,6 +89,11 @@ impl Combiner {
     /// Number of combinations, `M`.
     pub fn results(&self) -> usize {
         self.results
+    }
+
+    /// The parameters of the sums.
+    pub fn params(&self) -> &'static Params {
+        self.params
     }
 
     /// Adds `Σ_k w[m][k] ⊙ ct_k`; `weights` is `[M][k][F]` flat, `k = cts.len()`.

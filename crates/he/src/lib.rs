@@ -15,6 +15,7 @@ mod keys;
 pub mod noise;
 mod params;
 mod sample;
+mod shorten;
 pub mod simd;
 #[cfg(test)]
 mod tests;

@@ -8,12 +8,14 @@
 //!    below one product;
 //! 4. flooding, uniform in `[−2^128, 2^128)`; it must exceed 2. and 3. by 40 bits;
 //! 5. the modulus switch divides by the dropped primes (more than `2^111`) and adds at most `(N + 1)/2·(1 + 2^−20)`;
-//! 6. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining primes.
+//! 6. the low bits that do not travel ([`crate::shorten`]) add at most `2^17` through `c_0` and `N·2^3` through `c_1·s`;
+//! 7. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining primes.
 
 use cryptogen_ring::P;
 
 use crate::error::HeError;
 use crate::params::{Params, N, OUTPUT_LIMBS};
+use crate::shorten::DROPPED;
 
 /// Parameter η of the centred binomial error: the largest error.
 pub const ERROR_BOUND: u64 = 21;
@@ -44,13 +46,14 @@ pub fn check_products(products: u64) -> Result<(), HeError> {
     Ok(())
 }
 
-/// A bound of the noise of a returned ciphertext after the modulus switch (step 5).
+/// A bound of the noise of a received ciphertext, after the modulus switch and without the low bits (steps 5 and 6).
 pub fn output_noise_bound() -> u128 {
     // Twice the flooding bound covers flooding plus computation; 2^111 is less than the product of the dropped primes.
-    (1u128 << (FLOOD_BITS + 1 - 111)) + N as u128 / 2 + 2
+    let dropped = (1 << (DROPPED[0] - 1)) + ((N as u128) << (DROPPED[1] - 1));
+    (1u128 << (FLOOD_BITS + 1 - 111)) + N as u128 / 2 + 2 + dropped
 }
 
-/// Noise below which a returned ciphertext decrypts correctly (step 6), rounded down.
+/// Noise below which a received ciphertext decrypts correctly (step 7), rounded down.
 pub fn decryption_bound(params: &Params) -> u128 {
     let q_out: u128 = params.primes()[..OUTPUT_LIMBS].iter().map(|&q| q as u128).product();
     (q_out >> 65) - 2 // t < 2^64, and 2^−29·q'/(2t) < 1

@@ -15,7 +15,7 @@ from .material import Need, need_again, need_of, spare
 from .messages import LARGEST_BLOCK
 
 Logits = NDArray[np.float64]  # [vocab] of one row, [T, vocab] of several
-DECODE_BLOCK = 16  # rows given a position at a time while decoding
+DECODE_BLOCKS = (16, 32)  # rows given a position at a time while decoding: at first, and in a longer answer
 
 
 class Run(Protocol):
@@ -58,6 +58,7 @@ class Cached:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._end = 0  # rows when all announced tokens are there
+        self._begun = 0  # rows of the prompt and what was before
         self._kept: int | None = None  # rows that count, if the cache still has others behind them
 
     @property
@@ -67,7 +68,8 @@ class Cached:
     def start(self, tokens: list[int], limit: int) -> Logits:
         link = self._link
         self._settle()
-        self._end = self.length + len(tokens) + limit - 1
+        self._begun = self.length + len(tokens)
+        self._end = self._begun + limit - 1
         new = max(self._end - self.length - link.ready_rows, 0)
         link.ensure(need_of(link.plan, self.length + link.ready_rows, new, max(limit - link.ready_heads, 0)))
         logits: Logits = feed(link, tokens)[0]
@@ -79,7 +81,9 @@ class Cached:
         if len(tokens) > 1:  # no rows ahead: they would be dropped with those that are not accepted
             link.extend(len(tokens) - link.ready_rows)
         elif link.ready_rows == 0:
-            link.extend(min(DECODE_BLOCK, self._end - self.length))
+            first, later = DECODE_BLOCKS
+            block = first if self.length < self._begun + first else later
+            link.extend(min(block, self._end - self.length))
         return link.forward(tokens, len(tokens))
 
     def keep(self, length: int) -> None:

@@ -1,7 +1,7 @@
 //! `Linear(W)`: shares `y_c + y_s = W·r'` for many tokens at once.
 //!
 //! Functionality: client input `r'` `[T, d_in]`; outputs `y_c`, `y_s` `[T, d_out]`, `y_c` uniform. Source: design of the default protocol, `Linear`.
-//! Messages C→S: `T·blocks` masked ciphertexts (172 KB each), up to 64 in a message. Leaks: nothing (flooded, re-randomised).
+//! Messages C→S: `T·blocks` masked ciphertexts (150 KB each), up to 64 in a message. Leaks: nothing (flooded, re-randomised).
 //!
 //! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask`, re-randomised, flooded, modulus-switched.
 //! 2. Server: decrypts; both add up the slots of every row: `y_c[o] = Σ_κ mask[κ][o]`.
@@ -113,12 +113,13 @@ pub(crate) fn hidden(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result
         .par_chunks_mut(N)
         .enumerate()
         .for_each(|(i, mask)| Prg::new(&seed.derive("mask", i as u64)).fill_fp(mask));
+    let params = combiner.params();
     let out = combiner.finish(key, &masks, &mut Prg::new(&seed.derive("combiner", 0)))?;
     let mut bytes = vec![0; out.len() * MaskedCiphertext::BYTES];
     bytes
         .par_chunks_mut(MaskedCiphertext::BYTES)
         .zip(&out)
-        .for_each(|(bytes, ct)| bytes.copy_from_slice(&ct.to_bytes()));
+        .for_each(|(bytes, ct)| bytes.copy_from_slice(&ct.to_bytes(params)));
     Ok((masks, bytes))
 }
 

@@ -1,6 +1,6 @@
 //! The embedding of private tokens (A5.1): the client selects a column of the encrypted model.
 //!
-//! Messages: 1 (C→S), one masked ciphertext (172 KB) per row: `Enc(E[token]) − mask`, re-randomised and flooded, so the server sees
+//! Messages: 1 (C→S), one masked ciphertext (150 KB) per row: `Enc(E[token]) − mask`, re-randomised and flooded, so the server sees
 //! uniformly random values. Material: the slot's embedding mask. Leaks: nothing.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, N};
@@ -66,7 +66,7 @@ impl Online<Client> {
                 let out = combiner.finish(&from.keys.peer, &mask, &mut rng)?;
                 let share = fold(&mask, m.block_rows, plan.model.d);
                 Ok((
-                    out.iter().flat_map(MaskedCiphertext::to_bytes).collect(),
+                    out.iter().flat_map(|ct| ct.to_bytes(from.keys.params)).collect(),
                     share.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect(),
                 ))
             })
