@@ -14,8 +14,8 @@ Errors are the classes of `cryptogen.errors`; the command line is `cryptogen --h
 import os
 from typing import TYPE_CHECKING, Any
 
-# The core's allocator keeps what was freed for a minute: a layer needs again what the last one gave back, and fresh pages
-# cost more than the arithmetic on them (docs/decisions/0011-allocator.md). Read when the core is loaded; yours counts.
+# The core's allocator keeps what was freed for a minute: a layer needs again what the last one gave back, and fresh
+# pages cost more than the arithmetic on them (docs/decisions/0011-allocator.md). Read when the core is loaded.
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "60000")  # milliseconds
 
 if TYPE_CHECKING:
