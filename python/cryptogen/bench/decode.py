@@ -67,8 +67,8 @@ def decode(task: Task, progress: Progress | None = None, note: Note = lambda lin
         if layers is None or not 2 <= task.blocks < layers:
             raise InputError(f"{task.blocks} blocks of {task.shape}, expected a known shape and 2 to its layers")
         one, some = (_run(task, k, link, progress, note) for k in (1, task.blocks))
-        slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR}
-        figures = some | {key: one[key] + (layers - 1) * slope[key] for key in LINEAR}
+        slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR if key in one}
+        figures = some | {key: one[key] + (layers - 1) * slope[key] for key in slope}
         figures |= {"extrapolated_from_blocks": task.blocks, "per_block": slope}
     return figures | {
         "context": task.context,
