@@ -118,6 +118,16 @@ def test_bench_decode() -> None:
     assert row(figures).startswith("| tiny | 8 |")
 
 
+def test_bench_decode_with_a_draft() -> None:
+    options = ["--shape", "tiny", "--context", 8, "--tokens", 9, "--blocks", 0, "--draft-tokens", 4, "--json"]
+    figures = json.loads(run("bench", "decode", *options)[0])
+    assert 0 < figures["acceptance_rate"] <= 1
+    assert 1 < figures["tokens_per_pass"] <= 5
+    assert figures["round_trips_per_token"] < 8 * 3 + 3  # a pass yields several tokens
+    parts = [figures[f"offline_{part}_seconds_per_token"] for part in ("slots", "heads", "tables", "attention")]
+    assert sum(parts) == pytest.approx(figures["offline_seconds_per_token"])
+
+
 def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> None:
     assert "no such file" in failing("serve", tmp_path / "nothing")
     assert "already in use" in failing("serve", model, "--listen", served.address, data=tmp_path)

@@ -4,7 +4,8 @@
 mod support;
 
 use cryptogen_ring::kernels::{
-    gemm_mod_on, matvec_i16_rows_on, multiply_add_on, multiply_sum_on, Isa, SplitInput,
+    gemm_mod_on, matvec_i16_rows_on, multiply_add_on, multiply_sum_on, FixedKey, Isa, SplitInput, SPARE,
+    TREES,
 };
 use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed};
 use rand_core::RngCore;
@@ -68,7 +69,32 @@ fn main() {
     report.time(&format!("FpNtt {N} forward"), best, Work::default(), || fp.forward(&mut v, 13));
     report.time(&format!("FpNtt {N} inverse"), best, Work::default(), || fp.inverse(&mut v, 13));
     let mut v = vec![Fp::ZERO; N];
-    let blocks = Work { aes_blocks: N / 2, ..Work::default() };
+    let blocks = Work { aes_rounds: 14 * N / 2, ..Work::default() };
     report.time(&format!("Prg fill_fp {N}"), best, blocks, || prg.fill_fp(&mut v));
+    trees(&mut report);
     report.print();
+}
+
+/// The loops of table keys, `k = 9`: one AES call per parent, one per node that is hashed.
+fn trees(report: &mut Report) {
+    let (tree, leaf) = (FixedKey::new(b"cryptogen tree  "), FixedKey::new(b"cryptogen conver"));
+    let calls = |blocks: usize| Work { aes_rounds: 10 * blocks, ..Work::default() };
+    let (words, size) = ([5; TREES], 512);
+    let mut nodes: Vec<u128> = (0..2 * (size * TREES) as u128 + SPARE as u128).map(|i| i << 77 | i).collect();
+    let table: Vec<i64> = (0..size as i64).collect();
+    for isa in Isa::available() {
+        let half = size / 2 * TREES;
+        report.time(&format!("trees: grow {half} nodes {isa:?}"), isa, calls(half), || {
+            tree.grow_on(isa, &mut nodes, half, &words)
+        });
+        report.time(&format!("trees: grow and hash {half} nodes {isa:?}"), isa, calls(3 * half), || {
+            tree.grown_hash_sums_on(isa, &nodes[..half], &words)
+        });
+        report.time(&format!("trees: grow and convert {half} nodes {isa:?}"), isa, calls(3 * half), || {
+            tree.grown_leaf_sums_on(isa, &nodes[..half], &words, &leaf, &mut [[[0; 2]; TREES]])
+        });
+        report.time(&format!("look-up: dot {size} leaves, 2 tables {isa:?}"), isa, calls(size), || {
+            leaf.dot_on(isa, &nodes[..size], 0, &[&table, &table], 77, &mut [[0; 3]; 2])
+        });
+    }
 }

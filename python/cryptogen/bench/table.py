@@ -10,21 +10,32 @@ from typing import Any
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 COLUMNS = (
     "shape", "context", "network", "batch", "offline s/token", "online s/token", "offline MB/token", "online MB/token",
-    "round trips/token", "setup GB (once)", "RSS client / server GB", "blocks measured", "commit",
+    "round trips/token", "prompt s", "setup GB (once)", "RSS client / server GB", "blocks measured", "commit",
 )  # fmt: skip
 
 
 def row(f: dict[str, Any]) -> str:
     """One line of the table."""
     cells = (
-        f["shape"], f["context"], f.get("network", "loopback"), f["batch_tokens"],
+        f["shape"], f["context"], _network(f), f["batch_tokens"],
         f"{f['offline_seconds_per_token']:.2f}", f"{f['online_seconds_per_token']:.2f}",
         f"{f['offline_bytes_per_token'] / 1e6:.1f}", f"{f['online_bytes_per_token'] / 1e6:.2f}",
-        f"{f['round_trips_per_token']:.0f}", f"{f['setup_bytes'] / 1e9:.2f}",
+        f"{f['round_trips_per_token']:.0f}", _prompt(f), f"{f['setup_bytes'] / 1e9:.2f}",
         f"{f['peak_rss_client'] / 1e9:.1f} / {f['peak_rss_server'] / 1e9:.1f}",
         f.get("extrapolated_from_blocks", "all"), f["commit"][:8],
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _network(f: dict[str, Any]) -> str:
+    """With a draft, how much of it was accepted."""
+    draft = f", {f['drafted']} drafted, {f['acceptance_rate']:.0%} accepted" if "drafted" in f else ""
+    return f"{f.get('network', 'loopback')}{draft}"
+
+
+def _prompt(f: dict[str, Any]) -> str:
+    """Seconds of the prompt, material included; older results lack it."""
+    return f"{f['prefill_seconds']:.1f}" if "prefill_seconds" in f else ""
 
 
 def table(figures: list[dict[str, Any]]) -> str:
