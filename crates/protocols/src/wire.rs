@@ -88,24 +88,23 @@ impl Incoming {
 
     /// Reads `n` field elements; non-canonical ones are refused.
     pub fn words(&mut self, n: usize) -> Result<Vec<Fp>> {
-        let bytes =
-            self.bytes.get(self.at..self.at + 8 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
-        self.at += 8 * n;
-        fp_from_bytes(bytes).ok_or(ProtocolError::Malformed { what: "field element" })
+        fp_from_bytes(self.take(8 * n)?).ok_or(ProtocolError::Malformed { what: "field element" })
     }
 
     /// Reads `n` integers modulo `2^64`.
     pub fn ring_words(&mut self, n: usize) -> Result<Vec<Word>> {
-        let bytes = self.bytes.get(self.at..self.at + 8 * n);
-        self.at += 8 * n;
-        bytes.and_then(words_from_bytes).ok_or(ProtocolError::Malformed { what: "message" })
+        words_from_bytes(self.take(8 * n)?).ok_or(ProtocolError::Malformed { what: "message" })
     }
 
     /// Reads `n` rotations.
     pub fn rotations(&mut self, n: usize) -> Result<Vec<u32>> {
+        Ok(self.take(2 * n)?.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8).collect())
+    }
+
+    fn take(&mut self, n: usize) -> Result<&[u8]> {
         let bytes =
-            self.bytes.get(self.at..self.at + 2 * n).ok_or(ProtocolError::Malformed { what: "message" })?;
-        self.at += 2 * n;
-        Ok(bytes.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8).collect())
+            self.bytes.get(self.at..self.at + n).ok_or(ProtocolError::Malformed { what: "message" })?;
+        self.at += n;
+        Ok(bytes)
     }
 }

@@ -2,7 +2,7 @@
 
 use core::num::Wrapping;
 
-use cryptogen_ring::kernels::TREES;
+use cryptogen_ring::kernels::{MAX_PAIRS, TREES};
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
 use cryptogen_ring::Word;
 use rand_core::{CryptoRng, RngCore};
@@ -121,7 +121,7 @@ impl Trees {
     fn leaf_sums(&self) -> Zeroizing<Vec<LeafSums>> {
         self.visit(|grove, roots, words| {
             let (last, words) = words.split_last().expect("a tree of several levels");
-            let mut sums = [[[0; 2]; TREES]; MAX_PAYLOADS / 2];
+            let mut sums = [[[0; 2]; TREES]; MAX_PAIRS];
             let counts = grove.leaf_sums(roots, (words, last), &mut sums[..self.shape.pairs()]);
             core::array::from_fn(|tree| LeafSums {
                 count: counts[tree],

@@ -41,6 +41,7 @@ mod tree;
 pub use generate::generate;
 pub use key::{DotScratch, TableKey};
 
+use cryptogen_ring::kernels::MAX_PAIRS;
 use zeroize::Zeroizing;
 
 use crate::bits;
@@ -51,7 +52,7 @@ use crate::extension;
 /// Smallest and largest `k`.
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
 /// Most payloads `m`, the constant one included.
-pub const MAX_PAYLOADS: usize = 8;
+pub const MAX_PAYLOADS: usize = 2 * MAX_PAIRS;
 /// Most leaves (`n·2^k`) in one batch: bounds its work and memory.
 pub const MAX_LEAVES: usize = 1 << 26;
 

@@ -4,7 +4,7 @@
 //! four blocks share an instruction and a tree level is one pass through the registers.
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub(super) mod x86;
 
 use aes::cipher::{BlockEncrypt, KeyInit};
 use aes::{Aes128, Block};

@@ -23,7 +23,7 @@ mod vector;
 
 use core::ops::Range;
 
-pub use self::aes::{FixedKey, MAX_TABLES, SPARE, TREES};
+pub use self::aes::{FixedKey, MAX_PAIRS, MAX_TABLES, SPARE, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use accept::{accept, accept_on};

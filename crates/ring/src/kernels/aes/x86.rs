@@ -38,13 +38,13 @@ fn expand(key: u128) -> [u128; 11] {
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn block(x: u128) -> __m128i {
+pub(in super::super) fn block(x: u128) -> __m128i {
     _mm_set_epi64x((x >> 64) as i64, x as i64)
 }
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn number(x: __m128i) -> u128 {
+pub(in super::super) fn number(x: __m128i) -> u128 {
     let high = _mm_cvtsi128_si64(_mm_unpackhi_epi64(x, x)) as u64;
     (high as u128) << 64 | _mm_cvtsi128_si64(x) as u64 as u128
 }

@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
+use super::super::aes::x86::{block, number};
 use super::{Isa, Zeroize, BLOCK};
 
 /// Vectors in flight: as many as hide the latency of the AES instruction.
@@ -49,19 +50,6 @@ fn expand(key: &[u8; 32]) -> [u128; 15] {
     }
     rounds!(2 0x01, 3 0x00, 4 0x02, 5 0x00, 6 0x04, 7 0x00, 8 0x08, 9 0x00, 10 0x10, 11 0x00, 12 0x20, 13 0x00, 14 0x40);
     keys
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn block(x: u128) -> __m128i {
-    _mm_set_epi64x((x >> 64) as i64, x as i64)
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn number(x: __m128i) -> u128 {
-    let high = _mm_cvtsi128_si64(_mm_unpackhi_epi64(x, x)) as u64;
-    (high as u128) << 64 | _mm_cvtsi128_si64(x) as u64 as u128
 }
 
 macro_rules! variant {
