@@ -6,7 +6,7 @@ use std::num::Wrapping;
 use std::time::Instant;
 
 use cryptogen_ot::{
-    cost, generate, memory, DotScratch, OtError, OtPair, Role, TableBatch, TableKey, TableShape,
+    cost, generate, memory, DotScratch, OtError, OtPair, Role, Table, TableBatch, TableKey, TableShape,
 };
 use cryptogen_ring::{Prg, Seed};
 use rand_core::RngCore;
@@ -37,9 +37,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
 
         let mut rng = Prg::new(&Seed::from_bytes([5; 32]));
-        let mut table = || -> Vec<i64> { (0..shape.size()).map(|_| rng.next_u64() as i64).collect() };
+        let mut table = || Table::new(&(0..shape.size()).map(|_| rng.next_u64() as i64).collect::<Vec<_>>());
         let (a, b) = (table(), table());
-        let tables: [&[i64]; 2] = [&a, &b];
+        let tables = [&a, &b];
         let (mut scratch, mut out) = (DotScratch::new(), [Wrapping(0); 4]);
         // The best of short runs: what other processes take away does not count.
         let mut best = f64::INFINITY;

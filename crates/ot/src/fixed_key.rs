@@ -10,7 +10,7 @@
 
 use std::sync::LazyLock;
 
-use cryptogen_ring::kernels::{FixedKey, TREES};
+use cryptogen_ring::kernels::{FixedKey, Table, TREES};
 
 /// Bits of a pad's label; several pads of one transfer differ in it.
 pub(crate) const LABEL_BITS: u32 = 8;
@@ -69,10 +69,16 @@ pub(crate) fn grown_leaf_sums(
     PI.tree.grown_leaf_sums(parents, words, &PI.convert, sums)
 }
 
-/// Of one tree, inner products with tables from entry `first` on: see [`FixedKey::dot`].
+/// Of one tree, inner products of the two payloads of a pair with tables from entry `first` on: see [`FixedKey::dot`].
 #[inline]
-pub(crate) fn dot(leaves: &[u128], pair: usize, tables: &[&[i64]], first: usize, sums: &mut [[u64; 3]]) {
-    PI.convert.dot(leaves, pair as u128, tables, first, sums);
+pub(crate) fn dot(
+    leaves: &[u128],
+    (pair, finals): (usize, [u64; 2]),
+    tables: &[&Table],
+    first: usize,
+    sums: &mut [[u64; 2]],
+) {
+    PI.convert.dot(leaves, (pair as u128, finals), tables, first, sums);
 }
 
 /// Block `counter` of every seed's stream.

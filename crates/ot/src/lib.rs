@@ -21,6 +21,7 @@ mod transpose;
 mod tests;
 
 pub use channel::{Channel, ChannelError, Role, Turn};
+pub use cryptogen_ring::kernels::Table;
 pub use dpf::{cost, generate, Cost, DotScratch, TableBatch, TableKey, TableShape};
 pub use error::OtError;
 pub use extension::{OtPair, OtReceiver, OtSender, RotReceived, RotSent};

@@ -6,7 +6,9 @@ mod check;
 mod site;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
+use cryptogen_ot::Table;
 use serde::Deserialize;
 
 pub use site::Site;
@@ -162,6 +164,7 @@ pub struct Plan {
     pub activations: Vec<Activation>,
     linears: Vec<Linear>,
     tables: Vec<Vec<i64>>,
+    look_up_tables: Vec<OnceLock<Table>>,
 }
 
 impl Plan {
@@ -231,6 +234,7 @@ impl Plan {
             attention: doc.attention,
             activations: doc.activations,
             linears,
+            look_up_tables: tables.iter().map(|_| OnceLock::new()).collect(),
             tables,
             model: doc.model,
         };
@@ -255,6 +259,11 @@ impl Plan {
     /// A public integer table.
     pub fn table(&self, id: usize) -> &[i64] {
         &self.tables[id]
+    }
+
+    /// The same as look-ups read it; made on first use.
+    pub fn look_up_table(&self, id: usize) -> &Table {
+        self.look_up_tables[id].get_or_init(|| Table::new(&self.tables[id]))
     }
 
     /// The norm in front of a linear layer (`None` where a product or table comes first).

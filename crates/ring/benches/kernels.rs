@@ -4,8 +4,8 @@
 mod support;
 
 use cryptogen_ring::kernels::{
-    gemm_mod_on, matvec_i16_rows_on, multiply_add_on, multiply_sum_on, FixedKey, Isa, SplitInput, SPARE,
-    TREES,
+    gemm_mod_on, matvec_i16_rows_on, multiply_add_on, multiply_sum_on, FixedKey, Isa, SplitInput, Table,
+    SPARE, TREES,
 };
 use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed};
 use rand_core::RngCore;
@@ -81,7 +81,7 @@ fn trees(report: &mut Report) {
     let calls = |blocks: usize| Work { aes_rounds: 10 * blocks, ..Work::default() };
     let (words, size) = ([5; TREES], 512);
     let mut nodes: Vec<u128> = (0..2 * (size * TREES) as u128 + SPARE as u128).map(|i| i << 77 | i).collect();
-    let table: Vec<i64> = (0..size as i64).collect();
+    let table = Table::new(&(0..size as i64).collect::<Vec<_>>());
     for isa in Isa::available() {
         let half = size / 2 * TREES;
         report.time(&format!("trees: grow {half} nodes {isa:?}"), isa, calls(half), || {
@@ -94,7 +94,7 @@ fn trees(report: &mut Report) {
             tree.grown_leaf_sums_on(isa, &nodes[..half], &words, &leaf, &mut [[[0; 2]; TREES]])
         });
         report.time(&format!("look-up: dot {size} leaves, 2 tables {isa:?}"), isa, calls(size), || {
-            leaf.dot_on(isa, &nodes[..size], 0, &[&table, &table], 77, &mut [[0; 3]; 2])
+            leaf.dot_on(isa, &nodes[..size], (0, [3, 4]), &[&table, &table], 77, &mut [[0; 2]; 2])
         });
     }
 }

@@ -4,7 +4,7 @@
 
 use core::num::Wrapping;
 
-use cryptogen_ring::kernels::MAX_TABLES;
+use cryptogen_ring::kernels::{Table, MAX_TABLES};
 use cryptogen_ring::Word;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
@@ -121,7 +121,7 @@ impl TableKey {
     ///
     /// # Errors
     /// Those of [`TableKey::dot_into`].
-    pub fn dot(self, role: Role, d: u32, tables: &[&[i64]]) -> Result<Vec<Word>, OtError> {
+    pub fn dot(self, role: Role, d: u32, tables: &[&Table]) -> Result<Vec<Word>, OtError> {
         let mut out = vec![Wrapping(0); tables.len() * self.shape.m()];
         self.dot_into(role, d, tables, &mut DotScratch::new(), &mut out)?;
         Ok(out)
@@ -137,7 +137,7 @@ impl TableKey {
         self,
         role: Role,
         d: u32,
-        tables: &[&[i64]],
+        tables: &[&Table],
         scratch: &mut DotScratch,
         out: &mut [Word],
     ) -> Result<(), OtError> {
@@ -146,19 +146,19 @@ impl TableKey {
         let grove = &mut scratch.grove;
         grove.grow(&[self.root], &self.words[..self.shape.k() as usize]);
         for pair in 0..self.shape.pairs() {
-            let mut sums = Zeroizing::new([[0; 3]; MAX_TABLES]);
-            fixed_key::dot(grove.nodes(), pair, tables, first, &mut sums[..tables.len()]);
-            for ([low, high, count], out) in sums.iter().zip(out.chunks_exact_mut(m)) {
-                for (payload, value) in (2 * pair..m).zip([low, high]) {
-                    let share = Wrapping(*value) + self.finals[payload] * Wrapping(*count);
-                    out[payload] = if role == Role::Client { share } else { -share };
+            let mut sums = Zeroizing::new([[0; 2]; MAX_TABLES]);
+            let finals = [2 * pair, 2 * pair + 1].map(|payload| self.finals[payload].0);
+            fixed_key::dot(grove.nodes(), (pair, finals), tables, first, &mut sums[..tables.len()]);
+            for (values, out) in sums.iter().zip(out.chunks_exact_mut(m)) {
+                for (payload, value) in (2 * pair..m).zip(values) {
+                    out[payload] = if role == Role::Client { Wrapping(*value) } else { -Wrapping(*value) };
                 }
             }
         }
         Ok(())
     }
 
-    fn check(&self, tables: &[&[i64]], out: usize) -> Result<(), OtError> {
+    fn check(&self, tables: &[&Table], out: usize) -> Result<(), OtError> {
         if tables.len() > MAX_TABLES {
             return Err(OtError::Range { what: "tables", min: 0, max: MAX_TABLES, actual: tables.len() });
         }

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::{rng, run_over, setup};
 use crate::channel::{Channel, ChannelError, Role};
 use crate::memory::MemoryChannel;
-use crate::{generate, OtError, TableBatch, TableKey, TableShape};
+use crate::{generate, OtError, Table, TableBatch, TableKey, TableShape};
 
 /// What to do with the bytes of one message on its way.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,10 @@ fn wrong_contents_never_panic() {
             for (batch, _) in spoil(fault, at).into_iter().filter_map(|(r, h)| r.ok().map(|r| (r, h))) {
                 // Semi-honest: the keys are wrong, but they are well formed and usable without a panic.
                 let key = TableKey::from_record(shape(), batch.record(0)).expect("well-formed record");
-                assert_eq!(key.dot(Role::Server, 1, &[&[1; 32]]).expect("valid tables").len(), 2);
+                assert_eq!(
+                    key.dot(Role::Server, 1, &[&Table::new(&[1; 32])]).expect("valid tables").len(),
+                    2
+                );
             }
         }
     }

@@ -7,7 +7,7 @@ use rand_core::RngCore;
 
 use super::{run, setup};
 use crate::channel::Role;
-use crate::{cost, generate, DotScratch, OtError, TableBatch, TableKey, TableShape};
+use crate::{cost, generate, DotScratch, OtError, Table, TableBatch, TableKey, TableShape};
 
 /// Makes `n` tables; also returns the reconstructed `β`, `n × m`.
 fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
@@ -37,12 +37,14 @@ fn random_table(rng: &mut Prg, size: usize) -> Vec<i64> {
 
 /// Both parties' results of one key, added, `[tables][m]`.
 fn dot(batches: &[TableBatch; 2], i: usize, d: u32, tables: &[&[i64]]) -> (u32, Vec<Word>) {
+    let tables: Vec<Table> = tables.iter().map(|table| Table::new(table)).collect();
+    let tables: Vec<&Table> = tables.iter().collect();
     let shape = batches[0].shape();
     let keys = batches.each_ref().map(|b| TableKey::from_record(shape, b.record(i)).expect("own record"));
     let alpha = (keys[0].alpha() + keys[1].alpha()) % shape.size() as u32;
     let [client, server] = keys;
-    let client = client.dot(Role::Client, d, tables).expect("valid tables");
-    let server = server.dot(Role::Server, d, tables).expect("valid tables");
+    let client = client.dot(Role::Client, d, &tables).expect("valid tables");
+    let server = server.dot(Role::Server, d, &tables).expect("valid tables");
     (alpha, client.iter().zip(&server).map(|(a, b)| *a + *b).collect())
 }
 
@@ -160,9 +162,9 @@ fn sizes_are_checked() {
     });
     let (batches, _) = make(shape, 1, 11);
     let key = || TableKey::from_record(shape, batches[0].record(0)).expect("own record");
-    let (short, full) = (vec![0; 511], vec![0; 512]);
+    let (short, full) = (Table::new(&[0; 511]), Table::new(&[0; 512]));
     assert!(matches!(key().dot(Role::Client, 0, &[&short]), Err(OtError::Size { .. })));
-    let many = [full.as_slice(); MAX_TABLES + 1];
+    let many = [&full; MAX_TABLES + 1];
     assert!(matches!(key().dot(Role::Client, 0, &many), Err(OtError::Range { .. })));
     let missing = key().dot_into(Role::Client, 0, &[&full], &mut DotScratch::new(), &mut []);
     assert!(matches!(missing, Err(OtError::Size { .. })));

@@ -58,7 +58,7 @@ impl Online<Client> {
         self.check(u, Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
-        let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
+        let (ta, tb) = (plan.look_up_table(spec.a), plan.look_up_table(spec.b));
         let gated = plan.model.gated;
         // What does not depend on the message comes first: the server is still making it.
         let keys = self.activation_keys(layer)?;
@@ -116,7 +116,7 @@ impl Online<Server> {
         self.check(u, Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
-        let (ta, tb) = (plan.table(spec.a), plan.table(spec.b));
+        let (ta, tb) = (plan.look_up_table(spec.a), plan.look_up_table(spec.b));
         let gated = plan.model.gated;
         let mut indices = Vec::with_capacity(n * ff);
         let mut rotations = Vec::with_capacity(n * ff);

@@ -26,7 +26,7 @@ mod server;
 use std::iter::repeat_n;
 
 use cryptogen_mpc::party::Party;
-use cryptogen_ot::Role;
+use cryptogen_ot::{Role, Table};
 use cryptogen_ring::word::words_from_bytes;
 use cryptogen_ring::{Fp, Word};
 
@@ -182,7 +182,8 @@ impl<P: Party> Online<P> {
         let spec = &plan.attention[layer];
         let rotations: Vec<u32> =
             mine.rotations.iter().zip(rotations).map(|(a, b)| join(*a, *b, spec.k)).collect();
-        let tables: Vec<[&[i64]; 2]> = spec.heads.iter().map(|h| [h.a, h.b].map(|t| plan.table(t))).collect();
+        let tables: Vec<[&Table; 2]> =
+            spec.heads.iter().map(|h| [h.a, h.b].map(|t| plan.look_up_table(t))).collect();
         let sums = look_up_all::<P>(mine.keys, &rotations, &tables)?;
         let shifts = call.pairs.iter().flat_map(|&(_, g, t)| repeat_n(spec.heads[g].e_shift, t + 1));
         let weights: Vec<Fp> = (sums.chunks_exact(4).zip(mine.deltas.iter().zip(deltas)).zip(shifts))

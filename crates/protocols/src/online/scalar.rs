@@ -119,7 +119,7 @@ impl<'a> Started<'a> {
                 let spec = specs[i];
                 let r = if fine { spec.lo.as_ref().unwrap_or(&spec.hi) } else { &spec.hi };
                 // A table more where there is no Z: scalars are few.
-                let tables = [r.a, r.b, r.z.unwrap_or(r.b)].map(|t| plan.table(t));
+                let tables = [r.a, r.b, r.z.unwrap_or(r.b)].map(|t| plan.look_up_table(t));
                 deltas.push((a.delta + words[i], a.key.shape().m()));
                 lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, tables });
             }

@@ -5,7 +5,7 @@
 //! come in by [`lift`] and leave by [`trunc_word`] (A6).
 
 use cryptogen_mpc::party::Party;
-use cryptogen_ot::{DotScratch, Role, TableKey};
+use cryptogen_ot::{DotScratch, Role, Table, TableKey};
 use cryptogen_ring::trunc::{index_client, index_server, trunc_client, trunc_server};
 use cryptogen_ring::word::{lift_client, lift_server, word_trunc_client, word_trunc_server};
 use cryptogen_ring::{Fp, Word};
@@ -71,7 +71,7 @@ pub fn join(mine: u32, theirs: u32, k: u32) -> u32 {
 pub struct Lookup<'a> {
     pub key: TableKey,
     pub rotation: u32,
-    pub tables: [&'a [i64]; 3],
+    pub tables: [&'a Table; 3],
 }
 
 /// Expands every key once and returns the inner products `[tables][m]`, in order. Parallel over look-ups.
@@ -92,7 +92,7 @@ pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Word>>> {
 pub fn look_up_all<P: Party>(
     keys: Vec<TableKeys>,
     rotations: &[u32],
-    tables: &[[&[i64]; 2]],
+    tables: &[[&Table; 2]],
 ) -> Result<Vec<Word>> {
     let width = 2 * keys.first().map_or(0, |keys| keys.shape().m());
     let mut out = vec![Word::default(); rotations.len() * width];

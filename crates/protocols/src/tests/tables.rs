@@ -1,7 +1,7 @@
 //! Batches of keys and secret look-ups.
 
 use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{OtPair, TableKey, TableShape};
+use cryptogen_ot::{OtPair, Table, TableKey, TableShape};
 use cryptogen_ring::word::word;
 use cryptogen_ring::{Fp, Wiped, Word};
 use rand_core::RngCore;
@@ -80,9 +80,10 @@ fn look_ups_equal_the_clear_lines() {
             half
         };
         let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
+        let wide = [Table::new(&a), Table::new(&b)];
         let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
             let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
-            let lookup = |(i, key)| Lookup { key, rotation: join(i), tables: [&a[..], &b[..], &a[..]] };
+            let lookup = |(i, key)| Lookup { key, rotation: join(i), tables: [&wide[0], &wide[1], &wide[0]] };
             keys.into_iter().enumerate().map(lookup).collect()
         };
         let alphas: Vec<u32> = client.keys.iter().map(TableKey::alpha).collect();
@@ -92,7 +93,7 @@ fn look_ups_equal_the_clear_lines() {
         ];
         // The same by records: 33 keys and 7, each in two runs of which the second has its tables in another order.
         let front = |r: &Vec<u8>| [&[5, 6, 7], &r[..]].concat();
-        let [forth, back] = [[&a[..], &b[..]], [&b[..], &a[..]]];
+        let [forth, back] = [[&wide[0], &wide[1]], [&wide[1], &wide[0]]];
         let keys = |records: &[Vec<u8>]| {
             TableKeys::new(shape, 3, Wiped::new(records.iter().flat_map(front).collect())).unwrap()
         };
@@ -135,7 +136,8 @@ fn tables_come_in_batches() {
 
 /// Both halves of a key add up to the payloads at its secret index and nothing elsewhere.
 pub fn check_key(shape: TableShape, records: [&[u8]; 2], betas: [&[Word]; 2]) {
-    let table: Vec<i64> = (0..shape.size() as i64).map(|j| j * j + 1).collect();
+    let entries: Vec<i64> = (0..shape.size() as i64).map(|j| j * j + 1).collect();
+    let table = Table::new(&entries);
     let halves = [0, 1].map(|p| {
         let key = TableKey::from_record(shape, records[p]).expect("a well-formed record");
         let role = [Client::ROLE, Server::ROLE][p];
@@ -144,6 +146,6 @@ pub fn check_key(shape: TableShape, records: [&[u8]; 2], betas: [&[Word]; 2]) {
     let at = (halves[0].0 + halves[1].0 + 3) % shape.size();
     for l in 0..shape.m() {
         let beta = if l == 0 { word(1) } else { betas[0][l - 1] + betas[1][l - 1] };
-        assert_eq!(halves[0].1[l] + halves[1].1[l], beta * word(table[at]));
+        assert_eq!(halves[0].1[l] + halves[1].1[l], beta * word(entries[at]));
     }
 }

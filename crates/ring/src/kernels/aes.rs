@@ -14,7 +14,7 @@ use super::Isa;
 
 /// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree `i mod 4`.
 pub const TREES: usize = 4;
-/// Blocks behind the parents that [`FixedKey::grow`] needs, however few they are.
+/// Blocks behind the parents that [`FixedKey::grow`] needs, however few they are: a group of the widest variant.
 pub const SPARE: usize = 32;
 /// Sums that [`FixedKey::grown_leaf_sums`] makes at once.
 pub const MAX_PAIRS: usize = 4;
@@ -27,6 +27,7 @@ const CHUNK: usize = 64;
 /// (Matyas–Meyer–Oseas) and `H(x) = MMO(σ(x))` with `σ(a ‖ b) = (a ⊕ b) ‖ a`.
 pub struct FixedKey {
     cipher: Aes128,
+    /// for the vector variants, where the machine has AES instructions on vectors
     #[cfg(target_arch = "x86_64")]
     round_keys: Option<[u128; 11]>,
 }
@@ -44,9 +45,9 @@ macro_rules! hashed {
             #[cfg(target_arch = "x86_64")]
             if let Some(keys) = &self.round_keys {
                 match isa {
-                    // SAFETY: the features were detected on this machine.
-                    Isa::Avx512 if x86::available(isa) => return unsafe { x86::avx512::$name(keys, $($arg),*) },
-                    Isa::Avx2 if x86::available(isa) => return unsafe { x86::avx2::$name(keys, $($arg),*) },
+                    // SAFETY: the features were detected on this machine; without AES on vectors there are no round keys.
+                    Isa::Avx512 if isa.is_available() => return unsafe { x86::avx512::$name(keys, $($arg),*) },
+                    Isa::Avx2 if isa.is_available() => return unsafe { x86::avx2::$name(keys, $($arg),*) },
                     _ => {}
                 }
             }
@@ -97,10 +98,10 @@ impl FixedKey {
     }
 
     hashed! {
-        /// Adds to `sums[i]`, modulo `2^64`, the inner products with `tables[i]`, read cyclically from entry `first` on, of the low
-        /// halves of `MMO(x ⊕ tweak)`, of the high halves, and of the least significant bits of `x`. There are as many nodes as entries
-        /// in each table, a power of two, and at most [`MAX_TABLES`] tables.
-        dot, dot_on, dot_portable(nodes: &[u128], tweak: u128, tables: &[&[i64]], first: usize, sums: &mut [[u64; 3]])
+        /// Adds to `sums[i]`, modulo `2^64`, the inner products with `tables[i]`, read cyclically from entry `first` on, of the low and of the
+        /// high halves of `MMO(x ⊕ tweak)`, `finals` added to them where `x` is odd. There are as many nodes as entries in each table, a
+        /// power of two of at least [`TREES`], and at most [`MAX_TABLES`] tables.
+        dot, dot_on, dot_portable(nodes: &[u128], payloads: (u128, [u64; 2]), tables: &[&Table], first: usize, sums: &mut [[u64; 2]])
     }
 
     fn mmo_portable(&self, blocks: &mut [u128]) {
@@ -189,31 +190,62 @@ impl FixedKey {
     fn dot_portable(
         &self,
         nodes: &[u128],
-        tweak: u128,
-        tables: &[&[i64]],
+        (tweak, finals): (u128, [u64; 2]),
+        tables: &[&Table],
         first: usize,
-        sums: &mut [[u64; 3]],
+        sums: &mut [[u64; 2]],
     ) {
         check_dot(nodes, tables, sums);
         self.each(
             nodes,
             |x| x ^ tweak,
             |i, x, hash| {
-                let at = (i + first) & (nodes.len() - 1);
+                let odd = (x as u64 & 1).wrapping_neg();
+                let value = [hash as u64, (hash >> 64) as u64];
+                let value: [u64; 2] = core::array::from_fn(|l| value[l].wrapping_add(odd & finals[l]));
                 for (table, sums) in tables.iter().zip(sums.iter_mut()) {
-                    let entry = table[at] as u64;
-                    let terms =
-                        [hash as u64, (hash >> 64) as u64, x as u64 & 1].map(|x| x.wrapping_mul(entry));
-                    sums.iter_mut().zip(terms).for_each(|(sum, x)| *sum = sum.wrapping_add(x));
+                    let entry = table.get(i + first) as u64;
+                    *sums = core::array::from_fn(|l| sums[l].wrapping_add(value[l].wrapping_mul(entry)));
                 }
             },
         );
     }
 }
 
-fn check_dot(nodes: &[u128], tables: &[&[i64]], sums: &[[u64; 3]]) {
+/// A public table as [`FixedKey::dot`] reads it: every entry for both halves of a block, and a group of the first ones once more behind the
+/// last, so that a cyclic run of entries is one piece of memory.
+pub struct Table {
+    entries: Vec<[i64; 2]>,
+    size: usize,
+}
+
+impl Table {
+    /// From its entries.
+    pub fn new(entries: &[i64]) -> Table {
+        let size = entries.len();
+        Table { entries: entries.iter().cycle().take(size + SPARE).map(|x| [*x; 2]).collect(), size }
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.size
+    }
+
+    /// Whether it has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// Entry `i mod len`.
+    fn get(&self, i: usize) -> i64 {
+        self.entries[i % self.size][0]
+    }
+}
+
+fn check_dot(nodes: &[u128], tables: &[&Table], sums: &[[u64; 2]]) {
     let sizes = tables.iter().all(|table| table.len() == nodes.len());
-    assert!(sizes && nodes.len().is_power_of_two(), "tables of another size than {} leaves", nodes.len());
+    let whole = nodes.len().is_power_of_two() && nodes.len() >= TREES;
+    assert!(sizes && whole, "tables of another size than {} leaves", nodes.len());
     assert!(tables.len() <= MAX_TABLES && sums.len() == tables.len(), "{} tables at once", tables.len());
 }
 

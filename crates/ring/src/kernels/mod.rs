@@ -22,8 +22,12 @@ mod tests;
 mod vector;
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU8, Ordering};
+#[cfg(target_arch = "x86_64")]
+use std::arch::is_x86_feature_detected;
+use std::sync::OnceLock;
 
-pub use self::aes::{FixedKey, MAX_PAIRS, MAX_TABLES, SPARE, TREES};
+pub use self::aes::{FixedKey, Table, MAX_PAIRS, MAX_TABLES, SPARE, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use accept::{accept, accept_on};
@@ -33,7 +37,7 @@ pub use matvec::SplitInput;
 pub use panel::{left_line, right_line, BLOCK};
 
 /// Which compilation of the kernels runs.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Whatever the target guarantees.
     Portable,
@@ -43,41 +47,48 @@ pub enum Isa {
     Avx512,
 }
 
+/// The widest variant that [`Isa::best`] may return.
+static LIMIT: AtomicU8 = AtomicU8::new(Isa::Avx512 as u8);
+
 impl Isa {
+    const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+
     /// The variants this machine can run, slowest first.
     pub fn available() -> Vec<Isa> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()).collect()
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// The widest variant this machine can run.
+    /// The widest variant this machine can run, or [`Isa::limit`] allows.
     #[inline]
     pub fn best() -> Isa {
-        if Isa::Avx512.is_available() {
-            Isa::Avx512
-        } else if Isa::Avx2.is_available() {
-            Isa::Avx2
-        } else {
-            Isa::Portable
-        }
+        Isa::detected().min(Isa::ALL[LIMIT.load(Ordering::Relaxed) as usize])
+    }
+
+    /// From here on nothing wider than `isa` is chosen, in the whole process: to measure the others, or to rule a kernel out.
+    pub fn limit(isa: Isa) {
+        LIMIT.store(isa as u8, Ordering::Relaxed);
     }
 
     #[inline]
     fn is_available(self) -> bool {
-        match self {
-            Isa::Portable => true,
+        self <= Isa::detected()
+    }
+
+    /// The widest variant this machine can run.
+    #[inline]
+    fn detected() -> Isa {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                std::arch::is_x86_feature_detected!("avx2")
-                    && std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
+            if is_x86_feature_detected!("avx2") {
+                let wide = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw");
+                return if wide { Isa::Avx512 } else { Isa::Avx2 };
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => false,
-        }
+            Isa::Portable
+        })
     }
 }
 

@@ -3,20 +3,16 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use super::{check_dot, FixedKey, Isa, Zeroize, MAX_PAIRS, MAX_TABLES, TREES};
+use super::{check_dot, FixedKey, Table, Zeroize, MAX_PAIRS, MAX_TABLES, TREES};
 
 /// Vectors in flight: as many as hide the latency of the AES instruction.
 const FLIGHT: usize = 8;
 
-/// Whether the vector variants of `isa` can run.
-pub(super) fn available(isa: Isa) -> bool {
-    isa.is_available() && is_x86_feature_detected!("vaes")
-}
-
-/// The key schedule, if the machine has AES instructions.
+/// The key schedule, if the machine has AES instructions on vectors.
 pub(super) fn round_keys(key: &[u8; 16]) -> Option<[u128; 11]> {
+    let available = is_x86_feature_detected!("aes") && is_x86_feature_detected!("vaes");
     // SAFETY: the feature was detected on this machine.
-    is_x86_feature_detected!("aes").then(|| unsafe { expand(u128::from_le_bytes(*key)) })
+    available.then(|| unsafe { expand(u128::from_le_bytes(*key)) })
 }
 
 /// FIPS 197, §5.2.
@@ -51,7 +47,7 @@ pub(in super::super) fn number(x: __m128i) -> u128 {
 
 macro_rules! variant {
     ($variant:ident, $features:literal, $vector:ident, $lanes:literal, $broadcast:ident, $load:ident, $store:ident,
-     $xor:ident, $and:ident, $add64:ident, $mullo64:ident, $twice:ident, $shl32:ident, $sar32:ident, $shuffle32:ident,
+     $xor:ident, $and:ident, $add64:ident, $mullo64:ident, $add_where_odd:ident, $shl32:ident, $sar32:ident, $shuffle32:ident,
      $shl_bytes:ident, $round:ident, $last:ident) => {
         pub(in super::super) mod $variant {
             use super::*;
@@ -144,17 +140,43 @@ macro_rules! variant {
                 assert!(nodes.len() >= n + n.max(GROUP), "{} nodes are no room for {n}", nodes.len());
                 let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
                 let blocks = nodes.as_mut_ptr();
-                // Fewer parents than a group are one: what it makes of the blocks behind them is overwritten by the right children or
-                // lies behind these.
+                // The first levels are a vector, two or four; what one of fewer parents makes of the blocks behind them is overwritten by the
+                // right children or lies behind these.
                 for first in (0..n).step_by(GROUP) {
-                    // SAFETY: `first + GROUP ≤ max(n, GROUP)`, and so many blocks more than `n` were just seen to exist; an array of blocks
-                    // is as aligned as a block, and only one of the references is alive at a time.
-                    let (left, right) = unsafe { (blocks.add(first), blocks.add(n + first)) };
-                    let x = load(unsafe { &*left.cast() });
-                    let hashes = hash(&keys, x.map(|x| sigma(x)));
-                    let l: Vectors = core::array::from_fn(|i| $xor(hashes[i], $and(mask(x[i]), words[i])));
-                    store(l, unsafe { &mut *left.cast() });
-                    store(core::array::from_fn(|i| $xor(l[i], x[i])), unsafe { &mut *right.cast() });
+                    // SAFETY: a step takes the vectors that `n − first` blocks begin, at most `GROUP` blocks from `first` and from `n + first`
+                    // on, and so many were just seen to exist.
+                    unsafe {
+                        let (left, right) = (blocks.add(first), blocks.add(n + first));
+                        match n.div_ceil($lanes) {
+                            1 => level::<1>(&keys, &words, left, right),
+                            2 => level::<2>(&keys, &words, left, right),
+                            4 => level::<4>(&keys, &words, left, right),
+                            _ => level::<FLIGHT>(&keys, &words, left, right),
+                        }
+                    }
+                }
+            }
+
+            /// The children of `N` vectors at `left`, which the left ones replace; the right ones go to `right`. Both must have room.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn level<const N: usize>(
+                keys: &[$vector; 11],
+                words: &Vectors,
+                left: *mut u128,
+                right: *mut u128,
+            ) {
+                // SAFETY: the caller's promise; unaligned access.
+                let x: [$vector; N] =
+                    core::array::from_fn(|i| unsafe { $load(left.add(i * $lanes).cast_const().cast()) });
+                let hashes = hash(keys, x.map(|x| sigma(x)));
+                for i in 0..N {
+                    let l = $xor(hashes[i], $and(mask(x[i]), words[i]));
+                    // SAFETY: as above.
+                    unsafe {
+                        $store(left.add(i * $lanes).cast(), l);
+                        $store(right.add(i * $lanes).cast(), $xor(l, x[i]));
+                    }
                 }
             }
 
@@ -203,9 +225,8 @@ macro_rules! variant {
             #[inline]
             #[target_feature(enable = $features)]
             fn repeated(words: &[u128; TREES]) -> Vectors {
-                let mut repeated = [0; GROUP];
-                repeated.chunks_exact_mut(TREES).for_each(|chunk| chunk.copy_from_slice(words));
-                load(&repeated)
+                // SAFETY: a vector has 2 or 4 blocks, so that it and its place lie inside the 4 words; unaligned access.
+                core::array::from_fn(|i| unsafe { $load(words.as_ptr().add(i * $lanes % TREES).cast()) })
             }
 
             /// Visits the blocks of both halves of `sums` that belong to one of `n` parents; the others come from padding.
@@ -279,73 +300,71 @@ macro_rules! variant {
             pub(in super::super) fn dot(
                 keys: &[u128; 11],
                 nodes: &[u128],
-                tweak: u128,
-                tables: &[&[i64]],
+                (tweak, finals): (u128, [u64; 2]),
+                tables: &[&Table],
                 first: usize,
-                sums: &mut [[u64; 3]],
+                sums: &mut [[u64; 2]],
             ) {
                 check_dot(nodes, tables, sums);
                 let keys = keys.map(|key| broadcast(key));
+                let (tweak, finals) =
+                    (broadcast(tweak), broadcast((finals[1] as u128) << 64 | finals[0] as u128));
                 let size = nodes.len();
-                let (mut padded, mut wrapped) = ([0; GROUP], [0; GROUP]);
-                let mut totals = [[broadcast(0); 2]; MAX_TABLES];
+                let mut padded = [0; GROUP];
+                let mut totals = [broadcast(0); MAX_TABLES];
                 for (g, nodes) in groups(nodes, &mut padded).iter().enumerate() {
                     let x = load(nodes);
-                    let values = hash(&keys, x.map(|x| $xor(x, broadcast(tweak))));
+                    let hashes = hash(&keys, x.map(|x| $xor(x, tweak)));
+                    let mut values: Vectors =
+                        core::array::from_fn(|i| $add_where_odd(hashes[i], x[i], finals));
+                    if size < GROUP {
+                        // Padding does not count.
+                        values =
+                            core::array::from_fn(
+                                |i| if i * $lanes < size { values[i] } else { broadcast(0) },
+                            );
+                    }
                     let start = (g * GROUP + first) & (size - 1);
-                    for (table, [products, count]) in tables.iter().zip(&mut totals) {
-                        // Entries of this group; what is beyond a small table stays zero.
-                        let entries: &[i64; GROUP] = match table[start..].first_chunk() {
-                            Some(entries) => entries,
-                            None => {
-                                let (head, n) = (size - start, GROUP.min(size));
-                                wrapped[..head].copy_from_slice(&table[start..]);
-                                wrapped[head..n].copy_from_slice(&table[..n - head]);
-                                &wrapped
-                            }
-                        };
-                        for i in 0..FLIGHT {
-                            // SAFETY: `$lanes` entries from `i·$lanes` on lie inside the array.
-                            let entry = unsafe { $twice(entries.as_ptr().add(i * $lanes)) };
-                            *products = $add64(*products, $mullo64(values[i], entry));
-                            *count = $add64(*count, $and(mask(x[i]), entry));
+                    for (table, total) in tables.iter().zip(&mut totals) {
+                        let entries: &[[i64; 2]; GROUP] =
+                            table.entries[start..].first_chunk().expect("a table goes on for a group");
+                        for (i, value) in values.into_iter().enumerate() {
+                            // SAFETY: `$lanes` entries from `i·$lanes` on lie inside the array; unaligned access.
+                            let entry = unsafe { $load(entries.as_ptr().add(i * $lanes).cast()) };
+                            *total = $add64(*total, $mullo64(value, entry));
                         }
                     }
                 }
-                for (sums, totals) in sums.iter_mut().zip(totals) {
-                    let (mut all, zero) = ([[0; GROUP]; 2], broadcast(0));
-                    for (total, all) in totals.into_iter().zip(&mut all) {
-                        store(core::array::from_fn(|i| if i == 0 { total } else { zero }), all);
+                let mut all = [0u128; GROUP];
+                for (sums, total) in sums.iter_mut().zip(totals) {
+                    // SAFETY: a group has at least the blocks of a vector.
+                    unsafe { $store(all.as_mut_ptr().cast(), total) };
+                    for x in &all[..$lanes] {
+                        *sums = [sums[0].wrapping_add(*x as u64), sums[1].wrapping_add((x >> 64) as u64)];
                     }
-                    let [products, counts] = &all;
-                    let add = |sum: u64, x: u64| sum.wrapping_add(x);
-                    sums[0] = products.iter().map(|x| *x as u64).fold(sums[0], add);
-                    sums[1] = products.iter().map(|x| (x >> 64) as u64).fold(sums[1], add);
-                    sums[2] = counts.iter().map(|x| *x as u64).fold(sums[2], add);
-                    all.zeroize();
                 }
+                all.zeroize();
                 padded.zeroize();
             }
         }
     };
 }
 
-/// Two entries, each in both halves of a block.
+/// `value + x`, both halves, where the least significant bit of a block of `nodes` is 1.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn twice256(entries: *const i64) -> __m256i {
-    // SAFETY: the caller's promise; unaligned access.
-    let entries = unsafe { _mm_loadu_si128(entries.cast()) };
-    _mm256_permute4x64_epi64::<0b01_01_00_00>(_mm256_castsi128_si256(entries))
+fn add_where_odd256(value: __m256i, nodes: __m256i, x: __m256i) -> __m256i {
+    let odd = _mm256_srai_epi32::<31>(_mm256_slli_epi32::<31>(_mm256_shuffle_epi32::<0>(nodes)));
+    _mm256_add_epi64(value, _mm256_and_si256(odd, x))
 }
 
-/// Four entries, each in both halves of a block.
+/// The same.
 #[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn twice512(entries: *const i64) -> __m512i {
-    // SAFETY: the caller's promise; unaligned access.
-    let entries = unsafe { _mm256_loadu_si256(entries.cast()) };
-    _mm512_permutexvar_epi64(_mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0), _mm512_castsi256_si512(entries))
+#[target_feature(enable = "avx512f,avx512dq")]
+fn add_where_odd512(value: __m512i, nodes: __m512i, x: __m512i) -> __m512i {
+    let low = _mm512_castpd_si512(_mm512_movedup_pd(_mm512_castsi512_pd(nodes)));
+    let odd = _mm512_test_epi64_mask(low, _mm512_set1_epi64(1));
+    _mm512_mask_add_epi64(value, odd, value, x)
 }
 
 /// Products modulo `2^64`: AVX2 has none.
@@ -370,7 +389,7 @@ variant!(
     _mm256_and_si256,
     _mm256_add_epi64,
     mullo256,
-    twice256,
+    add_where_odd256,
     _mm256_slli_epi32,
     _mm256_srai_epi32,
     _mm256_shuffle_epi32,
@@ -390,7 +409,7 @@ variant!(
     _mm512_and_si512,
     _mm512_add_epi64,
     _mm512_mullo_epi64,
-    twice512,
+    add_where_odd512,
     _mm512_slli_epi32,
     _mm512_srai_epi32,
     _mm512_shuffle_epi32,
