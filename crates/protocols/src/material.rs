@@ -4,6 +4,7 @@
 //! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
 //! byte layout, computed from the public plan.
 
+mod deferred;
 mod keys;
 
 use cryptogen_mpc::party::Party;
@@ -12,6 +13,7 @@ use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Wiped, Word};
 use rayon::prelude::*;
 use zeroize::Zeroize;
 
+pub use deferred::Deferred;
 pub(crate) use keys::record_alpha;
 pub use keys::TableKeys;
 
@@ -146,12 +148,13 @@ impl SlotLayout {
         layout
     }
 
-    /// Where a record is cut so that what leaves a slot as a whole is a piece of its own: before and behind the keys of every activation.
-    pub fn cuts(&self) -> Vec<usize> {
-        let mut cuts: Vec<usize> =
-            self.activation_tables.iter().chain(&self.activation_deltas).copied().collect();
-        cuts.sort_unstable();
-        cuts
+    /// Lengths of the pieces of a record, which is cut before and behind the keys of every activation: these leave as a whole.
+    pub fn pieces(&self) -> Vec<usize> {
+        let ends = self.activation_tables.iter().chain(&self.activation_deltas).copied();
+        let mut ends: Vec<usize> = ends.chain([self.bytes]).collect();
+        ends.sort_unstable();
+        let starts = [0].into_iter().chain(ends.clone());
+        ends.iter().zip(starts).map(|(end, start)| end - start).collect()
     }
     /// Size of a slot record.
     pub fn record_bytes(&self) -> usize {
@@ -246,8 +249,8 @@ fn expand<T: Copy + Default + Send>(
 /// ```
 pub struct Slot<P: Party> {
     seed: Seed,
-    /// the record in pieces with their offsets: what leaves as a whole is one
-    pieces: Vec<(usize, Wiped<u8>)>,
+    /// the record in pieces with their offsets: the keys of every activation are one, in the store until that step
+    pieces: Vec<(usize, Deferred)>,
     _party: std::marker::PhantomData<P>,
 }
 
@@ -262,23 +265,28 @@ impl<P: Party> Slot<P> {
             });
         }
         let (mut pieces, mut start) = (vec![], 0);
-        for end in layout.cuts().into_iter().chain([record.len()]) {
-            pieces.push(Wiped::new(record[start..end].to_vec()));
-            start = end;
+        for len in layout.pieces() {
+            pieces.push(Deferred::Here(Wiped::new(record[start..start + len].to_vec())));
+            start += len;
         }
         Slot::from_pieces(layout, pieces)
     }
 
-    /// The same of a record that was read in pieces, cut at [`SlotLayout::cuts`].
-    pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Wiped<u8>>) -> Result<Slot<P>> {
-        let starts = [0].into_iter().chain(layout.cuts());
-        let pieces: Vec<(usize, Wiped<u8>)> = starts.zip(pieces).collect();
-        let malformed = ProtocolError::Malformed { what: "slot record" };
-        if pieces.last().is_none_or(|(start, last)| start + last.len() != layout.record_bytes()) {
-            return Err(malformed);
+    /// The same of a record that was taken in pieces of the lengths [`SlotLayout::pieces`]. Reads all but the keys of the activations.
+    pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Deferred>) -> Result<Slot<P>> {
+        let (mut start, mut placed) = (0, Vec::with_capacity(pieces.len()));
+        for (piece, len) in pieces.into_iter().zip(layout.pieces()) {
+            let keys = layout.activation_tables.contains(&start);
+            placed.push((start, if keys { piece } else { piece.read()? }));
+            start += len;
         }
-        let seed = pieces[0].1.first_chunk::<SEED_BYTES>().ok_or(malformed)?;
-        Ok(Slot { seed: Seed::from_bytes(*seed), pieces, _party: std::marker::PhantomData })
+        let head = placed.first().and_then(|(_, piece)| piece.bytes()?.first_chunk::<SEED_BYTES>());
+        match head {
+            Some(seed) if start == layout.record_bytes() => {
+                Ok(Slot { seed: Seed::from_bytes(*seed), pieces: placed, _party: std::marker::PhantomData })
+            }
+            _ => Err(ProtocolError::Malformed { what: "slot record" }),
+        }
     }
 
     /// This party's role.
@@ -316,9 +324,10 @@ impl<P: Party> Slot<P> {
     pub fn table(&mut self, shape: TableShape, offset: usize, i: usize) -> Result<TableKey> {
         let n = shape.record_bytes();
         let (start, piece) = (offset + i * n, self.piece(offset));
-        let (first, bytes) = &mut self.pieces[piece];
-        let bytes = bytes
-            .get_mut(start - *first..start - *first + n)
+        let (first, piece) = &mut self.pieces[piece];
+        let bytes = piece
+            .bytes_mut()
+            .and_then(|bytes| bytes.get_mut(start - *first..start - *first + n))
             .ok_or(ProtocolError::Malformed { what: "stored table key" })?;
         if bytes.iter().all(|b| *b == 0) {
             return Err(used_before());
@@ -331,7 +340,7 @@ impl<P: Party> Slot<P> {
     /// All `n` table keys of a layer's activation, with their memory: keys leave once.
     pub fn activation_keys(&mut self, layout: &SlotLayout, plan: &Plan, layer: usize) -> Result<TableKeys> {
         let at = self.piece(layout.activation_tables(layer));
-        TableKeys::new(activation_shape(plan, layer), 0, std::mem::take(&mut self.pieces[at].1))
+        TableKeys::new(activation_shape(plan, layer), 0, self.pieces[at].1.take()?)
     }
 
     /// The piece that holds this offset.
@@ -340,8 +349,8 @@ impl<P: Party> Slot<P> {
     }
 
     fn bytes(&self, offset: usize, n: usize) -> Result<&[u8]> {
-        let (first, bytes) = &self.pieces[self.piece(offset)];
-        let bytes = bytes.get(offset - first..offset - first + n);
+        let (first, piece) = &self.pieces[self.piece(offset)];
+        let bytes = piece.bytes().and_then(|bytes| bytes.get(offset - first..offset - first + n));
         bytes.ok_or(ProtocolError::Malformed { what: "slot record" })
     }
 }

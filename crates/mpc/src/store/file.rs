@@ -1,10 +1,12 @@
 //! The records' file of a pool, and how it follows the state file.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cryptogen_ring::Wiped;
 use rustix::fs::{fallocate, fstatvfs, FallocateFlags};
@@ -24,6 +26,8 @@ pub(super) struct PoolFile {
     pub(super) record_bytes: u64,
     /// A batch is open behind the committed records.
     pub(super) batch: AtomicBool,
+    /// Spent records that still have unread pieces, with the number of these.
+    held: Mutex<BTreeMap<u64, usize>>,
 }
 
 impl PoolFile {
@@ -38,8 +42,8 @@ impl PoolFile {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(!known).mode(0o600).open(&path);
         let file = file.map_err(|e| StoreError::io("opening", &path, &e))?;
-        let pool =
-            PoolFile { name: name.to_owned(), path, file, record_bytes, batch: AtomicBool::new(false) };
+        let (name, batch, held) = (name.to_owned(), AtomicBool::new(false), Mutex::default());
+        let pool = PoolFile { name, path, file, record_bytes, batch, held };
         let mut header = [0; HEADER as usize];
         header[..8].copy_from_slice(MAGIC);
         header[8..].copy_from_slice(&record_bytes.to_le_bytes());
@@ -60,6 +64,26 @@ impl PoolFile {
         self.batch.load(Ordering::Acquire)
     }
 
+    /// A piece of a spent record is to be read later: until [`PoolFile::release`] the record stays.
+    pub(super) fn hold(&self, record: u64) {
+        *self.held().entry(record).or_default() += 1;
+    }
+
+    pub(super) fn release(&self, record: u64) {
+        let mut held = self.held();
+        if let Some(pieces) = held.get_mut(&record) {
+            *pieces -= 1;
+            if *pieces == 0 {
+                held.remove(&record);
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        // A count is changed in one step: nobody panics half-way.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// After a crash: finishes wiping and cuts off what was not committed.
     pub(super) fn recover(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
         let (expected, got) = (self.offset(entry, entry.committed), self.bytes()?);
@@ -70,7 +94,7 @@ impl PoolFile {
         self.settle(entry)
     }
 
-    /// Overwrites what is spent, cuts off what is not committed, and starts the file afresh when it is empty.
+    /// Overwrites what is spent and read, cuts off what is not committed, and starts the file afresh when it is empty.
     /// `entry.base` and `entry.wiped` change in memory; they reach the disk with the next change of state, and until
     /// then a crash only repeats this.
     pub(super) fn settle(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
@@ -78,8 +102,8 @@ impl PoolFile {
         if self.has_batch() {
             return Ok(());
         }
-        if entry.cursor == entry.committed {
-            (entry.base, entry.wiped) = (entry.committed, entry.committed);
+        if entry.wiped == entry.committed {
+            entry.base = entry.committed;
         }
         let end = self.offset(entry, entry.committed);
         match self.bytes()? > end {
@@ -88,17 +112,18 @@ impl PoolFile {
         }
     }
 
-    /// Zeros over `[wiped, cursor)`, as far as the file reaches.
+    /// Zeros over `[wiped, cursor)`, up to the first record with unread pieces and as far as the file reaches.
     fn wipe(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut at = self.offset(entry, entry.wiped);
-        let end = self.offset(entry, entry.cursor).min(self.bytes()?);
+        let to = self.held().keys().next().map_or(entry.cursor, |held| entry.cursor.min(*held));
+        let end = self.offset(entry, to).min(self.bytes()?);
         while at < end {
             let n = (end - at).min(ZEROS.len() as u64);
             self.file.write_all_at(&ZEROS[..n as usize], at).map_err(|e| self.failed("wiping", &e))?;
             at += n;
         }
-        entry.wiped = entry.cursor;
+        entry.wiped = to;
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`Store`] is a directory (mode 0700, one process at a time) with a state file and one file of fixed-size
 //! records per [`Pool`]. The rule that everything here serves: **the cursor is moved durably before a record is
-//! read.** A crash can lose records, it cannot release one twice. Taken records are overwritten with zeros.
+//! read.** A crash can lose records, it cannot release one twice. Taken records are overwritten with zeros, as soon as they are read
+//! ([`Pool::take`]) or when the pool changes after that ([`Unread`]).
 //!
 //! Cost of a take: one write of the state file and two `fsync`s, for any number of pools
 //! ([`Store::take_blocks`]).
@@ -28,7 +29,7 @@ use rustix::fs::{flock, FlockOperation};
 
 pub use error::StoreError;
 pub use pool::{Batch, Pool};
-pub use record::{Block, Record};
+pub use record::{Block, Record, Unread};
 pub use state::{PoolCursor, StoreState};
 
 use file::PoolFile;
@@ -236,6 +237,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code panics half-way through a change of `Inner`: it is replaced as a whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !inner.failed {
+            // Whatever fails here is made up for when the store is opened.
+            let _ = inner.settle_all();
+        }
     }
 }
 

@@ -4,11 +4,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use cryptogen_ring::Wiped;
-
 use super::error::StoreError;
 use super::file::PoolFile;
-use super::record::{Block, Record};
+use super::record::{Block, Record, Unread};
 use super::state::{fits, PoolEntry};
 use super::Shared;
 
@@ -45,59 +43,37 @@ impl Pool {
     /// # Errors
     /// `Short` (nothing taken), `Io`, `DiskFull`, `Failed`. If reading fails, the records are lost.
     pub fn take(&self, n: usize) -> Result<Vec<Record>, StoreError> {
-        let blocks = self.take_blocks(&vec![1; n])?;
-        Ok(blocks.into_iter().map(Block::into_record).collect())
-    }
-
-    /// [`Pool::take`] into one buffer, for many small records.
-    ///
-    /// # Errors
-    /// Those of [`Pool::take`].
-    pub fn take_block(&self, n: usize) -> Result<Block, StoreError> {
-        self.take_blocks(&[n])?.pop().ok_or(StoreError::Failed)
-    }
-
-    /// [`Pool::take`] into one buffer each for runs of `lengths` records, at the price of one: each can go its own way without a copy.
-    ///
-    /// # Errors
-    /// Those of [`Pool::take`].
-    pub fn take_blocks(&self, lengths: &[usize]) -> Result<Vec<Block>, StoreError> {
-        let (needed, available) = (lengths.iter().map(|n| *n as u64).sum(), self.available());
+        let (needed, available) = (n as u64, self.available());
         if needed > available {
             return Err(StoreError::Short { pool: self.file.name.clone(), needed, available });
         }
-        let requests: Vec<(&Pool, usize)> = lengths.iter().map(|n| (self, *n)).collect();
-        take(&self.shared, &requests)
+        let blocks = take(&self.shared, &vec![(self, 1); n])?;
+        Ok(blocks.into_iter().map(Block::into_record).collect())
     }
 
-    /// [`Pool::take`] with every record read in pieces, each into a buffer of its own, cut at the offsets `cuts` (ascending, inside a record).
+    /// Takes the next `n` records and leaves them in the file, cut into pieces of `lengths` bytes, which together are the `n` records: each is
+    /// read when it is used.
     ///
     /// # Errors
-    /// Those of [`Pool::take`]; `Bounds` for other cuts.
-    pub fn take_pieces(&self, n: usize, cuts: &[usize]) -> Result<Vec<Vec<Wiped<u8>>>, StoreError> {
-        let ends = || cuts.iter().copied().chain([self.record_bytes()]);
-        let mut start = 0;
-        for end in ends() {
-            if end < start || end > self.record_bytes() {
-                let (offset, len) = (start as u64, (end as u64).saturating_sub(start as u64));
-                let (records, record_bytes) = (n as u64, self.file.record_bytes);
-                return Err(StoreError::Bounds { record: 0, offset, len, records, record_bytes });
-            }
-            start = end;
+    /// Those of [`Pool::take`]; `Bounds` if the pieces are not the `n` records.
+    pub fn take_unread(&self, n: usize, lengths: &[usize]) -> Result<Vec<Unread>, StoreError> {
+        let (records, record_bytes) = (n as u64, self.file.record_bytes);
+        let len = lengths.iter().fold(0u64, |sum, len| sum.saturating_add(*len as u64));
+        if Some(len) != records.checked_mul(record_bytes) {
+            return Err(StoreError::Bounds { record: 0, offset: 0, len, records, record_bytes });
         }
-        let records = take_with(&self.shared, &[(self, n)], |pool, at, _, n| {
-            let record = |i: usize| {
-                let mut start = 0;
-                let piece = |end: usize| {
-                    let bytes = pool.file.read(at + (i * pool.record_bytes() + start) as u64, end - start);
-                    start = end;
-                    bytes
-                };
-                ends().map(piece).collect()
+        let pieces = take_with(&self.shared, &[(self, n)], |pool, start, first, _| {
+            let mut offset = 0;
+            let piece = |len: &usize| {
+                let record = first + offset / record_bytes;
+                pool.file.hold(record);
+                let at = start + offset;
+                offset += *len as u64;
+                Unread { file: pool.file.clone(), at, len: *len, record, _shared: pool.shared.clone() }
             };
-            (0..n).map(record).collect::<Result<Vec<Vec<_>>, StoreError>>()
+            Ok(lengths.iter().map(piece).collect::<Vec<_>>())
         })?;
-        Ok(records.into_iter().flatten().collect())
+        Ok(pieces.into_iter().flatten().collect())
     }
 
     /// Throws records away up to logical index `cursor`. Forward only.
@@ -257,7 +233,8 @@ pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<
     })
 }
 
-/// Moves the cursors, durably, then has `read(pool, place in the file, first index, records)` read what was taken, then wipes it.
+/// Moves the cursors, durably, then has `read(pool, place in the file, first index, records)` read or hold what was taken, then wipes what is not
+/// held.
 fn take_with<T>(
     shared: &Arc<Shared>,
     requests: &[(&Pool, usize)],

@@ -1,6 +1,12 @@
 //! Material on its way from the store into the one step that uses it.
 
+use std::sync::Arc;
+
 use cryptogen_ring::Wiped;
+
+use super::error::StoreError;
+use super::file::PoolFile;
+use super::Shared;
 
 /// One record, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
 pub struct Record {
@@ -61,5 +67,44 @@ impl Block {
     /// The first of its records, which is meant to be the only one.
     pub(super) fn into_record(self) -> Record {
         Record { index: self.first, bytes: self.bytes }
+    }
+}
+
+/// Part of a record or consecutive records, taken and never to be taken again, but still in the file: whoever uses it reads it, once. No Clone,
+/// Debug or codec. The file is wiped up to the first record that has unread pieces, by whatever changes the pool next, or when the store is closed.
+pub struct Unread {
+    pub(super) file: Arc<PoolFile>,
+    /// where in the file
+    pub(super) at: u64,
+    pub(super) len: usize,
+    /// record of the first byte
+    pub(super) record: u64,
+    /// keeps the store open
+    pub(super) _shared: Arc<Shared>,
+}
+
+impl Unread {
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// `Io`; then they are lost.
+    pub fn read(self) -> Result<Wiped<u8>, StoreError> {
+        self.file.read(self.at, self.len)
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.file.release(self.record);
     }
 }

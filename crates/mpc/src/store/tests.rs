@@ -49,20 +49,55 @@ fn records_come_once_and_are_wiped() {
     let store = open(&dir);
     let pool = store.pool("linear.0", 8).unwrap();
     fill(&pool, 1);
-    let blocks = pool.take_blocks(&[1, 0, 3]).unwrap();
-    assert_eq!(blocks.iter().map(|b| (b.first(), b.len())).collect::<Vec<_>>(), [(2, 1), (3, 0), (3, 3)]);
-    assert_eq!(blocks.iter().flat_map(Block::records).map(|r| r[0]).collect::<Vec<_>>(), [3, 4, 5, 6]);
+    assert_eq!(numbers(&pool.take(4).unwrap()), [3, 4, 5, 6]);
     assert_eq!(fs::metadata(&path).unwrap().len(), 16, "an empty pool gives its room back");
     fill(&pool, 3);
-    assert!(matches!(pool.take_pieces(1, &[2, 1]), Err(StoreError::Bounds { .. })));
-    assert!(matches!(pool.take_pieces(1, &[9]), Err(StoreError::Bounds { .. })));
-    let pieces = pool.take_pieces(1, &[0, 1, 7]).unwrap();
-    assert_eq!(pieces[0].iter().map(|p| p.to_vec()).collect::<Vec<_>>(), [&[][..], &[7], &[0; 6], &[0]]);
+    assert_eq!(numbers(&pool.take(1).unwrap()), [7]);
     drop((pool, store));
     let store = open(&dir);
     assert_eq!(numbers(&store.pool("linear.0", 8).unwrap().take(2).unwrap()), [8, 9]);
     assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn unread_pieces_stay_until_they_are_read() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.records");
+    let store = open(&dir);
+    let pool = store.pool("a", 8).unwrap();
+    fill(&pool, 5);
+    for lengths in [&[8, 7][..], &[8, 9], &[usize::MAX, 17]] {
+        assert!(matches!(pool.take_unread(2, lengths), Err(StoreError::Bounds { .. })));
+    }
+    assert!(matches!(pool.take_unread(6, &[48]), Err(StoreError::Short { .. })));
+    assert_eq!(at(&pool), (0, 5));
+    // Of three records: a whole one, one in two pieces, one in one piece with what is empty in front.
+    let mut pieces = pool.take_unread(3, &[8, 1, 7, 0, 8]).unwrap();
+    assert_eq!(pieces.iter().map(Unread::len).collect::<Vec<_>>(), [8, 1, 7, 0, 8]);
+    assert_eq!(at(&pool), (3, 5), "spent, read or not");
+    let mut read = |i: usize| pieces.remove(i).read().unwrap().to_vec();
+    assert_eq!((read(1), read(0)), (vec![2], vec![1, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(numbers(&pool.take(2).unwrap()), [4, 5]);
+    let file = fs::read(&path).unwrap();
+    assert_eq!(
+        (&file[16..24], &file[24..48]),
+        (&[0; 8][..], &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0][..])
+    );
+    // A batch goes behind, though nothing is left: unread pieces keep their places.
+    fill(&pool, 1);
+    assert_eq!((read(0), read(0), read(0)), (vec![0; 7], vec![], vec![3, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(numbers(&pool.take(1).unwrap()), [6]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 16, "an empty pool gives its room back");
+    // Unread pieces keep the store open; closing it wipes what nobody read.
+    fill(&pool, 2);
+    let piece = pool.take_unread(1, &[8]).unwrap();
+    drop((pool, store));
+    assert!(matches!(Store::open(dir.path(), &binding()), Err(StoreError::Locked { .. })));
+    assert_ne!(fs::read(&path).unwrap()[16..24], [0; 8]);
+    drop(piece);
+    assert_eq!(fs::read(&path).unwrap()[16..24], [0; 8]);
+    assert_eq!(numbers(&open(&dir).pool("a", 8).unwrap().take(1).unwrap()), [8]);
 }
 
 #[test]
@@ -163,6 +198,7 @@ fn a_crash_between_cursor_and_wipe_is_completed() {
     // The state as a take leaves it before it reads and wipes.
     let moved = store.shared.lock().update(dir.path(), |d| d.pools.get_mut("a").unwrap().cursor = 3);
     moved.unwrap();
+    store.shared.lock().failed = true; // a killed process wipes nothing
     drop((pool, store));
     let content = || fs::read(dir.path().join("a.records")).unwrap();
     assert_ne!(content()[16..40], [0; 24]);

@@ -2,13 +2,13 @@
 
 use cryptogen_mpc::party::Party;
 use cryptogen_mpc::session::Phase;
-use cryptogen_mpc::store::Block;
+use cryptogen_mpc::store::Unread;
 use cryptogen_ot::Role;
 use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Mask, Slot, SEED_BYTES};
+use crate::material::{Deferred, Mask, Slot, SEED_BYTES};
 use crate::offline::attention::{self, Keys, NewRows};
 use crate::online::attention::{rotation_safe, split_qkv};
 use crate::online::tables::trunc;
@@ -54,7 +54,11 @@ impl<P: Party> Endpoint<P> {
         // One run of tables per row and layer, in the order in which `assemble` uses them up.
         let m = &self.plan.model;
         let runs = (first.max(1)..first + n).flat_map(|t| std::iter::repeat_n(m.heads * (t + 1), m.layers));
-        let exponentials = self.pools.exponentials.take_blocks(&runs.collect::<Vec<_>>())?;
+        let bytes = self.pools.exponentials.record_bytes();
+        let exponentials = self
+            .pools
+            .exponentials
+            .take_unread(tables as usize, &runs.map(|n| n * bytes).collect::<Vec<_>>())?;
         if self.protocol.is_hybrid() {
             // Scores and values come from ciphertexts, online.
             let rows = assemble(&self.plan, first, slots, None, exponentials);
@@ -86,7 +90,10 @@ impl<P: Party> Endpoint<P> {
                 return Err(ProtocolError::Short { what: "token slots", needed: need as u64, available });
             }
             let mut fresh = Vec::with_capacity(need);
-            for pieces in self.pools.slots.take_pieces(need, &self.layout.cuts())? {
+            let lengths = self.layout.pieces();
+            let mut pieces = self.pools.slots.take_unread(need, &lengths.repeat(need))?.into_iter();
+            for _ in 0..need {
+                let pieces = pieces.by_ref().take(lengths.len()).map(Deferred::Stored).collect();
                 let slot = Slot::<P>::from_pieces(&self.layout, pieces)?;
                 if slot.usable(&self.layout) {
                     fresh.push(slot);
@@ -207,7 +214,7 @@ fn assemble<P: Party>(
     first: usize,
     slots: Vec<Slot<P>>,
     made: Option<(NewRows, attention::Products)>,
-    exponentials: Vec<Block>,
+    exponentials: Vec<Unread>,
 ) -> Vec<Row<P>> {
     let m = &plan.model;
     let mut exponentials = exponentials.into_iter();
@@ -218,7 +225,7 @@ fn assemble<P: Party>(
         let attention = (0..m.layers)
             .map(|l| {
                 let run = if t == 0 { None } else { exponentials.next() };
-                let exp = run.map(Block::into_bytes).unwrap_or_default();
+                let exp = run.map(Deferred::Stored).unwrap_or_default();
                 match &made {
                     Some((new, products)) => RowAttention {
                         score: Wiped::new(products.scores[i][l * entries..(l + 1) * entries].to_vec()),

@@ -11,6 +11,7 @@
 use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::{Fp, Word};
+use rayon::prelude::*;
 
 use super::tables::{index, join, lift, line, look_up_all, rotation, sub_public};
 use super::{Kind, Online, Tensor};
@@ -40,10 +41,10 @@ fn gated_line(delta_w: Word, delta_up: Word, sums: &[Word]) -> Word {
 }
 
 impl<P: Party> Online<P> {
-    /// The keys of all rows.
+    /// The keys of all rows. Parallel over rows: they come from the store.
     fn activation_keys(&mut self, layer: usize) -> Result<Vec<TableKeys>> {
         let (plan, layout) = (&self.plan, &self.layout);
-        self.active.iter_mut().map(|row| row.slot.activation_keys(layout, plan, layer)).collect()
+        self.active.par_iter_mut().map(|row| row.slot.activation_keys(layout, plan, layer)).collect()
     }
 }
 

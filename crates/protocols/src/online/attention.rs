@@ -147,8 +147,7 @@ impl<P: Party> Online<P> {
         let mut scores = scores.iter();
         for row in self.active.iter_mut().filter(|row| row.position > 0) {
             let per_head = row.position + 1;
-            // Taken as a whole: what is left behind is empty, which a second use would notice.
-            let keys = TableKeys::new(shape, 8, std::mem::take(&mut row.attention[layer].exp))?;
+            let keys = TableKeys::new(shape, 8, row.attention[layer].exp.take()?)?;
             if keys.len() != heads * per_head {
                 return Err(malformed());
             }

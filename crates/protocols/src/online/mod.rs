@@ -26,7 +26,7 @@ pub use linear::ServerModel;
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Hybrid;
-use crate::material::{mask, Mask, Slot, SlotLayout};
+use crate::material::{mask, Deferred, Mask, Slot, SlotLayout};
 use crate::plan::{Plan, Site};
 use crate::trace::Trace;
 
@@ -151,7 +151,7 @@ pub struct RowAttention {
     /// this party's mask of its probabilities, `[heads][t+1]`
     pub weight_mask: Wiped<Fp>,
     /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
-    pub exp: Wiped<u8>,
+    pub exp: Deferred,
 }
 
 /// A row with all its material, at a fixed position of the session.

@@ -11,7 +11,7 @@ use super::channel::{run, Tap};
 use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
-use crate::material::{activation_shape, exp_shape, Slot};
+use crate::material::{activation_shape, exp_shape, Deferred, Slot};
 use crate::online::{HeadSlot, Online, Row, RowAttention};
 use crate::plan::Site;
 
@@ -219,7 +219,7 @@ impl Session {
             score: Wiped::new(a.score.clone()),
             value: Wiped::new(a.value.clone()),
             weight_mask: Wiped::new(a.weight_mask.clone()),
-            exp: Wiped::new(a.exp.clone()),
+            exp: Deferred::Here(Wiped::new(a.exp.clone())),
         };
         let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
             slot: Slot::from_record(&tiny.layout, Wiped::new(slots[p].record.clone()))
