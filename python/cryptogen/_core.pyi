@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSION: str
+KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
 PARAMETERS: str  # name of the lattice parameter set
 
 Progress = Callable[[str, int, int], None]  # (phase, done, total); an exception stops the work

@@ -118,6 +118,14 @@ def test_bench_decode() -> None:
     assert row(figures).startswith("| tiny | 8 |")
 
 
+def test_bench_decode_of_several_runs() -> None:
+    options = ["--shape", "tiny", "--context", 8, "--tokens", 2, "--blocks", 0, "--runs", 2, "--json"]
+    figures = json.loads(run("bench", "decode", *options)[0])
+    low, high = figures["ranges"]["online_seconds_per_token"]
+    assert figures["runs"] == 2 and low < high
+    assert figures["online_seconds_per_token"] == pytest.approx((low + high) / 2)
+
+
 def test_bench_decode_with_a_draft() -> None:
     options = ["--shape", "tiny", "--context", 8, "--tokens", 9, "--blocks", 0, "--draft-tokens", 4, "--json"]
     figures = json.loads(run("bench", "decode", *options)[0])

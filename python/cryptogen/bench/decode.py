@@ -14,8 +14,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from cryptogen import _core
 from cryptogen.errors import InputError
 from cryptogen.protocols import PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.session import Client, Costs, Draft
@@ -52,32 +54,51 @@ class Task:
     protocol: str = PREPROCESSED
     network: str | None = None  # lan, wan; None: the loopback as it is
     drafted: int = 0  # tokens that the client's draft proposes for every pass
+    runs: int = 1  # whole runs, each with a server of its own; medians count
 
 
 def decode(task: Task, progress: Progress | None = None, note: Note = lambda line: None) -> dict[str, Any]:
-    """The figures of `cryptogen bench decode --json`. Bytes are both directions; `round_trips_per_token` is online."""
+    """The figures of `cryptogen bench decode --json`. Bytes are both directions; `round_trips_per_token` is online.
+
+    Of several runs the medians, and the lowest and highest of what is a time, in `ranges`.
+    """
     check_protocol(task.protocol)
     link = network(task.network) if task.network else None
     if task.context < 1 or task.tokens < 1:
         raise InputError(f"context {task.context} and {task.tokens} tokens, expected 1 or more")
-    layers = SHAPES[task.shape].layers if task.shape in SHAPES else None
-    if task.blocks is None or task.blocks == layers:
-        figures = _run(task, layers, link, progress, note)
-    else:
-        if layers is None or not 2 <= task.blocks < layers:
-            raise InputError(f"{task.blocks} blocks of {task.shape}, expected a known shape and 2 to its layers")
-        one, some = (_run(task, k, link, progress, note) for k in (1, task.blocks))
-        slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR if key in one}
-        figures = some | {key: one[key] + (layers - 1) * slope[key] for key in slope}
-        figures |= {"extrapolated_from_blocks": task.blocks, "per_block": slope}
+    figures = _median([_scaled(task, link, progress, note) for _ in range(task.runs)])
     return figures | {
         "context": task.context,
         "shape": task.shape if task.shape in SHAPES else Path(task.shape).name,
         "tokens": task.tokens,
         "protocol": task.protocol,
+        "kernels": _core.KERNELS,
         "machine": machine(),
         "commit": commit(),
     }
+
+
+def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whatever is a number; the rest is the same in all runs."""
+    if len(runs) == 1:
+        return runs[0]
+    numbers = [key for key, value in runs[0].items() if isinstance(value, int | float)]
+    values = {key: sorted(run[key] for run in runs) for key in numbers}
+    ranges = {key: (v[0], v[-1]) for key, v in values.items() if "seconds" in key}
+    return runs[0] | {key: median(v) for key, v in values.items()} | {"runs": len(runs), "ranges": ranges}
+
+
+def _scaled(task: Task, link: Network | None, progress: Progress | None, note: Note) -> dict[str, Any]:
+    """One run of all blocks, or one of 1 and one of K blocks, scaled up."""
+    layers = SHAPES[task.shape].layers if task.shape in SHAPES else None
+    if task.blocks is None or task.blocks == layers:
+        return _run(task, layers, link, progress, note)
+    if layers is None or not 2 <= task.blocks < layers:
+        raise InputError(f"{task.blocks} blocks of {task.shape}, expected a known shape and 2 to its layers")
+    one, some = (_run(task, k, link, progress, note) for k in (1, task.blocks))
+    slope = {key: (some[key] - one[key]) / (task.blocks - 1) for key in LINEAR if key in one}
+    figures = some | {key: one[key] + (layers - 1) * slope[key] for key in slope}
+    return figures | {"extrapolated_from_blocks": task.blocks, "per_block": slope}
 
 
 def _run(task: Task, blocks: int | None, link: Network | None, progress: Progress | None, note: Note) -> dict[str, Any]:

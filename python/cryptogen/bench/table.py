@@ -9,20 +9,21 @@ from typing import Any
 
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 COLUMNS = (
-    "shape", "context", "network", "batch", "offline s/token", "online s/token", "offline MB/token", "online MB/token",
-    "round trips/token", "prompt s", "setup GB (once)", "RSS client / server GB", "blocks measured", "commit",
+    "shape", "context", "network", "kernels", "batch", "offline s/token", "online s/token", "offline MB/token",
+    "online MB/token", "round trips/token", "prompt s", "setup GB (once)", "RSS client / server GB",
+    "blocks measured", "runs", "commit",
 )  # fmt: skip
 
 
 def row(f: dict[str, Any]) -> str:
     """One line of the table."""
     cells = (
-        f["shape"], f["context"], _network(f), f["batch_tokens"],
+        f["shape"], f["context"], _network(f), f.get("kernels", "avx512"), f["batch_tokens"],
         f"{f['offline_seconds_per_token']:.2f}", f"{f['online_seconds_per_token']:.2f}",
         f"{f['offline_bytes_per_token'] / 1e6:.1f}", f"{f['online_bytes_per_token'] / 1e6:.2f}",
         f"{f['round_trips_per_token']:.0f}", _prompt(f), f"{f['setup_bytes'] / 1e9:.2f}",
         f"{f['peak_rss_client'] / 1e9:.1f} / {f['peak_rss_server'] / 1e9:.1f}",
-        f.get("extrapolated_from_blocks", "all"), f["commit"][:8],
+        f.get("extrapolated_from_blocks", "all"), f.get("runs", 1), f["commit"][:8],
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 

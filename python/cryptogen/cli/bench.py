@@ -30,6 +30,7 @@ def bench_decode(
     draft_tokens: Annotated[
         int, typer.Option(min=0, max=63, help="a draft proposes so many tokens for every pass; 0: no draft")
     ] = 0,
+    runs: Annotated[int, typer.Option(min=1, help="whole runs, of which the medians count")] = 1,
     as_json: Json = False,
 ) -> None:
     """Cost of one decoded token, two processes over TLS on this host."""
@@ -41,7 +42,7 @@ def bench_decode(
         existing(Path(shape), f"model, or one of the shapes {', '.join(SHAPES)}")
         blocks = 0
     bars = Bars()
-    task = Task(shape, context, tokens, batch_tokens, blocks or None, protocol, network, draft_tokens)
+    task = Task(shape, context, tokens, batch_tokens, blocks or None, protocol, network, draft_tokens, runs)
     result = decode(task, bars, _note)
     bars.close()
     show(result, as_json)
