@@ -7,18 +7,18 @@
 //! concatenation (a new block of rows is appended, older ciphertexts never change).
 //!
 //! 1. Both encrypt the new rows' keys and values and exchange them.
-//! 2. Client: combinations for its query rows, one per (row, head of the group); sends them masked; the server decrypts.
+//! 2. Client: combinations for its queries, of which a row has one per head of a key head; sends them masked; the server decrypts.
 //! 3. The same with the roles exchanged.
 
 mod packing;
 
-use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
+use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::{Channel, Role};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use self::packing::{add_scores, add_values, counts, encrypt, key_layout, lambdas, parse, value_layout};
+use self::packing::{add_scores, add_values, counts, encrypt, parse, query, Group};
 use super::linear::{decrypted, hidden};
 use super::pipeline::pipeline;
 use crate::cost::Cost;
@@ -26,7 +26,7 @@ use crate::error::Result;
 use crate::plan::ModelShape;
 
 /// Query rows combined at a time.
-const ROWS: usize = 32;
+const ROWS: usize = 64;
 
 /// This party's inputs for a block of new rows.
 pub struct NewRows {
@@ -86,12 +86,13 @@ impl EncryptedCache {
 /// Messages and bytes of a block of `rows` rows behind earlier blocks that were made for `before` rows each.
 pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
     let (n_keys, n_values) = counts(m, rows);
-    let of_keys = |rows: &usize| lambdas(m).div_ceil(key_layout(m, *rows).1);
-    let results =
-        before.iter().chain([&rows]).map(of_keys).sum::<usize>() + lambdas(m).div_ceil(value_layout(m).1);
-    let bytes =
-        (n_keys + n_values) * SeededCiphertext::BYTES + results * rows * m.group() * MaskedCiphertext::BYTES;
-    let messages = 2 + 2 * rows.div_ceil(ROWS) * results;
+    let groups: Vec<Group> = (before.iter().chain([&rows]).flat_map(|rows| Group::of_keys(m, *rows)))
+        .chain(Group::of_values(m))
+        .collect();
+    let blocks = (0..rows).step_by(ROWS).map(|first| ROWS.min(rows - first) * m.group());
+    let results: usize = blocks.flat_map(|queries| groups.iter().map(move |g| g.results(queries))).sum();
+    let bytes = (n_keys + n_values) * SeededCiphertext::BYTES + results * MaskedCiphertext::BYTES;
+    let messages = 2 + 2 * rows.div_ceil(ROWS) * groups.len();
     Cost { messages, client_bytes: bytes, server_bytes: bytes }
 }
 
@@ -124,8 +125,8 @@ pub fn extend<P: Party>(
         first: new.first,
         rows,
         packed: rows,
-        keys: parse(keys.params, k, key_layout(m, rows).0)?,
-        values: parse(keys.params, v, value_layout(m).0)?,
+        keys: parse(keys.params, k, Group::of_keys(m, rows)[0].layout())?,
+        values: parse(keys.params, v, Group::of_values(m)[0].layout())?,
     });
     // 2. and 3.
     let mut out = Products {
@@ -144,42 +145,28 @@ pub fn extend<P: Party>(
     Ok(out)
 }
 
-/// Multipliers `[M][inner][F]` of one λ group: `pick(row, layer, head, inner)` for every (row, head of the group) pair.
-fn multipliers(
-    m: &ModelShape,
-    range: &std::ops::Range<usize>,
-    f: usize,
-    group: usize,
-    inner: usize,
-    pick: impl Fn(usize, usize, usize, usize) -> Fp + Sync,
-) -> Vec<Fp> {
-    let g = m.group();
-    let mut w = vec![Fp::ZERO; range.len() * g * inner * f];
-    w.par_chunks_mut(inner * f).enumerate().for_each(|(mi, w)| {
-        let (row, member) = (range.start + mi / g, mi % g);
-        for (x, slots) in w.chunks_mut(f).enumerate() {
-            for (slot, w) in slots.iter_mut().enumerate().take(lambdas(m) - group * f) {
-                let lambda = group * f + slot;
-                *w = pick(row, lambda / m.kv_heads, (lambda % m.kv_heads) * g + member, x);
-            }
-        }
-    });
-    w
-}
-
-/// One message of a turn: scores of a λ group with a block's keys, or sums of a λ group's values.
+/// One message of a turn: scores of a λ group with a block's keys, or sums of a λ group's values. With the number of the group.
 #[derive(Clone, Copy)]
 enum Part<'a> {
-    Scores(&'a Block, usize),
-    Values(usize),
+    Scores(&'a Block, Group, usize),
+    Values(Group, usize),
+}
+
+impl Part<'_> {
+    fn group(&self) -> &Group {
+        match self {
+            Part::Scores(_, group, _) | Part::Values(group, _) => group,
+        }
+    }
 }
 
 /// The messages of a turn for some query rows, in order; alike on both sides, whose caches have the same blocks.
 fn parts<'a>(m: &ModelShape, cache: &'a EncryptedCache) -> Vec<Part<'a>> {
-    let groups = |f: usize| 0..lambdas(m).div_ceil(f);
-    let of_block =
-        |block: &'a Block| groups(key_layout(m, block.packed).1).map(move |group| Part::Scores(block, group));
-    let values = groups(value_layout(m).1).map(Part::Values);
+    let of_block = |block: &'a Block| {
+        let groups = Group::of_keys(m, block.packed).into_iter().enumerate();
+        groups.map(move |(i, group)| Part::Scores(block, group, i))
+    };
+    let values = Group::of_values(m).into_iter().enumerate().map(|(i, group)| Part::Values(group, i));
     cache.blocks.iter().flat_map(of_block).chain(values).collect()
 }
 
@@ -191,24 +178,17 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    fn results(&self) -> usize {
+    fn queries(&self) -> usize {
         self.range.len() * self.m.group()
-    }
-
-    fn layout(&self, part: Part<'_>) -> Layout {
-        match part {
-            Part::Scores(block, _) => key_layout(self.m, block.packed).0,
-            Part::Values(_) => value_layout(self.m).0,
-        }
     }
 
     /// Adds this party's shares `[results][N]` of one message.
     fn add(&self, part: Part<'_>, values: &[Fp], out: &mut Products) {
         match part {
-            Part::Scores(block, group) => {
-                add_scores(self.m, block, group, self.first, &self.range, values, out);
+            Part::Scores(block, group, _) => {
+                add_scores(self.m, (block, &group), self.first, &self.range, values, out);
             }
-            Part::Values(group) => add_values(self.m, group, &self.range, values, out),
+            Part::Values(group, _) => add_values(self.m, &group, &self.range, values, out),
         }
     }
 
@@ -220,27 +200,28 @@ impl Turn<'_> {
         new: &NewRows,
         part: Part<'_>,
     ) -> Result<Combiner> {
-        let (m, d) = (self.m, self.m.head_dim);
-        let mut combiner = Combiner::new(params, self.layout(part), self.results());
+        let (m, d, group, queries) = (self.m, self.m.head_dim, part.group(), self.queries());
+        let mut combiner = Combiner::new(params, group.layout(), group.results(queries));
         let expand = |cts: &[SeededCiphertext]| cts.par_iter().map(|c| c.expand(params)).collect::<Vec<_>>();
         match part {
-            Part::Scores(block, group) => {
-                let f = key_layout(m, block.packed).1;
-                let w = multipliers(m, &self.range, f, group, d, |row, layer, head, e| {
-                    new.queries[row][(layer * m.heads + head) * d + e]
+            Part::Scores(block, _, i) => {
+                let w = group.multipliers(queries, d, |q, lambda, e| {
+                    let (row, head) = query(m, q, lambda);
+                    new.queries[self.range.start + row][head * d + e]
                 });
-                combiner.add_block(&expand(&block.keys[group * d..][..d]), &w)?;
+                combiner.add_block(&expand(&block.keys[i * d..][..d]), &w)?;
             }
-            Part::Values(group) => {
-                let f = value_layout(m).1;
+            Part::Values(_, i) => {
                 for block in &cache.blocks {
-                    let cts = expand(&block.values[group * block.rows..(group + 1) * block.rows]);
-                    let w = multipliers(m, &self.range, f, group, block.rows, |row, layer, head, j| {
+                    let cts = expand(&block.values[i * block.rows..][..block.rows]);
+                    let w = group.multipliers(queries, block.rows, |q, lambda, j| {
+                        let (row, head) = query(m, q, lambda);
+                        let row = self.range.start + row;
                         let (t, j) = (new.first + row, block.first + j);
                         if j > t {
                             return Fp::ZERO;
                         }
-                        new.weights[row][(layer * m.heads + head) * (t + 1) + j]
+                        new.weights[row][head * (t + 1) + j]
                     });
                     combiner.add_block(&cts, &w)?;
                 }
@@ -284,8 +265,8 @@ fn receive_products(
     pipeline(
         parts(turn.m, cache)
             .into_iter()
-            .map(|part| Ok((part, ch.recv(turn.results() * MaskedCiphertext::BYTES)?))),
-        |(part, bytes)| Ok((part, decrypted(keys.params, keys.mine, turn.layout(part), &bytes)?)),
+            .map(|part| Ok((part, ch.recv(part.group().results(turn.queries()) * MaskedCiphertext::BYTES)?))),
+        |(part, bytes)| Ok((part, decrypted(keys.params, keys.mine, part.group().layout(), &bytes)?)),
         |(part, values)| {
             turn.add(part, &values, out);
             Ok(())
