@@ -184,11 +184,9 @@ impl<P: Party> Endpoint<P> {
         let mut done = 0;
         for n in chunks(want.slots, SLOTS_AT_ONCE) {
             let batch = self.pools.slots.begin_batch(n)?;
-            let total = want.slots;
-            let layers = self.plan.model.layers as u64 + 1;
             self.fill(batch, |p, sink| {
-                p.slots(n, sink, &mut |what, d, _| {
-                    progress(what, done * layers + d * n as u64, total * layers)
+                p.slots(n, sink, &mut |what, step, steps| {
+                    progress(what, done * steps + step * n as u64, want.slots * steps)
                 })
                 .map(|_| ())
             })?;

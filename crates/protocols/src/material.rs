@@ -164,7 +164,7 @@ impl SlotLayout {
     pub fn usable(&self) -> usize {
         self.usable
     }
-    /// Where the share of `W·r` of a site lies.
+    /// Where the share of `W·r` of a site lies: those of all layers one behind the other.
     pub fn linear(&self, site: Site) -> usize {
         self.linear[site.index(self.model.layers)]
     }

@@ -8,8 +8,8 @@ use cryptogen_ot::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
+use super::layout::slots;
 use super::linear::decrypted;
-use super::model::slots;
 use crate::cost::Cost;
 use crate::error::Result;
 

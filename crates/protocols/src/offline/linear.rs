@@ -1,20 +1,25 @@
-//! `Linear(W)`: shares `y_c + y_s = W·r'` for many tokens at once.
+//! `Linear(W)`: shares `y_c + y_s = W·r'` of many matrices for many tokens at once.
 //!
-//! Functionality: client input `r'` `[T, d_in]`; outputs `y_c`, `y_s` `[T, d_out]`, `y_c` uniform. Source: design of the default protocol, `Linear`.
-//! Messages C→S: `T·blocks` masked ciphertexts (150 KB each), up to 64 in a message. Leaks: nothing (flooded, re-randomised).
+//! Functionality: client inputs `r'` `[T, d_in]` of each matrix; outputs `y_c`, `y_s` `[T, width]`, the outputs of all matrices side by side, `y_c` uniform.
+//! Source: design of the default protocol, `Linear`. Messages C→S: a masked ciphertext (150 KB) per token and group ([`super::layout`]), up to 64 in
+//! a message. Leaks: nothing (flooded, re-randomised).
 //!
-//! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask`, re-randomised, flooded, modulus-switched.
-//! 2. Server: decrypts; both add up the slots of every row: `y_c[o] = Σ_κ mask[κ][o]`.
+//! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask` for every group, re-randomised, flooded, modulus-switched.
+//! 2. Server: decrypts; both add up the slots of every block: `y_c[o] = Σ_copies mask[copy][o]`.
+
+use std::collections::BTreeMap;
 
 use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
 use cryptogen_ot::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::model::{EncryptedModel, MatrixLayout};
+use super::layout::{Group, Packed};
+use super::model::EncryptedModel;
 use super::pipeline::pipeline;
 use crate::cost::Cost;
 use crate::error::Result;
+use crate::plan::Site;
 
 /// Ciphertexts expanded at a time (0.46 MB each).
 const EXPANDED: usize = 64;
@@ -22,84 +27,107 @@ const EXPANDED: usize = 64;
 const ROWS: usize = 64;
 
 /// Messages and bytes of `rows` rows.
-pub fn cost(m: &MatrixLayout, rows: usize) -> Cost {
-    let messages = m.blocks * rows.div_ceil(ROWS);
-    Cost { messages, client_bytes: m.blocks * rows * MaskedCiphertext::BYTES, server_bytes: 0 }
+pub fn cost(packed: &Packed, rows: usize) -> Cost {
+    let groups = packed.groups.len();
+    let messages = groups * rows.div_ceil(ROWS);
+    Cost { messages, client_bytes: groups * rows * MaskedCiphertext::BYTES, server_bytes: 0 }
 }
 
-/// Client: returns `y_c` `[T, d_out]`. `r` is `[T, d_in]`. Sends a message while it makes the next one.
+/// Client's side of a call: its keys and its copy of the model.
+pub struct From<'a> {
+    pub params: &'static Params,
+    pub server_key: &'a PublicKey,
+    pub model: &'a EncryptedModel,
+}
+
+/// Client: returns `y_c` `[T, width]`. `input(site)` makes the `[T, d_in]` of a matrix, more than once if it lies in several groups. Sends a message
+/// while it makes the next one; calls `done` with the number of groups so far.
 ///
 /// # Errors
-/// Connection failures, unreadable encrypted model.
+/// Connection failures, unreadable encrypted model, what `done` returns.
 pub fn client(
     ch: &mut dyn Channel,
-    params: &'static Params,
-    server_key: &PublicKey,
-    model: &EncryptedModel,
-    m: &MatrixLayout,
-    r: &[Fp],
+    from: &From<'_>,
+    packed: &Packed,
+    rows: usize,
+    mut input: impl FnMut(Site) -> Vec<Fp>,
     rng: &mut Prg,
+    mut done: impl FnMut(u64) -> Result<()>,
 ) -> Result<Vec<Fp>> {
-    let mut y = vec![Fp::ZERO; r.len() / m.d_in * m.d_out];
-    for block in 0..m.blocks {
-        let combiners = combined(params, model, m, block, r)?;
-        let mut rows = y.chunks_mut(ROWS * m.d_out);
+    let width = packed.width();
+    let mut y = vec![Fp::ZERO; rows * width];
+    for (i, group) in packed.groups.iter().enumerate() {
+        let mut inputs: BTreeMap<usize, Vec<Fp>> = BTreeMap::new();
+        for block in &group.blocks {
+            inputs.entry(packed.place(block.site).start).or_insert_with(|| input(block.site));
+        }
+        let of_blocks: Vec<&[Fp]> =
+            group.blocks.iter().map(|b| &inputs[&packed.place(b.site).start][..]).collect();
+        let combiners = combined(from, group, &of_blocks, rows)?;
+        let mut out = y.chunks_mut(ROWS * width);
         pipeline(
             combiners.into_iter().map(|combiner| Ok((combiner, Seed::random(rng)))),
-            |(combiner, seed)| hidden(server_key, combiner, &seed),
+            |(combiner, seed)| hidden(from.server_key, combiner, &seed),
             |(masks, bytes)| {
                 ch.send(&bytes)?;
-                add_slots(m, block, &masks, rows.next().unwrap_or_default());
+                add_slots(packed, group, &masks, out.next().unwrap_or_default());
                 Ok(())
             },
         )?;
+        done(i as u64 + 1)?;
     }
     Ok(y)
 }
 
-/// `Σ_k r'_k ⊙ Enc(W)_k` of one block, [`ROWS`] rows in each combiner.
-fn combined(
-    params: &'static Params,
-    model: &EncryptedModel,
-    m: &MatrixLayout,
-    block: usize,
-    r: &[Fp],
-) -> Result<Vec<Combiner>> {
-    let parts: Vec<&[Fp]> = r.chunks(ROWS * m.d_in).collect();
-    let combiner = |r: &&[Fp]| Combiner::new(params, m.layout, r.len() / m.d_in);
-    let mut combiners: Vec<Combiner> = parts.iter().map(combiner).collect();
-    for k in (0..m.columns).step_by(EXPANDED) {
-        let range = k..m.columns.min(k + EXPANDED);
-        let cts = model.expanded(params, m, block, range.clone())?;
-        for (combiner, r) in combiners.iter_mut().zip(&parts) {
-            combiner.add_block(&cts, &weights(m, r, range.clone()))?;
+/// `Σ_k r'_k ⊙ Enc(W)_k` of one group, [`ROWS`] rows in each combiner. `inputs`: `[T, d_in]` of each block.
+fn combined(from: &From<'_>, group: &Group, inputs: &[&[Fp]], rows: usize) -> Result<Vec<Combiner>> {
+    let (f, d_in) = (group.slots(), group.d_in());
+    let firsts = || (0..rows).step_by(ROWS);
+    let combiner = |first: usize| Combiner::new(from.params, group.layout(), ROWS.min(rows - first));
+    let mut combiners: Vec<Combiner> = firsts().map(combiner).collect();
+    for k in (0..group.count()).step_by(EXPANDED) {
+        let range = k..group.count().min(k + EXPANDED);
+        let (start, end) = (group.start + range.start, group.start + range.end);
+        let cts = from.model.expanded(from.params, group.layout(), start..end)?;
+        for (combiner, first) in combiners.iter_mut().zip(firsts()) {
+            let mut w = vec![Fp::ZERO; combiner.results() * range.len() * f];
+            w.par_chunks_mut(range.len() * f).enumerate().for_each(|(i, w)| {
+                group.multipliers(range.clone(), |block| &inputs[block][(first + i) * d_in..], w);
+            });
+            combiner.add_block(&cts, &w)?;
         }
     }
     Ok(combiners)
 }
 
-/// Server: returns `y_s` `[T, d_out]`. Decrypts a message while it receives the next one.
+/// Server: returns `y_s` `[T, width]`. Decrypts a message while it receives the next one; calls `done` with the number of groups so far.
 ///
 /// # Errors
-/// Connection failures, malformed ciphertexts.
+/// Connection failures, malformed ciphertexts, what `done` returns.
 pub fn server(
     ch: &mut dyn Channel,
     params: &'static Params,
     key: &SecretKey,
-    m: &MatrixLayout,
+    packed: &Packed,
     rows: usize,
+    mut done: impl FnMut(u64) -> Result<()>,
 ) -> Result<Vec<Fp>> {
-    let mut y = vec![Fp::ZERO; rows * m.d_out];
+    let width = packed.width();
+    let mut y = vec![Fp::ZERO; rows * width];
     let firsts = (0..rows).step_by(ROWS);
-    let places = (0..m.blocks).flat_map(|block| firsts.clone().map(move |first| (block, first)));
+    let places =
+        packed.groups.iter().enumerate().flat_map(|group| firsts.clone().map(move |first| (group, first)));
     pipeline(
-        places.map(|(block, first)| {
-            Ok((block, first, ch.recv(ROWS.min(rows - first) * MaskedCiphertext::BYTES)?))
+        places.map(|(group, first)| {
+            Ok((group, first, ch.recv(ROWS.min(rows - first) * MaskedCiphertext::BYTES)?))
         }),
-        |(block, first, bytes)| Ok((block, first, decrypted(params, key, m.layout, &bytes)?)),
-        |(block, first, values)| {
-            let rows = values.len() / N;
-            add_slots(m, block, &values, &mut y[first * m.d_out..][..rows * m.d_out]);
+        |(group, first, bytes)| Ok((group, first, decrypted(params, key, group.1.layout(), &bytes)?)),
+        |((i, group), first, values)| {
+            let n = values.len() / N;
+            add_slots(packed, group, &values, &mut y[first * width..][..n * width]);
+            if first + n == rows {
+                done(i as u64 + 1)?;
+            }
             Ok(())
         },
     )?;
@@ -138,24 +166,11 @@ pub(crate) fn decrypted(
     Ok(values)
 }
 
-/// Multipliers `[rows][k][F]` of a range of ciphertexts.
-fn weights(m: &MatrixLayout, r: &[Fp], range: std::ops::Range<usize>) -> Vec<Fp> {
-    let (f, n) = (m.slots(), range.len() * m.slots());
-    let mut w = vec![Fp::ZERO; r.len() / m.d_in * n];
-    for (row, w) in r.chunks(m.d_in).zip(w.chunks_mut(n)) {
-        let row = &row[range.start * f..m.d_in.min(range.end * f)];
-        w[..row.len()].copy_from_slice(row);
-    }
-    w
-}
-
-/// `y[t][block·C + c] += Σ_κ values[t][κ][c]`.
-fn add_slots(m: &MatrixLayout, block: usize, values: &[Fp], y: &mut [Fp]) {
-    let rows = m.block_rows.min(m.d_out - block * m.block_rows);
-    values.par_chunks(N).zip(y.par_chunks_mut(m.d_out)).for_each(|(values, y)| {
-        let y = &mut y[block * m.block_rows..][..rows];
-        for slot in values.chunks(m.block_rows) {
-            y.iter_mut().zip(slot).for_each(|(y, v)| *y += *v);
-        }
-    });
+/// Adds decrypted results `[rows][N]` of a group to rows of outputs.
+fn add_slots(packed: &Packed, group: &Group, values: &[Fp], y: &mut [Fp]) {
+    let place = |block: &super::layout::Block| packed.place(block.site).start + block.first;
+    values
+        .par_chunks(N)
+        .zip(y.par_chunks_mut(packed.width()))
+        .for_each(|(values, y)| group.add(values, place, y));
 }

@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod cross;
 pub mod keys;
+pub mod layout;
 pub mod linear;
 pub mod model;
 mod pipeline;

@@ -3,8 +3,8 @@
 //! With it the client computes `Enc(W·r − mask)` for its own masks, any number of tokens at a time, without rotations or
 //! key switching (`docs/decisions/0002-encrypted-model.md`; design of the default protocol, `Linear`, with the roles exchanged).
 //!
-//! A matrix `[d_out, d_in]` is cut into blocks of `C = min(N, 2^⌈log d_out⌉)` output rows; a ciphertext of `F = N/C` slots holds `F` input
-//! columns: slot κ, coefficient c of ciphertext (block, k) is `W[block·C + c][k·F + κ]`. The embedding is `Eᵀ`: its columns are tokens.
+//! Where everything lies: [`super::layout`]; the embedding, of which a pass needs single columns, is `Eᵀ` in ciphertexts of its own: `F` tokens in
+//! each, slot κ, coefficient c of ciphertext k is `E[k·F + κ][c]`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -16,6 +16,7 @@ use cryptogen_ot::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
+use super::layout::{slots, Packed};
 use super::{report, Progress};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
@@ -25,63 +26,47 @@ use crate::plan::{Plan, Site};
 /// Ciphertexts per message: about 6 MB.
 const BATCH: usize = 32;
 
-/// Where one matrix lies in the encrypted model.
+/// Where the embedding lies in the encrypted model.
 #[derive(Clone, Copy)]
-pub struct MatrixLayout {
+pub struct EmbedLayout {
     pub layout: Layout,
-    /// output rows per block, `C`
-    pub block_rows: usize,
-    pub blocks: usize,
-    /// ciphertexts per block, `⌈d_in / F⌉`
-    pub columns: usize,
-    pub d_in: usize,
-    pub d_out: usize,
+    /// coefficients of a slot, `C ≥ d`
+    pub coefficients: usize,
+    d: usize,
+    vocab: usize,
     start: usize,
 }
 
-impl MatrixLayout {
-    fn new(d_out: usize, d_in: usize, start: usize) -> MatrixLayout {
-        let block_rows = d_out.next_power_of_two().min(N);
-        let f = N / block_rows;
-        MatrixLayout {
-            layout: slots(f),
-            block_rows,
-            blocks: d_out.div_ceil(block_rows),
-            columns: d_in.div_ceil(f),
-            d_in,
-            d_out,
-            start,
-        }
+impl EmbedLayout {
+    fn new(d: usize, vocab: usize, start: usize) -> EmbedLayout {
+        let coefficients = d.next_power_of_two().min(N);
+        EmbedLayout { layout: slots(N / coefficients), coefficients, d, vocab, start }
     }
 
-    /// Input columns per ciphertext, `F`.
+    /// Tokens in a ciphertext, `F`.
     pub fn slots(&self) -> usize {
-        N / self.block_rows
+        N / self.coefficients
+    }
+
+    /// The ciphertext of a token, and its slot there.
+    pub fn place(&self, token: usize) -> (usize, usize) {
+        (self.start + token / self.slots(), token % self.slots())
     }
 
     fn count(&self) -> usize {
-        self.blocks * self.columns
+        self.vocab.div_ceil(self.slots())
     }
 
-    /// Message `[F][C]` of ciphertext (block, k).
-    fn message(&self, block: usize, k: usize, entry: impl Fn(usize, usize) -> i64) -> Vec<Fp> {
+    /// Message `[F][C]` of ciphertext `k`.
+    fn message(&self, k: usize, embed: &[i32]) -> Vec<Fp> {
         let mut m = vec![Fp::ZERO; N];
-        for slot in 0..self.slots() {
-            let column = k * self.slots() + slot;
-            for c in 0..self.block_rows {
-                let row = block * self.block_rows + c;
-                if row < self.d_out && column < self.d_in {
-                    m[slot * self.block_rows + c] = Fp::from_i64(entry(row, column));
-                }
-            }
+        let tokens = k * self.slots()..self.vocab.min((k + 1) * self.slots());
+        for (token, slot) in tokens.zip(m.chunks_mut(self.coefficients)) {
+            let row = &embed[token * self.d..][..self.d];
+            slot.iter_mut().zip(row).for_each(|(m, x)| *m = Fp::from_i64(i64::from(*x)));
         }
         m
     }
-}
-
-/// The layout of `f` slots; `f` is a power of two up to N.
-pub(crate) fn slots(f: usize) -> Layout {
-    Layout::new(f.trailing_zeros()).expect("a power of two up to N")
 }
 
 /// How much of the model a client needs.
@@ -94,9 +79,9 @@ pub enum Part {
 
 /// Order and position of all matrices: the layers, the head, the embedding.
 pub struct ModelLayout {
-    sites: Vec<MatrixLayout>,
-    pub embed: MatrixLayout,
-    layers: usize,
+    pub layers: Packed,
+    pub head: Packed,
+    pub embed: EmbedLayout,
     /// ciphertexts left out
     first: usize,
 }
@@ -109,25 +94,16 @@ impl ModelLayout {
 
     /// Lays out a part of it.
     pub fn of(plan: &Plan, part: Part) -> ModelLayout {
-        let layers = plan.model.layers;
-        let mut start = 0;
-        let mut sites = vec![];
-        for site in (0..layers).flat_map(Site::of_layer).chain([Site::Head]) {
+        let matrix = |site: Site| {
             let l = plan.linear(site);
-            let m = MatrixLayout::new(l.d_out, l.d_in, start);
-            start += m.count();
-            sites.push(m);
-        }
-        let first = match part {
-            Part::Whole => 0,
-            Part::Ends => sites[Site::Head.index(layers)].start,
+            (site, l.d_out, l.d_in)
         };
-        ModelLayout { sites, embed: MatrixLayout::new(plan.model.d, plan.model.vocab, start), layers, first }
-    }
-
-    /// The layout of a site's matrix.
-    pub fn site(&self, site: Site) -> &MatrixLayout {
-        &self.sites[site.index(self.layers)]
+        let sites = (0..plan.model.layers).flat_map(Site::of_layer).map(matrix);
+        let layers = Packed::new(&sites.collect::<Vec<_>>(), 0);
+        let head = Packed::new(&[matrix(Site::Head)], layers.count());
+        let embed = EmbedLayout::new(plan.model.d, plan.model.vocab, layers.count() + head.count());
+        let first = if part == Part::Whole { 0 } else { layers.count() };
+        ModelLayout { layers, head, embed, first }
     }
 
     /// Ciphertexts in all.
@@ -144,14 +120,23 @@ impl ModelLayout {
         (self.count() * SeededCiphertext::BYTES) as u64
     }
 
-    fn locate(&self, index: usize) -> (Option<Site>, &MatrixLayout, usize) {
-        let sites = (0..self.layers).flat_map(Site::of_layer).chain([Site::Head]);
-        for (site, m) in sites.zip(&self.sites) {
-            if index < m.start + m.count() {
-                return (Some(site), m, index - m.start);
-            }
+    /// Message of a ciphertext.
+    fn message(&self, index: usize, model: &ServerModel) -> Vec<Fp> {
+        if index >= self.embed.start {
+            return self.embed.message(index - self.embed.start, &model.embed);
         }
-        (None, &self.embed, index - self.embed.start)
+        let packed = if index < self.layers.count() { &self.layers } else { &self.head };
+        let (group, k) = packed.locate(index);
+        let d_in = group.d_in();
+        group.message(k, |site, row, column| i64::from(model.weight(site)[row * d_in + column]))
+    }
+
+    fn layout(&self, index: usize) -> Layout {
+        match index {
+            i if i >= self.embed.start => self.embed.layout,
+            i if i >= self.layers.count() => self.head.locate(i).0.layout(),
+            i => self.layers.locate(i).0.layout(),
+        }
     }
 }
 
@@ -181,17 +166,8 @@ pub fn send(
         let batch: Result<Vec<Vec<u8>>> = (start..end.min(start + BATCH))
             .into_par_iter()
             .map(|index| {
-                let (site, m, i) = layout.locate(index);
-                let (block, k) = (i / m.columns, i % m.columns);
-                let message = match site {
-                    Some(site) => {
-                        let w = model.weight(site);
-                        m.message(block, k, |row, column| i64::from(w[row * m.d_in + column]))
-                    }
-                    None => m.message(block, k, |row, column| i64::from(model.embed[column * m.d_out + row])),
-                };
                 let mut rng = Prg::new(&seed.derive("encrypted model", index as u64));
-                Ok(key.encrypt(&message, m.layout, &mut rng)?.to_bytes())
+                Ok(key.encrypt(&layout.message(index, model), layout.layout(index), &mut rng)?.to_bytes())
             })
             .collect();
         let batch = batch?;
@@ -264,29 +240,31 @@ impl EncryptedModel {
         Ok(EncryptedModel { file, path: path.into(), layout })
     }
 
-    /// Reads ciphertexts `k` of a block and expands them.
+    /// Reads ciphertexts and expands them.
     ///
     /// # Errors
     /// Unreadable or malformed ciphertexts.
     pub fn expanded(
         &self,
         params: &'static Params,
-        m: &MatrixLayout,
-        block: usize,
-        k: std::ops::Range<usize>,
+        layout: Layout,
+        range: std::ops::Range<usize>,
     ) -> Result<Vec<Ciphertext>> {
-        let start = m.start.checked_sub(self.layout.first);
-        let start = start.ok_or_else(|| ProtocolError::MissingWeights("of a layer, on the client".into()))?;
+        let first = self.layout.first;
+        if range.start < first {
+            return Err(ProtocolError::MissingWeights("of a layer, on the client".into()));
+        }
         let failed = |e: std::io::Error| ProtocolError::File {
             path: self.path.display().to_string(),
             reason: e.to_string(),
         };
         let buffer = || vec![0; SeededCiphertext::BYTES];
-        k.into_par_iter()
-            .map_init(buffer, |bytes, k| {
-                let at = (start + block * m.columns + k) * SeededCiphertext::BYTES;
+        range
+            .into_par_iter()
+            .map_init(buffer, |bytes, index| {
+                let at = (index - first) * SeededCiphertext::BYTES;
                 self.file.read_exact_at(bytes, at as u64).map_err(failed)?;
-                Ok(SeededCiphertext::from_bytes(params, m.layout, bytes)?.expand(params))
+                Ok(SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params))
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! Fills slots: all material that does not depend on a row's position, layer by layer, in bounded memory.
+//! Fills slots: all material that does not depend on a row's position. The linear layers all at once, the rest layer by layer.
 //!
 //! Symmetric skeleton; the client brings masks and its shares, the server its masks. The client checks every truncation whose
 //! input share it knows (A1) and marks slots that would fail; both parties skip them.
@@ -15,6 +15,7 @@ use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use super::keys::PartyKeys;
+use super::layout::Packed;
 use super::model::{EncryptedModel, ModelLayout};
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
@@ -68,24 +69,32 @@ impl<P: Party> Preparer<'_, P> {
         for (i, seed) in seeds.iter().enumerate() {
             sink.write(i, 0, seed.expose())?;
         }
-        let layers = self.plan.model.layers;
+        let (layers, packed) = (self.plan.model.layers, ModelLayout::new(self.plan).layers);
+        let steps = (packed.groups.len() + layers + 1) as u64;
         let mut state = self.embed(&seeds);
+        // Masks go into every linear layer, so none waits for another.
+        let y = self.linear(&packed, &seeds, &mut state.good, |group| {
+            report(progress, "preparing tokens", group, steps)
+        })?;
+        for (i, y) in y.chunks(packed.width()).enumerate() {
+            sink.write(i, self.layout.linear(Site::Qkv(0)), &fp_to_bytes(y))?;
+        }
         for l in 0..layers {
+            self.outputs(&packed, &y, Site::Qkv(l), &mut state.good);
             self.norm(2 * l, &seeds, &mut state, sink)?;
-            self.linear(Site::Qkv(l), &seeds, &mut state, sink)?;
             self.attention_product(l, &seeds, sink)?;
-            let o = self.linear(Site::O(l), &seeds, &mut state, sink)?;
+            let o = self.outputs(&packed, &y, Site::O(l), &mut state.good);
             self.residual(&mut state, &o);
             self.norm(2 * l + 1, &seeds, &mut state, sink)?;
-            let up = self.linear(Site::Up(l), &seeds, &mut state, sink)?;
+            let up = self.outputs(&packed, &y, Site::Up(l), &mut state.good);
             self.activation(l, &up, &seeds, sink)?;
-            let down = self.linear(Site::Down(l), &seeds, &mut state, sink)?;
+            let down = self.outputs(&packed, &y, Site::Down(l), &mut state.good);
             self.residual(&mut state, &down);
-            report(progress, "preparing tokens", (l + 1) as u64, layers as u64 + 1)?;
+            report(progress, "preparing tokens", steps - (layers - l) as u64, steps)?;
         }
         self.norm(2 * layers, &seeds, &mut state, sink)?;
         self.scalar_tables(&seeds, sink)?;
-        report(progress, "preparing tokens", layers as u64 + 1, layers as u64 + 1)?;
+        report(progress, "preparing tokens", steps, steps)?;
         self.agree_on_good(n, &state, self.layout.usable(), sink)
     }
 
@@ -99,7 +108,7 @@ impl<P: Party> Preparer<'_, P> {
             return state;
         }
         let (d, embed) = (self.plan.model.d, &self.plan.embed);
-        let rows = ModelLayout::new(self.plan).embed.block_rows;
+        let rows = ModelLayout::new(self.plan).embed.coefficients;
         state.h = vec![Fp::ZERO; seeds.len() * d];
         (state.h.par_chunks_mut(d).zip(&mut state.good).zip(seeds)).for_each(|((h, good), seed)| {
             let share = fold(&mask(seed, Mask::Embed, 0, N), rows, d);
@@ -115,59 +124,54 @@ impl<P: Party> Preparer<'_, P> {
         }
     }
 
-    /// `Linear` for one site; on the client, returns its truncated share `[T, d_out]`.
+    /// `Linear` of all layers: this party's shares, `[T, width]`.
     fn linear(
         &mut self,
-        site: Site,
+        packed: &Packed,
         seeds: &[Seed],
-        state: &mut ClientState,
-        sink: &mut dyn Sink,
+        good: &mut [bool],
+        done: impl FnMut(u64) -> Result<()>,
     ) -> Result<Vec<Fp>> {
-        let spec = self.plan.linear(site);
-        let offset = self.layout.linear(site);
-        let index = site.index(self.plan.model.layers);
-        let mut y = self.shares(site, seeds, index, &mut state.good)?;
-        write_words(sink, offset, &y, spec.d_out)?;
+        if !self.protocol.is_hybrid() {
+            return self.shares(packed, seeds, good, done);
+        }
+        let n = seeds.len() * packed.width();
         if !self.is_client() {
-            return Ok(vec![]);
+            return Ok(vec![Fp::ZERO; n]);
         }
-        truncate(&mut y, &mut state.good, spec.d_out, |_| (spec.out_bound, spec.out_shift));
-        Ok(y)
+        for site in (0..self.plan.model.layers).flat_map(Site::of_layer) {
+            entered(self.plan, site, seeds, good);
+        }
+        Ok(self.rng.fp_vec(n))
     }
 
-    fn shares(&mut self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Result<Vec<Fp>> {
-        let spec = self.plan.linear(site);
-        let params = self.keys.params;
-        let online = self.protocol.is_hybrid() && site != Site::Head;
-        match self.model {
-            Some(model) => {
-                let r = self.entered(site, seeds, index, good);
-                if online {
-                    return Ok(self.rng.fp_vec(seeds.len() * spec.d_out));
-                }
-                linear::client(self.ch, params, &self.keys.peer, model, model.layout.site(site), &r, self.rng)
-            }
-            None if online => Ok(vec![Fp::ZERO; seeds.len() * spec.d_out]),
-            None => {
-                let layout = ModelLayout::new(self.plan);
-                linear::server(self.ch, params, &self.keys.mine, layout.site(site), seeds.len())
-            }
-        }
+    /// Shares of `W·r'` of some matrices.
+    fn shares(
+        &mut self,
+        packed: &Packed,
+        seeds: &[Seed],
+        good: &mut [bool],
+        done: impl FnMut(u64) -> Result<()>,
+    ) -> Result<Vec<Fp>> {
+        let (plan, params, rows) = (self.plan, self.keys.params, seeds.len());
+        let Some(model) = self.model else {
+            return linear::server(self.ch, params, &self.keys.mine, packed, rows, done);
+        };
+        let from = linear::From { params, server_key: &self.keys.peer, model };
+        let input = |site| entered(plan, site, seeds, good);
+        linear::client(self.ch, &from, packed, rows, input, self.rng, done)
     }
 
-    /// Client: `r'` of a site, `[T, d_in]`; slots whose truncation of it could fail are marked.
-    fn entered(&self, site: Site, seeds: &[Seed], index: usize, good: &mut [bool]) -> Vec<Fp> {
-        let spec = self.plan.linear(site);
-        if !matches!(site, Site::Down(_)) {
-            let mut r = masks(seeds, Mask::Remask, index, spec.d_in);
-            truncate(&mut r, good, spec.d_in, |j| (spec.in_bound, spec.in_shift[j]));
-            return r;
+    /// On the client, the truncated share `[T, d_out]` of a site; slots where that could fail are marked.
+    fn outputs(&self, packed: &Packed, y: &[Fp], site: Site, good: &mut [bool]) -> Vec<Fp> {
+        if !self.is_client() {
+            return vec![];
         }
-        let r = masks_words(seeds, Mask::Remask, index, spec.d_in);
-        for (r, good) in r.chunks(spec.d_in).zip(good) {
-            *good &= r.iter().all(|r| word_trunc_is_safe(*r, spec.in_bound));
-        }
-        r.iter().zip(spec.in_shift.iter().cycle()).map(|(r, &k)| word_trunc_client(*r, k)).collect()
+        let (spec, place) = (self.plan.linear(site), packed.place(site));
+        let mut out = Vec::with_capacity(good.len() * spec.d_out);
+        y.chunks(packed.width()).for_each(|y| out.extend_from_slice(&y[place.clone()]));
+        truncate(&mut out, good, spec.d_out, |_| (spec.out_bound, spec.out_shift));
+        out
     }
 
     /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.
@@ -264,7 +268,7 @@ impl<P: Party> Preparer<'_, P> {
     pub fn heads(&mut self, n: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
         let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
         let mut state = ClientState { h: vec![], good: vec![true; n] };
-        let y = self.shares(Site::Head, &seeds, 0, &mut state.good)?;
+        let y = self.shares(&ModelLayout::new(self.plan).head, &seeds, &mut state.good, |_| Ok(()))?;
         for (i, (seed, y)) in seeds.iter().zip(y.chunks(self.plan.model.vocab)).enumerate() {
             sink.write(i, 0, seed.expose())?;
             sink.write(i, seed.expose().len(), &fp_to_bytes(y))?;
@@ -286,6 +290,22 @@ pub fn exponential_record_bytes(plan: &Plan) -> usize {
 /// Writes `n` field elements into every record.
 fn write_words(sink: &mut dyn Sink, offset: usize, words: &[Fp], n: usize) -> Result<()> {
     words.chunks(n).enumerate().try_for_each(|(i, words)| sink.write(i, offset, &fp_to_bytes(words)))
+}
+
+/// Client: `r'` of a site, `[T, d_in]`; slots whose truncation of it could fail are marked.
+fn entered(plan: &Plan, site: Site, seeds: &[Seed], good: &mut [bool]) -> Vec<Fp> {
+    let spec = plan.linear(site);
+    let index = if site == Site::Head { 0 } else { site.index(plan.model.layers) };
+    if !matches!(site, Site::Down(_)) {
+        let mut r = masks(seeds, Mask::Remask, index, spec.d_in);
+        truncate(&mut r, good, spec.d_in, |j| (spec.in_bound, spec.in_shift[j]));
+        return r;
+    }
+    let r = masks_words(seeds, Mask::Remask, index, spec.d_in);
+    for (r, good) in r.chunks(spec.d_in).zip(good) {
+        *good &= r.iter().all(|r| word_trunc_is_safe(*r, spec.in_bound));
+    }
+    r.iter().zip(spec.in_shift.iter().cycle()).map(|(r, &k)| word_trunc_client(*r, k)).collect()
 }
 
 /// Truncates the client's shares `[T, n]` in place by the bound and shift of each column; a row that could fail is not good.

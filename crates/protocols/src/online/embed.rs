@@ -55,8 +55,8 @@ impl Online<Client> {
                         got: "a larger id".into(),
                     });
                 }
-                let (k, slot) = (token / m.slots(), token % m.slots());
-                let ct = from.model.expanded(from.keys.params, m, 0, k..k + 1)?;
+                let (k, slot) = m.place(token);
+                let ct = from.model.expanded(from.keys.params, m.layout, k..k + 1)?;
                 let mut pick = vec![Fp::ZERO; m.slots()];
                 pick[slot] = Fp::ONE;
                 let mask = self.active[i].slot.mask(Mask::Embed, 0, N);
@@ -64,7 +64,7 @@ impl Online<Client> {
                 combiner.add_block(&ct, &pick)?;
                 let mut rng = Prg::new(&seed.derive("embed", i as u64));
                 let out = combiner.finish(&from.keys.peer, &mask, &mut rng)?;
-                let share = fold(&mask, m.block_rows, plan.model.d);
+                let share = fold(&mask, m.coefficients, plan.model.d);
                 Ok((
                     out.iter().flat_map(|ct| ct.to_bytes(from.keys.params)).collect(),
                     share.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect(),
@@ -96,7 +96,7 @@ impl Online<Server> {
         let values = decrypted(keys.params, &keys.mine, m.layout, &bytes)?;
         for (row, values) in self.active.iter().zip(values.chunks(N)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
-            for (j, v) in fold(values, m.block_rows, d).into_iter().enumerate() {
+            for (j, v) in fold(values, m.coefficients, d).into_iter().enumerate() {
                 let p = position.map_or(0, |p| i64::from(p[j]));
                 h.push(trunc_server(v + Fp::from_i64(p), plan.embed.shift));
             }

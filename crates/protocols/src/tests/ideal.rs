@@ -87,7 +87,7 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
     let d = m.d;
     let cm = |what, index, n| mask(&seeds[0], what, index, n);
     let sm = |what, index, n| mask(&seeds[1], what, index, n);
-    let block_rows = ModelLayout::new(plan).embed.block_rows;
+    let block_rows = ModelLayout::new(plan).embed.coefficients;
     let embed = fold(&cm(Mask::Embed, 0, cryptogen_he::N), block_rows, d);
     let mut ideal =
         Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };

@@ -17,6 +17,7 @@ use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
 use crate::error::{ProtocolError, Result};
 use crate::offline::keys::PartyKeys;
+use crate::offline::layout::Packed;
 use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::{cross, linear};
 use crate::online::embed::{self, EmbedClient};
@@ -60,33 +61,62 @@ fn add(a: &[Fp], b: &[Fp]) -> Vec<Fp> {
     a.iter().zip(b).map(|(a, b)| *a + *b).collect()
 }
 
-/// Several blocks of output rows and several columns in the head, several ciphertexts of the embedding, full-size weights.
+/// Several groups in the head, several ciphertexts of the embedding, full-size weights.
 fn wide() -> Tiny {
     build(&Settings { vocab: N + 8, weights: 1 << 15, ..Settings::of(Arch::Gpt) })
 }
 
 #[test]
 fn linear_gives_shares_of_the_product() {
-    for (tiny, sites) in [
-        (tiny(Arch::Gpt), vec![Site::Qkv(0), Site::Down(1)]),
-        (tiny(Arch::Llama), vec![Site::O(0), Site::Up(1), Site::Head]),
-        (&wide(), vec![Site::Head, Site::O(1)]),
-    ] {
-        let model = encrypted(tiny);
-        for (site, rows) in sites.into_iter().zip([3, 65, 1]) {
-            let l = tiny.plan.linear(site);
-            let (r, m) = (elements(&mut rng(7), rows * l.d_in), model.layout.site(site));
-            let (params, (client_keys, server_keys)) = (keys().0.params, keys());
-            let (client, server) = run(
-                |ch| linear::client(ch, params, &client_keys.peer, &model, m, &r, &mut rng(8)),
-                |ch| linear::server(ch, params, &server_keys.mine, m, rows),
-            );
-            assert_eq!(measured(&client, &server), linear::cost(m, rows));
+    for (tiny, rows) in [(tiny(Arch::Gpt), 3), (tiny(Arch::Llama), 65), (&wide(), 2)] {
+        let (plan, model) = (&tiny.plan, encrypted(tiny));
+        let input = |site: Site| elements(&mut rng(site.index(9) as u8), rows * plan.linear(site).d_in);
+        for packed in [&model.layout.layers, &model.layout.head] {
+            let (client, server, groups) = linear_layers(&model, packed, rows, input);
+            assert_eq!(groups, [packed.groups.len() as u64; 2]);
+            assert_eq!(measured(&client, &server), linear::cost(packed, rows));
             let y = add(&client.result.unwrap(), &server.result.unwrap());
-            let expected: Vec<Fp> = r.chunks(l.d_in).flat_map(|r| ideal::multiply(tiny, site, r)).collect();
-            assert!(y == expected, "{site:?}");
+            for site in (0..plan.model.layers).flat_map(Site::of_layer).chain([Site::Head]) {
+                let (place, d_in) = (packed.place(site), plan.linear(site).d_in);
+                for (y, r) in y.chunks(packed.width()).zip(input(site).chunks(d_in)) {
+                    assert!(
+                        place.is_empty() || y[place.clone()] == ideal::multiply(tiny, site, r),
+                        "{site:?}"
+                    );
+                }
+            }
         }
     }
+}
+
+type Shares = Ran<Result<Vec<Fp>>>;
+
+/// Both parties' shares of some matrices, and how many groups each reported.
+fn linear_layers(
+    model: &EncryptedModel,
+    packed: &Packed,
+    rows: usize,
+    input: impl FnMut(Site) -> Vec<Fp> + Send,
+) -> (Shares, Shares, [u64; 2]) {
+    let (client_keys, server_keys) = keys();
+    let (params, mut groups) = (client_keys.params, [0; 2]);
+    let [c, s] = &mut groups;
+    let from = linear::From { params, server_key: &client_keys.peer, model };
+    let (client, server) = run(
+        |ch| {
+            linear::client(ch, &from, packed, rows, input, &mut rng(8), |n| {
+                *c = n;
+                Ok(())
+            })
+        },
+        |ch| {
+            linear::server(ch, params, &server_keys.mine, packed, rows, |n| {
+                *s = n;
+                Ok(())
+            })
+        },
+    );
+    (client, server, groups)
 }
 
 #[test]
@@ -146,14 +176,14 @@ fn cross_gives_shares_of_the_products() {
 fn spoiled_offline_messages_are_errors() {
     let (tiny, (client_keys, server_keys)) = (tiny(Arch::Gpt), keys());
     let (params, model) = (client_keys.params, encrypted(tiny));
-    let m = model.layout.site(Site::Qkv(0));
-    let r = elements(&mut rng(1), m.d_in);
+    let (packed, r) = (&model.layout.layers, elements(&mut rng(1), N));
+    let from = linear::From { params, server_key: &client_keys.peer, model: &model };
     for fault in [Fault::Truncate, Fault::Extend, Fault::Ones, Fault::Random, Fault::Hangup] {
         let spoiled = [Some((0, fault)), None];
         let (_, s) = run_spoiled(
             spoiled,
-            |ch| linear::client(ch, params, &client_keys.peer, &model, m, &r, &mut rng(8)),
-            |ch| linear::server(ch, params, &server_keys.mine, m, 1),
+            |ch| linear::client(ch, &from, packed, 1, |_| r.clone(), &mut rng(8), |_| Ok(())),
+            |ch| linear::server(ch, params, &server_keys.mine, packed, 1, |_| Ok(())),
         );
         check_error("linear", fault, s.result.err());
         let both = [vec![r.clone()], vec![r.clone()]];
@@ -190,7 +220,7 @@ fn spoiled_offline_messages_are_errors() {
             |ch| -> crate::Result<()> {
                 model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true)?;
                 EncryptedModel::open(&path, &tiny.plan, Part::Whole)?
-                    .expanded(params, m, 0, 0..m.columns)
+                    .expanded(params, packed.groups[0].layout(), 0..1)
                     .map(|_| ())
             },
             |ch| {
@@ -227,20 +257,17 @@ pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
 fn offline_transcripts_are_reproducible() {
     let (tiny, (client_keys, server_keys)) = (tiny(Arch::Llama), keys());
     let (params, model) = (client_keys.params, encrypted(tiny));
-    let m = model.layout.site(Site::Qkv(0));
-    let r = elements(&mut rng(1), 2 * m.d_in);
-    let (linear, _) = run(
-        |ch| linear::client(ch, params, &client_keys.peer, &model, m, &r, &mut rng(8)),
-        |ch| linear::server(ch, params, &server_keys.mine, m, 2),
-    );
+    let packed = &model.layout.layers;
+    let (linear, ..) = linear_layers(&model, packed, 2, |_| elements(&mut rng(1), N));
+    let r = elements(&mut rng(1), 2 * tiny.plan.linear(Site::Qkv(0)).d_in);
     let (client, server) = run(
         |ch| cross::client(ch, params, &client_keys.mine, std::slice::from_ref(&r), &mut rng(3)),
         |ch| cross::server(ch, params, &server_keys.peer, std::slice::from_ref(&r), &mut rng(4)),
     );
-    assert_eq!(linear.bytes(), 2 * MaskedCiphertext::BYTES);
+    assert_eq!(linear.bytes(), packed.groups.len() * 2 * MaskedCiphertext::BYTES);
     assert_eq!(
         [linear.hash(), client.hash(), server.hash()],
-        ["45af635e8382a16a", "a90c5d4664cc03e4", "19f81071c6cb63a1"]
+        ["64671b58b1404b82", "a90c5d4664cc03e4", "19f81071c6cb63a1"]
     );
 }
 

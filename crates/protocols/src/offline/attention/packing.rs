@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{Block, NewRows, Products};
 use crate::error::Result;
-use crate::offline::model::slots;
+use crate::offline::layout::slots;
 use crate::plan::ModelShape;
 
 /// Slots and coefficients of a ciphertext, and the numbers `λ` of its slots: a group of them, as often as it fits.
