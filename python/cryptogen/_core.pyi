@@ -23,6 +23,8 @@ class Plan:
     def why(self, protocol: str, rows: int) -> list[str]: ...  # layouts in ciphertexts and their reasons
     def encrypted_model_bytes(self, protocol: str) -> int: ...  # what a client needs of it
     @property
+    def encrypted_model_layout(self) -> str: ...  # names where its weights lie, hex
+    @property
     def slot_bytes(self) -> int: ...
 
 class ServerModel:

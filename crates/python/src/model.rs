@@ -61,6 +61,12 @@ impl Plan {
         Ok(ModelLayout::of(&self.inner, part).bytes())
     }
 
+    /// Names the layout of the encrypted model.
+    #[getter]
+    fn encrypted_model_layout(&self) -> String {
+        ModelLayout::new(&self.inner).id()
+    }
+
     /// Size of one slot in either party's store.
     #[getter]
     fn slot_bytes(&self) -> usize {

@@ -127,7 +127,8 @@ class Link:
     def _fetch_model(self, model: str, plan_digest: str) -> None:
         """The encrypted model, or the part that the protocol needs, comes once per model and key; a file appears under
         its name only when complete."""
-        name = hashlib.sha256(f"{model} {plan_digest} {self.offer.key_id}".encode()).hexdigest()[:32]
+        parts = (model, plan_digest, self.offer.key_id, self.plan.encrypted_model_layout)
+        name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
         whole = self._folder / "models" / name
         path = whole if self.protocol == PREPROCESSED else whole.with_name(f"{name}-ends")
         endpoint = self._open()

@@ -30,6 +30,7 @@ pub struct Block {
 }
 
 /// Ciphertexts that are combined into one result for each row of inputs.
+#[derive(Debug)]
 pub struct Group {
     pub blocks: Vec<Block>,
     /// coefficients of a slot, `C`

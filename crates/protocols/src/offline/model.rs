@@ -15,6 +15,7 @@ use cryptogen_he::{Ciphertext, Layout, Params, SecretKey, SeededCiphertext, N};
 use cryptogen_ot::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::layout::{slots, Packed};
 use super::{report, Progress};
@@ -27,7 +28,7 @@ use crate::plan::{Plan, Site};
 const BATCH: usize = 32;
 
 /// Where the embedding lies in the encrypted model.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct EmbedLayout {
     pub layout: Layout,
     /// coefficients of a slot, `C ≥ d`
@@ -118,6 +119,12 @@ impl ModelLayout {
     /// Bytes in all.
     pub fn bytes(&self) -> u64 {
         (self.count() * SeededCiphertext::BYTES) as u64
+    }
+
+    /// Names the places of all weights, hex: a file of another layout says something else.
+    pub fn id(&self) -> String {
+        let places = format!("{:?} {:?} {:?}", self.layers.groups, self.head.groups, self.embed);
+        Sha256::digest(places).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Message of a ciphertext.
