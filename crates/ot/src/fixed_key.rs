@@ -4,8 +4,8 @@
 //!   Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4). Two AES calls.
 //! - `grow`, `hash_sums`, `grown_hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
 //!   trees. One AES call.
-//! - `grown_leaf_sums`, `dot`: `Conv_ℓ(s)` is the low (`ℓ` even) or high (odd) half of `MMO_C(s ⊕ ⌊ℓ/2⌋)`, correlation robust (the same,
-//!   §7.2): uniform modulo `2^64`. One AES call for two payloads.
+//! - `grown_leaf_sums`, `dot`: `Conv_{ℓ,c}(s)` is the low (`ℓ` even) or high (odd) half of `MMO_C(s ⊕ b)`, `b` the number of the block of half `c`
+//!   and pair `⌊ℓ/2⌋`, correlation robust (the same, §7.2): uniform modulo `2^64`. One AES call for two payloads.
 //! - `stream`: block `i` of the stream of a seed, `MMO_S(s ⊕ i)`.
 
 use std::sync::LazyLock;
@@ -60,7 +60,7 @@ pub(crate) fn grown_hash_sums(parents: &[u128], words: &[u128; TREES]) -> [u128;
     PI.tree.grown_hash_sums(parents, words)
 }
 
-/// Over the leaves of each tree, the children of `parents`: how many are odd; `sums[pair]`: the sums of `Conv_{2·pair}` and `Conv_{2·pair+1}`.
+/// Over the leaves of each tree, the children of `parents`: how many are odd; `sums[b]`: the sums of both halves of block `b`.
 pub(crate) fn grown_leaf_sums(
     parents: &[u128],
     words: &[u128; TREES],
@@ -73,12 +73,12 @@ pub(crate) fn grown_leaf_sums(
 #[inline]
 pub(crate) fn dot(
     leaves: &[u128],
-    (pair, finals): (usize, [u64; 2]),
+    (block, finals): (usize, [u64; 2]),
     tables: &[&Table],
     first: usize,
     sums: &mut [[u64; 2]],
 ) {
-    PI.convert.dot(leaves, (pair as u128, finals), tables, first, sums);
+    PI.convert.dot(leaves, (block as u128, finals), tables, first, sums);
 }
 
 /// Block `counter` of every seed's stream.

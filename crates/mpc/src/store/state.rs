@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 
-/// 2: table keys and their payloads are integers modulo `2^64`.
-const FORMAT: u32 = 2;
+/// 3: table keys have final words for two halves.
+const FORMAT: u32 = 3;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.
 const INDEX_MAX: u64 = 1 << 48;

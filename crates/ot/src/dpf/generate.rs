@@ -12,14 +12,14 @@ use zeroize::{Zeroize, Zeroizing};
 use super::index::index_message_bytes;
 use super::key::RecordWriter;
 use super::tree::Grove;
-use super::{TableBatch, TableShape, MAX_LEAVES, MAX_PAYLOADS};
+use super::{TableBatch, TableShape, MAX_LEAVES, MAX_WORDS};
 use crate::bits;
 use crate::channel::{Channel, Role};
 use crate::error::OtError;
 use crate::extension::{OtPair, RotReceived, RotSent};
 
-// Label of the pads of one transfer; 1 is `index::INDEX`.
-const FINAL: u8 = 2; // + ℓ
+// Label of the pads of one transfer; 1 is `index::INDEX`, `halves::HALF` lies above.
+const FINAL: u8 = 2; // + word
 
 /// Groups of trees in one parallel task.
 const TASK: usize = 16;
@@ -58,18 +58,20 @@ pub fn generate(
     let mut batch = Batch { role, shape, n, sent, received };
 
     // Steps 2 and 3.
-    for level in 0..shape.k() {
+    let (message, mut halves) = batch.share_halves(betas);
+    for level in 0..shape.depth() {
         let sums = trees.hash_sums();
-        let words = batch.correct_level(channel, level, &sums, &mut writer)?;
+        let first = (level == 0).then_some((&message[..], &mut halves[..]));
+        let words = batch.correct_level(channel, level, &sums, first, &mut writer)?;
         trees.words.push(words);
     }
     for i in 0..n {
         writer.set_root(i, trees.roots[i]);
-        (0..shape.k()).for_each(|level| writer.set_correction(i, level, trees.words[level as usize][i]));
+        (0..shape.depth()).for_each(|level| writer.set_correction(i, level, trees.words[level as usize][i]));
     }
 
     // Step 4.
-    batch.correct_leaves(channel, betas, &trees.leaf_sums(), &mut writer)?;
+    batch.correct_leaves(channel, (betas, &halves), &trees.leaf_sums(), &mut writer)?;
     Ok(writer.finish())
 }
 
@@ -99,7 +101,7 @@ impl Trees {
         let n = self.roots.len();
         let mut values = Zeroizing::new(vec![V::default(); n]);
         values.par_chunks_mut(TREES).with_min_len(TASK).enumerate().for_each_init(
-            || (Grove::new(self.shape.k()), Vec::with_capacity(self.words.len())),
+            || (Grove::new(self.shape.depth()), Vec::with_capacity(self.words.len())),
             |(grove, words), (group, values)| {
                 // The last group is filled up with copies of its last tree.
                 let of = |all: &[u128]| core::array::from_fn(|i| all[(group * TREES + i).min(n - 1)]);
@@ -121,21 +123,25 @@ impl Trees {
     fn leaf_sums(&self) -> Zeroizing<Vec<LeafSums>> {
         self.visit(|grove, roots, words| {
             let (last, words) = words.split_last().expect("a tree of several levels");
-            let mut sums = [[[0; 2]; TREES]; MAX_PAIRS];
-            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..self.shape.pairs()]);
-            core::array::from_fn(|tree| LeafSums {
-                count: counts[tree],
-                converted: core::array::from_fn(|l| Wrapping(sums[l / 2][tree][l % 2])),
+            let (mut sums, shape) = ([[[0; 2]; TREES]; MAX_PAIRS], self.shape);
+            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..2 * shape.pairs()]);
+            core::array::from_fn(|tree| {
+                let mut leaves = LeafSums { count: counts[tree], ..LeafSums::default() };
+                for (half, payload) in (0..2).flat_map(|half| (0..shape.m()).map(move |l| (half, l))) {
+                    let sum = sums[shape.block(half, payload / 2)][tree][payload % 2];
+                    leaves.converted[shape.word(half, payload)] = Wrapping(sum);
+                }
+                leaves
             })
         })
     }
 }
 
-/// `Σ_j t[j]` and `Σ_j Conv_ℓ(s[j])` of one table.
+/// `Σ_j t[j]` and `Σ_j Conv_{ℓ,c}(s[j])` of one table.
 #[derive(Clone, Copy, Default, Zeroize)]
 struct LeafSums {
     count: u32,
-    converted: [Word; MAX_PAYLOADS],
+    converted: [Word; MAX_WORDS],
 }
 
 /// The interactive part: our side of the transfers of a batch. Transfer `level·n + i` belongs to table `i`.
@@ -158,12 +164,14 @@ impl Batch {
         level as usize * self.n..(level as usize + 1) * self.n
     }
 
-    /// Opens the correction words of one level; on level 0 also makes the additive indices.
+    /// Opens the correction words of one level; on level 0 also makes the additive indices, and completes the shares of `u`: `halves` is our message
+    /// and what we hold of them.
     fn correct_level(
         &mut self,
         channel: &mut (impl Channel + ?Sized),
         level: u32,
         sums: &[u128],
+        halves: Option<(&[u8], &mut [Word])>,
         writer: &mut RecordWriter,
     ) -> Result<Vec<u128>, OtError> {
         let n = self.n;
@@ -176,16 +184,22 @@ impl Batch {
             .collect();
         let mut message: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut expected = 16 * n;
-        if level == 0 {
+        if let Some((halves, _)) = &halves {
+            message.extend_from_slice(halves);
+            expected += halves.len();
             match self.role {
                 Role::Client => expected += index_message_bytes(self.shape.k(), n),
                 Role::Server => message.extend(self.share_index_as_server(writer)),
             }
         }
         let opened = channel.exchange(self.role.turn(), &message, expected)?;
-        let (opened, index_offsets) = opened.split_at(16 * n);
-        if level == 0 && self.role == Role::Client {
-            self.share_index_as_client(index_offsets, writer);
+        let (opened, rest) = opened.split_at(16 * n);
+        if let Some((halves, shares)) = halves {
+            let (offsets, index_offsets) = rest.split_at(halves.len());
+            self.add_halves(&parse(offsets, "half of a payload")?, shares);
+            if self.role == Role::Client {
+                self.share_index_as_client(index_offsets, writer);
+            }
         }
         for (word, other) in words.iter_mut().zip(opened.chunks_exact(16)) {
             *word ^= u128::from_le_bytes(other.try_into().expect("chunks of sixteen"));
@@ -197,11 +211,11 @@ impl Batch {
     fn correct_leaves(
         &mut self,
         channel: &mut (impl Channel + ?Sized),
-        betas: &[Word],
+        (betas, halves): (&[Word], &[Word]),
         leaves: &[LeafSums],
         writer: &mut RecordWriter,
     ) -> Result<(), OtError> {
-        let (n, m, k) = (self.n, self.shape.m(), self.shape.k());
+        let (n, m, k, words) = (self.n, self.shape.m(), self.shape.k(), self.shape.words());
         let first = k as usize * n;
         // Our factor of the sign; its bit is the choice of the last transfer, moved there by one bit.
         let sign = |count: u32| match self.role {
@@ -212,46 +226,44 @@ impl Batch {
         let moves = bits::pack(signs.iter().enumerate().map(|(i, s)| s ^ self.received.choice(first + i)));
         let moved = channel.exchange(self.role.turn(), &moves, moves.len())?;
 
-        // x = ±V_b, payload-major.
-        let mut x = Zeroizing::new(vec![Wrapping(0); n * m]);
+        // x = ±V_b, word by word.
+        let mut x = Zeroizing::new(vec![Wrapping(0); n * words]);
         for (at, x) in x.iter_mut().enumerate() {
-            let (payload, i) = (at / n, at % n);
-            let beta = match (payload, self.role) {
-                (0, Role::Client) => Wrapping(1),
-                (0, Role::Server) => Wrapping(0),
-                _ => betas[i * (m - 1) + payload - 1],
-            };
+            let (word, i) = (at / n, at % n);
+            let (half, payload) = (word / m, word % m);
+            let upper = halves[payload * n + i];
+            let beta = if half == 1 { upper } else { self.beta(betas, payload, i) - upper };
             let v = match self.role {
-                Role::Client => beta - leaves[i].converted[payload],
-                Role::Server => beta + leaves[i].converted[payload],
+                Role::Client => beta - leaves[i].converted[word],
+                Role::Server => beta + leaves[i].converted[word],
             };
             *x = v * sign_of(signs[i]);
         }
 
-        // Multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0 (payload-major).
-        let mut shares = Zeroizing::new(vec![Wrapping(0); n * m]);
-        let mut message = Vec::with_capacity(8 * n * m);
-        for payload in 0..m {
-            let [m0, m1] = self.sent.pads(self.range(k), FINAL + payload as u8);
+        // Multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0 (word by word).
+        let mut shares = Zeroizing::new(vec![Wrapping(0); n * words]);
+        let mut message = Vec::with_capacity(8 * n * words);
+        for word in 0..words {
+            let [m0, m1] = self.sent.pads(self.range(k), FINAL + word as u8);
             for i in 0..n {
-                let x = x[payload * n + i];
+                let x = x[word * n + i];
                 let swap = bits::mask(bits::get(&moved, i)) & (m0[i] ^ m1[i]);
                 let (m0, m1) = (Wrapping((m0[i] ^ swap) as u64), Wrapping((m1[i] ^ swap) as u64));
                 message.extend_from_slice(&(m0 - m1 - x - x).0.to_le_bytes());
-                shares[payload * n + i] = x - m0;
+                shares[word * n + i] = x - m0;
             }
         }
-        let offsets = channel.exchange(self.role.turn(), &message, 8 * n * m)?;
+        let offsets = channel.exchange(self.role.turn(), &message, 8 * n * words)?;
         let offsets = parse(&offsets, "final offset")?;
-        for payload in 0..m {
-            let pads = self.received.pads(self.range(k), FINAL + payload as u8);
+        for word in 0..words {
+            let pads = self.received.pads(self.range(k), FINAL + word as u8);
             for i in 0..n {
-                let at = payload * n + i;
+                let at = word * n + i;
                 shares[at] += Wrapping(pads[i] as u64) + offsets[at] * Wrapping(signs[i] as u64);
             }
         }
 
-        let opened = channel.exchange(self.role.turn(), &words_to_bytes(&shares), 8 * n * m)?;
+        let opened = channel.exchange(self.role.turn(), &words_to_bytes(&shares), 8 * n * words)?;
         let opened = parse(&opened, "final word")?;
         for (at, (share, other)) in shares.iter().zip(opened).enumerate() {
             writer.set_final(at % n, at / n, *share + other);
@@ -261,7 +273,7 @@ impl Batch {
 }
 
 /// `1 − 2·bit`.
-fn sign_of(bit: u8) -> Word {
+pub(super) fn sign_of(bit: u8) -> Word {
     Wrapping(1) - Wrapping(2 * bit as u64)
 }
 

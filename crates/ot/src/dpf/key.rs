@@ -1,6 +1,6 @@
 //! Stored records, and their one and only use: inner products of the expanded vectors with public tables (step 5).
 //!
-//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per payload the final word 8.
+//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per half and payload the final word 8.
 
 use core::num::Wrapping;
 
@@ -9,18 +9,18 @@ use cryptogen_ring::Word;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::tree::Grove;
-use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_PAYLOADS};
+use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_WORDS};
 use crate::channel::Role;
 use crate::error::OtError;
 use crate::fixed_key;
 
 const ROOT: usize = 2;
 const WORDS: usize = ROOT + 16;
-const LEVELS: usize = *DOMAIN_BITS.end() as usize;
+const LEVELS: usize = *DOMAIN_BITS.end() as usize - 1;
 
 /// Offset of the final words.
-const fn finals_at(k: u32) -> usize {
-    WORDS + 16 * k as usize
+const fn finals_at(shape: TableShape) -> usize {
+    WORDS + 16 * shape.depth() as usize
 }
 
 /// The records of a batch under construction.
@@ -54,8 +54,8 @@ impl RecordWriter {
         self.put(i, WORDS + 16 * level as usize, &word.to_le_bytes());
     }
 
-    pub(super) fn set_final(&mut self, i: usize, payload: usize, word: Word) {
-        self.put(i, finals_at(self.shape.k()) + 8 * payload, &word.0.to_le_bytes());
+    pub(super) fn set_final(&mut self, i: usize, number: usize, word: Word) {
+        self.put(i, finals_at(self.shape) + 8 * number, &word.0.to_le_bytes());
     }
 
     pub(super) fn finish(self) -> TableBatch {
@@ -72,7 +72,7 @@ pub struct TableKey {
     root: u128,
     // Correction words are public to both parties, but a key is wiped as a whole.
     words: [[u128; 1]; LEVELS],
-    finals: [Word; MAX_PAYLOADS],
+    finals: [Word; MAX_WORDS],
 }
 
 impl TableKey {
@@ -85,7 +85,6 @@ impl TableKey {
         if record.len() != expected {
             return Err(OtError::Size { what: "record bytes", expected, actual: record.len() });
         }
-        let (k, m) = (shape.k(), shape.m());
         let word = |at: usize| u128::from_le_bytes(record[at..at + 16].try_into().expect("sixteen bytes"));
         let alpha = u16::from_le_bytes([record[0], record[1]]);
         if alpha as usize >= shape.size() {
@@ -96,12 +95,12 @@ impl TableKey {
             alpha,
             root: word(ROOT),
             words: [[0]; LEVELS],
-            finals: [Wrapping(0); MAX_PAYLOADS],
+            finals: [Wrapping(0); MAX_WORDS],
         };
-        for (level, words) in key.words[..k as usize].iter_mut().enumerate() {
+        for (level, words) in key.words[..shape.depth() as usize].iter_mut().enumerate() {
             *words = [word(WORDS + 16 * level)];
         }
-        for (word, bytes) in key.finals[..m].iter_mut().zip(record[finals_at(k)..].as_chunks().0) {
+        for (word, bytes) in key.finals[..shape.words()].iter_mut().zip(record[finals_at(shape)..].as_chunks().0) {
             *word = Wrapping(u64::from_le_bytes(*bytes));
         }
         Ok(key)
@@ -129,7 +128,7 @@ impl TableKey {
 
     /// `out[i·m + ℓ] = Σ_j v^{(ℓ)}[j]·T_i[(j+d) mod 2^k]` modulo `2^64`, our share: the peer's added, the result is
     /// `β^{(ℓ)}·T_i[(α+d) mod 2^k]`. Tables are public, with `2^k` entries, at most [`MAX_TABLES`] of them. Expands the key once:
-    /// `2^k·(1 + ⌈m/2⌉)` AES calls.
+    /// `2^{k−1}·(1 + 2⌈m/2⌉)` AES calls.
     ///
     /// # Errors
     /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if there are too many tables.
@@ -144,11 +143,17 @@ impl TableKey {
         self.check(tables, out.len())?;
         let (m, first) = (self.shape.m(), d as usize & (self.shape.size() - 1));
         let grove = &mut scratch.grove;
-        grove.grow(&[self.root], &self.words[..self.shape.k() as usize]);
-        for pair in 0..self.shape.pairs() {
+        let shape = self.shape;
+        grove.grow(&[self.root], &self.words[..shape.depth() as usize]);
+        for pair in 0..shape.pairs() {
             let mut sums = Zeroizing::new([[0; 2]; MAX_TABLES]);
-            let finals = [2 * pair, 2 * pair + 1].map(|payload| self.finals[payload].0);
-            fixed_key::dot(grove.nodes(), (pair, finals), tables, first, &mut sums[..tables.len()]);
+            for half in 0..2 {
+                // An odd number of payloads leaves a word unused.
+                let word = |payload: usize| self.finals.get(shape.word(half, payload)).map_or(0, |word| word.0);
+                let finals = [word(2 * pair), word(2 * pair + 1)];
+                let (block, first) = (shape.block(half, pair), first + (half << shape.depth()));
+                fixed_key::dot(grove.nodes(), (block, finals), tables, first, &mut sums[..tables.len()]);
+            }
             for (values, out) in sums.iter().zip(out.chunks_exact_mut(m)) {
                 for (payload, value) in (2 * pair..m).zip(values) {
                     out[payload] = if role == Role::Client { Wrapping(*value) } else { -Wrapping(*value) };
@@ -174,7 +179,7 @@ impl TableKey {
     }
 }
 
-/// Reusable working memory of [`TableKey::dot_into`], `16·2^k` bytes for the largest `k` met. Wiped on drop.
+/// Reusable working memory of [`TableKey::dot_into`], `16·2^{k−1}` bytes for the largest `k` met. Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,
 }

@@ -14,8 +14,11 @@
 //! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary: semi-honest.
 //! Errors: [`crate::OtError`].
 //!
-//! Rounds `k + 4`, independent of `n`; bytes from each party (exactly: [`cost`]) about `4(k+1) + 16k + 1/8 + 16m` for each
+//! Rounds `k + 3`, independent of `n`; bytes from each party (exactly: [`cost`]) about `4(k+1) + 16(k−1) + 1/8 + 40m` for each
 //! table, and `k(k−1)/16` more from the server.
+//!
+//! Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS 2016): a leaf `s[j]` stands for the entries `j` and `j + 2^{k−1}`, its two
+//! *halves*, and is converted for each. So a tree has `2^{k−1}` leaves, and the most significant bit `μ` of the index no level.
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
 //! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits of the first `k`, the
@@ -24,16 +27,19 @@
 //!    equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over all nodes add up to
 //!    `H(s_0) ⊕ H(s_1)` of the path, and `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared
 //!    without a message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening takes 1 round.
-//! 3. The additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which the
-//!    client chooses; the server's message travels with the first one of step 2.
-//! 4. `V_0 = β_0 − Σ_j Conv_ℓ(s_0[j])`, `V_1 = β_1 + Σ_j Conv_ℓ(s_1[j])`; the final word is `±(V_0 + V_1)`, negative if
-//!    `t_1[α] = 1`. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
-//!    `t_1[α] = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer in each
+//!    `k − 1` levels.
+//! 3. Shares of `u = β·μ`, a product of additive by XOR shares, from pads of the transfers of `μ`, one direction for each party's `β`; with the first message of step 2.
+//!    The additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which the
+//!    client chooses; the server's message travels with the same.
+//! 4. For half `c`, with `β^c = β − u` or `u`: `V_0 = β^c_0 − Σ_j Conv_{ℓ,c}(s_0[j])`, `V_1 = β^c_1 + Σ_j Conv_{ℓ,c}(s_1[j])`; the final word
+//!    `CW_{ℓ,c}` is `±(V_0 + V_1)`, negative if `t_1 = 1` on the path. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
+//!    `t_1 = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer in each
 //!    direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1 round.
-//! 5. `v_0[j] = Conv_ℓ(s_0[j]) + t_0[j]·CW_ℓ`, `v_1[j]` is the negative of the same. One AES block converts a leaf for two payloads: its halves
-//!    are two integers modulo `2^64`, exactly uniform.
+//! 5. `v_0[j + c·2^{k−1}] = Conv_{ℓ,c}(s_0[j]) + t_0[j]·CW_{ℓ,c}`, `v_1` is the negative of the same. One AES block converts a leaf for two payloads of a
+//!    half: two integers modulo `2^64`, exactly uniform.
 
 mod generate;
+mod halves;
 mod index;
 mod key;
 mod tree;
@@ -52,7 +58,9 @@ use crate::extension;
 /// Smallest and largest `k`.
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
 /// Most payloads `m`, the constant one included.
-pub const MAX_PAYLOADS: usize = 2 * MAX_PAIRS;
+pub const MAX_PAYLOADS: usize = MAX_PAIRS;
+/// Most final words: one for each payload and half.
+const MAX_WORDS: usize = 2 * MAX_PAYLOADS;
 /// Most leaves (`n·2^k`) in one batch: bounds its work and memory.
 pub const MAX_LEAVES: usize = 1 << 26;
 
@@ -99,9 +107,29 @@ impl TableShape {
         self.payloads as usize + 1
     }
 
-    /// Pairs of payloads: a leaf is converted once for each.
+    /// Levels of a tree.
+    pub(crate) const fn depth(self) -> u32 {
+        self.k - 1
+    }
+
+    /// Pairs of payloads: a leaf is converted once for each, in either half.
     pub(crate) const fn pairs(self) -> usize {
         self.m().div_ceil(2)
+    }
+
+    /// Number of the block that converts a leaf for two payloads of a half.
+    pub(crate) const fn block(self, half: usize, pair: usize) -> usize {
+        half * self.pairs() + pair
+    }
+
+    /// Number of the final word of a payload in a half.
+    pub(crate) const fn word(self, half: usize, payload: usize) -> usize {
+        half * self.m() + payload
+    }
+
+    /// Number of final words.
+    pub(crate) const fn words(self) -> usize {
+        2 * self.m()
     }
 
     /// Domain size `2^k`.
@@ -109,9 +137,9 @@ impl TableShape {
         1 << self.k
     }
 
-    /// Bytes of one stored record: index 2, root 16, level words 16k, final words 8m.
+    /// Bytes of one stored record: index 2, root 16, level words 16 each, final words 8 each.
     pub const fn record_bytes(self) -> usize {
-        2 + 16 + 16 * self.k as usize + 8 * self.m()
+        2 + 16 + 16 * self.depth() as usize + 8 * self.words()
     }
 }
 
@@ -141,11 +169,11 @@ pub const fn cost(shape: TableShape, n: usize) -> Cost {
     if n == 0 {
         return Cost { rounds: 0, client_bytes: 0, server_bytes: 0 };
     }
-    let k = shape.k as usize;
-    let last = bits::bytes_for(n) + 2 * 8 * shape.m() * n;
-    let client_bytes = extension::message_bytes((k + 1) * n) + k * 16 * n + last;
+    let (k, depth) = (shape.k as usize, shape.depth() as usize);
+    let last = bits::bytes_for(n) + 2 * 8 * shape.words() * n;
+    let client_bytes = extension::message_bytes((k + 1) * n) + depth * 16 * n + 8 * shape.m() * n + last;
     let server_bytes = client_bytes + index::index_message_bytes(shape.k, n);
-    Cost { rounds: k + 4, client_bytes, server_bytes }
+    Cost { rounds: depth + 4, client_bytes, server_bytes }
 }
 
 /// One party's keys of `n` tables: fixed-size records, wiped on drop.

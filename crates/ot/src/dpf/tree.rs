@@ -54,7 +54,7 @@ impl Grove<TREES> {
         }
     }
 
-    /// `Σ_j t[j]` of each tree grown by `words` and `last`; `sums[pair]`: `Σ_j Conv_ℓ(leaf j)` for the two payloads `ℓ` of a pair. The leaves
+    /// `Σ_j t[j]` of each tree grown by `words` and `last`; `sums[b]`: the sums over the leaves of both halves of block `b`. The leaves
     /// are not kept.
     pub(super) fn leaf_sums(
         &mut self,

@@ -71,8 +71,8 @@ fn spoil(fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2
     )
 }
 
-/// 3 of the base transfers, 1 of the extension, 5 of the levels, 3 of the final words.
-const MESSAGES: usize = 12;
+/// 3 of the base transfers, 1 of the extension, 4 of the levels, 3 of the final words.
+const MESSAGES: usize = 11;
 
 #[test]
 fn wrong_lengths_and_hangups_are_errors() {

@@ -99,8 +99,8 @@ impl FixedKey {
 
     hashed! {
         /// Adds to `sums[i]`, modulo `2^64`, the inner products with `tables[i]`, read cyclically from entry `first` on, of the low and of the
-        /// high halves of `MMO(x ⊕ tweak)`, `finals` added to them where `x` is odd. There are as many nodes as entries in each table, a
-        /// power of two of at least [`TREES`], and at most [`MAX_TABLES`] tables.
+        /// high halves of `MMO(x ⊕ tweak)`, `finals` added to them where `x` is odd. At most [`MAX_TABLES`] tables of one size, which, like the
+        /// number of nodes, is a power of two; at least as many entries as nodes, and at least [`TREES`] of these.
         dot, dot_on, dot_portable(nodes: &[u128], payloads: (u128, [u64; 2]), tables: &[&Table], first: usize, sums: &mut [[u64; 2]])
     }
 
@@ -243,9 +243,10 @@ impl Table {
 }
 
 fn check_dot(nodes: &[u128], tables: &[&Table], sums: &[[u64; 2]]) {
-    let sizes = tables.iter().all(|table| table.len() == nodes.len());
+    let size = tables.first().map_or(nodes.len(), |table| table.len());
+    let sizes = size.is_power_of_two() && size >= nodes.len() && tables.iter().all(|t| t.len() == size);
     let whole = nodes.len().is_power_of_two() && nodes.len() >= TREES;
-    assert!(sizes && whole, "tables of another size than {} leaves", nodes.len());
+    assert!(sizes && whole, "tables of a wrong size for {} leaves", nodes.len());
     assert!(tables.len() <= MAX_TABLES && sums.len() == tables.len(), "{} tables at once", tables.len());
 }
 

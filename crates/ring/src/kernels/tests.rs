@@ -348,13 +348,13 @@ fn trees_grow_and_add_up() {
 #[test]
 fn inner_products_follow_the_rotation() {
     let (fixed, mut rng) = (FixedKey::new(b"a public constan"), StdRng::seed_from_u64(11));
-    for n in [4usize, 8, 16, 32, 64, 512] {
+    for (n, size) in [(4usize, 4), (8, 16), (16, 16), (32, 32), (64, 128), (512, 512)] {
         let nodes: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
         let finals = [rng.gen(), rng.gen()];
-        let tables: Vec<Vec<i64>> = (0..3).map(|_| (0..n).map(|_| rng.gen()).collect()).collect();
+        let tables: Vec<Vec<i64>> = (0..3).map(|_| (0..size).map(|_| rng.gen()).collect()).collect();
         let wide: Vec<Table> = tables.iter().map(|table| Table::new(table)).collect();
         let wide: Vec<&Table> = wide.iter().collect();
-        for first in [0, 1, n / 2, n - 1].map(|first| first % n) {
+        for first in [0, 1, size / 2, size - 1, size + 1] {
             let mut expected = [[7u64; 2]; 3];
             for (i, x) in nodes.iter().enumerate() {
                 let mut value = [x ^ 5];
@@ -363,7 +363,7 @@ fn inner_products_follow_the_rotation() {
                     for (l, sum) in sums.iter_mut().enumerate() {
                         let last = if x & 1 == 1 { finals[l] } else { 0 };
                         let x = ((value[0] >> (64 * l)) as u64).wrapping_add(last);
-                        *sum = sum.wrapping_add(x.wrapping_mul(table[(i + first) % n] as u64));
+                        *sum = sum.wrapping_add(x.wrapping_mul(table[(i + first) % size] as u64));
                     }
                 }
             }

@@ -309,7 +309,7 @@ macro_rules! variant {
                 let keys = keys.map(|key| broadcast(key));
                 let (tweak, finals) =
                     (broadcast(tweak), broadcast((finals[1] as u128) << 64 | finals[0] as u128));
-                let size = nodes.len();
+                let (n, size) = (nodes.len(), tables.first().map_or(1, |table| table.len()));
                 let mut padded = [0; GROUP];
                 let mut totals = [broadcast(0); MAX_TABLES];
                 for (g, nodes) in groups(nodes, &mut padded).iter().enumerate() {
@@ -317,11 +317,11 @@ macro_rules! variant {
                     let hashes = hash(&keys, x.map(|x| $xor(x, tweak)));
                     let mut values: Vectors =
                         core::array::from_fn(|i| $add_where_odd(hashes[i], x[i], finals));
-                    if size < GROUP {
+                    if n < GROUP {
                         // Padding does not count.
                         values =
                             core::array::from_fn(
-                                |i| if i * $lanes < size { values[i] } else { broadcast(0) },
+                                |i| if i * $lanes < n { values[i] } else { broadcast(0) },
                             );
                     }
                     let start = (g * GROUP + first) & (size - 1);
