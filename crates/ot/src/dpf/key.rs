@@ -100,7 +100,9 @@ impl TableKey {
         for (level, words) in key.words[..shape.depth() as usize].iter_mut().enumerate() {
             *words = [word(WORDS + 16 * level)];
         }
-        for (word, bytes) in key.finals[..shape.words()].iter_mut().zip(record[finals_at(shape)..].as_chunks().0) {
+        for (word, bytes) in
+            key.finals[..shape.words()].iter_mut().zip(record[finals_at(shape)..].as_chunks().0)
+        {
             *word = Wrapping(u64::from_le_bytes(*bytes));
         }
         Ok(key)
@@ -149,7 +151,8 @@ impl TableKey {
             let mut sums = Zeroizing::new([[0; 2]; MAX_TABLES]);
             for half in 0..2 {
                 // An odd number of payloads leaves a word unused.
-                let word = |payload: usize| self.finals.get(shape.word(half, payload)).map_or(0, |word| word.0);
+                let word =
+                    |payload: usize| self.finals.get(shape.word(half, payload)).map_or(0, |word| word.0);
                 let finals = [word(2 * pair), word(2 * pair + 1)];
                 let (block, first) = (shape.block(half, pair), first + (half << shape.depth()));
                 fixed_key::dot(grove.nodes(), (block, finals), tables, first, &mut sums[..tables.len()]);

@@ -138,6 +138,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("9c893ff1b7f14e0b", "00e3d4c242837676")
+        ("5d705ee136ba90f6", "77063d3e95c54229")
     );
 }

@@ -51,7 +51,7 @@ fn dot(batches: &[TableBatch; 2], i: usize, d: u32, tables: &[&[i64]]) -> (u32, 
 #[test]
 fn expanded_vectors_are_one_hot() {
     for (k, n) in [(4, 33), (8, 5), (9, 3), (12, 1)] {
-        for payloads in 0..3 {
+        for payloads in 0..4 {
             let shape = TableShape::new(k, payloads).expect("valid shape");
             let (batches, betas) = make(shape, n, (16 * k + payloads) as u8);
             for i in 0..n {

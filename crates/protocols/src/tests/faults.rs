@@ -98,20 +98,20 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["86744f7e1c5b41d1", "44b78ede04b478ae"],
-        ["c3b98a0fd10001f0", "2f86e9676cf1bfd0"],
-        ["6820c7c92e485595", "a610b4a37ce4697c"],
-        ["8e76894ca14ee3c7", "5e2ab9a60359b25e"],
-        ["e9d28c5291043074", "996abbf6c3bc5a1f"],
+        ["b7313281d556f00e", "ca801b7baf93f54a"],
+        ["18bd2822bf8444d7", "a1eb0f2c3f159318"],
+        ["85238f4669cc381b", "da90948dd19b30bc"],
+        ["9404488316694138", "5e2ab9a60359b25e"],
+        ["dbe7f216070fd731", "09d3410b6b3c9e80"],
         ["e3b0c44298fc1c14", "fb9eada3d85816e1"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["0b0b81d18269d748", "77f56b937f7441d3"],
-        ["2f6584b872e5178b", "70499414024eef70"],
-        ["5057b87c61f83689", "062930a32acbd09b"],
-        ["cc31a4d54eec06b3", "14e98d3b086612e5"],
-        ["2fd894ab3ee9f9c9", "e3eb1823658a9f08"],
+        ["adef8a5303911c65", "8a4668ea4fdfaf57"],
+        ["572130487c7de95d", "386579cc0615219a"],
+        ["5e666551180c0a88", "460b0105690c39ad"],
+        ["3f50c2d4cc5e3431", "14e98d3b086612e5"],
+        ["b949e382a2796988", "7513657e883a6ac8"],
         ["e3b0c44298fc1c14", "dc55c5bf6a3719a6"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

@@ -320,9 +320,7 @@ macro_rules! variant {
                     if n < GROUP {
                         // Padding does not count.
                         values =
-                            core::array::from_fn(
-                                |i| if i * $lanes < n { values[i] } else { broadcast(0) },
-                            );
+                            core::array::from_fn(|i| if i * $lanes < n { values[i] } else { broadcast(0) });
                     }
                     let start = (g * GROUP + first) & (size - 1);
                     for (table, total) in tables.iter().zip(&mut totals) {
