@@ -226,50 +226,58 @@ impl Batch {
         let moves = bits::pack(signs.iter().enumerate().map(|(i, s)| s ^ self.received.choice(first + i)));
         let moved = channel.exchange(self.role.turn(), &moves, moves.len())?;
 
-        // x = ±V_b, word by word.
-        let mut x = Zeroizing::new(vec![Wrapping(0); n * words]);
-        for (at, x) in x.iter_mut().enumerate() {
-            let (word, i) = (at / n, at % n);
-            let (half, payload) = (word / m, word % m);
-            let upper = halves[payload * n + i];
-            let beta = if half == 1 { upper } else { self.beta(betas, payload, i) - upper };
-            let v = match self.role {
-                Role::Client => beta - leaves[i].converted[word],
-                Role::Server => beta + leaves[i].converted[word],
-            };
-            *x = v * sign_of(signs[i]);
-        }
-
-        // Multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0 (word by word).
+        // Word by word: x = ±V_b, and its multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0. A pad of 128 bits is two
+        // of 64, for the two halves of a payload.
+        let mut offsets = vec![Wrapping(0); n * words];
         let mut shares = Zeroizing::new(vec![Wrapping(0); n * words]);
-        let mut message = Vec::with_capacity(8 * n * words);
-        for word in 0..words {
-            let [m0, m1] = self.sent.pads(self.range(k), FINAL + word as u8);
-            for i in 0..n {
-                let x = x[word * n + i];
-                let swap = bits::mask(bits::get(&moved, i)) & (m0[i] ^ m1[i]);
-                let (m0, m1) = (Wrapping((m0[i] ^ swap) as u64), Wrapping((m1[i] ^ swap) as u64));
-                message.extend_from_slice(&(m0 - m1 - x - x).0.to_le_bytes());
-                shares[word * n + i] = x - m0;
+        for payload in 0..m {
+            let [m0, m1] = self.sent.pads(self.range(k), FINAL + payload as u8);
+            for half in 0..2 {
+                let word = self.shape.word(half, payload);
+                let offsets = &mut offsets[word * n..][..n];
+                let shares = &mut shares[word * n..][..n];
+                for i in 0..n {
+                    let upper = halves[payload * n + i];
+                    let beta = if half == 1 { upper } else { self.beta(betas, payload, i) - upper };
+                    let v = match self.role {
+                        Role::Client => beta - leaves[i].converted[word],
+                        Role::Server => beta + leaves[i].converted[word],
+                    };
+                    let x = v * sign_of(signs[i]);
+                    let swap = bits::mask(bits::get(&moved, i)) & (m0[i] ^ m1[i]);
+                    let [m0, m1] = [m0[i] ^ swap, m1[i] ^ swap].map(|pad| part(pad, half));
+                    offsets[i] = m0 - m1 - x - x;
+                    shares[i] = x - m0;
+                }
             }
         }
-        let offsets = channel.exchange(self.role.turn(), &message, 8 * n * words)?;
+        let offsets = channel.exchange(self.role.turn(), &words_to_bytes(&offsets), 8 * n * words)?;
         let offsets = parse(&offsets, "final offset")?;
-        for word in 0..words {
-            let pads = self.received.pads(self.range(k), FINAL + word as u8);
-            for i in 0..n {
-                let at = word * n + i;
-                shares[at] += Wrapping(pads[i] as u64) + offsets[at] * Wrapping(signs[i] as u64);
+        for payload in 0..m {
+            let pads = self.received.pads(self.range(k), FINAL + payload as u8);
+            for half in 0..2 {
+                let first = self.shape.word(half, payload) * n;
+                let shares = shares[first..][..n].iter_mut().zip(&offsets[first..][..n]);
+                for ((share, offset), (pad, sign)) in shares.zip(pads.iter().zip(signs.iter())) {
+                    *share += part(*pad, half) + *offset * Wrapping(*sign as u64);
+                }
             }
         }
 
         let opened = channel.exchange(self.role.turn(), &words_to_bytes(&shares), 8 * n * words)?;
         let opened = parse(&opened, "final word")?;
-        for (at, (share, other)) in shares.iter().zip(opened).enumerate() {
-            writer.set_final(at % n, at / n, *share + other);
+        for i in 0..n {
+            for word in 0..words {
+                writer.set_final(i, word, shares[word * n + i] + opened[word * n + i]);
+            }
         }
         Ok(())
     }
+}
+
+/// The lower or upper 64 bits of a pad.
+pub(super) fn part(pad: u128, number: usize) -> Word {
+    Wrapping((pad >> (64 * number)) as u64)
 }
 
 /// `1 − 2·bit`.

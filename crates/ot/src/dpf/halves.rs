@@ -7,10 +7,10 @@ use core::num::Wrapping;
 use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 
-use super::generate::{sign_of, Batch};
+use super::generate::{part, sign_of, Batch};
 use crate::channel::Role;
 
-/// Label of the pads of payload 0; those of the final words end below.
+/// Label of the pads of payloads 0 and 1, 64 bits for each; those of the final words end below.
 const HALF: u8 = 32;
 
 impl Batch {
@@ -28,17 +28,19 @@ impl Batch {
         let (n, level) = (self.n, self.shape.depth());
         let mut message = Vec::with_capacity(8 * n * self.shape.m());
         let mut shares = Zeroizing::new(Vec::with_capacity(n * self.shape.m()));
-        for payload in 0..self.shape.m() {
-            let [mut m0, mut m1] = self.sent.pads(self.range(level), HALF + payload as u8);
+        for pair in 0..self.shape.pairs() {
+            let [mut m0, mut m1] = self.sent.pads(self.range(level), HALF + pair as u8);
             if self.role == Role::Client {
                 // The server's choice is the complement of its bit.
                 core::mem::swap(&mut m0, &mut m1);
             }
-            for i in 0..n {
-                let (beta, bit) = (self.beta(betas, payload, i), self.index_bit(level, i));
-                let (m0, m1) = (Wrapping(m0[i] as u64), Wrapping(m1[i] as u64));
-                message.extend_from_slice(&(m0 - m1 + beta * sign_of(bit)).0.to_le_bytes());
-                shares.push(beta * Wrapping(bit as u64) - m0);
+            for payload in 2 * pair..self.shape.m().min(2 * pair + 2) {
+                for i in 0..n {
+                    let (beta, bit) = (self.beta(betas, payload, i), self.index_bit(level, i));
+                    let [m0, m1] = [m0[i], m1[i]].map(|pad| part(pad, payload % 2));
+                    message.extend_from_slice(&(m0 - m1 + beta * sign_of(bit)).0.to_le_bytes());
+                    shares.push(beta * Wrapping(bit as u64) - m0);
+                }
             }
         }
         (message, shares)
@@ -47,11 +49,13 @@ impl Batch {
     /// Adds what the peer's message makes of our bits.
     pub(super) fn add_halves(&self, offsets: &[Word], shares: &mut [Word]) {
         let (n, level) = (self.n, self.shape.depth());
-        for payload in 0..self.shape.m() {
-            let pads = self.received.pads(self.range(level), HALF + payload as u8);
-            for (i, pad) in pads.iter().enumerate() {
-                let at = payload * n + i;
-                shares[at] += Wrapping(*pad as u64) + offsets[at] * Wrapping(self.index_bit(level, i) as u64);
+        for pair in 0..self.shape.pairs() {
+            let pads = self.received.pads(self.range(level), HALF + pair as u8);
+            for payload in 2 * pair..self.shape.m().min(2 * pair + 2) {
+                for (i, pad) in pads.iter().enumerate() {
+                    let (at, bit) = (payload * n + i, self.index_bit(level, i));
+                    shares[at] += part(*pad, payload % 2) + offsets[at] * Wrapping(bit as u64);
+                }
             }
         }
     }

@@ -138,6 +138,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("5d705ee136ba90f6", "77063d3e95c54229")
+        ("db8df342692d3d1e", "416e265e3d98848d")
     );
 }
