@@ -110,9 +110,11 @@ fn check(tiny: &Tiny, dir: &Path) {
         clear.truncate(step.keep);
     }
     clear.finish();
-    // Every row took a slot and tables of its own: nothing of a dropped row served again.
-    let left = Stock { slots: 3, heads: 2, exponentials: 1 };
-    assert_eq!((client.1, server.1), (left, left));
+    // Every row took a slot and tables of its own: nothing of a dropped row served again. One run in a hundred refuses a slot whose rotated
+    // queries could truncate wrongly, and takes another.
+    assert_eq!(client.1, server.1);
+    assert_eq!(client.1, Stock { slots: client.1.slots, heads: 2, exponentials: 1 });
+    assert!((1..=3).contains(&client.1.slots), "{:?}", client.1);
     let declared: Cost = STEPS
         .iter()
         .zip(starts())
