@@ -33,8 +33,8 @@ pub fn cost(packed: &Packed, rows: usize) -> Cost {
     Cost { messages, client_bytes: groups * rows * MaskedCiphertext::BYTES, server_bytes: 0 }
 }
 
-/// Client's side of a call: its keys and its copy of the model.
-pub struct From<'a> {
+/// What the client brings to every call: the server's public key and its copy of the model.
+pub struct ClientSide<'a> {
     pub params: &'static Params,
     pub server_key: &'a PublicKey,
     pub model: &'a EncryptedModel,
@@ -47,7 +47,7 @@ pub struct From<'a> {
 /// Connection failures, unreadable encrypted model, what `done` returns.
 pub fn client(
     ch: &mut dyn Channel,
-    from: &From<'_>,
+    from: &ClientSide<'_>,
     packed: &Packed,
     rows: usize,
     mut input: impl FnMut(Site) -> Vec<Fp>,
@@ -80,7 +80,7 @@ pub fn client(
 }
 
 /// `Σ_k r'_k ⊙ Enc(W)_k` of one group, [`ROWS`] rows in each combiner. `inputs`: `[T, d_in]` of each block.
-fn combined(from: &From<'_>, group: &Group, inputs: &[&[Fp]], rows: usize) -> Result<Vec<Combiner>> {
+fn combined(from: &ClientSide<'_>, group: &Group, inputs: &[&[Fp]], rows: usize) -> Result<Vec<Combiner>> {
     let (f, d_in) = (group.slots(), group.d_in());
     let firsts = || (0..rows).step_by(ROWS);
     let combiner = |first: usize| Combiner::new(from.params, group.layout(), ROWS.min(rows - first));

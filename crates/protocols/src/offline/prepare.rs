@@ -157,7 +157,7 @@ impl<P: Party> Preparer<'_, P> {
         let Some(model) = self.model else {
             return linear::server(self.ch, params, &self.keys.mine, packed, rows, done);
         };
-        let from = linear::From { params, server_key: &self.keys.peer, model };
+        let from = linear::ClientSide { params, server_key: &self.keys.peer, model };
         let input = |site| entered(plan, site, seeds, good);
         linear::client(self.ch, &from, packed, rows, input, self.rng, done)
     }

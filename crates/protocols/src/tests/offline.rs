@@ -101,7 +101,7 @@ fn linear_layers(
     let (client_keys, server_keys) = keys();
     let (params, mut groups) = (client_keys.params, [0; 2]);
     let [c, s] = &mut groups;
-    let from = linear::From { params, server_key: &client_keys.peer, model };
+    let from = linear::ClientSide { params, server_key: &client_keys.peer, model };
     let (client, server) = run(
         |ch| {
             linear::client(ch, &from, packed, rows, input, &mut rng(8), |n| {
@@ -177,7 +177,7 @@ fn spoiled_offline_messages_are_errors() {
     let (tiny, (client_keys, server_keys)) = (tiny(Arch::Gpt), keys());
     let (params, model) = (client_keys.params, encrypted(tiny));
     let (packed, r) = (&model.layout.layers, elements(&mut rng(1), N));
-    let from = linear::From { params, server_key: &client_keys.peer, model: &model };
+    let from = linear::ClientSide { params, server_key: &client_keys.peer, model: &model };
     for fault in [Fault::Truncate, Fault::Extend, Fault::Ones, Fault::Random, Fault::Hangup] {
         let spoiled = [Some((0, fault)), None];
         let (_, s) = run_spoiled(
