@@ -4,8 +4,9 @@
 mod support;
 
 use cryptogen_ring::kernels::{
-    gemm_mod_on, matvec_i16_rows_on, multiply_add_on, multiply_sum_on, FixedKey, Isa, SplitInput, Table,
-    SPARE, TREES,
+    accept_on, binomial_on, centred_residues_on, drop_limb_on, gemm_mod_on, lift_on, matvec_i16_rows_on,
+    multiply_add_on, multiply_on, multiply_sum_on, panel_product_on, permute_on, rounded_sum_on,
+    subtract_scale_on, weighted_sum_on, FixedKey, Isa, SplitInput, Table, BLOCK, SPARE, TREES,
 };
 use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed};
 use rand_core::RngCore;
@@ -71,8 +72,57 @@ fn main() {
     let mut v = vec![Fp::ZERO; N];
     let blocks = Work { aes_rounds: 14 * N / 2, ..Work::default() };
     report.time(&format!("Prg fill_fp {N}"), best, blocks, || prg.fill_fp(&mut v));
+    pointwise(&mut report);
     trees(&mut report);
     report.print();
+}
+
+/// One polynomial after another, in the caches: bytes read and written, so more than the memory's rate where a kernel is good.
+fn pointwise(report: &mut Report) {
+    let (q, last) = (Modulus::new(268_369_921), Modulus::new(268_271_617));
+    let mut prg = Prg::new(&Seed::from_bytes([2; 32]));
+    let residues: Vec<Vec<u32>> =
+        (0..8).map(|_| (0..N).map(|_| prg.next_u32() % last.value()).collect()).collect();
+    let rows: Vec<&[u32]> = residues.iter().map(Vec::as_slice).collect();
+    let (x, y, weights) = (rows[0], rows[1], [3; 7]);
+    let words: Vec<u64> = (0..N).map(|_| prg.next_u64()).collect();
+    let elements = prg.fp_vec(N);
+    let backwards: Vec<u32> = (0..N as u32).map(|i| i ^ (N as u32 - 16)).collect();
+    let (factor, panel) = (q.factor(12345), residues.concat());
+    let mut out = vec![0; N];
+    let mut products = vec![0; BLOCK];
+    // Numbers of 4 bytes that a coefficient costs, in and out.
+    let numbers = |n: usize| Work { bytes: 4 * n * N, ..Work::default() };
+    for isa in Isa::available() {
+        let name = |kernel: &str| format!("{kernel} {N} {isa:?}");
+        report.time(&name("weighted_sum 7x"), isa, numbers(9), || {
+            weighted_sum_on(isa, &q, &weights, &rows[..7], 1, &mut out)
+        });
+        report.time(&name("rounded_sum 7x"), isa, numbers(8), || {
+            rounded_sum_on(isa, &weights, &rows[..7], 8, &mut out)
+        });
+        report.time(&name("multiply"), isa, numbers(3), || multiply_on(isa, &q, x, y, &mut out));
+        report.time(&name("centred_residues"), isa, numbers(3), || {
+            centred_residues_on(isa, &q, &elements, &mut out)
+        });
+        report
+            .time(&name("drop_limb"), isa, numbers(3), || drop_limb_on(isa, &q, &last, factor, x, &mut out));
+        report.time(&name("lift"), isa, numbers(2), || lift_on(isa, &q, &last, x, &mut out));
+        report.time(&name("subtract_scale"), isa, numbers(3), || {
+            subtract_scale_on(isa, &q, factor, x, &mut out)
+        });
+        report.time(&name("binomial"), isa, numbers(3), || binomial_on(isa, 21, &words, &mut out));
+        report.time(&name("permute"), isa, numbers(3), || permute_on(isa, &backwards, x, &mut out));
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        report.time(&name("accept"), isa, numbers(2), || {
+            accept_on(isa, q.value(), 4, &bytes, &mut out);
+        });
+        let work = Work { multiply_adds: 8 * BLOCK, ..Work::default() };
+        report.time(&format!("panel_product 1x1x8 {isa:?}"), isa, work, || {
+            let (left, right) = panel.split_at(8 * BLOCK);
+            panel_product_on(isa, &q, (left, 1), (&right[..8 * BLOCK], 1), (8, 8), &mut products)
+        });
+    }
 }
 
 /// The loops of table keys, `k = 9`: one AES call per parent, one per node that is hashed.
