@@ -18,7 +18,7 @@ COLUMNS = (
 def row(f: dict[str, Any]) -> str:
     """One line of the table."""
     cells = (
-        f["shape"], f["context"], _network(f), f.get("kernels", "avx512"), f["batch_tokens"],
+        f["shape"], f["context"], _network(f), f["kernels"], f["batch_tokens"],
         f"{f['offline_seconds_per_token']:.2f}", f"{f['online_seconds_per_token']:.2f}",
         f"{f['offline_bytes_per_token'] / 1e6:.1f}", f"{f['online_bytes_per_token'] / 1e6:.2f}",
         f"{f['round_trips_per_token']:.0f}", _prompt(f), f"{f['setup_bytes'] / 1e9:.2f}",

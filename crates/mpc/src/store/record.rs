@@ -24,11 +24,6 @@ impl Record {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
-
-    /// The content, by value.
-    pub fn into_bytes(self) -> Wiped<u8> {
-        self.bytes
-    }
 }
 
 /// Consecutive records in one buffer, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
@@ -57,11 +52,6 @@ impl Block {
     /// The records' contents, in order, each `record_bytes` long.
     pub fn records(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.bytes.chunks_exact(self.record_bytes)
-    }
-
-    /// All bytes, by value.
-    pub fn into_bytes(self) -> Wiped<u8> {
-        self.bytes
     }
 
     /// The first of its records, which is meant to be the only one.

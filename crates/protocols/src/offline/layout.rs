@@ -25,8 +25,10 @@ const RESULT: usize = 24_000;
 pub struct Block {
     pub site: Site,
     /// first row of the matrix
-    pub first: usize,
-    pub rows: usize,
+    first: usize,
+    rows: usize,
+    /// where its outputs stand in a row of outputs
+    place: usize,
 }
 
 /// Ciphertexts that are combined into one result for each row of inputs.
@@ -102,11 +104,11 @@ impl Group {
         }
     }
 
-    /// Adds a decrypted result `[N]` to a row of outputs, those of a block from `place(block)` on.
-    pub fn add(&self, values: &[Fp], place: impl Fn(&Block) -> usize, out: &mut [Fp]) {
+    /// Adds a decrypted result `[N]` to a row of outputs.
+    pub fn add(&self, values: &[Fp], out: &mut [Fp]) {
         let slots = self.blocks.iter().cycle().zip(values.chunks_exact(self.coefficients));
         for (block, values) in slots.take(self.copies() * self.blocks.len()) {
-            let out = &mut out[place(block)..][..block.rows];
+            let out = &mut out[block.place..][..block.rows];
             out.iter_mut().zip(values).for_each(|(out, value)| *out += *value);
         }
     }
@@ -124,11 +126,12 @@ impl Packed {
     pub fn new(matrices: &[(Site, usize, usize)], start: usize) -> Packed {
         let mut packed = Packed { groups: vec![], places: vec![] };
         let (mut width, mut next) = (0, start);
-        let mut by_inputs: BTreeMap<usize, Vec<(Site, usize)>> = BTreeMap::new();
+        let mut by_inputs: BTreeMap<usize, Vec<(Site, Range<usize>)>> = BTreeMap::new();
         for &(site, d_out, d_in) in matrices {
-            packed.places.push((site, width..width + d_out));
-            width += d_out;
-            by_inputs.entry(d_in).or_default().push((site, d_out));
+            let place = width..width + d_out;
+            width = place.end;
+            by_inputs.entry(d_in).or_default().push((site, place.clone()));
+            packed.places.push((site, place));
         }
         for (d_in, matrices) in by_inputs {
             for mut group in cheapest(&matrices, d_in) {
@@ -162,15 +165,19 @@ impl Packed {
     }
 }
 
-/// The cheapest groups of matrices with `d_in` inputs whose noise is within its bound.
-fn cheapest(matrices: &[(Site, usize)], d_in: usize) -> Vec<Group> {
+/// The cheapest groups of matrices with `d_in` inputs, given with the places of their outputs, whose noise is within its bound.
+fn cheapest(matrices: &[(Site, Range<usize>)], d_in: usize) -> Vec<Group> {
     let mut best: Option<(usize, Vec<Group>)> = None;
     // From few slots to many: at equal price few are better. One slot is always within the bound.
     for coefficients in (0..=N.ilog2()).rev().map(|log| 1 << log) {
         let blocks: Vec<Block> = (matrices.iter())
-            .flat_map(|&(site, d_out)| {
-                let block = move |first: usize| Block { site, first, rows: coefficients.min(d_out - first) };
-                (0..d_out).step_by(coefficients).map(block)
+            .flat_map(|(site, outputs)| {
+                outputs.clone().step_by(coefficients).map(|place| Block {
+                    site: *site,
+                    first: place - outputs.start,
+                    rows: coefficients.min(outputs.end - place),
+                    place,
+                })
             })
             .collect();
         let group = |blocks: &[Block]| Group { blocks: blocks.to_vec(), coefficients, d_in, start: 0 };

@@ -57,12 +57,11 @@ pub fn client(
     let width = packed.width();
     let mut y = vec![Fp::ZERO; rows * width];
     for (i, group) in packed.groups.iter().enumerate() {
-        let mut inputs: BTreeMap<usize, Vec<Fp>> = BTreeMap::new();
+        let mut inputs: BTreeMap<Site, Vec<Fp>> = BTreeMap::new();
         for block in &group.blocks {
-            inputs.entry(packed.place(block.site).start).or_insert_with(|| input(block.site));
+            inputs.entry(block.site).or_insert_with(|| input(block.site));
         }
-        let of_blocks: Vec<&[Fp]> =
-            group.blocks.iter().map(|b| &inputs[&packed.place(b.site).start][..]).collect();
+        let of_blocks: Vec<&[Fp]> = group.blocks.iter().map(|block| &inputs[&block.site][..]).collect();
         let combiners = combined(from, group, &of_blocks, rows)?;
         let mut out = y.chunks_mut(ROWS * width);
         pipeline(
@@ -70,7 +69,7 @@ pub fn client(
             |(combiner, seed)| hidden(from.server_key, combiner, &seed),
             |(masks, bytes)| {
                 ch.send(&bytes)?;
-                add_slots(packed, group, &masks, out.next().unwrap_or_default());
+                add_slots(group, width, &masks, out.next().unwrap_or_default());
                 Ok(())
             },
         )?;
@@ -124,7 +123,7 @@ pub fn server(
         |(group, first, bytes)| Ok((group, first, decrypted(params, key, group.1.layout(), &bytes)?)),
         |((i, group), first, values)| {
             let n = values.len() / N;
-            add_slots(packed, group, &values, &mut y[first * width..][..n * width]);
+            add_slots(group, width, &values, &mut y[first * width..][..n * width]);
             if first + n == rows {
                 done(i as u64 + 1)?;
             }
@@ -166,11 +165,7 @@ pub(crate) fn decrypted(
     Ok(values)
 }
 
-/// Adds decrypted results `[rows][N]` of a group to rows of outputs.
-fn add_slots(packed: &Packed, group: &Group, values: &[Fp], y: &mut [Fp]) {
-    let place = |block: &super::layout::Block| packed.place(block.site).start + block.first;
-    values
-        .par_chunks(N)
-        .zip(y.par_chunks_mut(packed.width()))
-        .for_each(|(values, y)| group.add(values, place, y));
+/// Adds decrypted results `[rows][N]` of a group to rows of `width` outputs.
+fn add_slots(group: &Group, width: usize, values: &[Fp], y: &mut [Fp]) {
+    values.par_chunks(N).zip(y.par_chunks_mut(width)).for_each(|(values, y)| group.add(values, y));
 }

@@ -40,8 +40,8 @@ pub struct EmbedLayout {
 
 impl EmbedLayout {
     fn new(d: usize, vocab: usize, start: usize) -> EmbedLayout {
-        let coefficients = d.next_power_of_two().min(N);
-        EmbedLayout { layout: slots(N / coefficients), coefficients, d, vocab, start }
+        let (layout, coefficients) = embed_slots(d);
+        EmbedLayout { layout, coefficients, d, vocab, start }
     }
 
     /// Tokens in a ciphertext, `F`.
@@ -68,6 +68,12 @@ impl EmbedLayout {
         }
         m
     }
+}
+
+/// Slots of an embedding's ciphertexts and their coefficients, which passes need without the places of all weights.
+pub(crate) fn embed_slots(d: usize) -> (Layout, usize) {
+    let coefficients = d.next_power_of_two().min(N);
+    (slots(N / coefficients), coefficients)
 }
 
 /// How much of the model a client needs.

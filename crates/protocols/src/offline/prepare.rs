@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::keys::PartyKeys;
 use super::layout::Packed;
-use super::model::{EncryptedModel, ModelLayout};
+use super::model::{embed_slots, EncryptedModel, ModelLayout};
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
@@ -108,7 +108,7 @@ impl<P: Party> Preparer<'_, P> {
             return state;
         }
         let (d, embed) = (self.plan.model.d, &self.plan.embed);
-        let rows = ModelLayout::new(self.plan).embed.coefficients;
+        let (_, rows) = embed_slots(d);
         state.h = vec![Fp::ZERO; seeds.len() * d];
         (state.h.par_chunks_mut(d).zip(&mut state.good).zip(seeds)).for_each(|((h, good), seed)| {
             let share = fold(&mask(seed, Mask::Embed, 0, N), rows, d);

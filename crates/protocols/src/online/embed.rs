@@ -16,7 +16,7 @@ use crate::error::{ProtocolError, Result};
 use crate::material::Mask;
 use crate::offline::keys::PartyKeys;
 use crate::offline::linear::decrypted;
-use crate::offline::model::{EncryptedModel, ModelLayout};
+use crate::offline::model::{embed_slots, EncryptedModel};
 use crate::offline::prepare::fold;
 
 /// Rounds and bytes of `rows` rows.
@@ -90,13 +90,14 @@ impl Online<Server> {
     ) -> Result<Tensor<Server>> {
         self.begin(rows, heads)?;
         let plan = self.plan.clone();
-        let (d, m) = (plan.model.d, ModelLayout::new(&plan).embed);
+        let d = plan.model.d;
+        let (layout, coefficients) = embed_slots(d);
         let mut h = Vec::with_capacity(rows * d);
         let bytes = ch.recv(rows * MaskedCiphertext::BYTES)?;
-        let values = decrypted(keys.params, &keys.mine, m.layout, &bytes)?;
+        let values = decrypted(keys.params, &keys.mine, layout, &bytes)?;
         for (row, values) in self.active.iter().zip(values.chunks(N)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
-            for (j, v) in fold(values, m.coefficients, d).into_iter().enumerate() {
+            for (j, v) in fold(values, coefficients, d).into_iter().enumerate() {
                 let p = position.map_or(0, |p| i64::from(p[j]));
                 h.push(trunc_server(v + Fp::from_i64(p), plan.embed.shift));
             }

@@ -1,7 +1,7 @@
 //! The linear layers of a decoder by name and number.
 
 /// A linear layer of the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Site {
     Qkv(usize),
     O(usize),

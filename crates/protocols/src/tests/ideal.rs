@@ -9,7 +9,7 @@ use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
 use crate::material::{activation_shape, hi_shape, lo_shape, mask, mask_words, Mask};
-use crate::offline::model::ModelLayout;
+use crate::offline::model::embed_slots;
 use crate::offline::prepare::fold;
 use crate::online::attention::split_qkv;
 use crate::online::client_index;
@@ -87,7 +87,7 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
     let d = m.d;
     let cm = |what, index, n| mask(&seeds[0], what, index, n);
     let sm = |what, index, n| mask(&seeds[1], what, index, n);
-    let block_rows = ModelLayout::new(plan).embed.coefficients;
+    let block_rows = embed_slots(plan.model.d).1;
     let embed = fold(&cm(Mask::Embed, 0, cryptogen_he::N), block_rows, d);
     let mut ideal =
         Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };
