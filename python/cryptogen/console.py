@@ -60,9 +60,36 @@ def cost_table(costs: Costs) -> Table:
 
 
 def show_costs(costs: Costs, console: Console = err) -> None:
-    """The table and the material."""
+    """The table, the material and the range events."""
     console.print(cost_table(costs))
     console.print(f"material spent: {_counts(costs.spent)}; left: {_counts(costs.left)}")
+    console.print(f"range events: {costs.range_events}")
+
+
+class RangeWarnings:
+    """One answer's range events: a line at the first token with some, and one with the total if there were more."""
+
+    def __init__(self, console: Console = err) -> None:
+        self._console, self._first = console, 0
+        self._tokens, self._total = 0, 0
+
+    def add(self, events: int) -> None:
+        """One more token."""
+        self._tokens += 1
+        self._total += events
+        if events and not self._first:
+            self._first = events
+            self._say(f"token {self._tokens}: {events} range events; the text from here on may be wrong")
+
+    def close(self) -> None:
+        """The answer is over."""
+        if self._total > self._first:
+            self._say(f"{self._total} range events in the {self._tokens} tokens of this answer")
+
+    def _say(self, text: str) -> None:
+        if self._console.is_terminal:
+            self._console.print()  # the answer's line may be unfinished there
+        self._console.print(f"warning: {text} (see docs/guide/ranges.md)", soft_wrap=True)
 
 
 def show_draft(stats: DraftStats, console: Console = err) -> None:

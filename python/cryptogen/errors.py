@@ -30,6 +30,27 @@ class ContextOverflow(InputError):
         super().__init__(f"{positions} positions needed, the model's context has {context}")
 
 
+class NumericFailure(CryptogenError):
+    """Logits that no text can give under the numeric plan: a truncation failed or a value wrapped. No row of the pass
+    is sampled; both parties have finished it, so the connection goes on, but the text has to be started anew."""
+
+    def __init__(self, largest: float, bound: float) -> None:
+        self.largest, self.bound = largest, bound  # of |logit|
+        super().__init__(
+            f"the largest |logit| is {largest:.6g}, at most {bound:.6g} expected under this plan: "
+            "a truncation failed or a value wrapped; the row was not sampled"
+        )
+
+
+class RangeExceeded(CryptogenError):
+    """The next token's row has range events and the caller wanted to stop there (`on_range="stop"`). The token is not
+    given; the text has to be started anew."""
+
+    def __init__(self, events: int, token: int) -> None:
+        self.events, self.token = events, token  # token: its number in the answer, from 1
+        super().__init__(f"token {token}: {events} range events, 0 expected (docs/guide/ranges.md); it was not given")
+
+
 class TokenizerError(CryptogenError):
     """A tokenizer file or its metadata cannot be read, or a token id is unknown to it."""
 

@@ -1,85 +1,18 @@
-"""Sampling and evaluation."""
+"""Evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cryptogen import errors
 from cryptogen.backends.float import FloatBackend
 from cryptogen.evaluate import agreement, compare, mean_nll, windows
 from cryptogen.models.canonical import canonicalise
-from cryptogen.sampling import Sampler, should_stop
 from cryptogen.weights import load
 from tiny import random_tokens, tiny_gpt2
-
-LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15]))
-
-
-def frequencies(sampler: Sampler, n: int = 4000) -> np.ndarray:
-    return np.bincount([sampler.sample(LOGITS) for _ in range(n)], minlength=5) / n
-
-
-def test_greedy() -> None:
-    assert Sampler().sample(LOGITS) == 1
-    assert Sampler().sample([0.0, 1.0, 1.0]) == 1  # ties: lower id
-    assert Sampler(temperature=1.0, top_k=1, seed=3).sample(LOGITS) == 1
-
-
-def test_distributions() -> None:
-    np.testing.assert_allclose(frequencies(Sampler(1.0, seed=0)), [0.1, 0.4, 0.05, 0.3, 0.15], atol=0.03)
-    np.testing.assert_allclose(frequencies(Sampler(1.0, top_k=2, seed=0)), [0, 4 / 7, 0, 3 / 7, 0], atol=0.03)
-    np.testing.assert_allclose(frequencies(Sampler(1.0, top_p=0.5, seed=0)), [0, 4 / 7, 0, 3 / 7, 0], atol=0.03)
-    np.testing.assert_allclose(frequencies(Sampler(1.0, top_p=0.4, seed=0)), [0, 1, 0, 0, 0])
-    squared = np.exp(2 * LOGITS) / np.exp(2 * LOGITS).sum()
-    np.testing.assert_allclose(frequencies(Sampler(0.5, seed=0)), squared, atol=0.03)
-
-
-def test_seed_repeats() -> None:
-    def draw(seed: int) -> list[int]:
-        sampler = Sampler(1.0, seed=seed)
-        return [sampler.sample(LOGITS) for _ in range(20)]
-
-    assert draw(7) == draw(7) != draw(8)
-
-
-@given(
-    st.lists(st.floats(-50, 50), min_size=1, max_size=40),
-    st.floats(0.05, 5),
-    st.integers(1, 50),
-    st.floats(0.01, 1.0),
-)
-def test_candidates_are_the_best_tokens(scores: list[float], temperature: float, top_k: int, top_p: float) -> None:
-    tokens, p = Sampler(temperature, top_k, top_p).distribution(np.array(scores))
-    assert 1 <= len(tokens) <= min(top_k, len(scores))
-    assert p.sum() == pytest.approx(1.0)
-    assert min(scores[t] for t in tokens) >= max((s for t, s in enumerate(scores) if t not in tokens), default=-99)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}],
-)
-def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(errors.InputError):
-        Sampler(**options)
-
-
-def test_bad_logits() -> None:
-    for bad in ([], [[1.0, 2.0]], [1.0, float("nan")]):
-        with pytest.raises(errors.InputError):
-            Sampler().sample(bad)
-
-
-def test_should_stop() -> None:
-    assert should_stop(2, {2}, 1, 10)
-    assert should_stop(5, {2}, 10, 10)
-    assert not should_stop(5, {2}, 9, 10)
 
 
 def test_windows() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptogen.errors import NumericFailure
 from cryptogen.models.decoder import Want
 from cryptogen.numerics.plan import Plan
 
@@ -52,8 +53,9 @@ class ClientBackend(_Party):
 
     def __init__(self, endpoint: ClientEndpoint, plan: Plan) -> None:
         super().__init__(endpoint)
-        self._scale = 2.0**plan.logit_bits
+        self._scale, self._bound = 2.0**plan.logit_bits, plan.linears["head"].out_bound
         self.raw_logits: NDArray[np.int64] | None = None
+        self.range_events: list[int] = []
 
     def embed(self, tokens: Sequence[int]) -> Tensor:
         return self._endpoint.embed(list(tokens), self.sampled)  # type: ignore[no-any-return]
@@ -62,9 +64,14 @@ class ClientBackend(_Party):
         return self._endpoint.linear(x, site)  # type: ignore[no-any-return]
 
     def logits(self, x: Tensor) -> NDArray[np.float64]:
-        """Real logits [rows, vocab]; the integers stay in `raw_logits`."""
-        raw: NDArray[np.int64] = self._endpoint.logits(x)
-        self.raw_logits = raw
+        """Real logits [rows, vocab]; the integers stay in `raw_logits`, every row's range events in `range_events`.
+
+        `NumericFailure`, when both are set, if a logit is beyond the plan's bound, which holds for every text.
+        """
+        raw, events = self._endpoint.logits(x)
+        self.raw_logits, self.range_events = raw, events.tolist()
+        if (largest := int(np.abs(raw).max())) > self._bound:
+            raise NumericFailure(largest / self._scale, self._bound / self._scale)
         return np.asarray(raw / self._scale, dtype=np.float64)
 
 

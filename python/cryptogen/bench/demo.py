@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from cryptogen.console import Bars, err, show_costs
+from cryptogen.console import Bars, RangeWarnings, err, show_costs
 from cryptogen.errors import CryptogenError, MissingPackage
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session import Client
@@ -44,13 +44,15 @@ def _client(server: ServerProcess, folder: str, prompt: str, tokens: int, protoc
     bars = Bars(keep=True)
     client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=protocol, progress=bars)
     with client:
-        answer, text = [], ""
+        answer, text, warnings = [], "", RangeWarnings()
         ids = client.encode(prompt)
         for token in client.generate(ids, max_new_tokens=tokens, stop=()):
             answer.append(token.id)
             text += token.text
             bars("online: tokens", len(answer), tokens)
+            warnings.add(token.range_events)
         bars.close()
+        warnings.close()
         print(prompt + text, flush=True)
         show_costs(client.costs)
     return ids, answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ from .options import (
     Fingerprint,
     Json,
     Model,
+    OnRange,
     PlanFile,
     Protocol,
     Resync,
@@ -40,7 +41,7 @@ from .options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from cryptogen.session import Client
+    from cryptogen.session import Client, Token
 
 
 @app.command()
@@ -97,6 +98,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = 1.0,
     seed: SampleSeed = None,
+    on_range: OnRange = "warn",
     draft: DraftModel = None,
     draft_tokens: DraftTokens = 8,
     batch_tokens: BatchTokens = None,
@@ -116,18 +118,24 @@ def generate(
 
     proposing = draft_of(draft, draft_tokens)
     with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
-        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        answer = []
-        for token in client.generate(prompt, max_new_tokens=max_new_tokens, draft=proposing, **sampling):  # type: ignore[arg-type]
-            answer.append(token)
-            if not as_json:
-                print(token.text, end="", flush=True)
-        if as_json:
-            text = "".join(t.text for t in answer)
-            found = {"text": text, "tokens": [t.id for t in answer], "costs": costs_json(client.costs)}
-            print(json.dumps(found | ({"draft": draft_json(proposing.stats)} if proposing else {})))
-        else:
-            print()
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
+        tokens = client.generate(prompt, max_new_tokens=max_new_tokens, draft=proposing, **options)  # type: ignore[arg-type]
+        answer: list[Token] = []
+        complete = False
+        try:
+            _show(tokens, answer, silent=as_json)
+            complete = True
+        finally:
+            if answer and as_json:  # what came before an error, too
+                found = {
+                    "text": "".join(t.text for t in answer),
+                    "tokens": [t.id for t in answer],
+                    "range_events": [t.range_events for t in answer],
+                    "complete": complete,
+                    "costs": costs_json(client.costs),
+                }
+                print(json.dumps(found | ({"draft": draft_json(proposing.stats)} if proposing else {})))
+        if not as_json:
             if proposing:
                 show_draft(proposing.stats)
             if costs:
@@ -143,6 +151,7 @@ def chat(
     top_k: TopK = None,
     top_p: TopP = 1.0,
     seed: SampleSeed = None,
+    on_range: OnRange = "warn",
     draft: DraftModel = None,
     draft_tokens: DraftTokens = 8,
     batch_tokens: BatchTokens = None,
@@ -161,13 +170,11 @@ def chat(
     proposing = draft_of(draft, draft_tokens)
     with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
-        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
         while (line := _line()) is not None:
             if not line.strip():
                 continue
-            for token in talk.say(line, max_new_tokens=max_new_tokens, draft=proposing, **sampling):
-                print(token.text, end="", flush=True)
-            print()
+            _show(talk.say(line, max_new_tokens=max_new_tokens, draft=proposing, **options), [])
         if proposing:
             show_draft(proposing.stats)
         if costs:
@@ -210,6 +217,23 @@ def _client(
             yield client
     finally:
         bars.close()
+
+
+def _show(tokens: Iterable[Token], answer: list[Token], silent: bool = False) -> None:
+    """Prints tokens (unless `silent`) and warnings as they come, and adds them to `answer`; an error ends the line."""
+    from cryptogen.console import RangeWarnings
+
+    warnings = RangeWarnings()
+    try:
+        for token in tokens:
+            answer.append(token)
+            if not silent:
+                print(token.text, end="", flush=True)
+            warnings.add(token.range_events)
+    finally:
+        if answer and not silent:
+            print(flush=True)
+        warnings.close()
 
 
 def _report(client: Client, as_json: bool) -> None:

@@ -1,8 +1,9 @@
 """Two parties over a connection: `Server` holds a model, `Client` a prompt."""
 
-from .client import Client, Token
+from .client import Client
 from .costs import Costs, PhaseCost
 from .draft import Draft, DraftStats
+from .rows import Rows, Token
 from .server import Server
 
-__all__ = ["Client", "Costs", "Draft", "DraftStats", "PhaseCost", "Server", "Token"]
+__all__ = ["Client", "Costs", "Draft", "DraftStats", "PhaseCost", "Rows", "Server", "Token"]

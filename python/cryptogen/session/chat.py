@@ -8,7 +8,8 @@ from typing import Any
 from cryptogen.errors import InputError
 from cryptogen.tokens.chat import END, START
 
-from .client import Client, Token
+from .client import Client
+from .rows import Token
 
 
 class Conversation:
@@ -30,7 +31,10 @@ class Conversation:
         self._turns = 0
 
     def say(self, text: str, **options: Any) -> Iterator[Token]:
-        """The answer to one more message; `options` are those of `Client.generate`."""
+        """The answer to one more message; `options` are those of `Client.generate`, `on_range` among them.
+
+        After `NumericFailure` or `RangeExceeded` the conversation cannot go on (`InputError`): begin another one.
+        """
         tokens = self._client.generate(
             self._tokens(text), stop=[self._format.end_id], continue_session=self._turns > 0, **options
         )

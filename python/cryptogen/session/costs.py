@@ -50,6 +50,7 @@ class Costs:
     online: PhaseCost = PhaseCost()
     rows: int = 0  # computed
     tokens: int = 0  # sampled
+    range_events: int = 0  # of all rows computed, those of drafted tokens that were not accepted too
     spent: Mapping[str, int] = field(default_factory=dict)  # slots, heads, exponentials
     left: Mapping[str, int] = field(default_factory=dict)
 
@@ -61,6 +62,7 @@ class Costs:
             self.online - before.online,
             self.rows - before.rows,
             self.tokens - before.tokens,
+            self.range_events - before.range_events,
             {name: n - before.spent.get(name, 0) for name, n in self.spent.items()},
             self.left,
         )

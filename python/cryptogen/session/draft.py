@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cryptogen.backends.float import FloatBackend
 from cryptogen.errors import InputError
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
-from cryptogen.sampling import Distribution, Sampler
+from cryptogen.sampling import Sampler
 from cryptogen.tokens import TextCodec
 from cryptogen.weights import Checkpoint, load
 
@@ -81,13 +79,13 @@ class Draft:
         each = self.stats.tokens_per_pass if self.stats.passes else 1.0 + self.tokens / 2
         return math.ceil(tokens / each)
 
-    def propose(self, text: Sequence[int], limit: int, sampler: Sampler) -> tuple[list[int], list[Distribution]]:
-        """Up to `limit` tokens after `text`, and what each was drawn from; none beyond the draft's own context."""
+    def propose(self, text: Sequence[int], limit: int, sampler: Sampler) -> list[int]:
+        """Up to `limit` tokens after `text`, drawn with the sampler's noise for their positions; none beyond the
+        draft's own context."""
         count = min(self.tokens, limit, self._model.config.context - len(text) + 1)
         tokens: list[int] = []
-        drawn: list[Distribution] = []
         if count < 1:
-            return tokens, drawn
+            return tokens
         known = 0
         while known < min(len(self._seen), len(text) - 1) and self._seen[known] == text[known]:
             known += 1
@@ -97,8 +95,7 @@ class Draft:
         while len(tokens) < count:
             rows = forward(self._backend, self._model.config, new)  # [1, vocab]
             assert rows is not None  # the last row was asked for
-            tokens.append(sampler.sample(rows[0]))
-            drawn.append(sampler.distribution(rows[0].astype(np.float64)))
+            tokens.append(sampler.sample(rows[0], len(text) + len(tokens)))
             new = tokens[-1:]
         self._seen = [*text, *tokens[:-1]]
-        return tokens, drawn
+        return tokens

@@ -5,33 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cryptogen.protocols import RECOMPUTE
 
 from .link import Link
 from .material import Need, need_again, need_of, spare
 from .messages import LARGEST_BLOCK
+from .rows import Rows
 
-Logits = NDArray[np.float64]  # [vocab] of one row, [T, vocab] of several
 DECODE_BLOCKS = (16, 32)  # rows given a position at a time while decoding: at first, and in a longer answer
 
 
 class Run(Protocol):
-    """A text that grows, and the logits of its last tokens."""
+    """A text that grows, and the rows of its last tokens."""
 
     @property
     def length(self) -> int:
         """Tokens of the text so far."""
         ...
 
-    def start(self, tokens: list[int], limit: int) -> Logits:
-        """Appends `tokens` and buys the material that `limit` tokens after them need. Logits of the last, [vocab]."""
+    def start(self, tokens: list[int], limit: int) -> Rows:
+        """Appends `tokens` and buys the material that `limit` tokens after them need. The last token's row."""
         ...
 
-    def next(self, tokens: list[int]) -> Logits:
-        """Appends tokens; logits of each, [T, vocab]."""
+    def next(self, tokens: list[int]) -> Rows:
+        """Appends tokens; the row of each."""
         ...
 
     def keep(self, length: int) -> None:
@@ -65,17 +62,16 @@ class Cached:
     def length(self) -> int:
         return self._link.length if self._kept is None else self._kept
 
-    def start(self, tokens: list[int], limit: int) -> Logits:
+    def start(self, tokens: list[int], limit: int) -> Rows:
         link = self._link
         self._settle()
         self._begun = self.length + len(tokens)
         self._end = self._begun + limit - 1
         new = max(self._end - self.length - link.ready_rows, 0)
         link.ensure(need_of(link.plan, self.length + link.ready_rows, new, max(limit - link.ready_heads, 0)))
-        logits: Logits = feed(link, tokens)[0]
-        return logits
+        return feed(link, tokens)
 
-    def next(self, tokens: list[int]) -> Logits:
+    def next(self, tokens: list[int]) -> Rows:
         link = self._link
         self._settle()
         if len(tokens) > 1:  # no rows ahead: they would be dropped with those that are not accepted
@@ -110,7 +106,7 @@ class Cached:
 
 
 class Recomputed:
-    """A token is the whole text again, in a session that starts empty."""
+    """A token is the whole text again, in a session that starts empty. So is every range event of that text."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -121,13 +117,12 @@ class Recomputed:
     def length(self) -> int:
         return len(self._text) if self._kept is None else self._kept
 
-    def start(self, tokens: list[int], limit: int) -> Logits:
+    def start(self, tokens: list[int], limit: int) -> Rows:
         self._append(tokens)
         self._link.ensure(need_again(self._link.plan, self.length, limit))
-        logits: Logits = self._whole(1)[0]
-        return logits
+        return self._whole(1)
 
-    def next(self, tokens: list[int]) -> Logits:
+    def next(self, tokens: list[int]) -> Rows:
         self._append(tokens)
         return self._whole(len(tokens))
 
@@ -148,14 +143,14 @@ class Recomputed:
     def _append(self, tokens: list[int]) -> None:
         self._text, self._kept = [*self._text[: self.length], *tokens], None
 
-    def _whole(self, sampled: int) -> Logits:
+    def _whole(self, sampled: int) -> Rows:
         if self._link.length or self._link.ready_rows:
             self._link.reset()
         return feed(self._link, self._text, sampled)
 
 
-def feed(link: Link, tokens: Sequence[int], sampled: int = 1) -> Logits:
-    """Appends tokens in passes of at most 64 rows; logits of the last `sampled` rows, [sampled, vocab]."""
+def feed(link: Link, tokens: Sequence[int], sampled: int = 1) -> Rows:
+    """Appends tokens in passes of at most 64 rows; the last `sampled` rows."""
     parts = blocks(tokens) if sampled == 1 else [*blocks(tokens[:-sampled]), list(tokens[-sampled:])]
     for part in parts[:-1]:
         link.extend(len(part) - link.ready_rows)

@@ -25,6 +25,7 @@ from cryptogen.errors import (
     DiskFull,
     MaterialMismatch,
     MaterialShort,
+    NumericFailure,
     ProtocolViolation,
 )
 from cryptogen.models.decoder import check_tokens, forward
@@ -40,6 +41,7 @@ from .costs import Costs, phase_costs
 from .material import Need, need_ahead, spare
 from .messages import Message
 from .offer import Offer, receive_offer
+from .rows import Rows
 from .trust import Trust
 
 Progress = Callable[[str, int, int], None]
@@ -71,7 +73,7 @@ class Link:
         self._batch_tokens, self._progress = batch_tokens, progress
         self._endpoint: _core.ClientEndpoint | None = None
         self._seconds: dict[str, float] = {}
-        self._earlier, self._spent, self._rows, self._tokens = Costs(), Counter[str](), 0, 0
+        self._earlier, self._spent, self._rows, self._tokens, self._events = Costs(), Counter[str](), 0, 0, 0
 
     # --- opening and closing
 
@@ -222,20 +224,24 @@ class Link:
             except MaterialShort:
                 self.buy(Need(0, spare(n - self.ready_heads), 0))
 
-    def forward(self, tokens: Sequence[int], sampled: int) -> NDArray[np.float64]:
-        """One pass: logits [sampled, vocab]. The rows must have been given positions."""
+    def forward(self, tokens: Sequence[int], sampled: int) -> Rows:
+        """One pass, of which the last `sampled` rows come back. The rows must have been given positions.
+
+        `NumericFailure`: the pass is over, the session open, but no row behind it will be right before a `reset`.
+        """
         want = want_of(len(tokens), sampled)
         assert want is not None  # callers ask for none, one or all
         self.heads(sampled)
+        self._rows += len(tokens)
         with self._step("online", messages.Forward(len(tokens), sampled)):
             self._backend.sampled = sampled
             backend: Backend[Any] = self._backend
             logits = forward(backend, self.offer.config, tokens, want)
-        self._rows += len(tokens)
         if logits is None:
-            return np.empty((0, self.offer.config.vocab))
+            return Rows(np.empty((0, self.offer.config.vocab)), ())
         assert isinstance(logits, np.ndarray)
-        return logits
+        self._events += sum(self._backend.range_events)
+        return Rows(logits, tuple(self._backend.range_events))
 
     def truncate(self, rows: int) -> None:
         """Forgets all rows but the first `rows`, and those that were prepared ahead."""
@@ -299,12 +305,13 @@ class Link:
 
     @contextmanager
     def _step(self, phase: str, message: Message) -> Iterator[None]:
-        """Announces a step and times it. Only running short, or no saved cache, leaves both parties in step."""
+        """Announces a step and times it. Only running short, no saved cache, or logits that are absurd (when the pass
+        is over) leave both parties in step."""
         started = time.perf_counter()
         try:
             self._open().send_control(messages.encode(message))
             yield
-        except (MaterialShort, CacheRejected):
+        except (MaterialShort, CacheRejected, NumericFailure):
             raise
         except BaseException:
             self._drop()
@@ -347,6 +354,7 @@ class Link:
             before.online + now["online"],
             self._rows,
             self._tokens,
+            self._events,
             dict(self._spent),
             dict(left),
         )
