@@ -79,9 +79,17 @@ fn shape(k: u32, payloads: u32) -> TableShape {
     TableShape::new(k, payloads).expect("Plan::parse admits only 4 ≤ k ≤ 16")
 }
 
-/// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine value.
+/// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine value and its guard.
 pub fn hi_shape(s: &Scalar) -> TableShape {
-    shape(s.hi.k, if s.lo.is_some() { 2 } else { 1 })
+    shape(s.hi.k, if s.lo.is_some() { HI_MASKS as u32 } else { 1 })
+}
+
+/// Words of [`Mask::NormHi`] or [`Mask::SigmaHi`] for one scalar: payload shares, of which one range alone uses the first.
+pub(crate) const HI_MASKS: usize = 3;
+
+/// Those of scalar `i`.
+pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
+    core::array::from_fn(|payload| words[HI_MASKS * i + payload])
 }
 
 /// Table class of the fine range.

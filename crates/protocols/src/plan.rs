@@ -16,6 +16,8 @@ pub use site::Site;
 use self::check::{expect, shift_ok};
 use crate::error::PlanError;
 
+/// Version of the plan document.
+const VERSION: i64 = 2;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
 /// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
@@ -75,7 +77,7 @@ pub struct Rope {
     pub sin: usize,
 }
 
-/// One range of a positive scalar function (A4).
+/// One range of a positive scalar function (A4). `g`: its guard; `z`: of a coarse range, where the fine one takes over.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Range {
     pub mu: u32,
@@ -83,6 +85,7 @@ pub struct Range {
     pub k: u32,
     pub a: usize,
     pub b: usize,
+    pub g: usize,
     pub z: Option<usize>,
 }
 
@@ -111,13 +114,34 @@ pub struct Linear {
     pub out_bound: u64,
 }
 
+/// What the scores of a query are relative to (A5.5a).
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Anchor {
+    /// the score of row 0
+    First,
+    /// the score of the query's own row
+    Own,
+    /// the mean of both
+    Both,
+}
+
+impl Anchor {
+    /// Shift of relative scores: the mean of two is left doubled until then.
+    pub fn shift(self) -> u32 {
+        F + u32::from(self == Anchor::Both)
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 pub struct Head {
+    pub anchor: Anchor,
     pub offset: i64,
     pub center: i64,
     pub h: u32,
     pub a: usize,
     pub b: usize,
+    pub g: usize,
     pub e_shift: u32,
     pub o_shift: u32,
     pub scalar: Scalar,
@@ -129,14 +153,29 @@ pub struct Attention {
     pub heads: Vec<Head>,
 }
 
+/// A window of an activation (A5.6): segments of `2^h`, as many below 0 as above.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Activation {
-    pub offset: i64,
-    pub center: i64,
+pub struct Window {
     pub h: u32,
-    pub k: u32,
     pub a: usize,
     pub b: usize,
+    pub g: Option<usize>,
+}
+
+/// The windows of a layer's activation and the number of each neuron's.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Activation {
+    pub k: u32,
+    pub windows: Vec<Window>,
+    pub of: Vec<usize>,
+}
+
+impl Activation {
+    /// Segments' shift of a neuron, and where its window begins.
+    pub fn segments(&self, neuron: usize) -> (u32, i64) {
+        let h = self.windows[self.of[neuron]].h;
+        (h, -(1 << (h + self.k - 1)))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -174,7 +213,7 @@ impl Plan {
     /// [`PlanError`] with what was expected and what came.
     pub fn parse(json: &str, tables: Vec<Vec<i64>>) -> Result<Plan, PlanError> {
         let doc: Document = serde_json::from_str(json).map_err(|e| PlanError::Json(e.to_string()))?;
-        expect("version", 1, doc.version as i64)?;
+        expect("version", VERSION, doc.version as i64)?;
         expect("f", F as i64, doc.f as i64)?;
         expect("tables", doc.tables as i64, tables.len() as i64)?;
         let m = &doc.model;

@@ -2,9 +2,9 @@
 //!
 //! Each event is one share per value, in the order of `docs/protocols/arithmetic.md`; adding both parties' logs gives the outcomes.
 
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Word};
 
-/// A party's log of its shares after every truncation and segment index.
+/// A party's log of its shares after every truncation and segment index, and of products after lifting.
 #[derive(Default)]
 pub struct Trace {
     #[cfg(any(test, feature = "insecure-trace"))]
@@ -17,6 +17,7 @@ impl Trace {
     pub(crate) const RECORDS: bool = false;
     pub(crate) fn truncated(&mut self, _shares: impl IntoIterator<Item = Fp>) {}
     pub(crate) fn index(&mut self, _shares: impl IntoIterator<Item = u32>, _k: u32) {}
+    pub(crate) fn lifted(&mut self, _shares: impl IntoIterator<Item = Word>) {}
 }
 
 #[cfg(any(test, feature = "insecure-trace"))]
@@ -29,6 +30,11 @@ impl Trace {
     /// Index shares are tagged with their width in the upper half: they add up modulo `2^k`, not modulo p.
     pub(crate) fn index(&mut self, shares: impl IntoIterator<Item = u32>, k: u32) {
         self.insecure_words.extend(shares.into_iter().map(|i| u64::from(i) | u64::from(k) << 32 | 1 << 63));
+    }
+
+    /// Lifted shares as they are: they add up modulo `2^64`.
+    pub(crate) fn lifted(&mut self, shares: impl IntoIterator<Item = Word>) {
+        self.insecure_words.extend(shares.into_iter().map(|w| w.0));
     }
 
     /// Takes the log.

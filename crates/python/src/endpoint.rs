@@ -74,6 +74,9 @@ impl Reporter {
     }
 }
 
+/// Logits `[rows, vocab]` and the range events of each row.
+type Logits<'py> = (Bound<'py, PyArray2<i64>>, Bound<'py, PyArray1<u64>>);
+
 macro_rules! endpoint {
     ($class:ident, $tensor:ident, $party:ty) => {
         /// This party's share of activations; opaque.
@@ -313,13 +316,13 @@ impl ClientEndpoint {
             online.linear(ch, &x.0, site)
         })
     }
-    fn logits<'py>(&self, py: Python<'py>, x: &ClientTensor) -> PyResult<Bound<'py, PyArray2<i64>>> {
-        let y = self.step(py, |e| {
+    fn logits<'py>(&self, py: Python<'py>, x: &ClientTensor) -> PyResult<Logits<'py>> {
+        let (y, events) = self.step(py, |e| {
             let (online, ch) = e.online();
             online.logits(ch, &x.0)
         })?;
         let rows = x.0.rows();
         let columns = y.len() / rows.max(1);
-        PyArray1::from_vec(py, y).reshape([rows, columns])
+        Ok((PyArray1::from_vec(py, y).reshape([rows, columns])?, PyArray1::from_vec(py, events)))
     }
 }

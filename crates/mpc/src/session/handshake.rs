@@ -12,7 +12,7 @@ use super::Connection;
 use crate::party::{Client, Party, Server};
 
 /// Version of the wire format and of every message in it. Both parties must have the same.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 const NAME_MAX: usize = 64;
 const DIGEST_MAX: usize = 256;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 
-/// 3: table keys have final words for two halves.
-const FORMAT: u32 = 3;
+/// 4: keys of coarse ranges have a payload more, for the guard of the fine one.
+const FORMAT: u32 = 4;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.
 const INDEX_MAX: u64 = 1 << 48;

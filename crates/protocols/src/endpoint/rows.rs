@@ -12,7 +12,7 @@ use crate::material::{Deferred, Mask, Slot, SEED_BYTES};
 use crate::offline::attention::{self, Keys, NewRows};
 use crate::online::attention::{rotation_safe, split_qkv};
 use crate::online::tables::trunc;
-use crate::online::{HeadSlot, Row, RowAttention};
+use crate::online::{Events, HeadSlot, Row, RowAttention};
 use crate::plan::{Plan, Site};
 
 /// Rows given a position at a time.
@@ -242,7 +242,7 @@ fn assemble<P: Party>(
                 }
             })
             .collect();
-        rows.push(Row { slot, position: t, attention });
+        rows.push(Row { slot, position: t, attention, events: Events::default() });
     }
     rows
 }

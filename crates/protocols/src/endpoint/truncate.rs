@@ -8,6 +8,8 @@
 //! 2. The peer's encrypted masks of these rows leave the encrypted cache.
 //! 3. Rows that have a position but no token are dropped too: their material holds products with the rows of 1.
 //!
+//! Range events of dropped rows that were not sampled still go to the next row that is (A7).
+//!
 //! One-time material of dropped rows has been spent and is gone with them. A row that later stands at the same position takes a fresh slot:
 //! no mask and no table ever serves a second row.
 
@@ -57,6 +59,7 @@ impl<P: Party> Online<P> {
             layer.truncate(rows * width);
         }
         self.ready.clear();
+        self.settle_events();
         self.active.clear();
         Ok(true)
     }

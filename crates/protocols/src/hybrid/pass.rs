@@ -4,7 +4,7 @@ use cryptogen_mpc::party::Party;
 
 use super::{linear, Hybrid};
 use crate::cost::Cost;
-use crate::online::{activation, attention, embed, logits, norm};
+use crate::online::{activation, attention, embed, head_cost, norm};
 use crate::plan::{Plan, Site};
 
 impl<P: Party> Hybrid<P> {
@@ -17,8 +17,7 @@ impl<P: Party> Hybrid<P> {
             costs.push(activation::cost(plan, rows));
             costs.extend([2 * l, 2 * l + 1].map(|n| norm::cost(plan, n, rows)));
         }
-        costs.push(norm::cost(plan, 2 * plan.model.layers, sampled));
-        costs.push(logits::cost(plan, sampled));
+        costs.push(head_cost(plan, sampled));
         costs.into_iter().sum()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: design of the default protocol, "Activation"; half-tree table keys with payloads `(1, β)` or `(1, β_w, β_up)`.
 //! Messages: 2 (S→C, C→S) = 1 round trip. Bytes per element: plain `10 + 8`, gated `34 + 16`. All but the products modulo `2^64` (A6).
+//! A neuron's segments, and its tables A, B and guard G (A3), are those of its window.
 //! Material per element: one key; gated: a share of `g_c·u_up + up_c·u_g`. Leaks: nothing.
 //!
 //! 1. S→C its rotation; plain: `x_s − β_s`; gated: `g_s − u_g`, `up_s − u_up`, `up_s − β_up,s`, `w_s − β_w,s` with `w = gate·up`.
@@ -9,7 +10,7 @@
 //! 2. C→S gated: `w_c − β_w,c`; then `x̂_c − r`.
 
 use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{Channel, Role};
+use cryptogen_ot::{Channel, Role, Table};
 use cryptogen_ring::{Fp, Word};
 use rayon::prelude::*;
 
@@ -17,8 +18,8 @@ use super::tables::{index, join, lift, line, look_up_all, rotation, sub_public};
 use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::material::{Mask, TableKeys};
-use crate::plan::{Plan, Site};
+use crate::material::{activation_shape, Mask, TableKeys};
+use crate::plan::{Plan, Site, Window};
 use crate::wire::{Incoming, Opening};
 
 /// Messages and bytes of `rows` rows.
@@ -28,10 +29,46 @@ pub fn cost(plan: &Plan, rows: usize) -> Cost {
     Cost::of(&[(Role::Server, from_server * n), (Role::Client, from_client * n)])
 }
 
-/// The client's index share of an activation input; also used offline to send its rotation ahead.
-pub(crate) fn client_index(plan: &Plan, layer: usize, x: Fp) -> u32 {
+/// The client's index share of a neuron's activation input; also used offline to send its rotation ahead.
+pub(crate) fn client_index(plan: &Plan, layer: usize, neuron: usize, x: Fp) -> u32 {
     let a = &plan.activations[layer];
-    index::<Client>(x, a.h, a.k)
+    index::<Client>(x, a.segments(neuron).0, a.k)
+}
+
+/// A layer's tables as its look-ups read them: those of each window, and each neuron's window.
+struct Windows<'a> {
+    tables: Vec<Vec<&'a Table>>,
+    of: &'a [usize],
+    /// inner products of a key
+    sums: usize,
+    /// the sum of the guard among them
+    guard: Option<usize>,
+}
+
+impl<'a> Windows<'a> {
+    fn new(plan: &'a Plan, layer: usize) -> Windows<'a> {
+        let (spec, m) = (&plan.activations[layer], activation_shape(plan, layer).m());
+        let table = |id| plan.look_up_table(id);
+        let tables = |w: &Window| [Some(w.a), Some(w.b), w.g].into_iter().flatten().map(table).collect();
+        let guarded = spec.windows[0].g.is_some();
+        Windows {
+            tables: spec.windows.iter().map(tables).collect(),
+            of: &spec.of,
+            sums: if guarded { 3 * m } else { 2 * m },
+            guard: guarded.then_some(2 * m),
+        }
+    }
+
+    /// The sums `[rows·ff][tables][m]` of all keys.
+    fn look_up<P: Party>(&self, keys: Vec<TableKeys>, rotations: &[u32]) -> Result<Vec<Word>> {
+        look_up_all::<P>(keys, rotations, &self.tables, |n| self.of[n % self.of.len()])
+    }
+
+    /// This party's shares of the guards, of every neuron; none without guards.
+    fn guards<'s>(&self, sums: &'s [Word]) -> impl Iterator<Item = Word> + 's {
+        let of_key = self.guard.map(|at| sums.iter().skip(at).step_by(self.sums).copied());
+        of_key.into_iter().flatten()
+    }
 }
 
 /// `A[j]·w + B[j]·up` from the sums `[A, B][1, β_w, β_up]` of one key and the opened `w − β_w`, `up − β_up`.
@@ -59,25 +96,26 @@ impl Online<Client> {
         self.check(u, Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
-        let (ta, tb) = (plan.look_up_table(spec.a), plan.look_up_table(spec.b));
+        let windows = Windows::new(&plan, layer);
         let gated = plan.model.gated;
         // What does not depend on the message comes first: the server is still making it.
         let keys = self.activation_keys(layer)?;
-        let inputs = (0..n).flat_map(|row| u.row(row)[..ff].iter());
-        let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::heads).zip(inputs))
-            .map(|((_, alpha), x)| rotation(client_index(&plan, layer, *x), alpha, spec.k))
+        let inputs = (0..n).flat_map(|row| u.row(row)[..ff].iter().enumerate());
+        let indices: Vec<u32> = inputs.map(|(neuron, x)| client_index(&plan, layer, neuron, *x)).collect();
+        let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::heads).zip(&indices))
+            .map(|((_, alpha), index)| rotation(*index, alpha, spec.k))
             .collect();
         let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.remask_words(row, layer)).collect();
         let mut m1 = Incoming::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
         let theirs = m1.rotations(n * ff)?;
         rotations.iter_mut().zip(theirs).for_each(|(d, theirs)| *d = join(*d, theirs, spec.k));
-        let indices = (0..n * ff).map(|i| client_index(&plan, layer, u.row(i / ff)[i % ff]));
-        self.trace.index(indices, spec.k);
         let mut m2 = Opening::new();
-        let sums = look_up_all::<Client>(keys, &rotations, &[[ta, tb]])?;
+        let sums = windows.look_up::<Client>(keys, &rotations)?;
+        self.add_events(0, ff, windows.guards(&sums));
         if !gated {
             let delta = m1.ring_words(n * ff)?;
-            let x = delta.iter().zip(sums.chunks_exact(4)).map(|(delta, sums)| line(*delta, sums, 2));
+            let x =
+                delta.iter().zip(sums.chunks_exact(windows.sums)).map(|(delta, sums)| line(*delta, sums, 2));
             for (x, remask) in x.collect::<Vec<_>>().chunks(ff).zip(&remasks) {
                 m2.masked_words(x, remask);
             }
@@ -94,13 +132,16 @@ impl Online<Client> {
                     .map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j])
                     .map(lift::<Client>)
                     .collect();
+                self.trace.lifted(w.iter().copied());
                 let delta = |j: usize| delta_w[i(j)] + w[j] - beta[j];
-                let x: Vec<Word> =
-                    (0..ff).map(|j| gated_line(delta(j), delta_up[i(j)], &sums[6 * i(j)..])).collect();
+                let x: Vec<Word> = (0..ff)
+                    .map(|j| gated_line(delta(j), delta_up[i(j)], &sums[windows.sums * i(j)..]))
+                    .collect();
                 m2.masked_words(&w, &beta);
                 m2.masked_words(&x, remask);
             }
         }
+        self.trace.index(indices, spec.k);
         m2.send(ch)?;
         Ok(Tensor::new(Kind::Input(Site::Down(layer)), n, vec![]))
     }
@@ -117,7 +158,7 @@ impl Online<Server> {
         self.check(u, Kind::Output(Site::Up(layer)))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
-        let (ta, tb) = (plan.look_up_table(spec.a), plan.look_up_table(spec.b));
+        let windows = Windows::new(&plan, layer);
         let gated = plan.model.gated;
         let mut indices = Vec::with_capacity(n * ff);
         let mut rotations = Vec::with_capacity(n * ff);
@@ -125,15 +166,15 @@ impl Online<Server> {
         let keys = self.activation_keys(layer)?;
         for (row, keys) in keys.iter().enumerate() {
             let theirs = self.active[row].slot.half_words(self.layout.activation_deltas(layer), ff)?;
-            for (((_, alpha), x), theirs) in keys.heads().zip(u.row(row)).zip(theirs) {
-                let i = index::<Server>(sub_public::<Server>(*x, spec.offset), spec.h, spec.k);
+            for (neuron, (((_, alpha), x), theirs)) in keys.heads().zip(u.row(row)).zip(theirs).enumerate() {
+                let (h, offset) = spec.segments(neuron);
+                let i = index::<Server>(sub_public::<Server>(*x, offset), h, spec.k);
                 let mine = rotation(i, alpha, spec.k);
                 indices.push(i);
                 rotations.push(mine);
                 joined.push(join(mine, theirs, spec.k));
             }
         }
-        self.trace.index(indices, spec.k);
         let mut m1 = Opening::new();
         m1.rotations(&rotations);
         let into = Site::Down(layer);
@@ -142,17 +183,17 @@ impl Online<Server> {
             let mut delta = Vec::with_capacity(n * ff);
             for row in 0..n {
                 let beta = self.active[row].slot.mask_words(Mask::Activation, layer, ff);
-                let x = u.row(row).iter().map(|x| lift::<Server>(sub_public::<Server>(*x, spec.center)));
-                let x: Vec<Word> = x.collect();
+                let x: Vec<Word> = u.row(row).iter().map(|x| lift::<Server>(*x)).collect();
                 delta.extend(x.iter().zip(&beta).map(|(x, b)| *x - *b));
                 m1.masked_words(&x, &beta);
             }
             m1.send(ch)?;
-            let sums = look_up_all::<Server>(keys, &joined, &[[ta, tb]])?;
+            let sums = windows.look_up::<Server>(keys, &joined)?;
+            self.add_events(0, ff, windows.guards(&sums));
             let mut m2 = Incoming::recv(ch, n * ff, 0)?;
-            for (delta, sums) in delta.chunks(ff).zip(sums.chunks(4 * ff)) {
+            for (delta, sums) in delta.chunks(ff).zip(sums.chunks(windows.sums * ff)) {
                 let opened = m2.ring_words(ff)?;
-                let x = delta.iter().zip(sums.chunks_exact(4)).zip(&opened);
+                let x = delta.iter().zip(sums.chunks_exact(windows.sums)).zip(&opened);
                 data.extend(self.enter_words(into, x.map(|((delta, sums), m)| line(*delta, sums, 2) + *m)));
             }
         } else {
@@ -165,6 +206,7 @@ impl Online<Server> {
                 gates.masked(g, &slot.mask(Mask::Gate, layer, ff));
                 ups.masked(up, &slot.mask(Mask::Up, layer, ff));
                 let w: Vec<Word> = (0..ff).map(|j| lift::<Server>(g[j] * up[j] + z[j])).collect();
+                self.trace.lifted(w.iter().copied());
                 let up: Vec<Word> = up.iter().map(|x| lift::<Server>(*x)).collect();
                 let [beta_up, beta] =
                     [Mask::UpPayload, Mask::Activation].map(|m| slot.mask_words(m, layer, ff));
@@ -176,17 +218,19 @@ impl Online<Server> {
             }
             m1.append(gates).append(ups).append(payloads).append(ws);
             m1.send(ch)?;
-            let sums = look_up_all::<Server>(keys, &joined, &[[ta, tb]])?;
+            let sums = windows.look_up::<Server>(keys, &joined)?;
+            self.add_events(0, ff, windows.guards(&sums));
             let mut m2 = Incoming::recv(ch, 2 * n * ff, 0)?;
             for (row, (delta_up, delta_w)) in masks.iter().enumerate() {
                 let (their_w, opened) = (m2.ring_words(ff)?, m2.ring_words(ff)?);
                 let x = (0..ff).map(|j| {
-                    let sums = &sums[6 * (row * ff + j)..];
+                    let sums = &sums[windows.sums * (row * ff + j)..];
                     gated_line(delta_w[j] + their_w[j], delta_up[j], sums) + opened[j]
                 });
                 data.extend(self.enter_words(into, x));
             }
         }
+        self.trace.index(indices, spec.k);
         Ok(Tensor::new(Kind::Input(into), n, data))
     }
 }

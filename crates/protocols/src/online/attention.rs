@@ -3,14 +3,15 @@
 //! Source: design of the default protocol, "Attention"; CryptoGen's unified key/value cache, with the ciphertexts moved offline.
 //! For a query row t and a cached row j: `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`; the server has opened
 //! `k_s,j − mask` once (when row j appeared) and opens `q_s − mask` once per query; what remains are products of masks made offline.
-//! Messages: 6 (S→C, C→S, …) = 3 round trips. Bytes per row and (head, j): `10 + 8`, then `10 + 8`; per head and range `2·10`; per column `8 + 8 + 8`.
+//! Messages: 6 (S→C, C→S, …) = 3 round trips. Bytes per row and (head, j): `10 + 8`, then `10 + 8`; per head and range `2·10`, with
+//! two ranges `2·16` more; per column `8 + 8 + 8`.
 //! Material: [`RowAttention`], one exponential key per (head, j), 1/σ keys and a share of `a·v + u·b` per row. Leaks: nothing.
 //!
 //! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − m_v` of the new rows; its half of every exponential.
 //! 2. C→S its half of every exponential; `e'_c − a`.
 //! 3. S→C `e'_s − b`; its half of 1/σ.
-//! 4. C→S its half of 1/σ, masked fine value; `o'_c − a₂`.
-//! 5. S→C masked fine value; `ρ_s − v₂`, `o'_s − u₂`.
+//! 4. C→S its half of 1/σ, masked fine value and guard; `o'_c − a₂`.
+//! 5. S→C masked fine value and guard; `ρ_s − v₂`, `o'_s − u₂`.
 //! 6. C→S `ρ_c − b₂`; `x̂_c − r`.
 //!
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`, only step 6 concerns it.
@@ -19,28 +20,26 @@
 //! else is the same code.
 
 mod client;
+mod exponentials;
 mod openings;
 mod rotary;
 mod server;
 
-use std::iter::repeat_n;
-
 use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Role, Table};
-use cryptogen_ring::word::words_from_bytes;
+use cryptogen_ot::Role;
 use cryptogen_ring::{Fp, Word};
 
 pub(crate) use rotary::{rotation_safe, split_qkv};
 
 use super::scalar::{first_bytes, second_message, ScalarKeys};
-use super::tables::{index, join, lift, line, look_up_all, rotation, sub_public, trunc, trunc_word};
+use super::tables::trunc;
 use super::{Online, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::{self as encrypted, NewRows};
 use crate::hybrid::cache::CacheShape;
-use crate::material::{exp_shape, hi_shape, lo_shape, Mask, TableKeys};
-use crate::plan::{Plan, Scalar, Site, F};
+use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
+use crate::plan::{Plan, Scalar, Site};
 
 /// Messages and bytes of one layer for rows at `positions`.
 pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
@@ -119,77 +118,9 @@ impl Call {
     }
 }
 
-/// Exponentials prepared for opening: keys, rotation share and argument share of every (head, j).
-struct Exponentials {
-    keys: Vec<TableKeys>,
-    rotations: Vec<u32>,
-    deltas: Vec<Word>,
-}
-
 impl<P: Party> Online<P> {
     fn active_positions(&self) -> Vec<usize> {
         self.active.iter().map(|r| r.position).collect()
-    }
-
-    /// This party's half of the exponentials of its scores `[entries]`.
-    fn exponentials(&mut self, call: &Call, layer: usize, scores: &[Fp]) -> Result<Exponentials> {
-        let plan = self.plan.clone();
-        let spec = &plan.attention[layer];
-        let shape = exp_shape(&plan, layer);
-        let (heads, malformed) =
-            (plan.model.heads, || ProtocolError::Malformed { what: "exponential material" });
-        let mut out = Exponentials {
-            keys: Vec::with_capacity(self.active.len()),
-            rotations: Vec::with_capacity(call.entries),
-            deltas: Vec::with_capacity(call.entries),
-        };
-        let (mut reduced, mut indices) = (Vec::with_capacity(call.entries), Vec::with_capacity(call.entries));
-        let mut scores = scores.iter();
-        for row in self.active.iter_mut().filter(|row| row.position > 0) {
-            let per_head = row.position + 1;
-            let keys = TableKeys::new(shape, 8, row.attention[layer].exp.take()?)?;
-            if keys.len() != heads * per_head {
-                return Err(malformed());
-            }
-            for (n, ((front, alpha), s)) in keys.heads().zip(&mut scores).enumerate() {
-                let head = &spec.heads[n / per_head];
-                let beta = words_from_bytes(front).ok_or_else(malformed)?[0];
-                let x = trunc::<P>(*s, F);
-                let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
-                out.rotations.push(rotation(i, alpha, spec.k));
-                out.deltas.push(lift::<P>(sub_public::<P>(x, head.center)) - beta);
-                reduced.push(x);
-                indices.push(i);
-            }
-            out.keys.push(keys);
-        }
-        self.trace.truncated(reduced);
-        self.trace.index(indices, spec.k);
-        Ok(out)
-    }
-
-    /// This party's shares of `e'`, `[entries]`.
-    fn weights(
-        &mut self,
-        call: &Call,
-        layer: usize,
-        mine: Exponentials,
-        deltas: &[Word],
-        rotations: &[u32],
-    ) -> Result<Vec<Fp>> {
-        let plan = self.plan.clone();
-        let spec = &plan.attention[layer];
-        let rotations: Vec<u32> =
-            mine.rotations.iter().zip(rotations).map(|(a, b)| join(*a, *b, spec.k)).collect();
-        let tables: Vec<[&Table; 2]> =
-            spec.heads.iter().map(|h| [h.a, h.b].map(|t| plan.look_up_table(t))).collect();
-        let sums = look_up_all::<P>(mine.keys, &rotations, &tables)?;
-        let shifts = call.pairs.iter().flat_map(|&(_, g, t)| repeat_n(spec.heads[g].e_shift, t + 1));
-        let weights: Vec<Fp> = (sums.chunks_exact(4).zip(mine.deltas.iter().zip(deltas)).zip(shifts))
-            .map(|((sums, (a, b)), shift)| trunc_word::<P>(line(*a + *b, sums, 2), shift))
-            .collect();
-        self.trace.truncated(weights.iter().copied());
-        Ok(weights)
     }
 
     fn sigma_keys(&mut self, call: &Call, layer: usize) -> Result<Vec<ScalarKeys>> {
@@ -200,7 +131,8 @@ impl<P: Party> Online<P> {
         let mut keys = Vec::with_capacity(call.pairs.len());
         for &(i, g, _) in &call.pairs {
             let slot = &mut self.active[i].slot;
-            let hi_masks = slot.mask_words(Mask::SigmaHi, layer, 2 * heads);
+            let words = slot.mask_words(Mask::SigmaHi, layer, HI_MASKS * heads);
+            let [hi_beta, fine_betas @ ..] = hi_masks(&words, g);
             let lo = match lo_shape(spec) {
                 Some(shape) => {
                     Some((slot.table(shape, lo_at, g)?, slot.mask_words(Mask::SigmaLo, layer, heads)[g]))
@@ -208,9 +140,16 @@ impl<P: Party> Online<P> {
                 None => None,
             };
             let hi = slot.table(hi_shape(spec), hi_at, g)?;
-            keys.push(ScalarKeys { hi, hi_beta: hi_masks[2 * g], fine_beta: hi_masks[2 * g + 1], lo });
+            keys.push(ScalarKeys { hi, hi_beta, fine_betas, lo });
         }
         Ok(keys)
+    }
+
+    /// Adds this party's shares of the events of every pair's 1/σ.
+    fn add_sigma_events(&mut self, call: &Call, events: Vec<Word>) {
+        for (&(i, _, _), events) in call.pairs.iter().zip(events) {
+            self.add_events(i, 1, [events]);
+        }
     }
 
     /// `o' = TR(Σ_j e'_j·v_j)` of every pair, `[pairs][head_dim]`, and `σ`.

@@ -1,38 +1,46 @@
-//! The output head (A5.8): the server sends its share of the logits, the client learns them.
+//! The output head (A5.8): the server sends its shares of the logits and of the rows' range events (A7), the client learns both.
 //!
-//! Message: 1 (S→C), `8·vocab` bytes per row. Material: one head slot per row. Leaks: the logits, to the client, by design.
+//! Message: 1 (S→C), the logits of all rows, `8·vocab` bytes each, then their events, 8 bytes each. Material: one head slot per row.
+//! Leaks, to the client and by design: the logits; and how many look-ups met a guard, of this row and those before it that nobody sampled.
+//! It learns neither which look-ups they were nor where in a table.
 
 use cryptogen_mpc::party::{Client, Server};
 use cryptogen_ot::{Channel, Role};
-use cryptogen_ring::{fp_from_bytes, fp_to_bytes};
+use cryptogen_ring::fp_to_bytes;
+use cryptogen_ring::word::words_to_bytes;
 
 use super::linear::add_bias;
 use super::{Kind, Online, ServerModel, Tensor};
 use crate::cost::Cost;
-use crate::error::{ProtocolError, Result};
+use crate::error::Result;
 use crate::plan::{Plan, Site};
+use crate::wire::Incoming;
 
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &Plan, rows: usize) -> Cost {
-    Cost::of(&[(Role::Server, 8 * plan.model.vocab * rows)])
+    Cost::of(&[(Role::Server, 8 * (plan.model.vocab + 1) * rows)])
 }
 
 impl Online<Client> {
-    /// Returns the logits `[rows, vocab]` as integers at scale `F + f_w`.
-    pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<Vec<i64>> {
+    /// Returns the logits `[rows, vocab]` as integers at scale `F + f_w`, and the range events of each row.
+    pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<(Vec<i64>, Vec<u64>)> {
         self.check(x, Kind::Input(Site::Head))?;
         let vocab = self.plan.model.vocab;
-        let theirs = fp_from_bytes(&ch.recv(8 * vocab * x.rows)?)
-            .ok_or(ProtocolError::Malformed { what: "logits" })?;
+        let mut message = Incoming::recv(ch, (vocab + 1) * x.rows, 0)?;
+        let (theirs, their_events) = (message.words(vocab * x.rows)?, message.ring_words(x.rows)?);
         self.log_remask(Site::Head, x.rows);
         let heads = std::mem::take(&mut self.head_now);
         let mine = heads.iter().flat_map(|h| h.share.iter());
-        Ok(mine.zip(&theirs).map(|(a, b)| (*a + *b).to_i64()).collect())
+        let events = self.release_events(x.rows);
+        Ok((
+            mine.zip(&theirs).map(|(a, b)| (*a + *b).to_i64()).collect(),
+            events.iter().zip(&their_events).map(|(a, b)| (*a + *b).0).collect(),
+        ))
     }
 }
 
 impl Online<Server> {
-    /// Sends the server's share; returns nothing.
+    /// Sends the server's shares; returns nothing.
     pub fn logits(&mut self, ch: &mut dyn Channel, model: &ServerModel, x: &Tensor<Server>) -> Result<()> {
         self.check(x, Kind::Input(Site::Head))?;
         let vocab = self.plan.model.vocab;
@@ -42,6 +50,8 @@ impl Online<Server> {
             add_bias(row, model.bias(Site::Head));
         }
         self.trace.truncated(x.data.iter().copied());
-        Ok(ch.send(&fp_to_bytes(&y))?)
+        let mut message = fp_to_bytes(&y);
+        message.extend(words_to_bytes(&self.release_events(x.rows)));
+        Ok(ch.send(&message)?)
     }
 }

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod attention;
 pub mod embed;
+mod events;
 mod linear;
 pub mod logits;
 pub mod norm;
@@ -21,6 +22,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 pub(crate) use activation::client_index;
 pub use embed::EmbedClient;
+pub(crate) use events::Events;
 pub use linear::ServerModel;
 
 use crate::cost::Cost;
@@ -41,8 +43,18 @@ pub fn cost(plan: &Plan, positions: std::ops::Range<usize>, sampled: usize) -> C
             activation::cost(plan, rows),
         ]
     };
-    let head = [norm::cost(plan, 2 * plan.model.layers, sampled), logits::cost(plan, sampled)];
-    [embed::cost(rows)].into_iter().chain((0..plan.model.layers).flat_map(layer)).chain(head).sum()
+    let layers = (0..plan.model.layers).flat_map(layer);
+    [embed::cost(rows)].into_iter().chain(layers).chain([head_cost(plan, sampled)]).sum()
+}
+
+/// The final norm and the output head; a pass that samples no row stops in front of them.
+pub(crate) fn head_cost(plan: &Plan, sampled: usize) -> Cost {
+    match sampled {
+        0 => Cost::default(),
+        _ => {
+            [norm::cost(plan, 2 * plan.model.layers, sampled), logits::cost(plan, sampled)].into_iter().sum()
+        }
+    }
 }
 
 /// What a tensor of shares is, so that steps cannot be confused.
@@ -159,6 +171,8 @@ pub struct Row<P: Party> {
     pub(crate) slot: Slot<P>,
     pub(crate) position: usize,
     pub(crate) attention: Vec<RowAttention>,
+    /// of the row's look-ups so far, until its logits are computed
+    pub(crate) events: Events,
 }
 
 /// Material of one evaluation of the output head.
@@ -193,6 +207,8 @@ pub struct Online<P: Party> {
     pub(crate) heads: VecDeque<HeadSlot>,
     pub(crate) active: Vec<Row<P>>,
     pub(crate) head_now: Vec<HeadSlot>,
+    /// events of rows that left without being sampled
+    pub(crate) pending: Events,
     pub(crate) cache: Vec<LayerCache>,
     /// the paper's protocols; `None`: the default protocol
     pub(crate) hybrid: Option<Hybrid<P>>,
@@ -210,6 +226,7 @@ impl<P: Party> Online<P> {
             heads: VecDeque::new(),
             active: vec![],
             head_now: vec![],
+            pending: Events::default(),
             cache,
             hybrid: None,
             trace: Trace::default(),
@@ -271,6 +288,7 @@ impl<P: Party> Online<P> {
                 got: self.length().to_string(),
             });
         }
+        self.settle_events();
         self.active = self.ready.drain(..n).collect();
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! Root-mean-square norm `x̂ = h·SCALAR(Σ TR(h)²)` and the re-mask of the linear layer that follows (A5.2).
 //!
 //! Source: design of the default protocol, "Norm"; the product's openings double as those of the re-mask.
-//! Messages: 4 (S→C, C→S, S→C, C→S) = 2 round trips. Bytes per row of width d: `16d + 10·ranges`, `10·ranges + 8`, `8 + 8`, `8 + 8d`.
+//! Messages: 4 (S→C, C→S, S→C, C→S) = 2 round trips. Bytes per row of width d, with two ranges:
+//! `16d + 20`, `20 + 16`, `16 + 8`, `8 + 8d`; with one, 10 for 20 and nothing for 16.
 //! Material per row: products `h'_c·u'` (one sum), `h_c·v + b·u` (d), one key per range. Leaks: nothing.
 //!
 //! 1. S→C `h'_s − u'`, `h_s − u`, its half of the look-up of `m = Σ h'²`.
-//! 2. C→S its half of the look-up, masked fine value.
-//! 3. S→C masked fine value, `ρ_s − v`.
+//! 2. C→S its half of the look-up, masked fine value and guard.
+//! 3. S→C masked fine value and guard, `ρ_s − v`.
 //! 4. C→S `ρ_c − b`, `x̂_c − r`.
 
 use cryptogen_mpc::party::{Client, Party, Server};
@@ -18,7 +19,7 @@ use super::tables::trunc;
 use super::{Kind, Online, Row, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
-use crate::material::{hi_shape, lo_shape, Mask};
+use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
 use crate::plan::{Plan, Site};
 use crate::wire::{Incoming, Opening};
 
@@ -39,17 +40,12 @@ impl<P: Party> Online<P> {
         let spec = &self.plan.norms[norm].scalar;
         let (hi, lo) = self.layout.norm_tables(norm);
         let slot = &mut self.active[row].slot;
-        let hi_masks = slot.mask_words(Mask::NormHi, norm, 2);
+        let [hi_beta, fine_betas @ ..] = hi_masks(&slot.mask_words(Mask::NormHi, norm, HI_MASKS), 0);
         let lo_key = match lo_shape(spec) {
             Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask_words(Mask::NormLo, norm, 1)[0])),
             None => None,
         };
-        Ok(ScalarKeys {
-            hi: slot.table(hi_shape(spec), hi, 0)?,
-            hi_beta: hi_masks[0],
-            fine_beta: hi_masks[1],
-            lo: lo_key,
-        })
+        Ok(ScalarKeys { hi: slot.table(hi_shape(spec), hi, 0)?, hi_beta, fine_betas, lo: lo_key })
     }
 
     /// First active row of `h`: 0, or where the rows begin whose logits are wanted.
@@ -104,7 +100,8 @@ impl Online<Client> {
 
         // 3.
         let mut m3 = Incoming::recv(ch, second_message(&spec.scalar, n) + n, 0)?;
-        let rho = evaluated.finish::<Client>(&mut m3)?;
+        let (rho, events) = evaluated.finish::<Client>(&mut m3)?;
+        self.add_events(start_row, 1, events);
         self.trace.truncated(rho.iter().copied());
         let rho_open = m3.words(n)?;
 
@@ -164,7 +161,8 @@ impl Online<Server> {
         // 3.
         let mut m3 = Opening::new();
         evaluated.push(&mut m3);
-        let rho = evaluated.finish::<Server>(&mut m2)?;
+        let (rho, events) = evaluated.finish::<Server>(&mut m2)?;
+        self.add_events(start_row, 1, events);
         self.trace.truncated(rho.iter().copied());
         let scale = |row: &Row<Server>| row.slot.mask(Mask::NormScale, norm, 1)[0];
         m3.masked(&rho, &self.active[start_row..start_row + n].iter().map(scale).collect::<Vec<_>>());

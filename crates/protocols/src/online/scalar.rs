@@ -1,8 +1,9 @@
 //! A4: a positive scalar function (1/rms, 1/σ) of shared values, for a batch of rows.
 //!
-//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)`. Source: `docs/protocols/arithmetic.md` A4.
+//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)` and of its range events. Source: `docs/protocols/arithmetic.md` A4.
 //! Messages ride on those of the caller: (1) each party's rotations and arguments of both ranges, (2) with two ranges,
-//! each party's masked fine value. Material: one key per range. Leaks: nothing (all openings are one-time padded).
+//! each party's masked fine values and masked guards of the fine range. Material: one key per range; with two ranges that of the coarse one has
+//! payloads for the argument, the fine value and its guard. Leaks: nothing (all openings are one-time padded).
 
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::TableKey;
@@ -18,8 +19,8 @@ use crate::wire::{Incoming, Opening};
 pub struct ScalarKeys {
     pub hi: TableKey,
     pub hi_beta: Word,
-    /// payload share that multiplies the fine value; unused without a fine range
-    pub fine_beta: Word,
+    /// payload shares that multiply the fine value and the guard of the fine range; unused without one
+    pub fine_betas: [Word; 2],
     pub lo: Option<(TableKey, Word)>,
 }
 
@@ -36,7 +37,7 @@ pub struct Started<'a> {
     specs: Vec<&'a Scalar>,
     hi: Vec<Argument>,
     lo: Vec<Argument>,
-    fine_beta: Vec<Word>,
+    fine_betas: Vec<[Word; 2]>,
 }
 
 /// Words and rotations of the first message for `n` scalars.
@@ -54,7 +55,7 @@ pub(crate) fn first_bytes(spec: &Scalar, n: usize) -> usize {
 /// Words of the second message for `n` scalars.
 pub fn second_message(spec: &Scalar, n: usize) -> usize {
     if spec.lo.is_some() {
-        n
+        2 * n
     } else {
         0
     }
@@ -74,13 +75,13 @@ pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKey
             index: i,
         }
     };
-    let mut out = Started { hi: vec![], lo: vec![], fine_beta: vec![], specs };
+    let mut out = Started { hi: vec![], lo: vec![], fine_betas: vec![], specs };
     for ((spec, &m), k) in out.specs.iter().zip(m).zip(keys) {
         out.hi.push(argument(&spec.hi, m, k.hi, k.hi_beta));
         if let (Some(range), Some((key, beta))) = (&spec.lo, k.lo) {
             out.lo.push(argument(range, m, key, beta));
         }
-        out.fine_beta.push(k.fine_beta);
+        out.fine_betas.push(k.fine_betas);
     }
     out
 }
@@ -109,6 +110,7 @@ impl<'a> Started<'a> {
     pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Incoming) -> Result<Evaluated<'a>> {
         let (specs, n, two) = (self.specs, self.hi.len(), !self.lo.is_empty());
         let mut values = Vec::with_capacity(n + self.lo.len());
+        let mut guards = Vec::with_capacity(n + self.lo.len());
         let mut select = Vec::with_capacity(self.lo.len());
         for (fine, range) in [(false, self.hi), (true, self.lo)] {
             let words = peer.ring_words(range.len())?;
@@ -119,48 +121,64 @@ impl<'a> Started<'a> {
                 let spec = specs[i];
                 let r = if fine { spec.lo.as_ref().unwrap_or(&spec.hi) } else { &spec.hi };
                 // A table more where there is no Z: scalars are few.
-                let tables = [r.a, r.b, r.z.unwrap_or(r.b)].map(|t| plan.look_up_table(t));
+                let tables = [r.a, r.b, r.z.unwrap_or(r.b), r.g].map(|t| plan.look_up_table(t));
                 deltas.push((a.delta + words[i], a.key.shape().m()));
                 lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, tables });
             }
             let sums = look_up::<P>(lookups)?;
-            values.extend(deltas.iter().zip(&sums).map(|(&(delta, m), sums)| line(delta, sums, m)));
-            if two && !fine {
-                // Z·1 and Z·β of the fine value, of keys with three payloads.
-                select.extend(sums.iter().map(|sums| (sums[6], sums[8])));
+            for (&(delta, m), sums) in deltas.iter().zip(&sums) {
+                values.push(line(delta, sums, m));
+                guards.push(sums[3 * m]);
+                if two && !fine {
+                    // Z·1 and Z times the payloads of the fine value and its guard, behind that of the argument.
+                    select.push(Select { z: sums[2 * m], z_betas: [sums[2 * m + 2], sums[2 * m + 3]] });
+                }
             }
         }
-        let fine = values.split_off(n);
-        let masked = fine.iter().zip(&self.fine_beta).map(|(y, b)| *y - *b).collect();
-        Ok(Evaluated { specs, coarse: values, select, masked })
+        let (fine, fine_guards) = (values.split_off(n), guards.split_off(n));
+        let mask = |shares: Vec<Word>, payload: usize| -> Vec<Word> {
+            shares.iter().zip(&self.fine_betas).map(|(y, betas)| *y - betas[payload]).collect()
+        };
+        let masked = [mask(fine, 0), mask(fine_guards, 1)];
+        Ok(Evaluated { specs, coarse: values, guards, select, masked })
     }
 }
 
-/// Between the two messages: coarse value, selector shares, masked fine value.
+/// Shares of `Z[j]` and of its products with the masks of what it selects.
+struct Select {
+    z: Word,
+    z_betas: [Word; 2],
+}
+
+/// Between the two messages: coarse values and guards, selector shares, masked fine values and guards.
 pub struct Evaluated<'a> {
     specs: Vec<&'a Scalar>,
     coarse: Vec<Word>,
-    select: Vec<(Word, Word)>,
-    masked: Vec<Word>,
+    guards: Vec<Word>,
+    select: Vec<Select>,
+    masked: [Vec<Word>; 2],
 }
 
 impl Evaluated<'_> {
     /// Appends this party's part of message 2 (nothing with a single range).
     pub fn push(&self, message: &mut Opening) {
-        message.differences(&self.masked);
+        self.masked.iter().for_each(|masked| {
+            message.differences(masked);
+        });
     }
 
-    /// Step 3: select and truncate. Returns shares of `ρ`.
-    pub fn finish<P: Party>(self, peer: &mut Incoming) -> Result<Vec<Fp>> {
-        let theirs = peer.ring_words(self.masked.len())?;
-        let mut rho = Vec::with_capacity(self.specs.len());
-        for (i, spec) in self.specs.iter().enumerate() {
-            let mut y = self.coarse[i];
-            if let Some((z, z_beta)) = self.select.get(i) {
-                y += (self.masked[i] + theirs[i]) * *z + *z_beta;
+    /// Step 3: select and truncate. Returns shares of `ρ` and of the range events of every scalar.
+    pub fn finish<P: Party>(mut self, peer: &mut Incoming) -> Result<(Vec<Fp>, Vec<Word>)> {
+        for (payload, (masked, sums)) in
+            self.masked.iter().zip([&mut self.coarse, &mut self.guards]).enumerate()
+        {
+            let theirs = peer.ring_words(masked.len())?;
+            let opened = masked.iter().zip(theirs).map(|(mine, theirs)| *mine + theirs);
+            for ((sum, select), opened) in sums.iter_mut().zip(&self.select).zip(opened) {
+                *sum += opened * select.z + select.z_betas[payload];
             }
-            rho.push(trunc_word::<P>(y, spec.out_shift));
         }
-        Ok(rho)
+        let rho = self.coarse.iter().zip(&self.specs).map(|(y, spec)| trunc_word::<P>(*y, spec.out_shift));
+        Ok((rho.collect(), self.guards))
     }
 }

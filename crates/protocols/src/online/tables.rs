@@ -71,7 +71,7 @@ pub fn join(mine: u32, theirs: u32, k: u32) -> u32 {
 pub struct Lookup<'a> {
     pub key: TableKey,
     pub rotation: u32,
-    pub tables: [&'a Table; 3],
+    pub tables: [&'a Table; 4],
 }
 
 /// Expands every key once and returns the inner products `[tables][m]`, in order. Parallel over look-ups.
@@ -86,35 +86,33 @@ pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Word>>> {
         .collect()
 }
 
-/// Expands all keys of `keys`, with their opened `rotations`, and returns the inner products `[keys][tables][m]`. The keys of one element of
-/// `keys` fall into as many equal runs as `tables` has elements, all of one length; keys of a run share their tables. Keys are parsed here, in
-/// parallel, and wiped when all are done.
+/// Expands all keys of `keys`, with their opened `rotations`, and returns the inner products `[keys][tables][m]`. The `n`-th key of all looks up
+/// in `sets[of(n)]`; all sets have one size. Keys are parsed here, in parallel, and wiped when all are done.
 pub fn look_up_all<P: Party>(
     keys: Vec<TableKeys>,
     rotations: &[u32],
-    tables: &[[&Table; 2]],
+    sets: &[Vec<&Table>],
+    of: impl Fn(usize) -> usize + Sync,
 ) -> Result<Vec<Word>> {
-    let width = 2 * keys.first().map_or(0, |keys| keys.shape().m());
+    let width = sets.first().map_or(0, Vec::len) * keys.first().map_or(0, |keys| keys.shape().m());
     let mut out = vec![Word::default(); rotations.len() * width];
-    let (mut rotations, mut rest, mut tasks) = (rotations, &mut out[..], vec![]);
-    for keys in keys.iter().filter(|keys| keys.len() > 0) {
-        let run = keys.len().div_ceil(tables.len());
-        for (records, tables) in keys.bytes().chunks(run * keys.stride()).zip(tables) {
-            for records in records.chunks(TASK * keys.stride()) {
-                let n = records.len() / keys.stride();
-                let (now, later) = rotations.split_at_checked(n).ok_or_else(too_few)?;
-                let (sums, others) = std::mem::take(&mut rest).split_at_mut(n * width);
-                (rotations, rest) = (later, others);
-                tasks.push((keys, records, now, tables, sums));
-            }
+    let (mut first, mut rest, mut tasks) = (0, &mut out[..], vec![]);
+    for keys in &keys {
+        for records in keys.bytes().chunks(TASK * keys.stride()) {
+            let n = records.len() / keys.stride();
+            let rotations = rotations.get(first..first + n).ok_or_else(too_few)?;
+            let (sums, others) = std::mem::take(&mut rest).split_at_mut(n * width);
+            tasks.push((keys, records, first, rotations, sums));
+            (first, rest) = (first + n, others);
         }
     }
     tasks.into_par_iter().try_for_each_init(
         DotScratch::new,
-        |scratch, (keys, records, rotations, tables, sums)| {
+        |scratch, (keys, records, first, rotations, sums)| {
             let records = records.chunks_exact(keys.stride()).map(|record| &record[keys.prefix()..]);
-            for ((record, d), out) in records.zip(rotations).zip(sums.chunks_mut(width)) {
-                TableKey::from_record(keys.shape(), record)?.dot_into(P::ROLE, *d, tables, scratch, out)?;
+            for (i, ((record, d), out)) in records.zip(rotations).zip(sums.chunks_mut(width)).enumerate() {
+                let (key, tables) = (TableKey::from_record(keys.shape(), record)?, &sets[of(first + i)]);
+                key.dot_into(P::ROLE, *d, tables, scratch, out)?;
             }
             Ok::<_, ProtocolError>(())
         },

@@ -1,7 +1,10 @@
 //! What a plan must fulfil beyond its shape: shifts, lengths and sizes of tables.
 
-use super::{Plan, Scalar, MAX_ENTRY, MAX_SHIFT};
+use super::{Activation, Plan, Scalar, MAX_ENTRY, MAX_SHIFT};
 use crate::error::PlanError;
+
+/// Most windows of a layer's activations.
+const MAX_WINDOWS: usize = 64;
 
 impl Plan {
     pub(super) fn check(&self) -> Result<(), PlanError> {
@@ -25,11 +28,13 @@ impl Plan {
             expect(&format!("{name}.k"), self.attention[0].k as i64, a.k as i64)?;
             let first = &a.heads[0].scalar;
             for head in &a.heads {
-                for s in [head.h, head.e_shift, head.o_shift] {
+                segment_ok(&name, head.h)?;
+                for s in [head.e_shift, head.o_shift] {
                     shift_ok(&name, s)?;
                 }
                 self.check_table(&name, head.a, a.k)?;
                 self.check_table(&name, head.b, a.k)?;
+                self.check_bits(&name, head.g, a.k)?;
                 self.check_scalar(&name, &head.scalar)?;
                 expect(&format!("{name}.scalar.hi.k"), first.hi.k as i64, head.scalar.hi.k as i64)?;
                 let (k0, k1) = (first.lo.as_ref().map(|r| r.k), head.scalar.lo.as_ref().map(|r| r.k));
@@ -43,13 +48,29 @@ impl Plan {
             }
         }
         for (l, a) in self.activations.iter().enumerate() {
-            let name = format!("activations.{l}");
-            shift_ok(&name, a.h)?;
-            self.check_table(&name, a.a, a.k)?;
-            self.check_table(&name, a.b, a.k)?;
-            if self.model.gated {
-                expect(&format!("{name}.center"), 0, a.center)?;
+            self.check_activation(&format!("activations.{l}"), a)?;
+        }
+        Ok(())
+    }
+
+    fn check_activation(&self, name: &str, a: &Activation) -> Result<(), PlanError> {
+        let windows = a.windows.len();
+        if !(1..=MAX_WINDOWS).contains(&windows) {
+            return Err(value(format!("{name}.windows"), &format!("1..{MAX_WINDOWS}"), windows));
+        }
+        expect(&format!("{name}.of"), self.model.ff as i64, a.of.len() as i64)?;
+        if let Some(window) = a.of.iter().find(|w| **w >= windows) {
+            return Err(value(format!("{name}.of"), &format!("below {windows}"), window));
+        }
+        let guarded = a.windows[0].g.is_some();
+        for w in &a.windows {
+            segment_ok(name, w.h)?;
+            self.check_table(name, w.a, a.k)?;
+            self.check_table(name, w.b, a.k)?;
+            if w.g.is_some() != guarded {
+                return Err(value(format!("{name}.windows: g"), "in all windows or in none", "in some"));
             }
+            w.g.map_or(Ok(()), |g| self.check_bits(name, g, a.k))?;
         }
         Ok(())
     }
@@ -58,45 +79,59 @@ impl Plan {
         shift_ok(name, s.out_shift)?;
         for r in [Some(&s.hi), s.lo.as_ref()].into_iter().flatten() {
             shift_ok(name, r.mu)?;
-            shift_ok(name, r.h)?;
+            segment_ok(name, r.h)?;
             self.check_table(name, r.a, r.k)?;
             self.check_table(name, r.b, r.k)?;
+            self.check_bits(name, r.g, r.k)?;
+        }
+        if let Some(z) = s.lo.as_ref().and_then(|r| r.z) {
+            return Err(value(format!("{name}.scalar.lo.z"), "none", z));
         }
         match (&s.lo, s.hi.z) {
-            (Some(_), Some(z)) => self.check_table(name, z, s.hi.k),
+            (Some(_), Some(z)) => self.check_bits(name, z, s.hi.k),
             (Some(_), None) => Err(PlanError::Missing(format!("{name}.scalar.hi.z"))),
-            (None, _) => Ok(()),
+            (None, Some(z)) => Err(value(format!("{name}.scalar.hi.z"), "none without a fine range", z)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// A table of zeros and ones.
+    fn check_bits(&self, name: &str, id: usize, k: u32) -> Result<(), PlanError> {
+        self.check_table(name, id, k)?;
+        match self.tables[id].iter().find(|v| !matches!(v, 0 | 1)) {
+            Some(v) => Err(value(format!("{name}: entry of table {id}"), "0 or 1", v)),
+            None => Ok(()),
         }
     }
 
     fn check_table(&self, name: &str, id: usize, k: u32) -> Result<(), PlanError> {
         if !(4..=16).contains(&k) {
-            return Err(PlanError::Value {
-                field: format!("{name}.k"),
-                expected: "4..16".into(),
-                got: k.to_string(),
-            });
+            return Err(value(format!("{name}.k"), "4..16", k));
         }
         let table = self.tables.get(id).ok_or_else(|| PlanError::Missing(format!("{name}: table {id}")))?;
         expect(&format!("{name}: length of table {id}"), 1i64 << k, table.len() as i64)?;
-        match table.iter().find(|v| v.abs() >= MAX_ENTRY) {
-            Some(v) => Err(PlanError::Value {
-                field: format!("{name}: entry of table {id}"),
-                expected: "below 2^46".into(),
-                got: v.to_string(),
-            }),
+        match table.iter().find(|v| v.unsigned_abs() >= MAX_ENTRY as u64) {
+            Some(v) => Err(value(format!("{name}: entry of table {id}"), "below 2^46", v)),
             None => Ok(()),
         }
     }
 }
 
+fn value(field: String, expected: &str, got: impl ToString) -> PlanError {
+    PlanError::Value { field, expected: expected.into(), got: got.to_string() }
+}
+
 pub(super) fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
     if s > MAX_SHIFT {
-        return Err(PlanError::Value {
-            field: format!("{field}: shift"),
-            expected: "0..32".into(),
-            got: s.to_string(),
-        });
+        return Err(value(format!("{field}: shift"), "0..32", s));
+    }
+    Ok(())
+}
+
+/// The shift of a segment index (A2).
+fn segment_ok(field: &str, h: u32) -> Result<(), PlanError> {
+    if !(1..=MAX_SHIFT).contains(&h) {
+        return Err(value(format!("{field}: segment shift"), "1..32", h));
     }
     Ok(())
 }

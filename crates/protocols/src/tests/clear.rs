@@ -1,12 +1,12 @@
 //! The decoder on clear integers, as `docs/protocols/arithmetic.md` defines it. Truncations and segment indices take the outcome that the
-//! two parties got, which must be one of the two allowed.
+//! two parties got, which must be one of the two allowed. All values are small: what happens to others is in `ranges.rs`.
 
 use std::collections::VecDeque;
 
 use cryptogen_ring::Fp;
 
 use super::tiny::Tiny;
-use crate::plan::{Range, Scalar, Site, F};
+use crate::plan::{Anchor, Range, Scalar, Site, F};
 
 pub struct Clear<'a> {
     tiny: &'a Tiny,
@@ -14,6 +14,10 @@ pub struct Clear<'a> {
     /// per layer, `[rows][kv_dim]`
     k: Vec<Vec<i64>>,
     v: Vec<Vec<i64>>,
+    /// range events of the rows of the last call that had any, in their order
+    pub events: Vec<u64>,
+    /// range events of rows that were not sampled
+    pending: u64,
 }
 
 fn fit(x: i128) -> i64 {
@@ -42,7 +46,8 @@ impl<'a> Clear<'a> {
         assert_eq!(client.len(), server.len(), "the parties log the same events");
         let layers = tiny.plan.model.layers;
         let outcomes = client.into_iter().zip(server).collect();
-        Clear { tiny, outcomes, k: vec![vec![]; layers], v: vec![vec![]; layers] }
+        let cache = || vec![vec![]; layers];
+        Clear { tiny, outcomes, k: cache(), v: cache(), events: vec![], pending: 0 }
     }
 
     /// Forgets rows `rows…`.
@@ -82,6 +87,23 @@ impl<'a> Clear<'a> {
         x.iter().enumerate().map(one).collect()
     }
 
+    /// Products that were lifted.
+    fn lifted(&mut self, x: &[i64]) {
+        for x in x {
+            let (c, s) = self.outcomes.pop_front().expect("an outcome");
+            assert_eq!(c.wrapping_add(s) as i64, *x, "lifting fails with negligible probability");
+        }
+    }
+
+    /// Sums of a guard over equal parts, one for each row.
+    fn count(&mut self, rows: usize, guards: &[i64]) {
+        self.events.resize(rows, 0);
+        let per_row = (guards.len() / rows).max(1);
+        for (i, g) in guards.iter().enumerate() {
+            self.events[i / per_row] += *g as u64;
+        }
+    }
+
     /// Checks that the server's `x − r'` with the client's `r'` is `TR(x̂, in_shift)`, without an event of its own.
     pub fn check_input(&self, site: Site, x_hat: &[i64], got: &[i64]) {
         let shifts = &self.tiny.plan.linear(site).in_shift;
@@ -108,12 +130,13 @@ impl<'a> Clear<'a> {
         let (d, spec) = (plan.model.d, &plan.norms[plan.norm_before(site).expect("a norm")]);
         let reduced = self.tr(h, spec.pre_shift);
         let m: Vec<i64> = reduced.chunks(d).map(|r| dot(r.iter().zip(r))).collect();
-        let rho = self.scalar(&vec![&spec.scalar; m.len()], &m);
+        let (rho, guards) = self.scalar(&vec![&spec.scalar; m.len()], &m);
+        self.count(m.len(), &guards);
         h.iter().enumerate().map(|(i, h)| product(*h, rho[i / d])).collect()
     }
 
-    /// A4.
-    pub fn scalar(&mut self, specs: &[&Scalar], m: &[i64]) -> Vec<i64> {
+    /// A4, with the events of each.
+    pub fn scalar(&mut self, specs: &[&Scalar], m: &[i64]) -> (Vec<i64>, Vec<i64>) {
         let hi: Vec<&Range> = specs.iter().map(|s| &s.hi).collect();
         let lo: Vec<&Range> = specs.iter().filter_map(|s| s.lo.as_ref()).collect();
         let hi_m = self.tr_by(m, |i| hi[i].mu);
@@ -122,14 +145,16 @@ impl<'a> Clear<'a> {
         let lo_j = lo.first().map_or(vec![], |r| self.idx(&lo_m, |i| lo[i].h, r.k));
         let plan = &self.tiny.plan;
         let line = |r: &Range, j: usize, x: i64| product(plan.table(r.a)[j], x) + plan.table(r.b)[j];
-        let y: Vec<i64> = (0..m.len())
+        let (y, guards): (Vec<i64>, Vec<i64>) = (0..m.len())
             .map(|i| {
-                let select =
-                    if lo.is_empty() { 0 } else { plan.table(hi[i].z.expect("a selector"))[hi_j[i]] };
-                line(hi[i], hi_j[i], hi_m[i]) + if select == 0 { 0 } else { line(lo[i], lo_j[i], lo_m[i]) }
+                let coarse = (line(hi[i], hi_j[i], hi_m[i]), plan.table(hi[i].g)[hi_j[i]]);
+                match hi[i].z.map_or(0, |z| plan.table(z)[hi_j[i]]) {
+                    0 => coarse,
+                    _ => (coarse.0 + line(lo[i], lo_j[i], lo_m[i]), coarse.1 + plan.table(lo[i].g)[lo_j[i]]),
+                }
             })
-            .collect();
-        self.tr_by(&y, |i| specs[i].out_shift)
+            .unzip();
+        (self.tr_by(&y, |i| specs[i].out_shift), guards)
     }
 
     /// `TR(W·TR(x̂) + b)`.
@@ -191,14 +216,22 @@ impl<'a> Clear<'a> {
         let of: Vec<(usize, usize, usize)> =
             pairs.iter().flat_map(|&(i, g)| (0..=first + i).map(move |j| (i, g, j))).collect();
         let cached = |j: usize, g: usize| (j * m.kv_heads + g / m.group()) * d;
+        let heads: Vec<_> = of.iter().map(|(_, g, _)| &spec.heads[*g]).collect();
+        let score = |i: usize, g: usize, j: usize| {
+            dot(q[i * m.q_dim() + g * d..][..d].iter().zip(&self.k[layer][cached(j, g)..][..d]))
+        };
         let s: Vec<i64> = of
             .iter()
             .map(|&(i, g, j)| {
-                dot(q[i * m.q_dim() + g * d..][..d].iter().zip(&self.k[layer][cached(j, g)..][..d]))
+                let [s, s_0, s_t] = [j, 0, first + i].map(|j| score(i, g, j));
+                match spec.heads[g].anchor {
+                    Anchor::First => s - s_0,
+                    Anchor::Own => s - s_t,
+                    Anchor::Both => 2 * s - s_0 - s_t,
+                }
             })
             .collect();
-        let s = self.tr(&s, F);
-        let heads: Vec<_> = of.iter().map(|(_, g, _)| &spec.heads[*g]).collect();
+        let s = self.tr_by(&s, |i| if heads[i].anchor == Anchor::Both { F + 1 } else { F });
         let shifted: Vec<i64> = s.iter().zip(&heads).map(|(s, h)| s - h.offset).collect();
         let j = self.idx(&shifted, |i| heads[i].h, spec.k);
         let e: Vec<i64> = (0..s.len())
@@ -207,6 +240,10 @@ impl<'a> Clear<'a> {
             })
             .collect();
         let e = self.tr_by(&e, |i| heads[i].e_shift);
+        self.count(rows, &[]);
+        for (i, &(row, _, _)) in of.iter().enumerate() {
+            self.events[row] += plan.table(heads[i].g)[j[i]] as u64;
+        }
 
         let (mut sigma, mut o, mut at) = (vec![], vec![], 0);
         for &(i, g) in &pairs {
@@ -220,7 +257,10 @@ impl<'a> Clear<'a> {
         }
         let o = self.tr_by(&o, |c| spec.heads[pairs[c / d].1].o_shift);
         let scalars: Vec<&Scalar> = pairs.iter().map(|(_, g)| &spec.heads[*g].scalar).collect();
-        let rho = self.scalar(&scalars, &sigma);
+        let (rho, guards) = self.scalar(&scalars, &sigma);
+        for (&(row, _), guard) in pairs.iter().zip(guards) {
+            self.events[row] += guard as u64;
+        }
         let mut x_hat: Vec<i64> = vec![];
         if first == 0 {
             let shifts = &plan.linear(Site::O(layer)).in_shift;
@@ -236,16 +276,23 @@ impl<'a> Clear<'a> {
         let plan = &self.tiny.plan;
         let (m, spec) = (&plan.model, &plan.activations[layer]);
         let x: Vec<i64> = u.chunks(m.up_dim()).flat_map(|r| r[..m.ff].to_vec()).collect();
-        let offset: Vec<i64> = x.iter().map(|x| x - spec.offset).collect();
-        let j = self.idx(&offset, |_| spec.h, spec.k);
-        let (a, b) = (plan.table(spec.a), plan.table(spec.b));
+        let up: Vec<i64> = match m.gated {
+            true => u.chunks(m.up_dim()).flat_map(|r| r[m.ff..].to_vec()).collect(),
+            false => vec![],
+        };
+        let w: Vec<i64> = x.iter().zip(&up).map(|(x, up)| product(*x, *up)).collect();
+        self.lifted(&w);
+        let window = |i: usize| &spec.windows[spec.of[i % m.ff]];
+        let offset: Vec<i64> =
+            x.iter().enumerate().map(|(i, x)| x + (1 << (window(i).h + spec.k - 1))).collect();
+        let j = self.idx(&offset, |i| window(i).h, spec.k);
+        let table = |id: usize, i: usize| plan.table(id)[j[i]];
+        let guards: Vec<i64> = (0..x.len()).map(|i| window(i).g.map_or(0, |g| table(g, i))).collect();
+        self.count(x.len() / m.ff, &guards);
         (0..x.len())
             .map(|i| match m.gated {
-                false => product(a[j[i]], x[i] - spec.center) + b[j[i]],
-                true => {
-                    let up = u[i / m.ff * m.up_dim() + m.ff + i % m.ff];
-                    product(a[j[i]], product(x[i], up)) + product(b[j[i]], up)
-                }
+                false => product(table(window(i).a, i), x[i]) + table(window(i).b, i),
+                true => product(table(window(i).a, i), w[i]) + product(table(window(i).b, i), up[i]),
             })
             .collect()
     }
@@ -257,9 +304,10 @@ impl<'a> Clear<'a> {
         self.apply(&x, Site::Head)
     }
 
-    /// A whole pass: the logits of the last `sampled` rows.
-    pub fn forward(&mut self, tokens: &[usize], first: usize, sampled: usize) -> Vec<i64> {
+    /// A whole pass: the logits of the last `sampled` rows, and their events with those of the rows before them.
+    pub fn forward(&mut self, tokens: &[usize], first: usize, sampled: usize) -> (Vec<i64>, Vec<u64>) {
         let m = &self.tiny.plan.model;
+        self.events = vec![0; tokens.len()];
         let mut h = self.embed(tokens, first);
         let add = |h: &mut Vec<i64>, y: Vec<i64>| h.iter_mut().zip(y).for_each(|(h, y)| *h += y);
         for l in 0..m.layers {
@@ -274,7 +322,15 @@ impl<'a> Clear<'a> {
             let y = self.linear(&x, Site::Down(l));
             add(&mut h, y);
         }
+        let mut events = self.events.split_off(tokens.len() - sampled);
+        self.pending += self.events.iter().sum::<u64>();
+        if sampled == 0 {
+            return (vec![], vec![]);
+        }
+        events[0] += std::mem::take(&mut self.pending);
+        self.events = vec![];
         let x = self.norm(&h[h.len() - sampled * m.d..], Site::Head);
-        self.logits(&x)
+        events.iter_mut().zip(&self.events).for_each(|(sum, e)| *sum += e);
+        (self.logits(&x), events)
     }
 }

@@ -12,7 +12,7 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{activation_shape, exp_shape, Deferred, Slot};
-use crate::online::{HeadSlot, Online, Row, RowAttention};
+use crate::online::{Events, HeadSlot, Online, Row, RowAttention};
 use crate::plan::Site;
 
 struct Attention {
@@ -226,6 +226,7 @@ impl Session {
                 .expect("a whole record"),
             position,
             attention: slots[p].attention.iter().map(attention).collect(),
+            events: Events::default(),
         };
         online.add_rows(self.slots.iter().enumerate().map(row).collect());
         let head = |(seed, share): &(Seed, Vec<Fp>)| HeadSlot {

@@ -54,7 +54,7 @@ pub fn client_pass(
     layers: usize,
     tokens: &[usize],
     sampled: usize,
-) -> Result<Vec<i64>> {
+) -> Result<Logits> {
     let mut h = e.embed(tokens, sampled)?;
     let (o, ch) = e.online();
     for l in 0..layers {
@@ -66,6 +66,9 @@ pub fn client_pass(
         let u = o.linear(ch, &x, Site::Up(l))?;
         let x = o.activation(ch, &u, l)?;
         h = h.add(&o.linear(ch, &x, Site::Down(l))?)?;
+    }
+    if sampled == 0 {
+        return Ok(Default::default());
     }
     let h = if sampled < h.rows() { h.last() } else { h };
     let x = o.norm(ch, &h, Site::Head)?;
@@ -86,6 +89,9 @@ pub fn server_pass(e: &mut Endpoint<Server>, tiny: &Tiny, rows: usize, sampled: 
         let x = o.activation(ch, &u, l)?;
         h = h.add(&o.linear(ch, model, &x, Site::Down(l))?)?;
     }
+    if sampled == 0 {
+        return Ok(());
+    }
     let h = if sampled < h.rows() { h.last() } else { h };
     let x = o.norm(ch, &h, Site::Head)?;
     o.logits(ch, model, &x)
@@ -94,13 +100,16 @@ pub fn server_pass(e: &mut Endpoint<Server>, tiny: &Tiny, rows: usize, sampled: 
 /// Tokens of each pass and how many of its rows are sampled.
 type Passes = [(&'static [usize], usize)];
 
+/// Logits and range events of a pass.
+pub type Logits = (Vec<i64>, Vec<u64>);
+
 /// What a party of [`session`] leaves: logits of every pass (client), the log, the rest of the stock, online bytes and messages.
-type Left = (Vec<Vec<i64>>, Vec<u64>, Stock, [u64; 2]);
+type Left = (Vec<Logits>, Vec<u64>, Stock, [u64; 2]);
 
 /// Prepares `want`, then runs `passes` in a session of their own.
 fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left) {
     let layers = tiny.plan.model.layers;
-    fn left<P: Party>(mut e: Endpoint<P>, logits: Vec<Vec<i64>>) -> Left {
+    fn left<P: Party>(mut e: Endpoint<P>, logits: Vec<Logits>) -> Left {
         let online = e.connection().stats().online;
         (logits, e.insecure_trace(), e.stock(), [online.bytes_sent, online.messages_sent])
     }
@@ -148,7 +157,9 @@ fn check_session(tiny: &Tiny, want: Stock, passes: &Passes) -> Stock {
     let mut clear = Clear::new(tiny, client.1, server.1);
     let mut first = 0;
     for ((tokens, sampled), logits) in passes.iter().zip(client.0) {
-        assert_eq!(logits, clear.forward(tokens, first, *sampled));
+        let expected = clear.forward(tokens, first, *sampled);
+        assert!(expected.1.iter().all(|events| *events > 0), "guards are met");
+        assert_eq!(logits, expected);
         first += tokens.len();
     }
     clear.finish();
@@ -176,6 +187,14 @@ fn private_logits_equal_the_clear_ones() {
             &[(&[3, 0, 19], 1), (&[7], 1), (&[11], 1)],
         );
         assert_eq!(left, Stock { slots: 2, heads: 1, exponentials: 3 });
+    }
+}
+
+#[test]
+fn events_of_rows_that_nobody_samples_go_to_the_next_that_is() {
+    for arch in BOTH {
+        let want = Stock { slots: 8, heads: 3, exponentials: 200 };
+        check_session(tiny(arch), want, &[(&[3, 1], 0), (&[0], 0), (&[19, 4], 2), (&[7, 5], 1)]);
     }
 }
 

@@ -6,7 +6,7 @@ use cryptogen_mpc::party::Party;
 use cryptogen_mpc::session::SessionError;
 
 use super::clear::Clear;
-use super::endpoint::{client_pass, open_as, pair, server_pass};
+use super::endpoint::{client_pass, open_as, pair, server_pass, Logits};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::cost::Cost;
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
@@ -17,7 +17,7 @@ use crate::hybrid::Protocol;
 type Sessions = [&'static [&'static [usize]]];
 
 /// What a party leaves of a session: logits of every pass (client) and its log.
-type Left = Vec<(Vec<Vec<i64>>, Vec<u64>)>;
+type Left = Vec<(Vec<Logits>, Vec<u64>)>;
 
 fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
     let rows = |s: &&[&[usize]]| s.iter().map(|p| p.len()).sum::<usize>();
@@ -32,7 +32,7 @@ fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
 fn run<P: Party>(
     e: &mut Endpoint<P>,
     sessions: &Sessions,
-    pass: impl Fn(&mut Endpoint<P>, &[usize]) -> Result<Vec<i64>>,
+    pass: impl Fn(&mut Endpoint<P>, &[usize]) -> Result<Logits>,
 ) -> Result<(Left, Cost, [u64; 2])> {
     let (mut left, mut declared) = (vec![], vec![]);
     for passes in sessions {
@@ -67,8 +67,9 @@ fn check(tiny: &Tiny, dir: &Path, protocol: Protocol, sessions: &Sessions) {
             let mut e = open_as(conn, tiny, dir, false, protocol)?;
             e.send_model(&tiny.model, &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
-            let left =
-                run(&mut e, sessions, |e, tokens| server_pass(e, tiny, tokens.len(), 1).map(|()| vec![]))?;
+            let left = run(&mut e, sessions, |e, tokens| {
+                server_pass(e, tiny, tokens.len(), 1).map(|()| Default::default())
+            })?;
             let done = e.state().hybrid().expect("a hybrid protocol").counts();
             assert!(done.operations.ct_pt > 0 && done.operations.ct_ct > 0 && done.encrypted > 0);
             Ok(left)

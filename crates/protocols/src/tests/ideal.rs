@@ -146,8 +146,8 @@ impl Ideal {
     ) {
         let (hi, lo) = (hi_shape(spec), lo_shape(spec));
         for i in 0..n {
-            let hi_masks = [0, 1].map(|p| mask_words(&seeds[p], what.0, index, 2 * n));
-            let betas = hi_masks.map(|m| m[2 * i..][..hi.payloads() as usize].to_vec());
+            let hi_masks = [0, 1].map(|p| mask_words(&seeds[p], what.0, index, 3 * n));
+            let betas = hi_masks.map(|m| m[3 * i..][..hi.payloads() as usize].to_vec());
             self.tables.push(Table { at: at.0 + i * hi.record_bytes(), shape: hi, betas });
             if let Some(lo) = lo {
                 let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], what.1, index, n)[i]]);
@@ -196,7 +196,7 @@ impl Ideal {
     pub fn indices(known: &Known, tiny: &Tiny, layer: usize) -> Vec<u32> {
         let m = &tiny.plan.model;
         let u = &known.outputs[Site::Up(layer).index(m.layers)];
-        u[..m.ff].iter().map(|x| client_index(&tiny.plan, layer, *x)).collect()
+        u[..m.ff].iter().enumerate().map(|(j, x)| client_index(&tiny.plan, layer, j, *x)).collect()
     }
 }
 

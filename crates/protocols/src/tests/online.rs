@@ -27,6 +27,12 @@ fn oracle<'a>(tiny: &'a Tiny, client: &mut Online<Client>, server: &mut Online<S
     Clear::new(tiny, client.trace.insecure_take(), server.trace.insecure_take())
 }
 
+/// What both parties' shares of range events add up to: of the active rows, and of those before that nobody sampled.
+pub fn events(client: &Online<Client>, server: &Online<Server>) -> (Vec<u64>, u64) {
+    let ((c, c_pending), (s, s_pending)) = (client.insecure_events(), server.insecure_events());
+    (c.iter().zip(&s).map(|(c, s)| (*c + *s).0).collect(), (c_pending + s_pending).0)
+}
+
 /// `r' + (x − r')` of a site's input.
 fn opened(session: &Session, layers: usize, site: Site, first: usize, x: &Tensor<Server>) -> Vec<i64> {
     let mask = |i: usize| match site {
@@ -55,6 +61,7 @@ fn norms_equal_the_clear_function() {
             let x_hat = clear.norm(&x, site);
             clear.check_input(site, &x_hat, &opened(session, layers, site, 0, &s.result.unwrap().unwrap()));
             clear.finish();
+            assert_eq!(events(&client, &server), (clear.events, 0));
         }
     }
 }
@@ -72,6 +79,7 @@ fn a_final_norm_of_the_last_rows_uses_their_material() {
     let x_hat = clear.norm(&x, Site::Head);
     clear.check_input(Site::Head, &x_hat, &opened(session, 2, Site::Head, 0, &s.result.unwrap().unwrap()));
     clear.finish();
+    assert_eq!(events(&client, &server), ([vec![0; 2], clear.events].concat(), 0));
 }
 
 #[test]
@@ -92,6 +100,7 @@ fn activations_equal_the_clear_function() {
             &opened(session, tiny.plan.model.layers, site, 0, &s.result.unwrap().unwrap()),
         );
         clear.finish();
+        assert_eq!(events(&client, &server), (clear.events, 0));
     }
 }
 
@@ -104,7 +113,7 @@ fn attention_equals_the_clear_function() {
             let width = step.width(tiny);
             let x = integers(&mut rng(30), ROWS * width, step.bound(arch));
             let (mut client, mut server) = (session.online(tiny), session.online(tiny));
-            let mut inputs = vec![];
+            let (mut inputs, mut counted) = (vec![], vec![]);
             for cut in cuts.windows(2) {
                 let rows = cut[0]..cut[1];
                 client.active = client.ready.drain(..rows.len()).collect();
@@ -113,6 +122,7 @@ fn attention_equals_the_clear_function() {
                     step.share(tiny, session, rows.clone(), &x[rows.start * width..rows.end * width]);
                 let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
                 assert!(c.result.is_ok());
+                counted.push((events(&client, &server).0, 0));
                 inputs.push(opened(
                     session,
                     tiny.plan.model.layers,
@@ -122,9 +132,10 @@ fn attention_equals_the_clear_function() {
                 ));
             }
             let mut clear = oracle(tiny, &mut client, &mut server);
-            for (cut, input) in cuts.windows(2).zip(inputs) {
+            for ((cut, input), counted) in cuts.windows(2).zip(inputs).zip(counted) {
                 let x_hat = clear.attention(&x[cut[0] * width..cut[1] * width], layer, cut[0]);
                 clear.check_input(Site::O(layer), &x_hat, &input);
+                assert_eq!(counted, (std::mem::take(&mut clear.events), 0));
             }
             clear.finish();
         }
@@ -169,7 +180,7 @@ fn linear_layers_and_logits_equal_the_clear_function() {
         assert!(s.result.is_ok());
         let mut clear = oracle(tiny, &mut client, &mut server);
         let x_hat: Vec<i64> = x.iter().map(|x| x << tiny.plan.linear(Site::Head).in_shift[0]).collect();
-        assert!(matches!(c.result, Ok(Out::Logits(y)) if y == clear.logits(&x_hat)));
+        assert!(matches!(c.result, Ok(Out::Logits(y)) if y == (clear.logits(&x_hat), vec![0; ROWS])));
         clear.finish();
     }
 }

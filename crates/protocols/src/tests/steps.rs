@@ -103,7 +103,7 @@ fn outputs(session: &Session, rows: Range<usize>, site: usize) -> Vec<Fp> {
 /// What the client gets out of a step.
 pub enum Out {
     Tensor(Tensor<Client>),
-    Logits(Vec<i64>),
+    Logits((Vec<i64>, Vec<u64>)),
 }
 
 /// The client's outcome of a step.

@@ -14,6 +14,10 @@ use crate::online::ServerModel;
 use crate::plan::{Plan, Site};
 
 pub const VOCAB: usize = 20;
+/// Heads take turns.
+const ANCHORS: [&str; 3] = ["first", "own", "both"];
+/// Windows of each layer's activation, and whether they have guards.
+const WINDOWS: [[[usize; 2]; 2]; 2] = [[[1, 0], [3, 1]], [[2, 1], [3, 0]]];
 
 /// Every public thing about a decoder, and the server's weights.
 pub struct Tiny {
@@ -85,17 +89,20 @@ impl Tables {
     fn scalar(&mut self, mu: u32, two: bool) -> Value {
         let (k, lo_k) = (6, 5);
         let (a, b) = (self.add(1 << k, 0, 3), self.add(1 << k, 1 << 20, 1 << 21));
+        let g = self.add(1 << k, 0, 2);
         if !two {
-            return json!({"hi": {"mu": mu, "h": 9, "k": k, "a": a, "b": b, "z": null}, "lo": null, "out_shift": 8});
+            let hi = json!({"mu": mu, "h": 9, "k": k, "a": a, "b": b, "g": g, "z": null});
+            return json!({"hi": hi, "lo": null, "out_shift": 8});
         }
         let z = self.add(1 << k, 0, 2);
         for j in (0..1 << k).filter(|&j| self.list[z][j] == 1).collect::<Vec<_>>() {
-            (self.list[a][j], self.list[b][j]) = (0, 0);
+            [a, b, g].iter().for_each(|&t| self.list[t][j] = 0);
         }
         let (lo_a, lo_b) = (self.add(1 << lo_k, 0, 3), self.add(1 << lo_k, 1 << 20, 1 << 21));
+        let lo_g = self.add(1 << lo_k, 0, 2);
         json!({
-            "hi": {"mu": mu, "h": 9, "k": k, "a": a, "b": b, "z": z},
-            "lo": {"mu": mu.saturating_sub(3), "h": 7, "k": lo_k, "a": lo_a, "b": lo_b, "z": null},
+            "hi": {"mu": mu, "h": 9, "k": k, "a": a, "b": b, "g": g, "z": z},
+            "lo": {"mu": mu.saturating_sub(3), "h": 7, "k": lo_k, "a": lo_a, "b": lo_b, "g": lo_g, "z": null},
             "out_shift": 8,
         })
     }
@@ -103,6 +110,11 @@ impl Tables {
 
 /// Makes a decoder of two layers.
 pub fn build(s: &Settings) -> Tiny {
+    build_with(s, |_, _| ())
+}
+
+/// The same with another plan and tables of the same lengths.
+pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])) -> Tiny {
     let [d, heads, kv_heads, head_dim, ff] = s.sizes;
     let (layers, context, gated, two) = (2, 80, s.gated(), s.gated());
     let mut t = Tables { list: vec![], rng: rng(s.arch as u8 + 1) };
@@ -117,12 +129,14 @@ pub fn build(s: &Settings) -> Tiny {
         .map(|_| json!({"pre_shift": 2, "h_bound": s.bound, "scalar": t.scalar(8, two)}))
         .collect();
     let attention: Vec<Value> = (0..layers)
-        .map(|_| {
+        .map(|l| {
             let heads: Vec<Value> = (0..heads)
                 .map(|g| {
                     json!({
+                        "anchor": ANCHORS[(s.arch as usize + l * heads + g) % 3],
                         "offset": -(1 << 17) + g as i64, "center": 5000, "h": 12, "e_shift": 8 + g, "o_shift": 11 + g,
-                        "a": t.add(1 << 6, 0, 4), "b": t.add(1 << 6, 1 << 18, 1 << 19), "scalar": t.scalar(4, two),
+                        "a": t.add(1 << 6, 0, 4), "b": t.add(1 << 6, 1 << 18, 1 << 19), "g": t.add(1 << 6, 0, 2),
+                        "scalar": t.scalar(4, two),
                     })
                 })
                 .collect();
@@ -130,12 +144,15 @@ pub fn build(s: &Settings) -> Tiny {
         })
         .collect();
     let activations: Vec<Value> = (0..layers)
-        .map(|_| {
+        .map(|l| {
             let (a, b) = if gated { (1 << 8, 1 << 18) } else { (1 << 11, 1 << 22) };
-            json!({
-                "offset": -(1 << 14), "center": if gated { 0 } else { 77 }, "h": 9, "k": 7,
-                "a": t.add(1 << 7, -a, a), "b": t.add(1 << 7, -b, b),
-            })
+            let [windows, guarded] = WINDOWS[s.arch as usize][l];
+            let window = |w: usize| {
+                let g = (guarded == 1).then(|| t.add(1 << 7, 0, 2));
+                json!({"h": 8 + w, "a": t.add(1 << 7, -a, a), "b": t.add(1 << 7, -b, b), "g": g})
+            };
+            let list: Vec<Value> = (0..windows).map(window).collect();
+            json!({"k": 7, "windows": list, "of": (0..ff).map(|i| (i * 5 + l) % windows).collect::<Vec<_>>()})
         })
         .collect();
     let (q_dim, kv_dim, up) = (heads * head_dim, kv_heads * head_dim, if gated { 2 * ff } else { ff });
@@ -161,14 +178,15 @@ pub fn build(s: &Settings) -> Tiny {
         sites.push(linear(Site::Down(l), ff, d));
     }
     sites.push(linear(Site::Head, d, s.vocab));
-    let plan = json!({
-        "version": 1, "f": 12, "embed": {"shift": 8, "bound": s.bound}, "rope": rope, "norms": norms, "linears": linears,
+    let mut plan = json!({
+        "version": 2, "f": 12, "embed": {"shift": 8, "bound": s.bound}, "rope": rope, "norms": norms, "linears": linears,
         "attention": attention, "activations": activations, "tables": t.list.len(),
         "model": {
             "arch": if gated { "llama" } else { "gpt2" }, "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,
             "head_dim": head_dim, "ff": ff, "gated": gated, "rope": gated, "vocab": s.vocab, "context": context,
         },
     });
+    change(&mut plan, &mut t.list);
     let plan = Plan::parse(&plan.to_string(), t.list).expect("a valid plan");
 
     let mut rng = t.rng;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use cryptogen_mpc::party::Party;
+use cryptogen_ring::Word;
 
 use super::clear::Clear;
-use super::endpoint::{client_pass, open_as, pair, server_pass};
+use super::endpoint::{client_pass, open_as, pair, server_pass, Logits};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::cost::Cost;
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
@@ -13,28 +14,35 @@ use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
 use crate::online;
 
-/// A pass, all of whose rows are sampled.
+/// A pass.
 struct Step {
     /// rows that are given a position in front of the pass, for later passes too
     extend: usize,
     tokens: &'static [usize],
+    /// the last rows, that get logits
+    sampled: usize,
     /// rows of the session that stay after the pass
     keep: usize,
 }
 
 const fn step(extend: usize, tokens: &'static [usize], keep: usize) -> Step {
-    Step { extend, tokens, keep }
+    Step { extend, tokens, sampled: tokens.len(), keep }
 }
 
-/// All rows kept, then half of a block, rows of two blocks, all but none, the whole session; rows prepared ahead are dropped with them.
+const fn silent(extend: usize, tokens: &'static [usize], keep: usize) -> Step {
+    Step { sampled: 0, ..step(extend, tokens, keep) }
+}
+
+/// All rows kept, then half of a block, rows of two blocks, all but none, the whole session; rows prepared ahead are dropped with them. Range
+/// events of rows that are dropped before a row was sampled are not forgotten, those of the last pass are.
 const STEPS: [Step; 7] = [
     step(3, &[3, 0, 19], 3),
     step(6, &[7, 11, 5, 2], 5),
     step(3, &[9, 4, 1], 7),
     step(4, &[8, 8], 9),
-    step(0, &[6], 4),
+    silent(0, &[6], 4),
     step(2, &[10, 12], 0),
-    step(2, &[1, 2], 2),
+    silent(2, &[1, 2], 2),
 ];
 
 /// Rows in the session before every step.
@@ -47,12 +55,12 @@ fn starts() -> [usize; STEPS.len()] {
 }
 
 /// The log and the stock after the steps, logits of every pass (client), online bytes and messages.
-type Left = (Vec<u64>, Stock, Vec<Vec<i64>>, [u64; 2]);
+type Left = (Vec<u64>, Stock, Vec<Logits>, [u64; 2]);
 
 /// Runs the steps.
 fn run<P: Party>(
     mut e: Endpoint<P>,
-    pass: impl Fn(&mut Endpoint<P>, &[usize]) -> Result<Vec<i64>>,
+    pass: impl Fn(&mut Endpoint<P>, &Step) -> Result<Logits>,
 ) -> Result<Left> {
     let mut logits = vec![];
     for (step, first) in STEPS.iter().zip(starts()) {
@@ -60,8 +68,8 @@ fn run<P: Party>(
         if step.extend > 0 {
             e.extend(step.extend)?;
         }
-        e.take_heads(step.tokens.len())?;
-        logits.push(pass(&mut e, step.tokens)?);
+        e.take_heads(step.sampled)?;
+        logits.push(pass(&mut e, step)?);
         let (length, ready) = (e.state().length(), e.state().ready_rows());
         let refused = e.truncate(length + 1);
         assert!(matches!(refused, Err(ProtocolError::Shape { what: "rows to keep", .. })), "{refused:?}");
@@ -74,7 +82,11 @@ fn run<P: Party>(
         );
     }
     let online = e.connection().stats().online;
-    Ok((e.insecure_trace(), e.stock(), logits, [online.bytes_sent, online.messages_sent]))
+    let trace = e.insecure_trace();
+    assert!(e.state().insecure_events().0.iter().all(|share| share.0 != 0), "a share, even of 0, is not 0");
+    e.reset();
+    assert_eq!(e.state().insecure_events(), (vec![], Word::default()));
+    Ok((trace, e.stock(), logits, [online.bytes_sent, online.messages_sent]))
 }
 
 fn check(tiny: &Tiny, dir: &Path) {
@@ -83,7 +95,7 @@ fn check(tiny: &Tiny, dir: &Path) {
     for (step, first) in STEPS.iter().zip(starts()) {
         let ahead = positions - first.min(positions);
         want.slots += step.extend as u64;
-        want.heads += step.tokens.len() as u64;
+        want.heads += step.sampled as u64;
         want.exponentials += exponentials_needed(&tiny.plan, first + ahead, step.extend);
         let dropped = step.keep < first + step.tokens.len();
         positions = if dropped { step.keep } else { first + ahead + step.extend };
@@ -94,19 +106,21 @@ fn check(tiny: &Tiny, dir: &Path) {
             let mut e = open_as(conn, tiny, dir, false, Protocol::Preprocessed)?;
             e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
-            run(e, |e, tokens| client_pass(e, layers, tokens, tokens.len()))
+            run(e, |e, step| client_pass(e, layers, step.tokens, step.sampled))
         },
         |conn| {
             let mut e = open_as(conn, tiny, dir, false, Protocol::Preprocessed)?;
             e.send_model(&tiny.model, &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
-            run(e, |e, tokens| server_pass(e, tiny, tokens.len(), tokens.len()).map(|()| vec![]))
+            run(e, |e, step| {
+                server_pass(e, tiny, step.tokens.len(), step.sampled).map(|()| Default::default())
+            })
         },
     );
     let (client, server) = (client.expect("an honest session"), server.expect("an honest session"));
     let mut clear = Clear::new(tiny, client.0, server.0);
     for ((step, first), logits) in STEPS.iter().zip(starts()).zip(client.2) {
-        assert_eq!(logits, clear.forward(step.tokens, first, step.tokens.len()));
+        assert_eq!(logits, clear.forward(step.tokens, first, step.sampled));
         clear.truncate(step.keep);
     }
     clear.finish();
@@ -118,7 +132,7 @@ fn check(tiny: &Tiny, dir: &Path) {
     let declared: Cost = STEPS
         .iter()
         .zip(starts())
-        .map(|(s, first)| online::cost(&tiny.plan, first..first + s.tokens.len(), s.tokens.len()))
+        .map(|(s, first)| online::cost(&tiny.plan, first..first + s.tokens.len(), s.sampled))
         .sum();
     let [sent, received] = [client.3, server.3];
     assert_eq!(declared.messages as u64, sent[1] + received[1]);

@@ -7,7 +7,7 @@ use super::dealer::insecure_deal;
 use super::steps::{run_step, Step, STEPS};
 use super::tiny::{tiny, Tiny, BOTH};
 use super::{integers, rng};
-use crate::plan::Scalar;
+use crate::plan::{Scalar, Site};
 
 const RUNS: usize = 48;
 const ROWS: usize = 2;
@@ -29,7 +29,7 @@ fn ranges(s: &Scalar, n: usize) -> Vec<Part> {
 fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
     let (plan, m) = (&tiny.plan, &tiny.plan.model);
     let (client, server) = (Role::Client, Role::Server);
-    let fine = |s: &Scalar, n: usize| Words(if s.lo.is_some() { n } else { 0 });
+    let fine = |s: &Scalar, n: usize| Words(if s.lo.is_some() { 2 * n } else { 0 });
     let chain = |a: Vec<Part>, b: Vec<Part>, c: Vec<Part>| a.into_iter().chain(b).chain(c).collect();
     match step {
         Step::Norm(site) => {
@@ -62,7 +62,7 @@ fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
                 (client, vec![Words(from_client * n)]),
             ]
         }
-        Step::Logits => vec![(server, vec![Words(ROWS * m.vocab)])],
+        Step::Logits => vec![(server, vec![Words(ROWS * m.vocab + ROWS)])],
     }
 }
 
@@ -86,10 +86,18 @@ fn online_messages_are_uniform() {
         for step in STEPS {
             let format = format(tiny, step);
             let x = integers(&mut rng(6), ROWS * step.width(tiny), step.bound(arch));
+            let norm = Step::Norm(Site::Head);
+            let h = integers(&mut rng(7), ROWS * norm.width(tiny), norm.bound(arch));
             let runs: Vec<[Vec<Vec<u8>>; 2]> = sessions
                 .iter()
                 .map(|session| {
                     let (mut client, mut server) = session.active(tiny, 0..ROWS);
+                    if step == Step::Logits {
+                        // Range events come from look-ups: here from those of the final norm.
+                        let shares = norm.share(tiny, session, 0..ROWS, &h);
+                        let (c, s) = run_step(tiny, norm, [None, None], (&mut client, &mut server), shares);
+                        assert!(c.result.is_ok() && s.result.is_ok());
+                    }
                     let shares = step.share(tiny, session, 0..ROWS, &x);
                     let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
                     assert!(c.result.is_ok() && s.result.is_ok());

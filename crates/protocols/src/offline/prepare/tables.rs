@@ -7,10 +7,11 @@ use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
-    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, Mask,
+    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, Mask, HI_MASKS,
 };
 use crate::offline::tables;
-use crate::online::{client_index, tables::lift};
+use crate::online::client_index;
+use crate::online::tables::{lift, rotation};
 use crate::plan::Scalar;
 
 impl<P: Party> Preparer<'_, P> {
@@ -72,8 +73,8 @@ impl<P: Party> Preparer<'_, P> {
             Role::Client => {
                 let mut bytes = Vec::with_capacity(2 * n * ff);
                 for (row, alphas) in up.chunks(width).zip(alphas.chunks(ff)) {
-                    for (x, alpha) in row[..ff].iter().zip(alphas) {
-                        let d = client_index(self.plan, layer, *x).wrapping_sub(*alpha) & ((1 << k) - 1);
+                    for (neuron, (x, alpha)) in row[..ff].iter().zip(alphas).enumerate() {
+                        let d = rotation(client_index(self.plan, layer, neuron, *x), *alpha, k);
                         bytes.extend_from_slice(&(d as u16).to_le_bytes());
                     }
                 }
@@ -120,10 +121,9 @@ impl<P: Party> Preparer<'_, P> {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let shape = hi_shape(spec);
-        let mut betas = masks_words(seeds, what.0, index, 2 * per_slot);
-        if shape.payloads() == 1 {
-            betas = betas.chunks(2).map(|b| b[0]).collect();
-        }
+        let payloads = shape.payloads() as usize;
+        let betas = masks_words(seeds, what.0, index, HI_MASKS * per_slot);
+        let betas = betas.chunks(HI_MASKS).flat_map(|b| &b[..payloads]).copied().collect();
         let mut groups = vec![(shape, betas, at.0)];
         if let Some(shape) = lo_shape(spec) {
             groups.push((shape, masks_words(seeds, what.1, index, per_slot), at.1));

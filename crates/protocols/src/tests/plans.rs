@@ -1,0 +1,88 @@
+//! Plan documents that break a rule are refused with the field, what was expected and what came.
+
+use serde_json::{json, Value};
+
+use super::tiny::{build_with, Arch, Settings};
+use crate::error::PlanError;
+use crate::plan::Plan;
+
+/// The document and tables of a valid plan.
+fn valid(arch: Arch) -> (Value, Vec<Vec<i64>>) {
+    let mut kept = None;
+    build_with(&Settings::of(arch), |plan, tables| kept = Some((plan.clone(), tables.to_vec())));
+    kept.expect("called once")
+}
+
+/// The error for a valid plan in which the value at `at` was replaced.
+fn error(arch: Arch, at: &str, value: Value) -> PlanError {
+    let (mut plan, tables) = valid(arch);
+    *plan.pointer_mut(at).expect("a field of the plan") = value;
+    Plan::parse(&plan.to_string(), tables).err().unwrap_or_else(|| panic!("{at} was accepted"))
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    let (gpt, llama) = (Arch::Gpt, Arch::Llama);
+    let windows = |n: usize| {
+        let window = valid(gpt).0.pointer("/activations/1/windows/0").expect("a window").clone();
+        Value::Array(vec![window; n])
+    };
+    for (arch, at, value, field) in [
+        (gpt, "/version", json!(1), "version"),
+        (gpt, "/norms/0/scalar/hi/h", json!(0), "segment shift"),
+        (gpt, "/norms/0/scalar/hi/h", json!(33), "segment shift"),
+        (gpt, "/norms/0/scalar/hi/g", json!(0), "entry of table 0"),
+        (gpt, "/norms/0/scalar/hi/z", json!(0), "hi.z"),
+        (llama, "/norms/0/scalar/lo/z", json!(0), "lo.z"),
+        (llama, "/norms/0/scalar/lo/h", json!(0), "segment shift"),
+        (llama, "/attention/1/heads/0/h", json!(0), "segment shift"),
+        (llama, "/activations/0/windows/1/h", json!(0), "segment shift"),
+        (gpt, "/activations/1/windows", windows(0), "windows"),
+        (gpt, "/activations/1/windows", windows(65), "windows"),
+        (gpt, "/activations/1/windows/2/g", Value::Null, "windows: g"),
+        (gpt, "/activations/1/of", json!([0, 1]), "of"),
+        (gpt, "/activations/1/of/3", json!(3), "of"),
+    ] {
+        match error(arch, at, value) {
+            PlanError::Value { field: got, .. } => assert!(got.contains(field), "{at}: {got}"),
+            other => panic!("{at}: {other:?}"),
+        }
+    }
+    // Tables 0 and 1 of the second decoder are cosines and sines; guards and selectors are tables of bits.
+    for at in [
+        "/norms/0/scalar/hi/z",
+        "/norms/0/scalar/lo/g",
+        "/attention/0/heads/1/g",
+        "/activations/0/windows/0/g",
+    ] {
+        let (plan, mut tables) = valid(llama);
+        let id = plan.pointer(at).and_then(Value::as_u64).expect("a table") as usize;
+        for entry in [2, -1] {
+            tables[id][3] = entry;
+            let error = Plan::parse(&plan.to_string(), tables.clone()).err();
+            assert!(matches!(error, Some(PlanError::Value { .. })), "{at}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn missing_values_are_refused() {
+    for (arch, at) in [
+        (Arch::Llama, "/norms/0/scalar/hi/z"),
+        (Arch::Llama, "/norms/0/scalar/lo/g"),
+        (Arch::Gpt, "/attention/0/heads/0/g"),
+        (Arch::Gpt, "/attention/0/heads/0/anchor"),
+    ] {
+        error(arch, at, Value::Null);
+    }
+    error(Arch::Gpt, "/attention/0/heads/0/anchor", json!("First"));
+}
+
+#[test]
+fn sixty_four_windows_are_accepted() {
+    let (mut plan, tables) = valid(Arch::Gpt);
+    let window = plan["activations"][1]["windows"][0].clone();
+    plan["activations"][1]["windows"] = Value::Array(vec![window; 64]);
+    plan["activations"][1]["of"][0] = json!(63);
+    assert!(Plan::parse(&plan.to_string(), tables).is_ok());
+}
