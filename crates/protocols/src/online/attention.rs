@@ -146,9 +146,9 @@ impl<P: Party> Online<P> {
     }
 
     /// Adds this party's shares of the events of every pair's 1/σ.
-    fn add_sigma_events(&mut self, call: &Call, events: Vec<Word>) {
+    fn add_sigma_events(&mut self, call: &Call, events: &[Word]) {
         for (&(i, _, _), events) in call.pairs.iter().zip(events) {
-            self.add_events(i, 1, [events]);
+            self.add_events(i, 1, [*events]);
         }
     }
 

@@ -101,7 +101,7 @@ impl Online<Client> {
         // 3.
         let mut m3 = Incoming::recv(ch, second_message(&spec.scalar, n) + n, 0)?;
         let (rho, events) = evaluated.finish::<Client>(&mut m3)?;
-        self.add_events(start_row, 1, events);
+        self.add_events(start_row, 1, events.iter().copied());
         self.trace.truncated(rho.iter().copied());
         let rho_open = m3.words(n)?;
 
@@ -162,7 +162,7 @@ impl Online<Server> {
         let mut m3 = Opening::new();
         evaluated.push(&mut m3);
         let (rho, events) = evaluated.finish::<Server>(&mut m2)?;
-        self.add_events(start_row, 1, events);
+        self.add_events(start_row, 1, events.iter().copied());
         self.trace.truncated(rho.iter().copied());
         let scale = |row: &Row<Server>| row.slot.mask(Mask::NormScale, norm, 1)[0];
         m3.masked(&rho, &self.active[start_row..start_row + n].iter().map(scale).collect::<Vec<_>>());

@@ -8,6 +8,7 @@
 use cryptogen_mpc::party::Party;
 use cryptogen_ot::TableKey;
 use cryptogen_ring::{Fp, Word};
+use zeroize::Zeroizing;
 
 use super::tables::{index, join, lift, line, look_up, rotation, trunc, trunc_word, Lookup};
 use crate::error::Result;
@@ -110,7 +111,7 @@ impl<'a> Started<'a> {
     pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Incoming) -> Result<Evaluated<'a>> {
         let (specs, n, two) = (self.specs, self.hi.len(), !self.lo.is_empty());
         let mut values = Vec::with_capacity(n + self.lo.len());
-        let mut guards = Vec::with_capacity(n + self.lo.len());
+        let mut guards = Zeroizing::new(Vec::with_capacity(n + self.lo.len()));
         let mut select = Vec::with_capacity(self.lo.len());
         for (fine, range) in [(false, self.hi), (true, self.lo)] {
             let words = peer.ring_words(range.len())?;
@@ -135,11 +136,11 @@ impl<'a> Started<'a> {
                 }
             }
         }
-        let (fine, fine_guards) = (values.split_off(n), guards.split_off(n));
-        let mask = |shares: Vec<Word>, payload: usize| -> Vec<Word> {
+        let (fine, fine_guards) = (values.split_off(n), Zeroizing::new(guards.split_off(n)));
+        let mask = |shares: &[Word], payload: usize| -> Vec<Word> {
             shares.iter().zip(&self.fine_betas).map(|(y, betas)| *y - betas[payload]).collect()
         };
-        let masked = [mask(fine, 0), mask(fine_guards, 1)];
+        let masked = [mask(&fine, 0), mask(&fine_guards, 1)];
         Ok(Evaluated { specs, coarse: values, guards, select, masked })
     }
 }
@@ -154,7 +155,7 @@ struct Select {
 pub struct Evaluated<'a> {
     specs: Vec<&'a Scalar>,
     coarse: Vec<Word>,
-    guards: Vec<Word>,
+    guards: Zeroizing<Vec<Word>>,
     select: Vec<Select>,
     masked: [Vec<Word>; 2],
 }
@@ -168,7 +169,7 @@ impl Evaluated<'_> {
     }
 
     /// Step 3: select and truncate. Returns shares of `ρ` and of the range events of every scalar.
-    pub fn finish<P: Party>(mut self, peer: &mut Incoming) -> Result<(Vec<Fp>, Vec<Word>)> {
+    pub fn finish<P: Party>(mut self, peer: &mut Incoming) -> Result<(Vec<Fp>, Zeroizing<Vec<Word>>)> {
         for (payload, (masked, sums)) in
             self.masked.iter().zip([&mut self.coarse, &mut self.guards]).enumerate()
         {

@@ -84,7 +84,7 @@ impl Online<Client> {
         // 5.
         let mut m5 = Incoming::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
         let (rho, events) = evaluated.finish::<Client>(&mut m5)?;
-        self.add_sigma_events(&call, events);
+        self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
         let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
 

@@ -74,7 +74,7 @@ impl Online<Server> {
         let mut m5 = Opening::new();
         evaluated.push(&mut m5);
         let (rho, events) = evaluated.finish::<Server>(&mut m4)?;
-        self.add_sigma_events(&call, events);
+        self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
         let open_o = m4.words(columns)?;
         let scale_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads));
