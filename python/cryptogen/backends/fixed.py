@@ -1,12 +1,13 @@
 """The oracle: the decoder in exactly the integers of the two-party protocol (`docs/protocols/arithmetic.md`).
 
 Same operations, same order, same truncation events as the parties; what their shares leave to chance comes from a
-`Rounding`. With `Replay` the result must equal a private run bit for bit.
+`Rounding`. Values are signed representatives modulo p, or modulo 2^64 inside look-ups, so whatever the text, it wraps
+where the parties do. With `Replay` the result must equal a private run bit for bit.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +17,49 @@ from cryptogen.numerics.plan import Plan, tables
 from cryptogen.numerics.quantise import IntegerModel
 
 from .exact import cat_rows, product, scores_of, weighted_values
-from .rounding import Ints, Rounding
+from .field import Ints, minus, plus, times, total
+from .rounding import Rounding
 from .scalars import HeadTables, ScalarTables
+
+ROWS = 64  # of one head at a time where order does not matter: what fits in a processor's cache
+
+
+class Place(NamedTuple):
+    """Where look-ups left their range: `kind` is norm, score, sigma or activation; `head` where there is one."""
+
+    kind: str
+    layer: int
+    head: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}, layer {self.layer}" + ("" if self.head is None else f", head {self.head}")
 
 
 class FixedBackend:
     """Implements the decoder's `Backend` on int64 arrays, rows of one call first.
 
-    `events` counts what the plan did not foresee, by kind: a value outside its window (`norm`, `score`, `sigma`,
-    `activation`) or above a calibrated bound (`bound`). `raw_logits`: the integers of the last `logits` call.
+    `range_events`: of each row of the last `logits` call, as the client would learn them (A7). `events`: how many of
+    them came from where; `excess`: how far outside at most (scores: nats, activations: times half the window's width,
+    others: a factor). `raw_logits`: the integers of the last `logits` call.
     """
 
     def __init__(self, model: IntegerModel, plan: Plan, rounding: Rounding) -> None:
         self.plan, self.shape, self.rounding = plan, plan.model, rounding
-        self.events: Counter[str] = Counter()
+        self.events: Counter[Place] = Counter()
+        self.excess: dict[Place, float] = {}
         self.raw_logits: Ints = np.empty((0, plan.model.vocab), dtype=np.int64)
+        self.range_events: list[int] = []
         self._model = model
         self._tables = tables(plan)
-        self._norms = {
-            site: ScalarTables([norm.scalar], self._tables)
-            for site, norm in zip(plan.model.norm_sites(), plan.norms, strict=True)
-        }
-        self._plan_norms = dict(zip(plan.model.norm_sites(), plan.norms, strict=True))
+        sites = plan.model.norm_sites()
+        self._plan_norms = dict(zip(sites, plan.norms, strict=True))
+        self._norms = {site: ScalarTables([norm.scalar], self._tables) for site, norm in self._plan_norms.items()}
         self._heads = [HeadTables(a, self._tables) for a in plan.attention]
+        self._neurons = [_Neurons(plan, i, self._tables) for i in range(plan.model.layers)]
         self._in_shift = {site: np.array(linear.in_shift, dtype=np.int64) for site, linear in plan.linears.items()}
-        self._reset()
-
-    def _reset(self) -> None:
         self._start = self._end = 0  # rows of the current call
+        self._rows: Ints = np.zeros(0, dtype=np.int64)  # range events of each of them
+        self._pending = 0  # range events of earlier rows that were not sampled
         none: Ints = np.empty((0, self.shape.kv_heads, self.shape.head_dim), dtype=np.int64)
         self._keys, self._values = [none] * self.shape.layers, [none] * self.shape.layers
 
@@ -59,33 +75,34 @@ class FixedBackend:
 
     def embed(self, tokens: Sequence[int]) -> Ints:
         """A5.1: `h = TR(E[token] + P[position], shift)`, [T, d], scale F."""
+        self._pending += int(self._rows.sum())
+        self._rows = np.zeros(len(tokens), dtype=np.int64)
         self._start, self._end = self._end, self._end + len(tokens)
         h = self._model.embed[np.asarray(tokens)]  # [T, d]
         if self._model.pos is not None:
             h = h + self._model.pos[self._start : self._end]
-        self._check_bound(h, self.plan.embed.bound)
         return self.rounding.truncate(h, self.plan.embed.shift)
 
     def norm(self, h: Ints, site: str) -> Ints:
         """A5.2: `x̂ = h·ρ`, `ρ = SCALAR(Σ TR(h, pre_shift)²)`, [T, d]; exact, not yet truncated."""
-        norm = self._plan_norms[site]
-        self._check_bound(h, norm.h_bound)
-        small = self.rounding.truncate(h, norm.pre_shift)  # [T, d]
-        m = (small * small).sum(axis=1, keepdims=True)  # [T, 1]
-        rho, outside = self._norms[site](m, self.rounding)
-        self._count("norm", outside)
-        return h * rho
+        small = self.rounding.truncate(h, self._plan_norms[site].pre_shift)  # [T, d]
+        m = total(times(small, small), 1)[:, None]  # [T, 1]
+        rho, events = self._norms[site](m, self.rounding)
+        self._rows[-len(h) :] += events[:, 0]
+        if events.any():
+            layer = self.shape.layers if site == "final_norm" else int(site.split(".")[1])
+            place = Place("norm", layer)
+            self._note(place, events, self._norms[site].outside(m[events[:, 0] > 0], 0))
+        return times(h, rho)
 
     def linear(self, x: Ints, site: str) -> Ints:
         """A5.3: `y = TR(W·TR(x̂, in_shift) + b, out_shift)`, [T, d_out], scale F (the head: no final truncation)."""
-        linear = self.plan.linears[site]
-        self._check_bound(x, linear.in_bound)
-        x = self.rounding.truncate(x, self._in_shift[site])  # [T, d_in], scale F
-        y = product(x, self._model.matrices[site])  # [T, d_out]
+        behind_activation = site.endswith(".down")
+        truncate = self.rounding.truncate_word if behind_activation else self.rounding.truncate
+        y = product(truncate(x, self._in_shift[site]), self._model.matrices[site])  # [T, d_out]
         if site in self._model.biases:
-            y += self._model.biases[site]
-        self._check_bound(y, linear.out_bound)
-        return y if site == "head" else self.rounding.truncate(y, linear.out_shift)
+            y = plus(y, self._model.biases[site])
+        return y if site == "head" else self.rounding.truncate(y, self.plan.linears[site].out_shift)
 
     def attention(self, qkv: Ints, layer: int) -> Ints:
         """A5.4–5: rotates, appends to the cache, attends. [T, q_dim]; exact, not yet truncated."""
@@ -103,7 +120,7 @@ class FixedBackend:
             out[alone:] = self._attend(q[alone:], keys, values, layer, self._start + alone)
         if alone:
             shift = self._in_shift[f"layers.{layer}.o"].reshape(m.heads, m.head_dim)
-            out[0] = v[0].repeat(m.heads // m.kv_heads, axis=0) << shift
+            out[0] = times(v[0].repeat(m.heads // m.kv_heads, axis=0), np.int64(1) << shift)
         return out.reshape(rows, m.q_dim)
 
     def _rotate(self, x: Ints) -> Ints:
@@ -113,41 +130,74 @@ class FixedBackend:
         pairs = self.shape.head_dim // 2
         cos, sin = (self._tables[n].reshape(-1, 1, pairs)[self._start : self._end] for n in (rope.cos, rope.sin))
         low, high = np.split(x, 2, axis=2)
-        turned = np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=2)
-        return self.rounding.truncate(turned, rope.bits)
+        turned = [minus(times(low, cos), times(high, sin)), plus(times(high, cos), times(low, sin))]
+        return self.rounding.truncate(np.concatenate(turned, axis=2), rope.bits)
 
     def _attend(self, q: Ints, keys: Ints, values: Ints, layer: int, start: int) -> Ints:
         """A5.5 for rows start… of q [T, heads, head_dim]: `o'·ρ`, [T, heads, head_dim]."""
         heads = self._heads[layer]
-        seen = np.arange(len(keys)) <= np.arange(start, start + len(q))[:, None]  # [T, L]
-        where = np.nonzero(np.broadcast_to(seen[:, None, :], (len(q), self.shape.heads, len(keys))))
-        head = where[1]
-        s = self.rounding.truncate(scores_of(q, keys)[where], F)  # [pairs (t, g, j) with j ≤ t], scale F
-        e, outside = heads.exp(s, head, self.rounding)
-        self._count("score", outside)
-        e = self.rounding.truncate(e, heads.e_shift[head])
-        dense: Ints = np.zeros((len(q), self.shape.heads, len(keys)), dtype=np.int64)  # [T, heads, L]
-        dense[where] = e
-        sigma = dense.sum(axis=2)  # [T, heads]
-        o = weighted_values(dense, values)  # [T, heads, head_dim]
-        o = self.rounding.truncate(o, heads.o_shift[:, None])
-        rho, outside = heads.scalar(sigma, self.rounding)
-        self._count("sigma", outside)
-        return o * rho[:, :, None]
+        s = scores_of(q, keys)  # [T, heads, L]
+        last = np.arange(start, start + len(q))  # [T], the row's own position
+        for g, anchor in enumerate(heads.anchors):
+            s[:, g] = _relative(s[:, g], last, anchor)
+        e = np.zeros_like(s)
+        if self.rounding.ordered:
+            hidden = np.arange(len(keys)) <= last[:, None]  # [T, L]
+            seen = np.broadcast_to(hidden[:, None, :], s.shape)
+            head = np.broadcast_to(np.arange(self.shape.heads)[:, None], s.shape)[seen]
+            events = np.zeros_like(s)
+            e[seen], events[seen] = self._exponentials(s[seen], head, layer)
+            self._rows[-len(q) :] += events.sum(axis=(1, 2))
+        else:  # a few rows of one head at a time
+            for at in range(0, len(q), ROWS):
+                rows = slice(at, at + ROWS)
+                seen = np.arange(start + min(at + ROWS, len(q))) <= last[rows, None]  # [≤ ROWS, L]
+                width = seen.shape[1]
+                for g in range(self.shape.heads):
+                    weights, events = np.zeros((2, *seen.shape), dtype=np.int64)
+                    weights[seen], events[seen] = self._exponentials(s[rows, g, :width][seen], g, layer)
+                    e[rows, g, :width] = weights
+                    self._rows[len(self._rows) - len(q) :][rows] += events.sum(axis=1)
+        sigma = total(e, 2)  # [T, heads]
+        o = self.rounding.truncate(weighted_values(e, values), heads.o_shift[:, None])  # [T, heads, head_dim]
+        rho, events = heads.scalar(sigma, self.rounding)
+        self._rows[-len(q) :] += events.sum(axis=1)
+        for g in np.flatnonzero(events.any(axis=0)):
+            outside = heads.scalar.outside(sigma[events[:, g] > 0, g], int(g))
+            self._note(Place("sigma", layer, int(g)), events[:, g], outside)
+        return times(o, rho[:, :, None])
+
+    def _exponentials(self, s: Ints, head: NDArray[np.int64] | int, layer: int) -> tuple[Ints, Ints]:
+        """`e'` and range events of scores [N] of one head, or of the heads [N], relative to their anchors, scale 2F."""
+        heads = self._heads[layer]
+        both = np.array([anchor == "both" for anchor in heads.anchors], dtype=np.int64)
+        x = self.rounding.truncate(s, F + both[head])  # scale F
+        e, events = heads.exp(x, head, self.rounding)
+        if events.any():
+            found = events > 0
+            of = np.broadcast_to(head, x.shape)
+            for g in np.unique(of[found]):
+                above = (x[found & (of == g)] - heads.center[g]) / 2.0**F
+                self._note(Place("score", layer, int(g)), events[of == g], float(above.max()))
+        return self.rounding.truncate_word(e, heads.e_shift[head]), events
 
     def activation(self, u: Ints, layer: int) -> Ints:
-        """A5.6: `A[j]·u + B[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], exact, not yet truncated."""
-        p = self.plan.activations[layer]
-        gate, up = (u[:, : self.shape.ff], u[:, self.shape.ff :]) if self.shape.gated else (u, None)
-        x = gate - p.offset
-        self._count("activation", (x < 1 << p.h) | (x >= 1 << (p.h + p.k)))
-        j = self.rounding.index(x, p.h, p.k)  # [T, ff]
-        y = self._tables[p.a][j] * (gate - p.center) + self._tables[p.b][j]
-        return y if up is None else y * up
+        """A5.6: `A[j]·u + B[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], modulo 2^64, not yet truncated."""
+        neurons, ff = self._neurons[layer], self.shape.ff
+        gate = u[:, :ff]
+        argument = self.rounding.lift(times(gate, u[:, ff:])) if self.shape.gated else gate
+        j = self.rounding.index(plus(gate, neurons.half), neurons.h, neurons.k) + neurons.first  # [T, ff]
+        if neurons.guard is not None and (events := neurons.guard.take(j)).any():
+            self._rows += events.sum(axis=1)
+            where = events > 0
+            self._note(Place("activation", layer), events, float((np.abs(gate) / neurons.half)[where].max()))
+        y = neurons.a.take(j) * argument
+        b = neurons.b.take(j)
+        return y + (b * u[:, ff:] if self.shape.gated else b)
 
     def add(self, h: Ints, y: Ints) -> Ints:
         """A5.7."""
-        return h + y
+        return plus(h, y)
 
     def last(self, h: Ints) -> Ints:
         return h[-1:]
@@ -155,11 +205,38 @@ class FixedBackend:
     def logits(self, x: Ints) -> NDArray[Any]:
         """A5.8: real logits [T, vocab], float64; the integers stay in `raw_logits`."""
         self.raw_logits = self.linear(x, "head")
+        n = len(x)
+        sampled = self._rows[-n:].copy()
+        sampled[0] += self._pending + int(self._rows[:-n].sum())
+        self.range_events = [int(count) for count in sampled]
+        self._pending, self._rows = 0, np.zeros(0, dtype=np.int64)
         return self.raw_logits / 2.0**self.plan.logit_bits
 
-    def _check_bound(self, x: Ints, bound: int) -> None:
-        self._count("bound", np.abs(x) > bound)
+    def _note(self, place: Place, events: Ints, outside: float) -> None:
+        self.events[place] += int(events.sum())
+        self.excess[place] = max(self.excess.get(place, 0.0), outside)
 
-    def _count(self, kind: str, wrong: NDArray[np.bool_]) -> None:
-        if n := int(np.count_nonzero(wrong)):
-            self.events[kind] += n
+
+def _relative(s: Ints, last: NDArray[np.int64], anchor: str) -> Ints:
+    """Scores [T, L] of one head relative to its anchor: A5.5a, before the truncation."""
+    own = s[np.arange(len(s)), last][:, None]
+    if anchor == "first":
+        return minus(s, s[:, :1])
+    if anchor == "own":
+        return minus(s, own)
+    return minus(minus(plus(s, s), s[:, :1]), own)
+
+
+class _Neurons:
+    """The windows of one layer's activation, neuron by neuron; tables of all windows one behind the other."""
+
+    def __init__(self, plan: Plan, layer: int, made: list[NDArray[np.int64]]) -> None:
+        spec = plan.activations[layer]
+        of, windows = np.array(spec.of), spec.windows
+        self.k = spec.k
+        self.h = np.array([w.h for w in windows], dtype=np.int64)[of]  # [ff]
+        self.half = np.int64(1) << (self.h + self.k - 1)
+        self.first = of.astype(np.int64) << self.k
+        self.a, self.b = (np.concatenate([made[n] for n in ids]) for ids in zip(*((w.a, w.b) for w in windows), strict=True))
+        guards = [made[w.g] for w in windows if w.g is not None]
+        self.guard = np.concatenate(guards) if guards else None

@@ -1,10 +1,10 @@
-"""How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1 and A2).
+"""How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2 and A6).
 
-`TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus 1, mod `2^k`.
+Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are. `TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus 1, mod `2^k`.
 Shifts may be one integer or an array that broadcasts. Every call is one event of `x.size` outcomes in C order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryptogen.errors import CryptogenError
 
-Ints = NDArray[np.int64]
+from .field import P, Ints, Unsigned, add_field, from_field, largest, minus, reduced, sub_field, to_field
+
 Shift = int | Ints
+Outcome = Callable[[Ints, Unsigned, Ints], Ints]  # (x, client's share, shift) → what two parties get
+LARGE = 1 << 40  # below, shares wrap the wrong way with probability 2^-24 at most
 
 
 class ReplayError(CryptogenError):
@@ -21,69 +24,156 @@ class ReplayError(CryptogenError):
 
 
 class Rounding(Protocol):
+    """`ordered`: whether it matters in which order values are asked for."""
+
+    ordered: bool
+
     def truncate(self, x: Ints, k: Shift) -> Ints:
-        """`TR(x, k)`, same shape as x."""
+        """`TR(x, k)`, same shape as x: A1, shares over `F_p`."""
+        ...
+
+    def truncate_word(self, x: Ints, k: Shift) -> Ints:
+        """`TR(x, k)` of shares modulo `2^64` (A6), a number modulo p."""
         ...
 
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
         """`IDX(x, h, k)`, same shape as x, in `[0, 2^k)`."""
         ...
 
+    def lift(self, x: Ints) -> Ints:
+        """A6 of a share that no truncation has made, a number modulo `2^64`."""
+        ...
+
 
 class Nearest:
-    """Deterministic: round half up; the upper index."""
+    """Deterministic: round half up; the upper index; shares always wrap the way they nearly always do."""
+
+    ordered = False
 
     def truncate(self, x: Ints, k: Shift) -> Ints:
         return (x + ((1 << np.asarray(k, dtype=np.int64)) >> 1)) >> k
 
+    truncate_word = truncate
+
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
         return ((x + 1) >> h) & ((1 << k) - 1)
 
+    def lift(self, x: Ints) -> Ints:
+        return x
+
 
 class Random:
-    """The distribution that uniform shares give: upper outcome with probability `((x+1) mod 2^k + 1)/2^k`."""
+    """What uniform shares give: the upper outcome with probability `((x+1) mod 2^k + 1)/2^k`, and wrong wraps.
+
+    Where a wrong wrap is likelier than `2^-24` shares are drawn and the parties' formulas applied; below, a 32-bit
+    number decides, and a wrong wrap does not happen.
+    """
+
+    ordered = False
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
     def truncate(self, x: Ints, k: Shift) -> Ints:
-        if isinstance(k, int) and k == 0:
-            return x
-        return np.where(np.asarray(k) == 0, x, self._upper(x, k)) if not isinstance(k, int) else self._upper(x, k)
+        return self._repaired(self._upper(x, k), x, k, truncated_shares, P)
+
+    def truncate_word(self, x: Ints, k: Shift) -> Ints:
+        return self._repaired(self._upper(x, k), x, k, truncated_word_shares, 1 << 64)
 
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
-        return (self._upper(x, h) - 1) & ((1 << k) - 1)
+        return self._repaired(self._upper(x, h) - 1, x, h, index_shares, P) & ((1 << k) - 1)
+
+    def lift(self, x: Ints) -> Ints:
+        return self._repaired(x, x, 0, lifted_shares, P)
 
     def _upper(self, x: Ints, k: Shift) -> Ints:
-        """`floor((x+1)/2^k)` plus a Bernoulli: `floor((x + 2 + u)/2^k)` with `u` uniform in `[0, 2^k)`, k ≤ 32."""
+        """`floor((x+1)/2^k)` plus a Bernoulli: `floor((x + 2 + u)/2^k)` with `u` uniform in `[0, 2^k)`, k ≤ 32; x for k = 0."""
         y = self._rng.integers(0, 1 << 32, size=x.shape, dtype=np.uint32).astype(np.int64)
         y >>= 32 - np.asarray(k, dtype=np.int64)
         y += x
         y += 2
         y >>= k
+        return y if np.min(k) > 0 else np.where(np.asarray(k) == 0, x, y)
+
+    def _repaired(self, y: Ints, x: Ints, k: Shift, outcome: Outcome, modulus: int) -> Ints:
+        """`y` with the outcomes of drawn shares where x is large; the client's is uniform modulo `modulus`."""
+        if largest(x) < LARGE:
+            return y
+        large = (x >= LARGE) | (x <= -LARGE)
+        shifts = np.broadcast_to(np.asarray(k, dtype=np.int64), x.shape)[large]
+        client = self._rng.integers(0, modulus - 1, size=len(shifts), dtype=np.uint64, endpoint=True)
+        y = y.copy()
+        y[large] = outcome(x[large], client, shifts)
         return y
+
+
+def truncated_shares(x: Ints, client: Unsigned, k: Ints) -> Ints:
+    """A1 with the client's share given: `(c >> k) + (s >> k) − (p >> k) + 1`, and x for k = 0."""
+    server, shift = sub_field(to_field(x), client), k.astype(np.uint64)
+    low = add_field(client >> shift, server >> shift)
+    cut = np.where(k == 0, np.uint64(0), (np.uint64(P) >> shift) - np.uint64(1))
+    return from_field(sub_field(low, cut))
+
+
+def truncated_word_shares(x: Ints, client: Unsigned, k: Ints) -> Ints:
+    """A6, out: `(c >> k) + (s >> k) − 2^(64−k) + 1` modulo p; `c + s − 2^64` for k = 0."""
+    server, shift = x.astype(np.uint64) - client, k.astype(np.uint64)
+    low = add_field(reduced(client >> shift), reduced(server >> shift))
+    cut = np.where(k == 0, np.uint64(2**64 - P), (np.uint64(1) << (np.uint64(64) - np.maximum(shift, 1))) - np.uint64(1))
+    return from_field(sub_field(low, cut))
+
+
+def index_shares(x: Ints, client: Unsigned, h: Ints) -> Ints:
+    """A2 with the client's share given, not yet modulo `2^k`."""
+    server, shift = sub_field(to_field(x), client), h.astype(np.uint64)
+    return ((client >> shift) + (server >> shift) - (np.uint64(P) >> shift)).astype(np.int64)
+
+
+def lifted_shares(x: Ints, client: Unsigned, _: Ints) -> Ints:
+    """A6, in: `c + s − p` modulo `2^64`."""
+    return (client + sub_field(to_field(x), client) - np.uint64(P)).astype(np.int64)
 
 
 class Replay:
     """Outcomes that two parties got, as one stream of integers in the documented order (any chunking)."""
+
+    ordered = True
 
     def __init__(self, values: Iterable[ArrayLike]) -> None:
         self._chunks: Iterator[ArrayLike] = iter(values)
         self._rest: Ints = np.empty(0, dtype=np.int64)
 
     def truncate(self, x: Ints, k: Shift) -> Ints:
-        low = (x + 1) >> k
-        high = low + 1
-        if isinstance(k, int):
-            low, high = (x, x) if k == 0 else (low, high)
-        else:
-            low, high = np.where(k == 0, x, low), np.where(k == 0, x, high)
-        return self._take(x, low, high, "truncation")
+        return self._truncated(x, k, P)
+
+    def truncate_word(self, x: Ints, k: Shift) -> Ints:
+        return self._truncated(x, k, 1 << 64)
+
+    def _truncated(self, x: Ints, k: Shift, modulus: int) -> Ints:
+        k = np.broadcast_to(np.asarray(k, dtype=np.int64), x.shape)
+        low = np.where(k == 0, x, _next_floor(x, k))
+        step = from_field(reduced(np.uint64(modulus - 1) >> k.astype(np.uint64)))
+
+        def wrong(got: Ints) -> NDArray[np.bool_]:
+            """Shares with the other wrap differ by `modulus >> k`, and a carry."""
+            away = minus(got, low)
+            near = [np.abs(minus(away, sign * step)) <= 2 for sign in (-1, 1)]
+            return ~(near[0] | near[1])
+
+        return self._take(x, low, low + (k > 0), wrong, "truncation")
 
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
-        top = (x + 1) >> h
-        mask = (1 << k) - 1
-        return self._take(x, top & mask, (top - 1) & mask, "index")
+        top, mask = _next_floor(x, np.asarray(h, dtype=np.int64)), (1 << k) - 1
+        step = (np.uint64(P) >> np.asarray(h, dtype=np.uint64)).astype(np.int64)  # h ≥ 1
+
+        def wrong(got: Ints) -> NDArray[np.bool_]:
+            away = [(got - top + sign * step + 2) & mask for sign in (-1, 0, 1)]
+            return (away[0] > 3) & (away[1] > 3) & (away[2] > 3)
+
+        return self._take(x, top & mask, (top - 1) & mask, wrong, "index")
+
+    def lift(self, x: Ints) -> Ints:
+        return self._take(x, x, x, lambda got: np.abs(got - x) != 2**64 - P, "lifted share")  # ±p modulo 2^64
 
     def finish(self) -> None:
         """Raises ReplayError unless every value was used."""
@@ -91,7 +181,8 @@ class Replay:
         if left:
             raise ReplayError(f"replay: 0 values expected to be left, {left} are")
 
-    def _take(self, x: Ints, one: Ints, other: Ints, what: str) -> Ints:
+    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Callable[[Ints], NDArray[np.bool_]], what: str) -> Ints:
+        """The next outcomes: `one` or `other`, and for large x whatever is not `impossible`."""
         while self._rest.size < x.size:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -99,14 +190,24 @@ class Replay:
             self._rest = np.concatenate([self._rest, np.asarray(chunk, dtype=np.int64).reshape(-1)])
         got, self._rest = self._rest[: x.size].reshape(x.shape), self._rest[x.size :]
         wrong = (got != one) & (got != other)
+        if wrong.any() and largest(x) >= LARGE:
+            wrong &= ~((x >= LARGE) | (x <= -LARGE)) | impossible(got)
         if wrong.any():
             i = np.unravel_index(int(np.argmax(wrong)), x.shape)
             raise ReplayError(f"replay: {what} {i}: expected {one[i]} or {other[i]}, got {got[i]}")
         return got
 
 
+def _next_floor(x: Ints, k: Ints) -> Ints:
+    """`floor((x + 1)/2^k)`, although `x + 1` may overflow."""
+    last = (np.int64(1) << k) - 1
+    return (x >> k) + ((x & last) == last)
+
+
 class Recording:
     """Passes on another rounding's outcomes and keeps them, in order: input for `Replay`."""
+
+    ordered = True
 
     def __init__(self, inner: Rounding) -> None:
         self._inner = inner
@@ -114,6 +215,12 @@ class Recording:
 
     def truncate(self, x: Ints, k: Shift) -> Ints:
         return self._keep(self._inner.truncate(x, k))
+
+    def truncate_word(self, x: Ints, k: Shift) -> Ints:
+        return self._keep(self._inner.truncate_word(x, k))
+
+    def lift(self, x: Ints) -> Ints:
+        return self._keep(self._inner.lift(x))
 
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
         return self._keep(self._inner.index(x, h, k))

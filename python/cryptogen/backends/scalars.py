@@ -6,29 +6,28 @@ from numpy.typing import NDArray
 from cryptogen.numerics.pieces import IntTable
 from cryptogen.numerics.plan import Attention, Range, Scalar
 
-from .rounding import Ints, Rounding
-
-Flags = NDArray[np.bool_]
+from .field import Ints
+from .rounding import Rounding
 
 
 class RangeTables:
-    """One range of G scalars: `y = A[j]·m + B[j]`, `m = TR(·, mu)`, `j = IDX(m, h, k)`."""
+    """One range of G scalars: `y = A[j]·m + B[j]` modulo 2^64, `m = TR(·, mu)`, `j = IDX(m, h, k)`."""
 
     def __init__(self, ranges: list[Range], tables: list[IntTable]) -> None:
         self.k = ranges[0].k
         self.mu = np.array([r.mu for r in ranges], dtype=np.int64)  # [G]
         self.h = np.array([r.h for r in ranges], dtype=np.int64)
-        self.end = ((1 << self.k) - 1) << self.h  # the last piece stands for index −1
         self.a = [tables[r.a] for r in ranges]  # by reference: heads share tables
         self.b = [tables[r.b] for r in ranges]
-        self.z = [None if r.z is None else tables[r.z] for r in ranges]
+        self.g = [tables[r.g] for r in ranges]
+        self.z = [tables[r.z] for r in ranges if r.z is not None]
 
     def pick(self, which: list[IntTable], j: Ints) -> Ints:
         """`which[g][j[:, g]]`, [N, G]."""
         return np.stack([table[j[:, g]] for g, table in enumerate(which)], axis=1)
 
     def line(self, m: Ints, j: Ints) -> Ints:
-        return self.pick(self.a, j) * m + self.pick(self.b, j)  # wraps harmlessly where Z discards it
+        return self.pick(self.a, j) * m + self.pick(self.b, j)
 
 
 class ScalarTables:
@@ -40,23 +39,28 @@ class ScalarTables:
         self._lo = RangeTables(fine, tables) if fine else None
         self._out_shift = np.array([s.out_shift for s in scalars], dtype=np.int64)  # [G]
 
-    def __call__(self, m: Ints, rounding: Rounding) -> tuple[Ints, Flags]:
-        """ρ [N, G] and where m lies outside the window."""
+    def __call__(self, m: Ints, rounding: Rounding) -> tuple[Ints, Ints]:
+        """ρ and range events, [N, G]."""
         hi, lo = self._hi, self._lo
         m_hi = rounding.truncate(m, hi.mu)
         m_lo = rounding.truncate(m, lo.mu) if lo else m
         j_hi = rounding.index(m_hi, hi.h, hi.k)
-        y = hi.line(m_hi, j_hi)
-        outside = (m < 0) | (m_hi >= hi.end)
+        y, events = hi.line(m_hi, j_hi), hi.pick(hi.g, j_hi)
         if lo:
             j_lo = rounding.index(m_lo, lo.h, lo.k)
-            z = hi.pick([t for t in hi.z if t is not None], j_hi)
+            z = hi.pick(hi.z, j_hi)
             y = y + z * lo.line(m_lo, j_lo)
-            outside |= (z == 1) & (m_lo >= lo.end)
-            outside |= m_lo < 1 << lo.h
-        else:
-            outside |= m_hi < 1 << hi.h
-        return rounding.truncate(y, self._out_shift), outside
+            events = events + z * lo.pick(lo.g, j_lo)
+        return rounding.truncate_word(y, self._out_shift), events
+
+    def outside(self, m: Ints, g: int) -> float:
+        """By which factor the values m [N] of column g lie outside the window's good part; 1 if they do not."""
+        hi, lo = self._hi, self._lo
+        largest = 2.0 ** (int(hi.mu[g]) + int(hi.h[g]) + hi.k - 1)
+        last = lo or hi
+        least = np.argmin(last.g[g]) * 2.0 ** int(last.mu[g] + last.h[g])  # the first piece that is no guard
+        above, below = float(m.max()) / largest, least / max(float(m.min()), 1.0)
+        return max(above, below, 1.0)
 
 
 class HeadTables:
@@ -65,17 +69,22 @@ class HeadTables:
     def __init__(self, attention: Attention, tables: list[IntTable]) -> None:
         heads = attention.heads
         self.scalar = ScalarTables([h.scalar for h in heads], tables)
-        self.e_shift, self.o_shift, self._h, self._offset, self._center = (
+        self.e_shift, self.o_shift, self.center, self._h, self._offset = (
             np.array([getattr(h, name) for h in heads], dtype=np.int64)
-            for name in ("e_shift", "o_shift", "h", "offset", "center")
+            for name in ("e_shift", "o_shift", "center", "h", "offset")
         )  # [G] each
+        self.anchors = [h.anchor for h in heads]
         self._k = attention.k
-        self._a = np.stack([tables[h.a] for h in heads])  # [G, 2^k]
-        self._b = np.stack([tables[h.b] for h in heads])
+        # one long table each: a look-up of head g is at g·2^k + j
+        self._a, self._b, self._g = (
+            np.concatenate([tables[getattr(h, name)] for h in heads]) for name in ("a", "b", "g")
+        )
 
-    def exp(self, s: Ints, head: NDArray[np.intp], rounding: Rounding) -> tuple[Ints, Flags]:
-        """`PWL(s)` of scores s [N] of the heads `head` [N], and where s lies outside its head's window."""
-        x, h = s - self._offset[head], self._h[head]
-        j = rounding.index(x, h, self._k)
-        y = self._a[head, j] * (s - self._center[head]) + self._b[head, j]
-        return y, (x < 1 << h) | (x >= 1 << (h + self._k))
+    def exp(self, x: Ints, head: NDArray[np.int64] | int, rounding: Rounding) -> tuple[Ints, Ints]:
+        """`PWL(x)` of scores x [N] relative to their anchors, of one head or of the heads [N], and events [N]."""
+        j = rounding.index(x - self._offset[head], self._h[head], self._k)
+        j += np.asarray(head) << self._k
+        y = self._a.take(j)
+        y *= x - self.center[head]
+        y += self._b.take(j)
+        return y, self._g.take(j)

@@ -5,7 +5,9 @@ Every norm becomes `x̂ = h / √(mean(h²) + ε)`, without gain, bias or mean. 
 - LayerNorm's bias β: `W·(x̂ + β) = W·x̂ + W·β`, into the bias that follows (the head gets one);
 - LayerNorm's mean: only norms read the residual stream and none of them sees its mean, so every writer (embedding,
   positions, `o`, `down`) may write centred rows, `(I − 11ᵀ/d)·y`; then the variance is the mean square;
-- `1/√head_dim`: into the q rows of `qkv` (RoPE is linear, so it commutes).
+- `1/√head_dim`: into the q rows of `qkv` (RoPE is linear, so it commutes);
+- queries, keys and values of a head by powers of two, the other factor of their product by the inverse: matrices are
+  rounded at one scale each, and a head's small values would lose most to it (as in Nagel et al. 2019, §4.1).
 The fold is what SliceGPT (Ashkboos et al. 2024, §3.2) uses. Cost: one pass over the weights.
 """
 
@@ -72,12 +74,31 @@ def canonicalise(checkpoint: Checkpoint) -> Canonical:
                 rows *= scale[at, None]
             weight[site][at] = rows
         bias[site] = None if b is None else b.astype(np.float32)
+    for i in range(config.layers):
+        _balance(config, weight[f"layers.{i}.qkv"], bias[f"layers.{i}.qkv"], weight[f"layers.{i}.o"])
     pos = tensors.get("pos")
     embed = tensors["embed"]
     if centre:
         embed = _centred(embed)
         pos = None if pos is None else _centred(pos)
     return Canonical(config, embed, pos, weight, bias)
+
+
+def _balance(config: ModelConfig, qkv: Array, bias: Array | None, o: Array) -> None:
+    """Of every key head: queries and keys about equally large, values as large as the matrix's largest entries."""
+    largest, width = float(np.abs(qkv).max()), config.head_dim
+    for g in range(config.kv_heads):
+        q = slice(g * config.group * width, (g + 1) * config.group * width)
+        k = slice(config.q_width + g * width, config.q_width + (g + 1) * width)
+        v = slice(k.start + config.kv_width, k.stop + config.kv_width)
+        peak = {rows.start: max(float(np.abs(qkv[rows]).max()), 2.0**-40) for rows in (q, k, v)}
+        turn = 2.0 ** round(np.log2(peak[k.start] / peak[q.start]) / 2)
+        lift = 2.0 ** np.floor(np.log2(largest / peak[v.start]))
+        for rows, factor in ((q, turn), (k, 1 / turn), (v, lift)):
+            qkv[rows] *= np.float32(factor)
+            if bias is not None:
+                bias[rows] *= np.float32(factor)
+        o[:, q] /= np.float32(lift)
 
 
 def _norm_before(site: str) -> str | None:

@@ -1,51 +1,56 @@
 """From a model and public text to a plan: every window, shift and bound of `docs/protocols/arithmetic.md`.
 
-Source of the rules: measurements of the float model over WikiText-2 with the fixed-point pipeline simulated; a window
-is loose by a factor because other texts reach further than the calibrated ones.
+What a bound follows from is used where it is affordable: inputs of activations and values from the norms of the
+weights' rows (a normalised row has length √d), σ from its anchor and the context. The rest is measured: the float model
+runs over the caller's text and the stress text, and windows are loose by a factor, because other texts reach further.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cryptogen.models.canonical import Canonical, canonicalise
+from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 
 from .document import PlanError
-from .observe import Observation, Scores, observe
-from .pieces import F
-from .plan import VERSION, Activation, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Rope, check
+from .observe import Anchored, Observation, Scores, observe
+from .pieces import ZEROS, F
+from .plan import VERSION, Activation, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Rope, Window, check
 from .quantise import weight_bits
-from .ranges import SIGMA_K, TableSet, Window, bits_for, fine_window, reciprocal, rsqrt, window
+from .ranges import SIGMA_K, Ranges, TableSet, bits_for, ranges, reciprocal, rsqrt
 from .statistics import statistics
-from .validate import with_events
 
 EMBED_SHIFT = 8
 ROPE_BITS = 14
-EXP_K, EXP_BITS, EXP_BITS_MAX = 8, 40, 45
+EXP_K, EXP_BITS_MAX = (8, 9), 45
+EXP_BITS = 10  # below e' in the table where there is room, so that rounding slopes to integers does not matter
+EXP_WIDTHS = (4, 5, 6, 7, 8)  # log2 of a window in nats
+EXP_FINE = -2  # log2 of a piece in nats: wider ones make a head noisy
 ACT_K = 9
 GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
-MAX_PRE_SHIFT = 6
-SIGMA_FLOOR = 12  # bits of the smallest rows' σ
-SIGMA_CEILING = 36  # of the largest
+FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}  # log2 of half a window that is always, or still, fine enough
+SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
+SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
+SIGMA_SPREAD = (20, 22, 23)  # bits from there to the end of σ's window; the later ones at the cost of some precision
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
-SCORE_RANGE = 18.5, 20.0  # bits from a small row's σ to e^top, with and at the cost of precision in small rows
-START = 16  # tokens of the short windows that show what first rows look like
-LOOSE = 4  # bounds are this many times the largest calibrated value
+LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
+ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
 
 
 @dataclass(frozen=True)
 class Margins:
     """How far beyond the calibrated text the windows reach."""
 
-    score_top: float = 3.0  # nats above the largest score
-    score_bottom: float = 0.2  # of the spread, below the smallest score (at least 2 nats)
-    sigma: int = 4  # bits above the largest σ; at least 3, or as far as e^top with two scores at the top
-    activation: float = 1.3  # window width over the range of inputs
+    score_top: float = 8.0  # nats above the largest score, exactly computed
+    score_least: float = 4.0  # of these where a narrower window is worth more
+    score_bottom: float = 4.0  # nats below the smallest score; below, a guard as wide
+    sigma_top: float = 5.0  # bits of σ above one score at the top; twice as many of them would leave the guard
+    sigma: float = 4.0  # bits of σ above the largest
+    activation: float = 2.0  # half a window over the largest input of its neuron, where it does not hold by construction
 
 
 def calibrate(
@@ -63,13 +68,13 @@ def calibrate(
     seen = observe(model, windows, progress)
     if seen.tokens < 2:
         raise PlanError("calibration text", "two tokens or more", seen.tokens)
-    margins, tables, c = margins or Margins(), TableSet(), model.config
+    margins, tables, limits, c = margins or Margins(), TableSet(), Limits(model), model.config
     norms, products = [], {}
     for site in c.norm_sites():
         norm, products[site] = _norm(seen, site, tables)
         norms.append(norm)
-    attention = [_attention(seen, i, margins, tables) for i in range(c.layers)]
-    activations = [_activation(seen, i, margins, tables) for i in range(c.layers)]
+    attention = _attention(seen, margins, tables)
+    activations = [_activation(seen, i, margins, limits, tables) for i in range(c.layers)]
     bits = {site: weight_bits(model.weight[site]) for site in c.linear_shapes()}
     plan = Plan(
         version=VERSION,
@@ -77,10 +82,10 @@ def calibrate(
         model=shape_of(c),
         f=F,
         logit_bits=F + bits["head"],
-        embed=Embed(EMBED_SHIFT, _bound(seen.embed.largest, F + EMBED_SHIFT)),
+        embed=Embed(EMBED_SHIFT, _scaled(limits.embed, F + EMBED_SHIFT)),
         rope=_rope(c, tables),
         norms=tuple(norms),
-        linears=_linears(seen, bits, products, [shifts for _, shifts in attention]),
+        linears=_linears(seen, limits, bits, products, [shifts for _, shifts in attention]),
         attention=tuple(a for a, _ in attention),
         activations=tuple(activations),
         tables=tables.count,
@@ -95,8 +100,53 @@ def shape_of(c: ModelConfig) -> ModelShape:
     return ModelShape(**{f.name: getattr(c, f.name) for f in dataclasses.fields(ModelShape)})
 
 
-def _bound(largest: float, bits: int) -> int:
-    return math.ceil(LOOSE * max(largest, 2.0**-F) * 2.0**bits)
+class Limits:
+    """What follows from the weights for any text, in real numbers. A normalised row has length √d (Cauchy–Schwarz)."""
+
+    def __init__(self, model: Canonical) -> None:
+        c = self._config = model.config
+        self._model = model
+        positions = 0.0 if model.pos is None else float(np.abs(model.pos).max())
+        self.embed = float(np.abs(model.embed).max()) + positions
+        self.gate = [self._outputs(f"layers.{i}.up")[: c.ff] for i in range(c.layers)]  # [ff]
+        self.act = [self._activations(i) for i in range(c.layers)]
+        self.value = [self._values(i) for i in range(c.layers)]
+
+    def _outputs(self, site: str) -> NDArray[np.float64]:
+        """Largest |output| of each row of a matrix behind a norm, [d_out]."""
+        bias = self._model.bias[site]
+        length = np.sqrt(np.square(self._model.weight[site], dtype=np.float64).sum(axis=1)) * math.sqrt(self._config.d)
+        return np.asarray(length if bias is None else length + np.abs(bias))
+
+    def _activations(self, layer: int) -> NDArray[np.float64]:
+        """Largest |output| of each neuron, [ff]: activations never exceed their input."""
+        up = self._outputs(f"layers.{layer}.up")
+        return up[: self._config.ff] * up[self._config.ff :] if self._config.gated else up
+
+    def _values(self, layer: int) -> NDArray[np.float64]:
+        """Largest |v|, hence of what attention makes of them, of each key head, [kv_heads]."""
+        c = self._config
+        return self._outputs(f"layers.{layer}.qkv")[-c.kv_width :].reshape(c.kv_heads, -1).max(axis=1)
+
+    def output(self, site: str) -> float:
+        """Largest |output| of a matrix."""
+        layer, _, kind = site.rpartition(".")
+        if kind not in ("o", "down"):
+            return float(self._outputs(site).max())
+        i, c, bias = int(layer.split(".")[1]), self._config, self._model.bias[site]
+        inputs = self.act[i] if kind == "down" else self.value[i].repeat(c.group * c.head_dim)
+        sums = np.abs(self._model.weight[site]).astype(np.float64) @ inputs
+        return float((sums if bias is None else sums + np.abs(bias)).max())
+
+
+def _scaled(largest: float, bits: int) -> int:
+    """A bound that holds by construction, as an integer at scale `2^bits`."""
+    return math.ceil(ROUNDED * max(largest, 2.0**-F) * 2.0**bits)
+
+
+def _bound(largest: float, limit: float, bits: int) -> int:
+    """By construction, or, where that would make the client discard too many slots, from the largest calibrated value."""
+    return _scaled(min(LOOSE * largest, limit), bits)
 
 
 def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
@@ -110,86 +160,117 @@ def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
 
 
 def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
-    """pre_shift: as much as leaves 8 units of root mean square to the smallest row, so that m is small."""
+    """pre_shift: as little as keeps the sum of squares small, and leaves the smallest row 8 units of root mean square."""
     c, square = seen.config, seen.mean_square[site].all
     least = max(float(square.min()), 2.0 ** (-2 * F))
-    g = min(max(math.floor(math.log2(math.sqrt(least) * 2**F / 8)), 0), MAX_PRE_SHIFT)
+    largest = max(float(square.max()), least)
+    g = math.ceil((math.log2(c.d * largest) + 2 * F - SQUARES_BITS) / 2)
+    g = max(min(g, math.floor(math.log2(math.sqrt(least) * 2**F / 8))), 0)
     unit = c.d * 2.0 ** (2 * (F - g))
-    scalar, r = rsqrt(tables, least * unit, max(float(square.max()), least) * unit, unit, c.norm_eps)
-    return Norm(g, _bound(seen.h[site].largest, F), scalar), r
+    scalar, r = rsqrt(tables, least * unit, largest * unit, unit, c.norm_eps)
+    return Norm(g, _bound(seen.h[site].largest, math.inf, F), scalar), r
 
 
-def _activation(seen: Observation, layer: int, margins: Margins, tables: TableSet) -> Activation:
+def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits, tables: TableSet) -> Activation:
+    """A window for each neuron: all that its input can ever be, unless that makes pieces coarse and is far from needed."""
+    c, limit = seen.config, limits.gate[layer] * ROUNDED
+    needed = np.maximum(seen.neurons[layer] * margins.activation, 2.0 ** COARSEST[c.activation])
+    halves = np.ceil(np.log2(np.maximum(np.minimum(limit, needed), 2.0**FINEST))).astype(int)  # [ff], log2
+    opened = 2.0**halves < limit  # what does not hold by construction has a guard
+    wanted = list(zip(halves.tolist(), (np.where(opened, 1, 2) if opened.any() else 0 * halves).tolist(), strict=True))
+    bits, windows, kinds = GATED_BITS if c.gated else GELU_BITS, [], sorted(set(wanted))
+    for half, guard in kinds:
+        h = half + 1 + F - ACT_K
+        ids = tables.add(3 if guard else 2, kind=c.activation, k=ACT_K, h=h, bits=bits, guard=guard)
+        windows.append(Window(h, ids[0], ids[1], ids[2] if guard else None))
+    return Activation(ACT_K, tuple(windows), tuple(kinds.index(kind) for kind in wanted))
+
+
+def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tuple[Attention, list[int]]]:
+    """Every layer's heads and the in_shift of each head's columns of `o`. One k of all exponentials: the smallest with
+    which no head's pieces are coarse, if there is one."""
     c = seen.config
-    gate = seen.gate[layer]
-    width = max(bits_for(margins.activation * (gate.high - gate.low)), 3) + F
-    bits = GATED_BITS if c.gated else GELU_BITS
-    h, offset = width - ACT_K, round((gate.low + gate.high) / 2 * 2**F) - (1 << (width - 1))  # the slack on both sides
-    a, b = tables.add(2, kind=c.activation, k=ACT_K, h=h, offset=offset, bits=bits)
-    return Activation(offset, 0, h, ACT_K, a, b)
-
-
-def _attention(seen: Observation, layer: int, margins: Margins, tables: TableSet) -> tuple[Attention, list[int]]:
-    """One layer's heads and the in_shift of each head's columns of `o`."""
-    c = seen.config
-    sketches = [_Sketch.of(s, margins, seen.values[layer][g // c.group].mean) for g, s in enumerate(seen.scores[layer])]
-    two = any(fine_window(s.sigma, s.smallest) for s in sketches)
-    pairs = [s.head(tables, two) for s in sketches]
-    return Attention(EXP_K, tuple(head for head, _ in pairs)), [shift for _, shift in pairs]
+    for k in EXP_K:
+        sketches = [
+            [_Sketch.of(s, k, margins, seen.values[i][g // c.group].mean) for g, s in enumerate(layer)]
+            for i, layer in enumerate(seen.scores)
+        ]
+        if all(s.h - F <= EXP_FINE for layer in sketches for s in layer):
+            break
+    layers = []
+    for layer in sketches:
+        two = any(s.ranges(False).fine for s in layer)  # the layer's heads agree on having a fine range
+        pairs = [s.head(tables, two) for s in layer]
+        layers.append((Attention(k, tuple(head for head, _ in pairs)), [shift for _, shift in pairs]))
+    return layers
 
 
 @dataclass(frozen=True)
 class _Sketch:
     """The choices of one head before the layer decides whether 1/σ needs two ranges."""
 
-    top: int  # scores, scale F
+    anchor: str
+    k: int
     h: int
-    bits: int  # of the exponential at the window's top
+    zero: int  # the piece that begins at the anchor
+    pieces: int  # from there to the top of the exactly computed scores
     e_shift: int
-    sigma: Window
-    smallest: float  # σ of a small row, integer
+    reach: float  # log2 of the largest σ outside its guard over the smallest, which is a score at the anchor alone
     value: float  # mean |v|
 
     @staticmethod
-    def of(scores: Scores, margins: Margins, value: float) -> "_Sketch":
-        """A score above the window wraps to its bottom, where e is nearly 0: rare extreme rows are given up so."""
-        rows = scores.log_sum.all / math.log(2)  # log2 Σ_j e^{s_j}
-        small = float(np.quantile(rows, 0.001))
-        wished, needed = ((scores.peak + n) / math.log(2) for n in (margins.score_top, 1.0))
-        peak = min(wished, max(small + SCORE_RANGE[0], min(needed, small + SCORE_RANGE[1])))
-        top = math.ceil(peak * math.log(2) * 2**F)
-        spread = scores.peak - scores.low
-        reach = top / 2**F - scores.low + max(margins.score_bottom * spread, 2.0)
-        h = max(bits_for(reach * (1 + 2.0**-EXP_K)), 3) + F - EXP_K
-        # from here on relative to e^top: σ of a small row, and the end of σ's window
-        small, large = small - peak, float(rows[rows <= max(peak, rows.min())].max()) - peak
-        end = max(min(large + margins.sigma, 1.0), large + 3)
-        # a slope rounded to an integer is wrong by up to 2^(h−1) at the end of its piece: 2^-7 of the smallest e
-        bits = min(max(math.ceil(h + 6 - small), EXP_BITS), EXP_BITS_MAX)
-        e_shift = max(math.floor(bits + small - SIGMA_FLOOR), math.ceil(bits + end - SIGMA_CEILING))
-        e_shift = min(max(e_shift, 0), 32)
-        sigma = window(2.0 ** (end + bits - e_shift), SIGMA_K, 0)
-        return _Sketch(top, h, bits, e_shift, sigma, 2.0 ** (small + bits - e_shift), value)
+    def of(scores: Scores, k: int, margins: Margins, value: float) -> "_Sketch":
+        """The anchor is the one that leaves σ the least to do. A head that asks for more than σ's windows can hold gives
+        up margins first, then its most extreme rows: their scores are cut off at the top, and flagged."""
+        nats, largest = math.log(2), {name: x.log_sum.max(initial=0.0) for name, x in scores.by_anchor.items()}
+        anchor = min(largest, key=largest.__getitem__)
+        x = scores.by_anchor[anchor] if scores.pairs else Anchored(low=0.0, high=0.0)  # or no row but the first was seen
+        wished, least = x.high + margins.score_top, x.high + margins.score_least
+        for spread in (bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
+            if (most := (spread - margins.sigma_top) * nats) >= least:
+                break
+        bottom = x.low - margins.score_bottom
+        h = _width(wished, least, bottom, k)
+        piece, room = 2.0 ** (h - F), 2**k - int(ZEROS * 2**k)  # nats; pieces before the zeros
+        slack = max(room * piece - (wished - bottom), 0.0) / 2  # as much below as above
+        zero = min(max(math.ceil((slack - bottom) / piece), 1), room - 2)  # the anchor lies between two pieces
+        pieces = min(max(round(min(wished, most) / piece), 1), room - zero - 1)
+        level = pieces * piece / nats  # log2 of e^top
+        e_shift = max(min(EXP_BITS, math.floor(EXP_BITS_MAX - level - SIGMA_BITS)), 0)
+        reach = min(max(level + margins.sigma_top, float(largest[anchor]) / nats + margins.sigma), spread)
+        return _Sketch(anchor, k, h, zero, pieces, e_shift, reach, value)
+
+    def ranges(self, two: bool) -> Ranges:
+        return ranges(2.0**SIGMA_BITS, 2.0 ** (SIGMA_BITS + self.reach), SIGMA_K, two)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
-        """ρ = 2^r/σ has 6 bits at the end of the window; o' has 10 for a small row; less where both cost too much."""
-        fine = fine_window(self.sigma, self.smallest)
-        if two and fine is None:  # the layer's heads agree on having a fine range
-            fine = Window(max(self.sigma.bits - 4, self.sigma.k + 1), self.sigma.k)
-        o_bits = math.log2(self.smallest) + F + math.log2(max(self.value, 2.0**-8))
+        """ρ = 2^r/σ has 4 bits at the largest σ; o' has 10 for the smallest; less where both cost too much."""
+        found = self.ranges(two)
+        o_bits = SIGMA_BITS + F + math.log2(max(self.value, 2.0**-8))
         o_shift = min(max(math.floor(o_bits - 10), 0), 32)
-        r = self.sigma.bits + 6
+        r = math.ceil(SIGMA_BITS + self.reach) + 4
         excess = max(r - o_shift - PRODUCT_CEILING, 0)
         r -= min(excess // 2, 2)
         o_shift = min(max(o_shift, r - PRODUCT_CEILING), 32)
-        a, b = tables.add(2, kind="exp", k=EXP_K, h=self.h, bits=self.bits)
-        offset = self.top - (1 << (EXP_K + self.h))
-        scalar = reciprocal(tables, self.sigma, fine, r)
-        return Head(offset, self.top, self.h, a, b, self.e_shift, o_shift, scalar), r - o_shift
+        zero, top = self.zero, self.zero + self.pieces
+        bits, exact = SIGMA_BITS + self.e_shift, int(self.anchor != "both")
+        a, b, g = tables.add(3, kind="exp", k=self.k, h=self.h, bits=bits, zero=zero, top=top, exact=exact)
+        scalar = reciprocal(tables, found, r)
+        return Head(self.anchor, -(zero << self.h), self.pieces << self.h, self.h, a, b, g, self.e_shift, o_shift, scalar), r - o_shift
+
+
+def _width(top: float, least: float, bottom: float, k: int) -> int:
+    """h of the narrowest window that reaches from `bottom` to `top` (nats), the zeros at its end left out. Where a window
+    twice as wide would be coarse, `least` has to do."""
+    for width in EXP_WIDTHS:
+        room = 2.0**width * (1 - ZEROS)
+        if room >= top - bottom or (width - k >= EXP_FINE and room >= least - bottom):
+            return width + F - k
+    return EXP_WIDTHS[-1] + F - k  # scores below the window count as far below: nothing
 
 
 def _linears(
-    seen: Observation, bits: dict[str, int], products: dict[str, int], attention: list[list[int]]
+    seen: Observation, limits: Limits, bits: dict[str, int], products: dict[str, int], attention: list[list[int]]
 ) -> dict[str, Linear]:
     """`products`: r of each norm; `attention`: in_shift per layer and head."""
     c, linears = seen.config, {}
@@ -198,43 +279,18 @@ def _linears(
         i = int(layer.split(".")[1]) if layer else 0
         if kind == "o":
             shifts = [s for s in attention[i] for _ in range(c.head_dim)]
-            largest = max(seen.values[i][g // c.group].largest * 2.0**s for g, s in enumerate(attention[i]))
-            in_bound = _bound(largest, F)
+            in_bound = max(
+                _bound(seen.values[i][g // c.group].largest, limits.value[i][g // c.group], F + s)
+                for g, s in enumerate(attention[i])
+            )
         elif kind == "down":
             shift = GATED_BITS + F if c.gated else GELU_BITS
-            shifts, in_bound = [shift] * d_in, _bound(seen.act[i].largest, F + shift)
+            shifts, in_bound = [shift] * d_in, _bound(seen.act[i].largest, float(limits.act[i].max()), F + shift)
         else:
             norm = {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm", "head": "final_norm"}[kind]
-            shifts, in_bound = [products[norm]] * d_in, _bound(seen.x[norm].largest, F + products[norm])
-        out_bound = _bound(seen.y[site].largest, F + bits[site])
+            shifts, in_bound = [products[norm]] * d_in, _scaled(math.sqrt(c.d), F + products[norm])
+        scale, limit = F + bits[site], limits.output(site)
+        behind_norm = kind not in ("o", "down")
+        out_bound = _scaled(limit, scale) if behind_norm else _bound(seen.y[site].largest, limit, scale)
         linears[site] = Linear(d_in, d_out, tuple(shifts), in_bound, 0 if kind == "head" else bits[site], out_bound)
     return linears
-
-
-def calibrate_model(
-    path: str | Path,
-    text_file: str | Path,
-    windows: Sequence[int] = tuple(range(8, 20)),
-    size: int = 512,
-    progress: Callable[[int], None] | None = None,
-) -> Plan:
-    """Loads a model and calibrates it on windows `tokens[size·i : size·(i+1)]` of a text file.
-
-    First rows see few others and are the most unlike the rest, so eight short windows inside each are run as well.
-    Ends with a run of the integer oracle that counts out-of-window events.
-
-    Raises WeightsError (model), OSError (text), PlanError (text too short or model without a tokenizer).
-    """
-    from cryptogen.weights import load
-
-    checkpoint = load(path)
-    if checkpoint.tokenizer is None:
-        raise PlanError("model", "a tokenizer beside the weights", str(path))
-    tokens = checkpoint.tokenizer.encode(Path(text_file).read_text(encoding="utf-8"))
-    if len(tokens) < size * (max(windows) + 1):
-        raise PlanError("calibration text", f"{size * (max(windows) + 1)} tokens", len(tokens))
-    chosen = [tokens[size * i : size * (i + 1)] for i in windows]
-    starts = [w[j : j + START] for w in chosen for j in range(0, size, max(size // 8, START)) if len(w[j:]) > 1]
-    model = canonicalise(checkpoint)
-    plan = calibrate(model, chosen + starts, model_digest=checkpoint.digest, progress=progress)
-    return with_events(plan, model, chosen[0])

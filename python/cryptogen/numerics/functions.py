@@ -7,11 +7,11 @@ from .document import PlanError
 from .pieces import MAKERS
 
 _PIECES = {"k": (4, 16), "h": (1, 32)}
-_RANGE = {**_PIECES, "below": None}
+_RANGE = {**_PIECES, "low": (0, 1 << 15), "fine": (0, 1), "below": None}
 _ROTARY = {"bits": (1, 32), "theta": (0.0, 1e12), "positions": (1, 1 << 20), "pairs": (1, 1 << 12)}
-_ACTIVATION = {**_PIECES, "offset": (-(1 << 46), 1 << 46), "bits": (0, 32)}
+_ACTIVATION = {**_PIECES, "bits": (0, 32), "guard": (0, 2)}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "exp": {**_PIECES, "bits": (0, 45)},
+    "exp": {**_PIECES, "bits": (0, 45), "zero": (1, 1 << 16), "top": (1, 1 << 16), "exact": (0, 1)},
     "reciprocal": {**_RANGE, "bits": (0, 62)},
     "rsqrt": {**_RANGE, "numerator": (0.0, 2.0**62), "eps": (0.0, 2.0**62)},
     "rope_cos": _ROTARY,
@@ -33,12 +33,14 @@ def check_function(where: str, function: dict[str, Any]) -> int:
         raise PlanError(where, sorted({"kind", "tables", *parameters}), sorted(map(str, function)))
     for name, limits in parameters.items():
         if limits is None:  # `below`: None or a number of pieces
-            limits = (0, 1 << function["k"])
+            limits = (0, (1 << function["k"]) - 1)
             if function[name] is None:
                 continue
         _number(f"{where}.{name}", function[name], limits)
+    if kind == "exp" and not 0 < function["zero"] < function["top"] < 1 << function["k"]:
+        raise PlanError(f"{where}: zero, top", f"0 < zero < top < 2^{function['k']}", (function["zero"], function["top"]))
     rotary = kind.startswith("rope")
-    count = 1 if rotary else 2 + (function.get("below") is not None)
+    count = 1 if rotary else 2 if function.get("guard") == 0 else 3 + (function.get("below") is not None)
     ids = function["tables"]
     if type(ids) is not list or len(ids) != count or any(type(i) is not int for i in ids):
         raise PlanError(f"{where}.tables", f"{count} integers", ids)

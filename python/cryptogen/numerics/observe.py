@@ -11,6 +11,8 @@ from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 
+from .plan import ANCHORS
+
 Array = NDArray[np.float32]
 
 
@@ -52,21 +54,44 @@ class Rows:
 
 
 @dataclass
+class Anchored:
+    """Scores of one head relative to one anchor (A5.5a), over rows ≥ 1. Nats."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    chunks: list[Array] = field(default_factory=list)  # log Σ_j exp(x_j) of each row
+
+    def add(self, low: Array, high: Array, log_sum: Array) -> None:
+        """One window: each row's smallest and largest score, and log Σ exp, relative to the row's anchor."""
+        self.low, self.high = min(self.low, float(low.min())), max(self.high, float(high.max()))
+        self.chunks.append(log_sum.astype(np.float32))
+
+    @property
+    def log_sum(self) -> Array:
+        return np.concatenate([np.zeros(0, np.float32), *self.chunks])
+
+
+@dataclass
 class Scores:
     """One query head, over rows ≥ 1 (row 0 attends only to itself)."""
 
-    extent: Extent = field(default_factory=Extent)
-    low: float = np.inf
-    peak: float = -np.inf
-    log_sum: Rows = field(default_factory=Rows)  # log Σ_j exp(s_j) of each row
+    by_anchor: dict[str, Anchored] = field(default_factory=lambda: {anchor: Anchored() for anchor in ANCHORS})
+    pairs: int = 0
+    absolute: float = 0.0  # Σ |s|
 
     def add(self, scores: Array) -> None:
-        rows = scores[1:] if len(scores) > 1 else scores  # [T, L], masked entries −inf
-        seen = rows[np.isfinite(rows)]
-        self.extent.add(seen)
-        self.low, self.peak = min(self.low, float(seen.min())), max(self.peak, float(seen.max()))
-        top = rows.max(axis=1, keepdims=True).astype(np.float64)
-        self.log_sum.add(np.log(np.exp(rows - top).sum(axis=1)) + top[:, 0])
+        """`scores` [T, T] of one window from position 0, masked entries −inf."""
+        if len(scores) < 2:
+            return
+        seen = np.isfinite(scores)
+        first, own = scores[1:, 0], np.diagonal(scores)[1:]
+        high = scores.max(axis=1)[1:]
+        low = np.where(seen, scores, np.inf).min(axis=1)[1:]
+        log_sum = np.log(np.exp(scores[1:] - high[:, None]).sum(axis=1)) + high
+        for anchor, level in (("first", first), ("own", own), ("both", (first + own) / 2)):
+            self.by_anchor[anchor].add(low - level, high - level, log_sum - level)
+        self.pairs += int(seen.sum())
+        self.absolute += float(np.abs(scores[seen]).sum(dtype=np.float64))
 
 
 class Observation:
@@ -80,6 +105,7 @@ class Observation:
         self.x = {site: Extent() for site in config.norm_sites()}  # output of a norm
         self.y = {site: Extent() for site in config.linear_shapes()}  # output of a matrix
         self.gate = [Extent() for _ in range(config.layers)]  # input of the activation
+        self.neurons = [np.zeros(config.ff) for _ in range(config.layers)]  # largest |input| of each
         self.argument = [Extent() for _ in range(config.layers)]  # what its slope multiplies: u, or gate·up
         self.act = [Extent() for _ in range(config.layers)]
         self.values = [[Extent() for _ in range(config.kv_heads)] for _ in range(config.layers)]
@@ -108,6 +134,7 @@ class Observation:
             if kind == "up":
                 gate, up = value[:, : self.config.ff], value[:, self.config.ff :]
                 self.gate[i].add(gate)
+                self.neurons[i] = np.maximum(self.neurons[i], np.abs(gate).max(axis=0))
                 self.argument[i].add(gate * up if self.config.gated else gate)
             elif kind == "qkv":
                 self._see_values(i, value)

@@ -17,6 +17,7 @@ from cryptogen.models.functions import ACTIVATIONS
 F = 12
 MAX_ENTRY = 1 << 46
 SHIFT = 5 / 6  # of the way from the chord to the curve
+ZEROS = 1 / 16  # of an exponential's window, at its end
 
 IntTable = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -37,31 +38,57 @@ def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int
 
 
 def _exp(f: dict[str, Any]) -> list[IntTable]:
-    """`2^bits · e^((x − center)/2^F)`; the window ends at `center`: one table serves all heads of a width."""
-    width = 1 << (f["k"] + f["h"])
-    return list(fit(lambda x: 2.0 ** f["bits"] * np.exp(x / 2**F), -width, 0, f["h"], f["k"]))
+    """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then the guard: it stays at the
+    last value; but the end of the window, which numbers below it reach from the other side, is 0.
+
+    `exact`: the piece before `zero` is right at x = 0, not on average: nearly all that it is asked for is the anchor.
+    """
+    k, h, zero, exp = f["k"], f["h"], f["zero"], lambda x: 2.0 ** f["bits"] * np.exp(x / 2**F)
+    last, end = (f["top"] - zero) << h, (1 << k) - int(ZEROS * (1 << k))
+    a, b = fit(lambda x: exp(np.minimum(x, last)), -(zero << h), last, h, k)  # so centred, no entry exceeds the last value
+    if f["exact"]:
+        b[zero - 1] = (1 << f["bits"]) + a[zero - 1] * last
+    a[f["top"] :], b[f["top"] : end], b[end:] = 0, np.rint(exp(np.array(float(last)))), 0
+    return [a, b, _guard(k, f["top"], 1 << k)]
 
 
 def _activation(f: dict[str, Any]) -> list[IntTable]:
-    """`2^(F + bits) · act(x/2^F)`: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`."""
-    act = ACTIVATIONS[f["kind"]]
-    return list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), f["offset"], 0, f["h"], f["k"]))
+    """`2^(F + bits) · act(x/2^F)` around 0: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`.
+
+    Guard 0: none. 1: the outer quarters of the window, where values are right, but those beyond the window are met too.
+    2: nothing, for neurons that need none in a layer where others do.
+    """
+    act, k, h = ACTIVATIONS[f["kind"]], f["k"], f["h"]
+    tables = list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), -(1 << (k + h - 1)), 0, h, k))
+    quarter = 1 << k >> 2 if f["guard"] == 1 else 0
+    guard = _guard(k, 0, quarter) | _guard(k, (1 << k) - quarter, 1 << k)
+    return [*tables, guard] if f["guard"] else tables
+
+
+def _guard(k: int, start: int, end: int) -> IntTable:
+    """1 on pieces start…end − 1."""
+    j = np.arange(1 << k)
+    return ((j >= start) & (j < end)).astype(np.int64)
 
 
 def _positive(fn: Callable[[Floats], Floats], f: dict[str, Any]) -> list[IntTable]:
     """A range of 1/x or 1/√x on `[0, (2^k − 1)·2^h)`, constant below the first interval end.
 
-    The lower index of `x < 2^h` is −1 mod 2^k, so the last piece answers for it. In a coarse range the first `below`
-    pieces and the last one are cleared, the fine range answers, and the selector `Z` is appended.
+    The lower index of `x < 2^h` is −1 mod 2^k, so the last piece answers for it. Guard: pieces below `low`, where the
+    chords are coarse, that last piece, and the upper half, which is right, but numbers beyond are met there too. In a
+    coarse range the first `below` pieces and the last one are cleared, the fine range answers, and the selector `Z` is
+    appended; a fine range has no upper guard.
     """
     h, k, first = f["h"], f["k"], 2.0 ** f["h"]
     a, b = fit(lambda x: fn(np.maximum(x, first)), 0, 0, h, k)
     a[-1], b[-1] = 0, np.rint(fn(np.array([first]))[0])
+    guard = _guard(k, 0, f["low"]) | _guard(k, 1 << k if f["fine"] else 1 << (k - 1), 1 << k)
+    guard[-1] = 1
     if f["below"] is None:
-        return [a, b]
-    z = (np.arange(1 << k) < f["below"]).astype(np.int64)
+        return [a, b, guard]
+    z = _guard(k, 0, f["below"])
     z[-1] = 1
-    return [np.where(z == 1, 0, a), np.where(z == 1, 0, b), z]
+    return [*(np.where(z == 1, 0, table) for table in (a, b, guard)), z]
 
 
 def _reciprocal(f: dict[str, Any]) -> list[IntTable]:

@@ -17,9 +17,11 @@ from .document import PlanError, read
 from .functions import check_function
 from .pieces import MAX_ENTRY, F, IntTable, make
 
-VERSION = 1
+VERSION = 2
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 ARCHITECTURES = ("gpt2", "llama")
+ANCHORS = ("first", "own", "both")
+MAX_WINDOWS = 64  # of one layer's activations
 MAX_ENTRIES = 1 << 26  # of all tables together: 512 MB
 
 
@@ -80,6 +82,7 @@ class Range:
     k: int
     a: int
     b: int
+    g: int  # guard
     z: int | None
 
 
@@ -104,16 +107,18 @@ class Linear:
     in_shift: tuple[int, ...]
     in_bound: int  # of the exact product that enters, before its truncation
     out_shift: int
-    out_bound: int  # of W·x + b before its truncation
+    out_bound: int  # of W·x + b before its truncation; the head's: more than any logits can be
 
 
 @dataclass(frozen=True)
 class Head:
+    anchor: str  # which scores of a row the others are taken relative to
     offset: int
     center: int
     h: int
     a: int
     b: int
+    g: int
     e_shift: int
     o_shift: int
     scalar: Scalar
@@ -126,13 +131,24 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Activation:
-    offset: int
-    center: int
+class Window:
+    """`[−2^(h+k−1), 2^(h+k−1))` of an activation's input. Without guard if no input can lie outside."""
+
     h: int
-    k: int
     a: int
     b: int
+    g: int | None
+
+
+@dataclass(frozen=True)
+class Activation:
+    k: int
+    windows: tuple[Window, ...]
+    of: tuple[int, ...]  # number of each neuron's window
+
+    @property
+    def guarded(self) -> bool:
+        return self.windows[0].g is not None
 
 
 @dataclass(frozen=True)
@@ -228,8 +244,18 @@ def check(plan: Plan) -> None:
     for layer, attention in enumerate(plan.attention):
         _equal(f"attention[{layer}].k", plan.attention[0].k, attention.k)
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
+        for g, head in enumerate(attention.heads):
+            if head.anchor not in ANCHORS:
+                raise PlanError(f"attention[{layer}].heads[{g}].anchor", ANCHORS, head.anchor)
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
+    for layer, activation in enumerate(plan.activations):
+        where = f"activations[{layer}]"
+        _within(f"{where}: windows", len(activation.windows), 1, MAX_WINDOWS)
+        _equal(f"{where}: neurons", m.ff, len(activation.of))
+        _within(f"{where}: window", min(activation.of), 0, len(activation.windows) - 1)
+        _within(f"{where}: window", max(activation.of), 0, len(activation.windows) - 1)
+        _equal(f"{where}: windows with a guard", 1, len({w.g is None for w in activation.windows}))
     for where, shift in _shifts(plan):
         _within(where, shift, 0, MAX_SHIFT)
     for where, h in ((w, s) for w, s in _shifts(plan) if w.endswith(".h")):
@@ -267,7 +293,7 @@ def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
             yield from ((f"attention[{i}]: shift", s) for s in (head.e_shift, head.o_shift))
             yield from _scalar_shifts(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
-        yield f"activations[{i}].h", activation.h
+        yield from ((f"activations[{i}].h", window.h) for window in activation.windows)
 
 
 def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:
@@ -283,17 +309,18 @@ def _lookups(plan: Plan) -> Iterator[tuple[str, int, list[int]]]:
         yield from _scalar_lookups(f"norms[{i}]", norm.scalar)
     for i, attention in enumerate(plan.attention):
         for head in attention.heads:
-            yield f"attention[{i}]", attention.k, [head.a, head.b]
+            yield f"attention[{i}]", attention.k, [head.a, head.b, head.g]
             yield from _scalar_lookups(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
-        yield f"activations[{i}]", activation.k, [activation.a, activation.b]
+        for window in activation.windows:
+            yield f"activations[{i}]", activation.k, [n for n in (window.a, window.b, window.g) if n is not None]
 
 
 def _scalar_lookups(where: str, scalar: Scalar) -> Iterator[tuple[str, int, list[int]]]:
     _equal(f"{where}: selector given", scalar.lo is not None, scalar.hi.z is not None)
     for r in (scalar.hi, scalar.lo):
         if r:
-            yield where, r.k, [r.a, r.b] + ([] if r.z is None else [r.z])
+            yield where, r.k, [n for n in (r.a, r.b, r.g, r.z) if n is not None]
 
 
 def _equal(field: str, expected: object, got: object) -> None:

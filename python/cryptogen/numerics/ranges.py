@@ -1,14 +1,17 @@
 """Windows and shifts of one function, from the range of its argument."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .plan import Range, Scalar
 
 FINE_BITS = 6  # bits of an argument below its segment index, where there are that many
-NORM_K, SIGMA_K = 12, 14
-LEAST_INDEX, GOOD_INDEX = 8, 32  # a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
+NORM_K, SIGMA_K = (12, 13, 14), 14
+NORM_MARGIN = 8.0  # mean squares this far beyond the calibrated ones, on both sides, still have a good index
+# a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
+LEAST_INDEX, GOOD_INDEX = 8, 32
 TOP_BITS = 16  # of y at the end of the window, so that rounding slopes to integers does not matter
 
 
@@ -44,74 +47,89 @@ class Window:
 
     @property
     def h(self) -> int:
-        return min(FINE_BITS, self.bits - self.k)
+        return min(FINE_BITS, self.bits - self.k - 1)
 
     @property
     def mu(self) -> int:
+        """At least 1: a truncated share can be lifted without fail."""
         return self.bits - self.k - self.h
 
     def index(self, value: float) -> float:
         return value / 2.0 ** (self.bits - self.k)
 
 
-def window(largest: float, k: int, margin: int = 2) -> Window:
-    """Covers `2^margin` times the largest calibrated value; at least one bit below the index."""
-    return Window(max(bits_for(largest) + margin, k + 1), k)
+@dataclass(frozen=True)
+class Ranges:
+    """The windows of a positive function: the coarse one, and below it, if need be, a fine one."""
+
+    coarse: Window
+    fine: Window | None
+    low: int  # pieces of the last window that are guard
+
+    @property
+    def below(self) -> int | None:
+        """Coarse pieces that the fine range answers for: those met only by arguments inside it, less one for rounding."""
+        if self.fine is None:
+            return None
+        return max((1 << (self.coarse.k - (self.coarse.bits - self.fine.bits))) - 2, 0)
 
 
-def fine_window(coarse: Window, smallest: float) -> Window | None:
-    """The second range: `gap` bits narrower, so that `smallest` has a good index; None if the coarse one has.
+def ranges(smallest: float, largest: float, k: int, two: bool = False) -> Ranges:
+    """Windows whose lower half reaches to `largest` (the upper half is guard) and in which `smallest` has a good index.
 
-    The coarse range answers from index 2^(k − gap) − 1 on, so a gap beyond k − 4 trades its precision there away.
+    Where that asks for more than two ranges of k bits, `smallest` gets a coarser index: 2^(2k − 3) below the end of the
+    window it is 1. Half of it is still good, what is smaller is guard. `two`: with a fine range in any case.
     """
+    coarse = Window(max(bits_for(largest) + 1, k + 2), k)
     index = coarse.index(smallest)
-    if index >= LEAST_INDEX:
-        return None
-    widest = coarse.k - (4 if index * 2 ** (coarse.k - 4) >= LEAST_INDEX else 3)
-    gap = min(max(bits_for(GOOD_INDEX / index), 4), widest, coarse.bits - coarse.k - 1)
-    return Window(coarse.bits - gap, coarse.k) if gap > 0 else None
+    if index >= GOOD_INDEX and not two:
+        return Ranges(coarse, None, max(int(index / 2), 1))
+    # the coarse range answers from index 2^(k − gap) on, so a wide gap trades its precision there away
+    most = k - 4 if index * 2.0 ** (k - 4) >= LEAST_INDEX else k - 3
+    gap = min(max(bits_for(GOOD_INDEX / index), 4), most, coarse.bits - k - 2)
+    fine = Window(coarse.bits - gap, k)
+    return Ranges(coarse, fine, max(int(fine.index(smallest) / 2), 1))
 
 
-def below(coarse: Window, fine: Window | None) -> int | None:
-    """Coarse pieces that the fine range answers for: those met only by arguments inside it, less one for rounding."""
-    return None if fine is None else max((1 << (coarse.k - (coarse.bits - fine.bits))) - 2, 0)
-
-
-def _scalar(coarse: Window, fine: Window | None, out_shift: int, make: Any) -> Scalar:
-    first = below(coarse, fine)
-    ids = make(coarse, first)
-    hi = Range(coarse.mu, coarse.h, coarse.k, ids[0], ids[1], ids[2] if len(ids) > 2 else None)
+def _scalar(found: Ranges, out_shift: int, add: Callable[[Window, dict[str, Any]], list[int]]) -> Scalar:
+    """`add` makes a window's tables, given the parameters that say where its guards are."""
+    coarse, fine = found.coarse, found.fine
+    ids = add(coarse, {"low": found.low if fine is None else 0, "fine": 0, "below": found.below})
+    hi = Range(coarse.mu, coarse.h, coarse.k, ids[0], ids[1], ids[2], ids[3] if len(ids) > 3 else None)
     if fine is None:
         return Scalar(hi, None, out_shift)
-    ids = make(fine, None)
-    return Scalar(hi, Range(fine.mu, fine.h, fine.k, ids[0], ids[1], None), out_shift)
+    ids = add(fine, {"low": found.low, "fine": 1, "below": None})
+    return Scalar(hi, Range(fine.mu, fine.h, fine.k, ids[0], ids[1], ids[2], None), out_shift)
 
 
 def rsqrt(tables: TableSet, smallest: float, largest: float, unit: float, eps: float) -> tuple[Scalar, int]:
     """`ρ = 2^r / √(m/unit + eps)` for m calibrated in [smallest, largest]; returns the scalar and r.
 
-    r: 8 bits of ρ at the end of the window, 9 at the largest calibrated m, more below.
+    r: 8 bits of ρ at the largest m that is not in the guard, more below. The fewest index bits that reach everything.
     """
-    coarse = window(largest, NORM_K)
-    fine = fine_window(coarse, smallest)
-    root = math.sqrt(2.0**coarse.bits / unit + eps)
+    smallest, largest = smallest / NORM_MARGIN, largest * NORM_MARGIN
+    tried = [ranges(smallest, largest, k) for k in NORM_K]
+    found = next((t for t in tried if (t.fine or t.coarse).index(smallest) >= LEAST_INDEX), tried[-1])
+    root = math.sqrt(largest / unit + eps)
     r = min(max(math.ceil(8 + math.log2(root)), 8), 32)
-    out_shift = max(TOP_BITS - math.floor(r - math.log2(root)), 0)
+    out_shift = max(TOP_BITS - math.floor(r - math.log2(root)), 1)
 
-    def make(w: Window, first: int | None) -> list[int]:
-        n, one = 2 if first is None else 3, unit / 2.0**w.mu  # one: the argument of a mean square of 1
+    def add(w: Window, guard: dict[str, Any]) -> list[int]:
+        one = unit / 2.0**w.mu  # the argument of a mean square of 1
         numerator = 2.0 ** (r + out_shift) * math.sqrt(one)
-        return tables.add(n, kind="rsqrt", k=w.k, h=w.h, numerator=numerator, eps=eps * one, below=first)
+        n = 3 if guard["below"] is None else 4
+        return tables.add(n, kind="rsqrt", k=w.k, h=w.h, numerator=numerator, eps=eps * one, **guard)
 
-    return _scalar(coarse, fine, out_shift, make), r
+    return _scalar(found, out_shift, add), r
 
 
-def reciprocal(tables: TableSet, coarse: Window, fine: Window | None, r: int) -> Scalar:
+def reciprocal(tables: TableSet, found: Ranges, r: int) -> Scalar:
     """`ρ = 2^r / σ`. The tables depend on the windows' shapes alone, so heads share them."""
-    out_shift = min(max(TOP_BITS + coarse.bits - r, 0), 32)
+    out_shift = min(max(TOP_BITS + found.coarse.bits - r, 1), 32)
     scale = r + out_shift
 
-    def make(w: Window, first: int | None) -> list[int]:
-        return tables.add(2 if first is None else 3, kind="reciprocal", k=w.k, h=w.h, bits=scale - w.mu, below=first)
+    def add(w: Window, guard: dict[str, Any]) -> list[int]:
+        n = 3 if guard["below"] is None else 4
+        return tables.add(n, kind="reciprocal", k=w.k, h=w.h, bits=scale - w.mu, **guard)
 
-    return _scalar(coarse, fine, out_shift, make)
+    return _scalar(found, out_shift, add)

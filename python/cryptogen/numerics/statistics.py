@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .observe import Observation
+from .observe import Observation, Scores
 from .pieces import F
-from .plan import Plan, Scalar
+from .plan import ANCHORS, Head, Plan, Scalar
 
 P = 2.0**64 - 2.0**32 + 1
 LENGTHS = (128, 512)
@@ -39,6 +39,7 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
     """Expected number of wrong truncations per token, a row attending to `length` rows, by kind.
 
     What enters or leaves a linear layer is not here: the client knows its share beforehand and checks it (`discard`).
+    Nor is the lifting of truncated shares, which cannot fail (A1).
     """
     parts: dict[str, float] = defaultdict(float)
     c = plan.model
@@ -46,26 +47,22 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
         parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
-        parts["table argument"] += sum(2.0 ** (r.k + r.h) for r in (norm.scalar.hi, norm.scalar.lo) if r)
         parts["1/rms"] += _mean(1 / np.sqrt(square + seen.config.norm_eps)) * 2.0 ** (entry + norm.scalar.out_shift)
     for i, attention in enumerate(plan.attention):
-        scale = 2 * F if c.gated else F
-        parts["table argument"] += c.ff * seen.argument[i].mean * 2.0**scale
+        if c.gated:
+            parts["gate·up"] += c.ff * seen.argument[i].mean * 2.0 ** (2 * F)
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
             scores, value = seen.scores[i][g], seen.values[i][g // seen.config.group].mean
-            sums = np.exp(scores.log_sum.all - head.center / 2**F)  # σ relative to the table's scale
-            bits = exp_bits[head.a]
-            sigma = _mean(sums) * 2.0 ** (bits - head.e_shift)
+            bits = exp_bits[head.a]  # of the exponential at the anchor
+            end = head.scalar.hi.mu + head.scalar.hi.h + head.scalar.hi.k  # rows beyond are flagged
+            exact = scores.by_anchor[head.anchor].log_sum / math.log(2) + bits - head.e_shift
+            sigma = 2.0 ** np.minimum(exact.astype(np.float64), end)
             r = shift + head.o_shift
-            parts["score"] += length * scores.extent.mean * 2.0 ** (2 * F)
-            parts["table argument"] += length * (scores.extent.mean * 2.0**F + abs(head.center))
-            parts["table argument"] += sum(2.0 ** (r.k + r.h) for r in (head.scalar.hi, head.scalar.lo) if r)
-            parts["exp"] += _mean(sums) * 2.0**bits
-            parts["weighted values"] += c.head_dim * sigma * value * 2.0**F + 2 * sigma
-            last = head.scalar.lo or head.scalar.hi  # 1/σ is constant below the first interval end
-            small = np.maximum(sums * 2.0 ** (bits - head.e_shift), 2.0 ** (last.mu + last.h))
-            parts["1/sum"] += _mean(1 / small) * 2.0 ** (r + head.scalar.out_shift)
+            parts["score"] += 2 * length * scores.absolute / max(scores.pairs, 1) * 2.0 ** (2 * F)
+            parts["exp"] += _mean(sigma) * 2.0**head.e_shift
+            parts["weighted values"] += _mean(sigma) * (c.head_dim * value * 2.0**F + 2)
+            parts["1/sum"] += _mean(1 / sigma) * 2.0 ** (r + head.scalar.out_shift)
     return {part: value / P for part, value in parts.items()}
 
 
@@ -110,18 +107,40 @@ def inspect_plan(plan: Plan) -> str:
         lines.append(f"wrong truncation, per token of a {length}-row context: 2^{value}")
     lines += [f"    {part:<20} 2^{value}" for part, value in s.get("failure_parts_log2", {}).items()]
     lines.append(f"slots discarded by the client's check: 2^{s.get('discard_log2')}")
-    if "events" in s:
-        lines.append(f"out-of-window events on {s['events_tokens']} tokens: {s['events'] or 'none'}")
     lines += [f"tables per token, {kind}: {n}" for kind, n in materials(plan).items()]
-    lines.append("layer  residual        score window   activation input   activation window")
+    open_layers = [str(i) for i, a in enumerate(plan.activations) if a.guarded]
+    lines.append(f"activation windows hold for any text, except in layers: {', '.join(open_layers) or 'none'}")
+    safe = sum(_holds(plan, head) for a in plan.attention for head in a.heads)
+    lines.append(f"σ's windows hold for any unflagged row in {safe} of {c.layers * c.heads} heads")
+    if classes := s.get("classes"):
+        lines.append("text class        rows  perplexity, fixed/float  agreement  flagged  largest unflagged error")
+        lines += [class_line(name, figures) for name, figures in classes.items()]
+    lines.append("layer  residual        score windows (nats)  anchors f/o/b  activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
-        a = plan.activations[i]
-        widths = [1 << (h.h + plan.attention[i].k - F) for h in plan.attention[i].heads]
-        scores = f"{min(widths)}–{max(widths)}"
+        heads, a = plan.attention[i].heads, plan.activations[i]
+        widths = [1 << (h.h + plan.attention[i].k - F) for h in heads]
+        anchors = "/".join(str(sum(h.anchor == name for h in heads)) for name in ANCHORS)
         gate = f"{row['gate'][0]:.1f} … {row['gate'][1]:.1f}"
-        window = f"{a.offset / 2**F:.1f} … {(a.offset + (1 << (a.h + a.k))) / 2**F:.1f}"
-        lines.append(f"{i:>5}  {row['h']:<14.1f}  {scores:<13}  {gate:<17}  {window}")
+        halves = [w.h + a.k - 1 - F for w in a.windows]
+        window = f"±{2**min(halves)} … ±{2**max(halves)}"
+        lines.append(f"{i:>5}  {row['h']:<14.1f}  {f'{min(widths)}–{max(widths)}':<20}  {anchors:<13}  {gate:<17}  {window}")
     return "\n".join(lines)
+
+
+def class_line(name: str, figures: dict[str, Any]) -> str:
+    """One class of the calibration's report, under the heading that `inspect_plan` prints."""
+    return (
+        f"{name:<16} {figures['rows']:>5}  {figures['perplexity']:>10.2f} / {figures['perplexity_float']:<10.2f}"
+        f" {figures['agreement']:>10.1%} {figures['flagged']:>8} {figures['largest_error']:>9.3f}"
+    )
+
+
+def _holds(plan: Plan, head: Head) -> bool:
+    """Whether σ stays inside its window in any row that has no score above the head's top."""
+    top = next(f for f in plan.functions if f["kind"] == "exp" and f["tables"][0] == head.a)
+    level = ((top["top"] - top["zero"]) << head.h) / 2**F / math.log(2)
+    hi = head.scalar.hi
+    return math.log2(plan.model.context) + top["bits"] - head.e_shift + level <= hi.mu + hi.h + hi.k
 
 
 def _entered(plan: Plan) -> list[int]:
@@ -132,22 +151,29 @@ def _entered(plan: Plan) -> list[int]:
 
 def _ranges(seen: Observation, i: int) -> dict[str, Any]:
     square = seen.mean_square[f"layers.{i}.mlp_norm"].all
-    heads = seen.scores[i]
     return {
         "h": round(seen.h[f"layers.{i}.mlp_norm"].largest, 2),
         "mean_square": [float(f"{square.min():.4g}"), float(f"{square.max():.4g}")],
-        "score": [round(min(s.low for s in heads), 2), round(max(s.peak for s in heads), 2)],
-        "sigma_log2_spread": round(max(float(np.ptp(s.log_sum.all)) for s in heads) / math.log(2), 1),
+        "heads": [_head(s) for s in seen.scores[i]],
         "gate": [round(seen.gate[i].low, 2), round(seen.gate[i].high, 2)],
         "act": round(seen.act[i].largest, 2),
     }
 
 
+def _head(scores: Scores) -> dict[str, list[float]]:
+    """Smallest and largest score and largest log σ, nats, relative to each anchor."""
+    return {
+        name: [round(float(value), 1) for value in (x.low, x.high, x.log_sum.max())]
+        for name, x in scores.by_anchor.items()
+        if x.chunks
+    }
+
+
 def _count_scalar(used: Counter[str], scalar: Scalar, n: int) -> None:
-    used[f"k={scalar.hi.k}, payloads={2 if scalar.lo else 1}"] += n
+    used[f"k={scalar.hi.k}, payloads={3 if scalar.lo else 1}"] += n
     if scalar.lo:
         used[f"k={scalar.lo.k}, payloads=1"] += n
 
 
 def _mean(values: Any) -> float:
-    return float(np.mean(values))
+    return float(np.mean(values)) if len(values) else 0.0
