@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 pub use site::Site;
 
-use self::check::{expect, shift_ok};
+use self::check::{expect, lifted_ok, shift_ok};
 use crate::error::PlanError;
 
 /// Version of the plan document.
@@ -263,6 +263,9 @@ impl Plan {
             expect(&format!("{name}.in_shift"), d_in as i64, l.in_shift.len() as i64)?;
             for &s in l.in_shift.iter().chain([&l.out_shift]) {
                 shift_ok(&name, s)?;
+            }
+            if matches!(site, Site::Up(_)) {
+                lifted_ok(&format!("{name}.out_shift"), l.out_shift)?;
             }
             linears.push(l);
         }

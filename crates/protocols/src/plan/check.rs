@@ -78,7 +78,7 @@ impl Plan {
     fn check_scalar(&self, name: &str, s: &Scalar) -> Result<(), PlanError> {
         shift_ok(name, s.out_shift)?;
         for r in [Some(&s.hi), s.lo.as_ref()].into_iter().flatten() {
-            shift_ok(name, r.mu)?;
+            lifted_ok(&format!("{name}.mu"), r.mu)?;
             segment_ok(name, r.h)?;
             self.check_table(name, r.a, r.k)?;
             self.check_table(name, r.b, r.k)?;
@@ -132,6 +132,14 @@ pub(super) fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
 fn segment_ok(field: &str, h: u32) -> Result<(), PlanError> {
     if !(1..=MAX_SHIFT).contains(&h) {
         return Err(value(format!("{field}: segment shift"), "1..32", h));
+    }
+    Ok(())
+}
+
+/// The shift of a truncation whose outcome is lifted (A6): a share that was not truncated could be lifted wrongly.
+pub(super) fn lifted_ok(field: &str, s: u32) -> Result<(), PlanError> {
+    if !(1..=MAX_SHIFT).contains(&s) {
+        return Err(value(format!("{field}: shift of what is lifted"), "1..32", s));
     }
     Ok(())
 }

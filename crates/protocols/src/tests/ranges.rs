@@ -32,7 +32,7 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
     fn scalar(s: &mut Value, pick: &mut impl FnMut(i64, i64) -> i64, bits: &mut Vec<Value>) {
         s["out_shift"] = json!(pick(0, 33));
         for range in ["hi", "lo"].into_iter().filter(|r| !s[*r].is_null()).collect::<Vec<_>>() {
-            (s[range]["mu"], s[range]["h"]) = (json!(pick(0, 33)), json!(pick(1, 33)));
+            (s[range]["mu"], s[range]["h"]) = (json!(pick(1, 33)), json!(pick(1, 33)));
             bits.extend([s[range]["g"].clone(), s[range]["z"].clone()]);
         }
     }
