@@ -84,4 +84,4 @@ def total(x: Ints, axis: int) -> Ints:
         return np.asarray(x.sum(axis=axis))
     u = to_field(np.moveaxis(x, axis, 0))
     low, high = (u & _LOW).sum(axis=0), (u >> _32).sum(axis=0)  # no carry: fewer than 2^32 terms
-    return from_field(add_field(reduced(low), mul_field(reduced(high), np.uint64(1 << 32))))
+    return from_field(add_field(reduced(low), mul_field(reduced(high), np.array(1 << 32, dtype=np.uint64))))

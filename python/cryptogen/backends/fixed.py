@@ -162,9 +162,9 @@ class FixedBackend:
         o = self.rounding.truncate(weighted_values(e, values), heads.o_shift[:, None])  # [T, heads, head_dim]
         rho, events = heads.scalar(sigma, self.rounding)
         self._rows[-len(q) :] += events.sum(axis=1)
-        for g in np.flatnonzero(events.any(axis=0)):
-            outside = heads.scalar.outside(sigma[events[:, g] > 0, g], int(g))
-            self._note(Place("sigma", layer, int(g)), events[:, g], outside)
+        for g in np.flatnonzero(events.any(axis=0)).tolist():
+            outside = heads.scalar.outside(sigma[events[:, g] > 0, g], g)
+            self._note(Place("sigma", layer, g), events[:, g], outside)
         return times(o, rho[:, :, None])
 
     def _exponentials(self, s: Ints, head: NDArray[np.int64] | int, layer: int) -> tuple[Ints, Ints]:
@@ -237,6 +237,6 @@ class _Neurons:
         self.h = np.array([w.h for w in windows], dtype=np.int64)[of]  # [ff]
         self.half = np.int64(1) << (self.h + self.k - 1)
         self.first = of.astype(np.int64) << self.k
-        self.a, self.b = (np.concatenate([made[n] for n in ids]) for ids in zip(*((w.a, w.b) for w in windows), strict=True))
+        self.a, self.b = (np.concatenate([made[getattr(w, name)] for w in windows]) for name in ("a", "b"))
         guards = [made[w.g] for w in windows if w.g is not None]
         self.guard = np.concatenate(guards) if guards else None

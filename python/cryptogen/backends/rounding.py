@@ -1,6 +1,7 @@
 """How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2 and A6).
 
-Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are. `TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus 1, mod `2^k`.
+Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are. `TR(x, k)` is
+`floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus 1, mod `2^k`.
 Shifts may be one integer or an array that broadcasts. Every call is one event of `x.size` outcomes in C order.
 """
 
@@ -12,10 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryptogen.errors import CryptogenError
 
-from .field import P, Ints, Unsigned, add_field, from_field, largest, minus, reduced, sub_field, to_field
+from .field import Ints, P, Unsigned, add_field, from_field, largest, minus, reduced, sub_field, to_field
 
 Shift = int | Ints
 Outcome = Callable[[Ints, Unsigned, Ints], Ints]  # (x, client's share, shift) → what two parties get
+Test = Callable[[Ints], NDArray[np.bool_]]
 LARGE = 1 << 40  # below, shares wrap the wrong way with probability 2^-24 at most
 
 
@@ -87,7 +89,7 @@ class Random:
         return self._repaired(x, x, 0, lifted_shares, P)
 
     def _upper(self, x: Ints, k: Shift) -> Ints:
-        """`floor((x+1)/2^k)` plus a Bernoulli: `floor((x + 2 + u)/2^k)` with `u` uniform in `[0, 2^k)`, k ≤ 32; x for k = 0."""
+        """`floor((x+1)/2^k)` plus a Bernoulli, `floor((x + 2 + u)/2^k)` `u` uniform below `2^k ≤ 2^32`; x for k = 0."""
         y = self._rng.integers(0, 1 << 32, size=x.shape, dtype=np.uint32).astype(np.int64)
         y >>= 32 - np.asarray(k, dtype=np.int64)
         y += x
@@ -119,14 +121,16 @@ def truncated_word_shares(x: Ints, client: Unsigned, k: Ints) -> Ints:
     """A6, out: `(c >> k) + (s >> k) − 2^(64−k) + 1` modulo p; `c + s − 2^64` for k = 0."""
     server, shift = x.astype(np.uint64) - client, k.astype(np.uint64)
     low = add_field(reduced(client >> shift), reduced(server >> shift))
-    cut = np.where(k == 0, np.uint64(2**64 - P), (np.uint64(1) << (np.uint64(64) - np.maximum(shift, 1))) - np.uint64(1))
+    cut = (np.uint64(1) << (np.uint64(64) - np.maximum(shift, 1))) - np.uint64(1)
+    cut = np.where(k == 0, np.uint64(2**64 - P), cut)
     return from_field(sub_field(low, cut))
 
 
 def index_shares(x: Ints, client: Unsigned, h: Ints) -> Ints:
     """A2 with the client's share given, not yet modulo `2^k`."""
     server, shift = sub_field(to_field(x), client), h.astype(np.uint64)
-    return ((client >> shift) + (server >> shift) - (np.uint64(P) >> shift)).astype(np.int64)
+    index: Ints = ((client >> shift) + (server >> shift) - (np.uint64(P) >> shift)).astype(np.int64)
+    return index
 
 
 def lifted_shares(x: Ints, client: Unsigned, _: Ints) -> Ints:
@@ -181,7 +185,7 @@ class Replay:
         if left:
             raise ReplayError(f"replay: 0 values expected to be left, {left} are")
 
-    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Callable[[Ints], NDArray[np.bool_]], what: str) -> Ints:
+    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Test, what: str) -> Ints:
         """The next outcomes: `one` or `other`, and for large x whatever is not `impossible`."""
         while self._rest.size < x.size:
             chunk = next(self._chunks, None)
@@ -201,7 +205,8 @@ class Replay:
 def _next_floor(x: Ints, k: Ints) -> Ints:
     """`floor((x + 1)/2^k)`, although `x + 1` may overflow."""
     last = (np.int64(1) << k) - 1
-    return (x >> k) + ((x & last) == last)
+    floor: Ints = (x >> k) + ((x & last) == last)
+    return floor
 
 
 class Recording:

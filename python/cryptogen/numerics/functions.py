@@ -38,7 +38,8 @@ def check_function(where: str, function: dict[str, Any]) -> int:
                 continue
         _number(f"{where}.{name}", function[name], limits)
     if kind == "exp" and not 0 < function["zero"] < function["top"] < 1 << function["k"]:
-        raise PlanError(f"{where}: zero, top", f"0 < zero < top < 2^{function['k']}", (function["zero"], function["top"]))
+        got = function["zero"], function["top"]
+        raise PlanError(f"{where}: zero, top", f"0 < zero < top < 2^{function['k']}", got)
     rotary = kind.startswith("rope")
     count = 1 if rotary else 2 if function.get("guard") == 0 else 3 + (function.get("below") is not None)
     ids = function["tables"]

@@ -38,14 +38,19 @@ def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int
 
 
 def _exp(f: dict[str, Any]) -> list[IntTable]:
-    """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then the guard: it stays at the
-    last value; but the end of the window, which numbers below it reach from the other side, is 0.
+    """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then the guard: it
+    stays at the last value; but the end of the window, which numbers below it reach from the other side, is 0.
 
     `exact`: the piece before `zero` is right at x = 0, not on average: nearly all that it is asked for is the anchor.
     """
-    k, h, zero, exp = f["k"], f["h"], f["zero"], lambda x: 2.0 ** f["bits"] * np.exp(x / 2**F)
+
+    def exp(x: Floats) -> Floats:
+        return np.asarray(2.0 ** f["bits"] * np.exp(x / 2**F))
+
+    k, h, zero = f["k"], f["h"], f["zero"]
     last, end = (f["top"] - zero) << h, (1 << k) - int(ZEROS * (1 << k))
-    a, b = fit(lambda x: exp(np.minimum(x, last)), -(zero << h), last, h, k)  # so centred, no entry exceeds the last value
+    # so centred, no entry exceeds the last value
+    a, b = fit(lambda x: exp(np.minimum(x, last)), -(zero << h), last, h, k)
     if f["exact"]:
         b[zero - 1] = (1 << f["bits"]) + a[zero - 1] * last
     a[f["top"] :], b[f["top"] : end], b[end:] = 0, np.rint(exp(np.array(float(last)))), 0

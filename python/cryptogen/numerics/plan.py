@@ -258,8 +258,8 @@ def check(plan: Plan) -> None:
         _equal(f"{where}: windows with a guard", 1, len({w.g is None for w in activation.windows}))
     for where, shift in _shifts(plan):
         _within(where, shift, 0, MAX_SHIFT)
-    for where, h in ((w, s) for w, s in _shifts(plan) if w.endswith(".h")):
-        _within(where, h, 1, MAX_SHIFT)
+    for where, shift in _positive_shifts(plan):
+        _within(where, shift, 1, MAX_SHIFT)
     for where, k, ids in _lookups(plan):
         _within(f"{where}: k", k, 4, 16)
         for number in ids:
@@ -294,6 +294,12 @@ def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
             yield from _scalar_shifts(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
         yield from ((f"activations[{i}].h", window.h) for window in activation.windows)
+
+
+def _positive_shifts(plan: Plan) -> Iterator[tuple[str, int]]:
+    """Segments of an index (A2), and truncations of what look-ups lift: without one, lifting could fail (A6)."""
+    yield from ((where, s) for where, s in _shifts(plan) if where.endswith((".h", ".mu")))
+    yield from ((f"{site}.out_shift", x.out_shift) for site, x in plan.linears.items() if site.endswith(".up"))
 
 
 def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:

@@ -68,7 +68,7 @@ class Ranges:
 
     @property
     def below(self) -> int | None:
-        """Coarse pieces that the fine range answers for: those met only by arguments inside it, less one for rounding."""
+        """Coarse pieces that the fine range answers for: met only by arguments inside it, less one for rounding."""
         if self.fine is None:
             return None
         return max((1 << (self.coarse.k - (self.coarse.bits - self.fine.bits))) - 2, 0)

@@ -122,8 +122,8 @@ def inspect_plan(plan: Plan) -> str:
         anchors = "/".join(str(sum(h.anchor == name for h in heads)) for name in ANCHORS)
         gate = f"{row['gate'][0]:.1f} … {row['gate'][1]:.1f}"
         halves = [w.h + a.k - 1 - F for w in a.windows]
-        window = f"±{2**min(halves)} … ±{2**max(halves)}"
-        lines.append(f"{i:>5}  {row['h']:<14.1f}  {f'{min(widths)}–{max(widths)}':<20}  {anchors:<13}  {gate:<17}  {window}")
+        wide, window = f"{min(widths)}–{max(widths)}", f"±{2**min(halves)} … ±{2**max(halves)}"
+        lines.append(f"{i:>5}  {row['h']:<14.1f}  {wide:<20}  {anchors:<13}  {gate:<17}  {window}")
     return "\n".join(lines)
 
 
@@ -140,7 +140,8 @@ def _holds(plan: Plan, head: Head) -> bool:
     top = next(f for f in plan.functions if f["kind"] == "exp" and f["tables"][0] == head.a)
     level = ((top["top"] - top["zero"]) << head.h) / 2**F / math.log(2)
     hi = head.scalar.hi
-    return math.log2(plan.model.context) + top["bits"] - head.e_shift + level <= hi.mu + hi.h + hi.k
+    largest = math.log2(plan.model.context) + int(top["bits"]) - head.e_shift + level
+    return bool(largest <= hi.mu + hi.h + hi.k)
 
 
 def _entered(plan: Plan) -> list[int]:

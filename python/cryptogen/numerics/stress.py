@@ -105,9 +105,11 @@ the <unk> <unk> index fell N points to N as <unk> <unk> sold <unk> of <unk> and 
 _STORIES = _prose(
     """
 Once upon a time there was a {adjective} {animal} named {name} who lived in a {place} with {pronoun} best friend .
-Every morning {name} ran to the {place} to look for {object}s, and every evening {pronoun} mother asked, "Did you find one?"
+Every morning {name} ran to the {place} to look for {object}s, and every evening {pronoun} mother asked, \
+"Did you find one?"
 "I am not {feeling}," said the {animal}, but its voice shook and its {object} fell into the {place}.
-Then {name} saw something {adjective} behind the {place}. It was a {object}! {name} was so {feeling} that everybody laughed.
+Then {name} saw something {adjective} behind the {place}. It was a {object}! \
+{name} was so {feeling} that everybody laughed.
 One day it rained and rained. The {animal} and {name} sat under a {object} and told each other {adjective} stories.
 They shared the {object}, and from that day on the {animal} was never {feeling} again. The end.
 "{name}, {name}, come quick!" cried {name}. "The {animal} is stuck in the {place} and cannot get out!"
@@ -127,7 +129,8 @@ Der {nomen} wurde {zeit} von der {stelle} geprüft, obwohl die {nomen2} noch nic
 Sehr geehrte Damen und Herren, hiermit bestätigen wir den Eingang Ihrer {nomen2} vom {zahl}. März.
 Im {zeit} regnete es {zahl} Tage lang, so dass die {nomen2} im Tal überflutet wurden und die Brücke gesperrt blieb.
 „Das ist {eigenschaft}“, sagte sie, „aber ohne den {nomen} kommen wir nicht weiter.“
-Gemäß § {zahl} Abs. 2 haftet der {nomen} nur für Vorsatz und grobe Fahrlässigkeit; weitergehende {nomen2} bestehen nicht.
+Gemäß § {zahl} Abs. 2 haftet der {nomen} nur für Vorsatz und grobe Fahrlässigkeit; \
+weitergehende {nomen2} bestehen nicht.
 Die {stelle} in Köln veröffentlichte einen {eigenschaft}en Bericht über die Donaudampfschifffahrtsgesellschaft.
 Wer früh aufsteht, der sieht den {nomen} über den Dächern, die Bäume am Fluss und die {eigenschaft}en Gärten.
     """,
@@ -237,21 +240,24 @@ def _code(r: random.Random, characters: int) -> str:
             f'    """Return the {a} of {b}, or {c} if there is none."""\n'
             f"    if {b} is None or len({b}) < {r.randint(0, 64)}:\n        raise ValueError(f\"{c}: {{{b}!r}}\")\n"
             f"    for i, {c} in enumerate(sorted({b}, key=lambda x: x[{r.randint(0, 3)}])):\n"
-            f"        self.{a}[{c}] += {r.random():.4f} * i\n    return {{k: v for k, v in self.{a}.items() if v}}\n\n\n"
+            f"        self.{a}[{c}] += {r.random():.4f} * i\n"
+            f"    return {{k: v for k, v in self.{a}.items() if v}}\n\n\n"
         )
 
     def c() -> str:
         a, b, c = r.sample(words, 3)
         return (
             f"static int {a}_{b}(struct {a} *{b}, size_t {c})\n{{\n\tif (!{b} || {c} > 0x{r.getrandbits(16):04X})\n"
-            f"\t\treturn -EINVAL;\n\tfor (size_t i = 0; i < {c}; ++i)\n\t\t{b}->{c}[i] ^= (uint32_t)({c} << {r.randint(1, 31)});\n"
+            f"\t\treturn -EINVAL;\n\tfor (size_t i = 0; i < {c}; ++i)\n"
+            f"\t\t{b}->{c}[i] ^= (uint32_t)({c} << {r.randint(1, 31)});\n"
             f"\treturn 0; /* {b} is now {c} */\n}}\n\n"
         )
 
     def script() -> str:
         a, b, c = r.sample(words, 3)
         return (
-            f"export const {a} = async ({{ {b}, {c} }}) => {{\n  const {b}{c.title()} = await fetch(`/api/{a}/${{{b}.id}}`);\n"
+            f"export const {a} = async ({{ {b}, {c} }}) => {{\n"
+            f"  const {b}{c.title()} = await fetch(`/api/{a}/${{{b}.id}}`);\n"
             f"  if (!{b}{c.title()}.ok) {{ throw new Error('{c} failed: ' + {b}.status); }}\n"
             f"  return {b}.map(x => x?.{c} ?? null).filter(Boolean);\n}};\n\n"
         )
@@ -292,8 +298,10 @@ def _markup(r: random.Random, characters: int) -> str:
             (
                 f'<tr class="row-{n}"><td>{n}</td><td style="width:{x:.1f}%">&nbsp;</td><td></td></tr>\n',
                 f"| {n} | {x:.2f} | {'x' * r.randint(0, 9)} | `a_{n}` | |\n|---|---:|:-:|---|---|\n",
-                f"\\begin{{equation}} \\sum_{{i=1}}^{{{n}}} \\frac{{x_i^{{{n}}}}}{{\\sqrt{{2\\pi}}}} = {x:.3f} \\end{{equation}}\n",
-                f"2024-03-{r.randint(1, 28):02} 10:{r.randint(0, 59):02}:07,{n:03} ERROR [worker-{n}] timeout after {x:.1f} ms\n",
+                f"\\begin{{equation}} \\sum_{{i=1}}^{{{n}}} \\frac{{x_i^{{{n}}}}}{{\\sqrt{{2\\pi}}}} = {x:.3f} "
+                "\\end{equation}\n",
+                f"2024-03-{r.randint(1, 28):02} 10:{r.randint(0, 59):02}:07,{n:03} "
+                f"ERROR [worker-{n}] timeout after {x:.1f} ms\n",
                 f"- [ ] **Task {n}**: see <https://example.org/{n}?q={x:.0f}&p={n}#top>\n",
             )
         )
