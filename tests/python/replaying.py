@@ -1,0 +1,235 @@
+"""A private run of two parties in this process, and the oracle that replays its shares.
+
+Use:
+    run = replayed(core, tmp_path, checkpoint, plan)    # fails if logits or range events differ anywhere
+    run.oracle.events, run.range_events
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from cryptogen.backends.field import Ints, add_field, from_field
+from cryptogen.backends.fixed import FixedBackend
+from cryptogen.backends.private import ClientBackend, ServerBackend
+from cryptogen.backends.rounding import Replay, ReplayError, Shift
+from cryptogen.models.canonical import canonicalise
+from cryptogen.models.decoder import forward
+from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.quantise import IntegerModel, quantise
+from cryptogen.protocols import PREPROCESSED
+from cryptogen.weights import Checkpoint
+
+ROWS = 8
+Passes = list[tuple[list[int], str]]
+
+
+def passes_over(t: list[int]) -> Passes:
+    """A prompt, a token, two tokens with all their logits, a token."""
+    return [(t[:4], "last"), (t[4:5], "last"), (t[5:7], "all"), (t[7:ROWS], "last")]
+
+
+PASSES = passes_over([5, 9, 300, 2, 7, 11, 12, 3])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Before a pass, all rows but the first `rows` are dropped."""
+
+    before: int
+    rows: int
+
+
+NO_CUT = Cut(before=-1, rows=0)
+
+
+class ReplayShares(Replay):
+    """Adds up the two parties' logs: truncation shares modulo p, lifted shares modulo 2^64, index shares, tagged
+    `i | k<<32 | 1<<63`, modulo 2^k.
+
+    The tag alone does not tell them apart (a share may look like one), but the oracle knows what it asks for.
+    """
+
+    def __init__(self, client: np.ndarray, server: np.ndarray) -> None:
+        super().__init__([])
+        if client.shape != server.shape:
+            raise ReplayError(f"replay: the client's log has {client.size} words, the server's {server.size}")
+        self._logs, self._at = np.stack([client, server]), 0
+
+    def truncate(self, x: Ints, k: Shift) -> Ints:
+        self._rest = from_field(add_field(*self._words(x.size)))
+        return super().truncate(x, k)
+
+    def truncate_word(self, x: Ints, k: Shift) -> Ints:
+        self._rest = from_field(add_field(*self._words(x.size)))  # elements of F_p already
+        return super().truncate_word(x, k)
+
+    def lift(self, x: Ints) -> Ints:
+        client, server = self._words(x.size)
+        self._rest = (client + server).astype(np.int64)  # modulo 2^64
+        return super().lift(x)
+
+    def index(self, x: Ints, h: Shift, k: int) -> Ints:
+        words = self._words(x.size)
+        tags = words >> np.uint64(32)
+        if (tags != np.uint64(1 << 31 | k)).any():
+            raise ReplayError(f"replay: {x.size} indices of {k} bits expected at word {self._at - x.size}")
+        self._rest = ((words & np.uint64(0xFFFFFFFF)).sum(axis=0) & np.uint64((1 << k) - 1)).astype(np.int64)
+        return super().index(x, h, k)
+
+    def finish(self) -> None:
+        if left := self._logs.shape[1] - self._at:
+            raise ReplayError(f"replay: 0 words expected to be left, {left} are")
+
+    def _words(self, n: int) -> np.ndarray:
+        words = self._logs[:, self._at : self._at + n]
+        if words.shape[1] < n:
+            raise ReplayError(f"replay: {n} words expected, {words.shape[1]} left")
+        self._at += n
+        return words
+
+
+def insecure_core() -> Any:
+    """A core with `insecure-trace`, named in CRYPTOGEN_TEST_CORE; without one the test is skipped."""
+    path = os.environ.get("CRYPTOGEN_TEST_CORE")
+    if not path:
+        pytest.skip("CRYPTOGEN_TEST_CORE is not set: no core with insecure-trace")
+    loader = importlib.machinery.ExtensionFileLoader("_core", path)
+    spec = importlib.util.spec_from_loader("_core", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Pass(NamedTuple):
+    """What the client got."""
+
+    logits: Ints
+    range_events: list[int]
+
+
+@dataclass(frozen=True)
+class Run:
+    oracle: FixedBackend
+    replay: ReplayShares
+    passes: list[Pass]
+
+    @property
+    def range_events(self) -> int:
+        return sum(sum(p.range_events) for p in self.passes)
+
+
+def replayed(
+    core: Any,
+    tmp_path: Path,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    protocol: str = PREPROCESSED,
+    passes: Passes = PASSES,
+    cut: Cut = NO_CUT,
+    weights: IntegerModel | None = None,
+    replaying: type[ReplayShares] = ReplayShares,
+) -> Run:
+    """Runs `passes` privately and again by the oracle, which must get the same integers and range events."""
+    weights = weights or quantise(canonicalise(checkpoint), plan)
+    agreed = _Agreed(core, plan, cut, passes)
+    client_log, server_log, private = _private_run(core, agreed, tmp_path, plan, weights, checkpoint.config, protocol)
+    replay = replaying(client_log, server_log)
+    oracle = FixedBackend(weights, plan, replay)
+    for n, ((tokens, want), got) in enumerate(zip(passes, private, strict=True)):
+        if n == cut.before:
+            oracle.truncate(cut.rows)
+        forward(oracle, checkpoint.config, tokens, want)
+        assert (oracle.raw_logits == got.logits).all(), f"pass {n}"
+        assert oracle.range_events == got.range_events, f"pass {n}"
+    replay.finish()
+    run = Run(oracle, replay, private)
+    assert sum(oracle.events.values()) == run.range_events  # of rows that were not sampled too: the last one was
+    return run
+
+
+def _private_run(
+    core: Any,
+    agreed: _Agreed,
+    folder: Path,
+    plan: Plan,
+    weights: IntegerModel,
+    config: Any,
+    protocol: str,
+) -> tuple[np.ndarray, np.ndarray, list[Pass]]:
+    """Both parties in threads of this process, over TLS: logs of the client and the server, what the client got."""
+    logs: dict[str, np.ndarray] = {}
+    listener = core.Listener("127.0.0.1:0", identity := core.Identity.load_or_create(str(folder / "identity")))
+    model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)
+    key = core.ServerKey.load_or_create(str(folder / "key"))
+
+    def serve() -> None:
+        connection = None
+        while connection is None:
+            connection = listener.accept(1.0)
+        connection.welcome(None)
+        connection.agree("model", "plan", "tables")
+        endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", key, False, protocol)
+        endpoint.send_model(model, None)
+        agreed.material(endpoint)
+        backend = ServerBackend(endpoint, model)
+        for n, (tokens, want) in enumerate(agreed.passes):
+            agreed.before(n, endpoint)
+            backend.sampled = _sampled(tokens, want)
+            forward(backend, config, [0] * len(tokens), want)
+        logs["server"] = endpoint.insecure_trace()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    connection = core.ClientConnection.connect(listener.address, identity.fingerprint, None)
+    connection.hello("client", None)
+    connection.agree("model", "plan", "tables")
+    endpoint = connection.open(agreed.plan, str(folder / "client"), "server", "model", "plan", False, protocol)
+    endpoint.receive_model(str(folder / "encrypted"), None)
+    agreed.material(endpoint)
+    backend, private = ClientBackend(endpoint, plan), []
+    for n, (tokens, want) in enumerate(agreed.passes):
+        agreed.before(n, endpoint)
+        backend.sampled = _sampled(tokens, want)
+        forward(backend, config, tokens, want)
+        assert backend.raw_logits is not None
+        private.append(Pass(backend.raw_logits, backend.range_events))
+    thread.join(600)
+    return endpoint.insecure_trace(), logs["server"], private
+
+
+class _Agreed:
+    """What both parties do alike before the passes."""
+
+    def __init__(self, core: Any, plan: Plan, cut: Cut, passes: Passes) -> None:
+        self.plan, self._cut, self.passes = core.Plan(plan.to_json(), tables(plan)), cut, passes
+
+    def material(self, endpoint: Any) -> None:
+        rows = sum(len(tokens) for tokens, _ in self.passes)
+        sampled = sum(_sampled(tokens, want) for tokens, want in self.passes)
+        tables = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
+        endpoint.prepare(rows + 5, sampled + 2, tables, None)
+        first = min(5, rows - 1)
+        endpoint.extend(first)
+        endpoint.extend(rows - first)  # blocks need not be passes
+        endpoint.take_heads(sampled)
+
+    def before(self, n: int, endpoint: Any) -> None:
+        if n == self._cut.before:
+            endpoint.truncate(self._cut.rows)
+            assert (endpoint.length, endpoint.ready_rows) == (self._cut.rows, 0)
+            endpoint.extend(1)
+
+
+def _sampled(tokens: list[int], want: str) -> int:
+    return {"none": 0, "last": 1, "all": len(tokens)}[want]
