@@ -1,30 +1,32 @@
-"""Perplexity of a text under a backend, and how often it prefers the same token as the float model."""
+"""How faithful a backend is to the float model on a text: the figures of `cryptogen eval`."""
 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.backends.base import Backend
-from cryptogen.backends.float import FloatBackend
 from cryptogen.errors import InputError
-from cryptogen.evaluate.perplexity import Perplexity, mean_nll, windows
+from cryptogen.evaluate.perplexity import windows
+from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows
 from cryptogen.models.canonical import canonicalise
-from cryptogen.models.decoder import forward
+from cryptogen.numerics.quantise import quantise
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session.link import Progress
 from cryptogen.session.plans import find_plan
+from cryptogen.session.rows import Rows
 from cryptogen.weights import Checkpoint, load
 
+if TYPE_CHECKING:
+    from cryptogen.session import Client
+
 BACKENDS = ("float", "fixed", "private")
-Logits = Callable[[Sequence[int]], NDArray[Any]]  # tokens → [T, vocab]
 
 
 def evaluate(
@@ -44,76 +46,54 @@ def evaluate(
     checkpoint = load(model)
     if checkpoint.tokenizer is None:
         raise InputError(f"{model} has no tokenizer")
+    if size > checkpoint.config.context:
+        raise InputError(f"windows of {size} tokens, the model's context has {checkpoint.config.context}")
     try:
         content = text.read_text(encoding="utf-8")
     except UnicodeDecodeError as e:
         raise InputError(f"{text}: UTF-8 text expected ({e.reason} at byte {e.start})") from None
     parts = windows(checkpoint.tokenizer.encode(content), n, size)
-    events: Counter[str] = Counter()
-    clear, ours, same = [], [], 0
-    with _logits(backend, checkpoint, model, plan, events, progress, protocol) as logits_of:
+    comparison = Comparison()
+    with _compare(backend, checkpoint, model, plan, progress, protocol) as compare:
         for i, part in enumerate(parts):
-            reference = _float(checkpoint, part)  # [T, vocab]
-            clear.append(mean_nll(reference, part))
-            logits = reference if backend == "float" else logits_of(part)
-            ours.append(mean_nll(logits, part))
-            same += int((logits.argmax(axis=1) == reference.argmax(axis=1)).sum())
+            compare(comparison, part)
             if progress:
                 progress("windows", i + 1, n)
-    result = {
-        "backend": backend, "model": Path(model).name, "windows": n, "size": size,
-        "perplexity": Perplexity(tuple(ours)).value, "perplexity_float": Perplexity(tuple(clear)).value,
-        "perplexity_per_window": list(Perplexity(tuple(ours)).per_window), "agreement_with_float": same / (n * size),
-    }  # fmt: skip
-    return result | ({"events": dict(events)} if backend == "fixed" else {})
+    result = comparison.result()
+    return {"backend": backend, "model": Path(model).name, "windows": n, "size": size} | asdict(result)
 
 
 @contextmanager
-def _logits(
-    backend: str,
-    checkpoint: Checkpoint,
-    path: Path,
-    plan: Path | None,
-    events: Counter[str],
-    progress: Progress | None,
-    protocol: str,
-) -> Iterator[Logits]:
+def _compare(
+    backend: str, checkpoint: Checkpoint, path: Path, plan: Path | None, progress: Progress | None, protocol: str
+) -> Iterator[Callable[[Comparison, Sequence[int]], None]]:
+    """How one window is added to a comparison."""
     if backend == "private":
-        with _private(path, plan, progress, protocol) as logits_of:
-            yield logits_of
+        with _private(path, plan, progress, protocol) as client:
+            yield lambda comparison, tokens: comparison.window(tokens, _rows(checkpoint, tokens, client.score(tokens)))
     elif backend == "fixed":
-        yield _fixed(checkpoint, plan, events)
+        found, rng = find_plan(checkpoint, plan), np.random.default_rng(0)
+        weights = quantise(canonicalise(checkpoint), found)
+        yield lambda comparison, tokens: compare_fixed(comparison, checkpoint, weights, found, tokens, rng)
     else:
-        yield lambda tokens: _float(checkpoint, tokens)
+        yield lambda comparison, tokens: comparison.window(
+            tokens, ((rows, rows, [0] * len(rows)) for rows in float_rows(checkpoint, tokens))
+        )
 
 
-def _float(checkpoint: Checkpoint, tokens: Sequence[int]) -> NDArray[Any]:
-    logits = forward(FloatBackend(checkpoint), checkpoint.config, tokens, want="all")
-    assert logits is not None  # want="all"
-    return logits
-
-
-def _fixed(checkpoint: Checkpoint, plan_path: Path | None, events: Counter[str]) -> Logits:
-    """The integers of the protocol in the clear, truncations as random as in a private run."""
-    from cryptogen.backends.fixed import FixedBackend
-    from cryptogen.backends.rounding import Random
-    from cryptogen.numerics.quantise import quantise
-
-    plan = find_plan(checkpoint, plan_path)
-    weights, rng = quantise(canonicalise(checkpoint), plan), np.random.default_rng(0)
-
-    def logits_of(tokens: Sequence[int]) -> NDArray[Any]:
-        backend = FixedBackend(weights, plan, Random(rng))
-        run: Backend[Any] = backend
-        forward(run, checkpoint.config, tokens, want="all")
-        events.update(backend.events)
-        return backend.raw_logits / 2.0**plan.logit_bits
-
-    return logits_of
+def _rows(
+    checkpoint: Checkpoint, tokens: Sequence[int], scored: Rows
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], Sequence[int]]]:
+    """A private run's rows beside the float model's."""
+    at = 0
+    for reference in float_rows(checkpoint, tokens):
+        rows = slice(at, at + len(reference))
+        yield reference, scored.logits[rows], scored.events[rows]
+        at += len(reference)
 
 
 @contextmanager
-def _private(model: Path, plan: Path | None, progress: Progress | None, protocol: str) -> Iterator[Logits]:
+def _private(model: Path, plan: Path | None, progress: Progress | None, protocol: str) -> Iterator[Client]:
     """Two processes on this host; each window is a session of its own."""
     from cryptogen.session import Client
 
@@ -128,4 +108,4 @@ def _private(model: Path, plan: Path | None, progress: Progress | None, protocol
                 server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=protocol, progress=progress
             ) as client,
         ):
-            yield client.logits
+            yield client

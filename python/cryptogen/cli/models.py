@@ -31,27 +31,32 @@ def calibrate(
     model: Model,
     text: Annotated[Path, typer.Option(help="public text like what the model will see")],
     windows: Annotated[str, typer.Option(help="which windows of the text, from 0, e.g. 8-11 or 0,3")] = "8-11",
-    size: Annotated[int, typer.Option(min=2, help="tokens per window")] = 512,
+    size: Annotated[int, typer.Option(min=2, help="tokens per window of the text")] = 512,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="rows of every stress text; fewer are quicker [the model's context]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="default: MODEL.plan.json")] = None,
 ) -> None:
-    """Make a model's numeric plan from public text. The plan is public: do not use confidential text."""
+    """Make a model's numeric plan from public text and the packaged stress text, and check it on texts of every class.
+
+    The plan is public: do not use confidential text. If the integers do not follow the float model on some class of
+    text, nothing is written, and the error names layer and head. About 20 minutes for 135 M weights and 2048 rows.
+    """
     from cryptogen.console import Bars
-    from cryptogen.numerics.calibrate import calibrate_model
+    from cryptogen.numerics.calibration import calibrate_model
+    from cryptogen.numerics.statistics import CLASS_HEADING, class_line
     from cryptogen.session.plans import beside
 
     existing(text, "text")
     chosen, bars = numbers(windows), Bars()
-    done = [0]
-
-    def step(_: int) -> None:
-        done[0] = min(done[0] + 1, len(chosen))
-        bars("windows", done[0], len(chosen))
-
-    found = calibrate_model(model, text, chosen, size, step)
-    bars.close()
+    try:
+        found = calibrate_model(model, text, chosen, size, context, bars)
+    finally:
+        bars.close()
     path = out or beside(model)
     found.save(path)
-    print(f"{path}: plan {found.digest()[:16]}…, {len(chosen)} windows of {size} tokens")
+    print(CLASS_HEADING, *(class_line(name, f) for name, f in found.statistics["classes"].items()), sep="\n")
+    print(f"{path}: plan {found.digest()[:16]}…, {len(chosen)} windows of {size} tokens and the stress text")
 
 
 @app.command("eval")
@@ -60,12 +65,12 @@ def evaluate(
     model: Annotated[Path, typer.Option(help="Hugging Face folder, .gguf or llama2.c .bin")],
     backend: Annotated[str, typer.Option(help="float, fixed or private")] = "fixed",
     windows: Annotated[int, typer.Option(min=1)] = 4,
-    size: Annotated[int, typer.Option(min=2, help="tokens per window")] = 512,
+    size: Annotated[int, typer.Option(min=2, help="tokens per window, up to the model's context")] = 512,
     plan: PlanFile = None,
     protocol: Protocol = "preprocessed",
     as_json: Json = False,
 ) -> None:
-    """Perplexity of a text, and how often the backend prefers the float model's token."""
+    """How faithful a backend is on a text: perplexity, agreement with the float model, flagged rows, logit errors."""
     from cryptogen.bench.quality import evaluate as run
     from cryptogen.console import Bars
 

@@ -17,11 +17,11 @@ from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 
 from .document import PlanError
-from .observe import Anchored, Observation, Scores, observe
+from .observe import CUTS, Anchored, Observation, Scores, observe
 from .pieces import ZEROS, F
 from .plan import VERSION, Activation, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Rope, Window, check
 from .quantise import weight_bits
-from .ranges import SIGMA_K, Ranges, TableSet, bits_for, ranges, reciprocal, rsqrt
+from .ranges import SIGMA_K, Ranges, TableSet, ranges, reciprocal, rsqrt
 from .statistics import statistics
 
 EMBED_SHIFT = 8
@@ -32,10 +32,11 @@ EXP_WIDTHS = (4, 5, 6, 7, 8)  # log2 of a window in nats
 EXP_FINE = -2  # log2 of a piece in nats: wider ones make a head noisy
 ACT_K = 9
 GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
-FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}  # log2 of half a window that is always, or still, fine enough
+# log2 of half an activation's window: that of the narrowest, and of the widest that is taken without need
+FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
-SIGMA_SPREAD = (20, 22, 23)  # bits from there to the end of σ's window; the later ones at the cost of some precision
+SIGMA_SPREAD = (20, 22)  # bits from there to the end of σ's window; the second at the cost of some precision
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
@@ -48,9 +49,9 @@ class Margins:
     score_top: float = 8.0  # nats above the largest score, exactly computed
     score_least: float = 4.0  # of these where a narrower window is worth more
     score_bottom: float = 4.0  # nats below the smallest score; below, a guard as wide
-    sigma_top: float = 5.0  # bits of σ above one score at the top; twice as many of them would leave the guard
-    sigma: float = 4.0  # bits of σ above the largest
-    activation: float = 2.0  # half a window over the largest input of its neuron, where it does not hold by construction
+    sigma_top: float = 3.0  # bits of σ above one score at the top
+    sigma: float = 4.0  # bits of σ above the largest, of which one is guard
+    activation: float = 2.0  # half a window over a neuron's largest input, where it does not hold by construction
 
 
 def calibrate(
@@ -115,8 +116,9 @@ class Limits:
     def _outputs(self, site: str) -> NDArray[np.float64]:
         """Largest |output| of each row of a matrix behind a norm, [d_out]."""
         bias = self._model.bias[site]
-        length = np.sqrt(np.square(self._model.weight[site], dtype=np.float64).sum(axis=1)) * math.sqrt(self._config.d)
-        return np.asarray(length if bias is None else length + np.abs(bias))
+        squares = np.square(self._model.weight[site], dtype=np.float64).sum(axis=1)
+        length: NDArray[np.float64] = np.sqrt(squares * self._config.d)
+        return length if bias is None else length + np.abs(bias)
 
     def _activations(self, layer: int) -> NDArray[np.float64]:
         """Largest |output| of each neuron, [ff]: activations never exceed their input."""
@@ -126,7 +128,8 @@ class Limits:
     def _values(self, layer: int) -> NDArray[np.float64]:
         """Largest |v|, hence of what attention makes of them, of each key head, [kv_heads]."""
         c = self._config
-        return self._outputs(f"layers.{layer}.qkv")[-c.kv_width :].reshape(c.kv_heads, -1).max(axis=1)
+        outputs = self._outputs(f"layers.{layer}.qkv")[-c.kv_width :].reshape(c.kv_heads, -1)
+        return np.asarray(outputs.max(axis=1))
 
     def output(self, site: str) -> float:
         """Largest |output| of a matrix."""
@@ -145,7 +148,7 @@ def _scaled(largest: float, bits: int) -> int:
 
 
 def _bound(largest: float, limit: float, bits: int) -> int:
-    """By construction, or, where that would make the client discard too many slots, from the largest calibrated value."""
+    """By construction, or from the largest calibrated value, where that keeps the client from discarding many slots."""
     return _scaled(min(LOOSE * largest, limit), bits)
 
 
@@ -160,7 +163,7 @@ def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
 
 
 def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
-    """pre_shift: as little as keeps the sum of squares small, and leaves the smallest row 8 units of root mean square."""
+    """pre_shift: enough to keep the sum of squares small, if that leaves the smallest row 8 units of root mean square."""
     c, square = seen.config, seen.mean_square[site].all
     least = max(float(square.min()), 2.0 ** (-2 * F))
     largest = max(float(square.max()), least)
@@ -172,7 +175,7 @@ def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
 
 
 def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits, tables: TableSet) -> Activation:
-    """A window for each neuron: all that its input can ever be, unless that makes pieces coarse and is far from needed."""
+    """A window for each neuron: for all that its input can ever be, unless that is coarse and far from needed."""
     c, limit = seen.config, limits.gate[layer] * ROUNDED
     needed = np.maximum(seen.neurons[layer] * margins.activation, 2.0 ** COARSEST[c.activation])
     halves = np.ceil(np.log2(np.maximum(np.minimum(limit, needed), 2.0**FINEST))).astype(int)  # [ff], log2
@@ -220,14 +223,18 @@ class _Sketch:
 
     @staticmethod
     def of(scores: Scores, k: int, margins: Margins, value: float) -> "_Sketch":
-        """The anchor is the one that leaves σ the least to do. A head that asks for more than σ's windows can hold gives
-        up margins first, then its most extreme rows: their scores are cut off at the top, and flagged."""
+        """The anchor is the one that leaves σ the least to do. A head that asks for more than σ's windows can hold
+        gives up margins first, then its most extreme rows: their scores are cut off at the top, and flagged."""
         nats, largest = math.log(2), {name: x.log_sum.max(initial=0.0) for name, x in scores.by_anchor.items()}
         anchor = min(largest, key=largest.__getitem__)
-        x = scores.by_anchor[anchor] if scores.pairs else Anchored(low=0.0, high=0.0)  # or no row but the first was seen
+        x = scores.by_anchor[anchor] if scores.pairs else Anchored(low=0.0, high=0.0)  # only first rows were seen
         wished, least = x.high + margins.score_top, x.high + margins.score_least
         for spread in (bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
-            if (most := (spread - margins.sigma_top) * nats) >= least:
+            most = (spread - margins.sigma_top) * nats
+            if x.high > CUTS[0]:
+                limit = (spread - margins.sigma + 1) * nats
+                most = min(most, max((top for top, s in zip(CUTS, x.cut, strict=True) if s <= limit), default=CUTS[0]))
+            if most >= least:
                 break
         bottom = x.low - margins.score_bottom
         h = _width(wished, least, bottom, k)
@@ -237,7 +244,7 @@ class _Sketch:
         pieces = min(max(round(min(wished, most) / piece), 1), room - zero - 1)
         level = pieces * piece / nats  # log2 of e^top
         e_shift = max(min(EXP_BITS, math.floor(EXP_BITS_MAX - level - SIGMA_BITS)), 0)
-        reach = min(max(level + margins.sigma_top, float(largest[anchor]) / nats + margins.sigma), spread)
+        reach = min(max(level + margins.sigma_top, float(largest[anchor]) / nats + margins.sigma - 1), spread)
         return _Sketch(anchor, k, h, zero, pieces, e_shift, reach, value)
 
     def ranges(self, two: bool) -> Ranges:
@@ -256,12 +263,13 @@ class _Sketch:
         bits, exact = SIGMA_BITS + self.e_shift, int(self.anchor != "both")
         a, b, g = tables.add(3, kind="exp", k=self.k, h=self.h, bits=bits, zero=zero, top=top, exact=exact)
         scalar = reciprocal(tables, found, r)
-        return Head(self.anchor, -(zero << self.h), self.pieces << self.h, self.h, a, b, g, self.e_shift, o_shift, scalar), r - o_shift
+        offset, center = -(zero << self.h), self.pieces << self.h
+        return Head(self.anchor, offset, center, self.h, a, b, g, self.e_shift, o_shift, scalar), r - o_shift
 
 
 def _width(top: float, least: float, bottom: float, k: int) -> int:
-    """h of the narrowest window that reaches from `bottom` to `top` (nats), the zeros at its end left out. Where a window
-    twice as wide would be coarse, `least` has to do."""
+    """h of the narrowest window that reaches from `bottom` to `top` (nats), the zeros at its end left out. Where a
+    window twice as wide would be coarse, `least` has to do."""
     for width in EXP_WIDTHS:
         room = 2.0**width * (1 - ZEROS)
         if room >= top - bottom or (width - k >= EXP_FINE and room >= least - bottom):

@@ -1,7 +1,9 @@
 """What a model's activations look like on public text: the ranges that calibration turns into windows and shifts."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,8 @@ from cryptogen.models.decoder import forward
 
 from .plan import ANCHORS
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+CUTS = tuple(bits * math.log(2) for bits in range(10, 22))  # nats: tops that a head's scores may be cut off at
 
 
 @dataclass
@@ -60,11 +63,19 @@ class Anchored:
     low: float = np.inf
     high: float = -np.inf
     chunks: list[Array] = field(default_factory=list)  # log Σ_j exp(x_j) of each row
+    cut: Array = field(default_factory=lambda: np.zeros(len(CUTS)))  # largest log Σ_j exp(min(x_j, cut)), for each of CUTS
 
-    def add(self, low: Array, high: Array, log_sum: Array) -> None:
-        """One window: each row's smallest and largest score, and log Σ exp, relative to the row's anchor."""
-        self.low, self.high = min(self.low, float(low.min())), max(self.high, float(high.max()))
-        self.chunks.append(log_sum.astype(np.float32))
+    def add(self, scores: Array, level: Array, low: Array, high: Array, log_sum: Array) -> None:
+        """One window: scores [T, L] and each row's smallest and largest one and log Σ exp, all relative to `level` [T]."""
+        self.low, self.high = min(self.low, float((low - level).min())), max(self.high, float((high - level).max()))
+        self.chunks.append((log_sum - level).astype(np.float32))
+        large = high - level > CUTS[0]  # the others are not cut
+        self.cut = np.maximum(self.cut, float((log_sum - level)[~large].max(initial=0.0)))
+        if large.any():
+            x = scores[large] - level[large, None]
+            for i, top in enumerate(CUTS):
+                sums = np.exp(np.minimum(x, np.float32(top))).sum(axis=1, dtype=np.float64)
+                self.cut[i] = max(self.cut[i], math.log(float(sums.max())))
 
     @property
     def log_sum(self) -> Array:
@@ -89,7 +100,7 @@ class Scores:
         low = np.where(seen, scores, np.inf).min(axis=1)[1:]
         log_sum = np.log(np.exp(scores[1:] - high[:, None]).sum(axis=1)) + high
         for anchor, level in (("first", first), ("own", own), ("both", (first + own) / 2)):
-            self.by_anchor[anchor].add(low - level, high - level, log_sum - level)
+            self.by_anchor[anchor].add(scores[1:], level, low, high, log_sum)
         self.pairs += int(seen.sum())
         self.absolute += float(np.abs(scores[seen]).sum(dtype=np.float64))
 

@@ -17,6 +17,7 @@ from .plan import ANCHORS, Head, Plan, Scalar
 
 P = 2.0**64 - 2.0**32 + 1
 LENGTHS = (128, 512)
+CLASS_HEADING = "text class        rows  perplexity: ours / float    same token  flagged  largest error of the others"
 
 
 def statistics(plan: Plan, seen: Observation) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def inspect_plan(plan: Plan) -> str:
     safe = sum(_holds(plan, head) for a in plan.attention for head in a.heads)
     lines.append(f"σ's windows hold for any unflagged row in {safe} of {c.layers * c.heads} heads")
     if classes := s.get("classes"):
-        lines.append("text class        rows  perplexity, fixed/float  agreement  flagged  largest unflagged error")
+        lines.append(CLASS_HEADING)
         lines += [class_line(name, figures) for name, figures in classes.items()]
     lines.append("layer  residual        score windows (nats)  anchors f/o/b  activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
@@ -128,7 +129,7 @@ def inspect_plan(plan: Plan) -> str:
 
 
 def class_line(name: str, figures: dict[str, Any]) -> str:
-    """One class of the calibration's report, under the heading that `inspect_plan` prints."""
+    """One class of the calibration's report, under `CLASS_HEADING`."""
     return (
         f"{name:<16} {figures['rows']:>5}  {figures['perplexity']:>10.2f} / {figures['perplexity_float']:<10.2f}"
         f" {figures['agreement']:>10.1%} {figures['flagged']:>8} {figures['largest_error']:>9.3f}"

@@ -16,6 +16,7 @@ import string
 from collections.abc import Callable
 
 from cryptogen.errors import InputError
+from cryptogen.tokens.chat import Message
 
 Maker = Callable[[random.Random, int], str]
 
@@ -384,3 +385,24 @@ CLASSES: dict[str, Maker] = {
     "one-word": _one_word, "few-words": _few_words, "spaces": _spaces, "line-breaks": _line_breaks,
     "punctuation": _punctuation, "long-lines": _long_lines, "mixed": _mixed,
 }  # fmt: skip
+
+
+def conversation(characters: int = 16_000, seed: int = 0) -> list[Message]:
+    """Turns of a chat about all the classes, at least so many characters, the user's first."""
+    r, turns, length = random.Random(f"conversation {seed}"), list[Message](), 0
+    while length < characters:
+        question = f"{r.choice(_QUESTIONS)} {CLASSES[r.choice(names())](r, 60)[:200].strip()}"
+        answer = f"{r.choice(_ANSWERS)}\n\n{CLASSES[r.choice(names())](r, 200)[:600].strip()}"
+        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        length += len(question) + len(answer)
+    return [*turns, {"role": "user", "content": _QUESTIONS[0]}]
+
+
+_QUESTIONS = (
+    "Can you explain this to me?", "What comes next?", "Please translate:", "Fix the error in", "Summarise in one line:",
+    "Why is this wrong?", "Write ten more like", "hi", "Rewrite it politely:", "Who said this?",
+)  # fmt: skip
+_ANSWERS = (
+    "Of course! Here is what I found:", "I'm sorry, but I can't be sure. My best guess:", "1. First, look at this:",
+    "```", "Yes.", "Here's a step-by-step explanation:", "No problem, here it is.",
+)  # fmt: skip

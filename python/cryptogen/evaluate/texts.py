@@ -1,0 +1,201 @@
+"""How faithful the protocol's integers are to the float model on a text, row by row, and what is good enough."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen.backends.base import Backend
+from cryptogen.backends.fixed import FixedBackend, Place
+from cryptogen.backends.float import FloatBackend
+from cryptogen.backends.rounding import Random
+from cryptogen.models.canonical import Canonical, canonicalise
+from cryptogen.models.decoder import forward
+from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.quantise import IntegerModel, quantise
+from cryptogen.weights import Checkpoint, load
+
+ROWS = 256  # of one pass: bounds the memory of two rows of logits each
+NEAR_TIE = 0.1  # logits: a reference whose two best differ by less does not really prefer one
+PERPLEXITY, AGREEMENT, ERROR = 0.005, 0.985, 1.0  # what is good enough; see `Faithful.faults`
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Faithful:
+    """The integers of a plan against the float model on one text from position 0.
+
+    `perplexity`, `perplexity_float`: of the text's own tokens. `agreement`: share of rows with the same best token,
+    among those where the float model's two best differ by at least 0.1; `agreement_all`: among all. `flagged`: rows
+    with range events. `largest_error`: largest |logit difference| in rows that are not flagged. `events`: places with
+    range events, most first: (place, events, how far outside).
+    """
+
+    rows: int
+    perplexity: float
+    perplexity_float: float
+    agreement: float
+    agreement_all: float
+    flagged: int
+    largest_error: float
+    errors: int  # unflagged rows with a logit error above 1
+    events: tuple[tuple[str, int, float], ...]
+
+    def faults(self) -> list[str]:
+        """What is not good enough, each with what was expected and what came."""
+        found = []
+        if abs(change := self.perplexity / self.perplexity_float - 1) > PERPLEXITY:
+            wanted = f"within {PERPLEXITY:.1%} of {self.perplexity_float:.2f}"
+            found.append(f"perplexity {wanted} expected, {change:+.2%} came")
+        if self.agreement < AGREEMENT:
+            found.append(f"the float model's token in {AGREEMENT:.1%} of rows expected, {self.agreement:.1%} came")
+        if self.largest_error > ERROR:
+            found.append(
+                f"logit errors up to {ERROR} in rows without range events expected, "
+                f"{self.errors} rows have more, up to {self.largest_error:.2f}"
+            )
+        return found
+
+
+class Comparison:
+    """Adds up rows of logits, the float model's and the other's, with the range events of the other's."""
+
+    def __init__(self) -> None:
+        self._rows = self._same = self._clear_same = self._clear = self._flagged = self._errors = 0
+        self._windows: list[NDArray[np.float64]] = []  # mean surprise of each window: ours, the float model's
+        self._largest = 0.0
+        self._events: Counter[str] = Counter()
+        self._excess: dict[str, float] = {}
+
+    def window(self, tokens: Sequence[int], parts: Iterable[tuple[NDArray[Any], NDArray[Any], Sequence[int]]]) -> None:
+        """One window of tokens; its rows in order, as logits [n, vocab] twice and range events [n]."""
+        surprise, at = np.zeros(2), 0
+        for reference, logits, events in parts:
+            for row, other, count in zip(reference, logits, events, strict=True):
+                at += 1
+                clear, ours = row.astype(np.float64), other.astype(np.float64)
+                if at < len(tokens):
+                    surprise += _surprise(ours, tokens[at]), _surprise(clear, tokens[at])
+                self._row(clear, ours, count)
+        self._windows.append(surprise / max(len(tokens) - 1, 1))
+
+    def _row(self, clear: NDArray[np.float64], ours: NDArray[np.float64], count: int) -> None:
+        two = np.partition(clear, -2)[-2:]
+        same = int(clear.argmax()) == int(ours.argmax())
+        self._rows, self._same = self._rows + 1, self._same + same
+        if two[1] - two[0] >= NEAR_TIE:
+            self._clear, self._clear_same = self._clear + 1, self._clear_same + same
+        if count:
+            self._flagged += 1
+            return
+        error = float(np.abs(clear - ours).max())
+        self._largest, self._errors = max(self._largest, error), self._errors + (error > ERROR)
+
+    def places(self, events: Mapping[Place, int], excess: Mapping[Place, float]) -> None:
+        """Where a window's range events came from, if the backend knows."""
+        self._events.update({str(place): count for place, count in events.items()})
+        for place, by in excess.items():
+            self._excess[str(place)] = max(self._excess.get(str(place), 0.0), float(by))
+
+    def result(self) -> Faithful:
+        ours, clear = np.exp(np.minimum(np.mean(self._windows, axis=0), 700.0))
+        places = tuple((place, count, self._excess[place]) for place, count in self._events.most_common())
+        return Faithful(
+            self._rows, float(ours), float(clear), self._clear_same / self._clear if self._clear else 1.0,
+            self._same / self._rows, self._flagged, self._largest, self._errors, places,
+        )  # fmt: skip
+
+
+def _surprise(logits: NDArray[np.float64], target: int) -> float:
+    top = logits.max()
+    return float(top + np.log(np.exp(logits - top).sum()) - logits[target])
+
+
+def float_rows(model: Checkpoint | Canonical, tokens: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """The float model's logits, a few rows at a time."""
+    backend = FloatBackend(model)
+    for part in parts_of(tokens):
+        logits = forward(backend, model.config, part, "all")
+        assert logits is not None  # want="all"
+        yield logits
+
+
+def parts_of(tokens: Sequence[int]) -> list[list[int]]:
+    """The tokens of one pass each."""
+    return [list(tokens[at : at + ROWS]) for at in range(0, len(tokens), ROWS)]
+
+
+def faithful(model: Canonical, weights: IntegerModel, plan: Plan, tokens: Sequence[int], seed: int = 0) -> Faithful:
+    """Runs both over the tokens (two or more, at most the context); truncations as random as in a private run."""
+    comparison = Comparison()
+    compare_fixed(comparison, model, weights, plan, tokens, np.random.default_rng(seed))
+    return comparison.result()
+
+
+def compare_fixed(
+    comparison: Comparison,
+    model: Checkpoint | Canonical,
+    weights: IntegerModel,
+    plan: Plan,
+    tokens: Sequence[int],
+    rng: np.random.Generator,
+) -> None:
+    """One window of the oracle against the float model."""
+    fixed = FixedBackend(weights, plan, Random(rng))
+    run: Backend[Any] = fixed
+
+    def both() -> Iterator[tuple[NDArray[Any], NDArray[Any], Sequence[int]]]:
+        for part, reference in zip(parts_of(tokens), float_rows(model, tokens), strict=True):
+            forward(run, model.config, part, "all")
+            yield reference, fixed.raw_logits / 2.0**plan.logit_bits, fixed.range_events
+
+    comparison.window(tokens, both())
+    comparison.places(fixed.events, fixed.excess)
+
+
+def faithful_texts(
+    source: str, plan: Plan, texts: Mapping[str, Sequence[int]], progress: Progress | None = None
+) -> dict[str, Faithful]:
+    """`faithful` for several texts, in as many processes as there are processors. `source`: the model's path."""
+    found, done = {}, 0
+    for name, result in _parallel(source, plan, texts):
+        found[name], done = result, done + 1
+        if progress:
+            progress("checking texts", done, len(texts))
+    return {name: found[name] for name in texts}
+
+
+def _parallel(source: str, plan: Plan, texts: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Faithful]]:
+    workers = min(len(os.sched_getaffinity(0)), len(texts))
+    before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))  # for the workers: a processor each
+    try:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (source, plan.to_json())) as pool:
+            yield from pool.map(_one, texts.items())
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_loaded: list[tuple[Canonical, IntegerModel, Plan]] = []  # of a worker process
+
+
+def _begin(source: str, plan: str) -> None:
+    model, parsed = canonicalise(load(source)), Plan.from_json(plan)
+    _loaded.append((model, quantise(model, parsed), parsed))
+
+
+def _one(item: tuple[str, Sequence[int]]) -> tuple[str, Faithful]:
+    model, weights, plan = _loaded[0]
+    return item[0], faithful(model, weights, plan, item[1])

@@ -1,0 +1,97 @@
+"""What `cryptogen calibrate` does: measures a model on text and on the stress text, makes the plan, and checks it on
+texts of every class that it was not made from. A plan under which a class fails is not written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cryptogen.errors import CryptogenError
+from cryptogen.evaluate.texts import Faithful, Progress, faithful_texts
+from cryptogen.models.canonical import canonicalise
+from cryptogen.tokens import TextCodec
+from cryptogen.weights import load
+
+from . import stress
+from .calibrate import calibrate
+from .document import PlanError
+from .plan import Plan
+
+START = 16  # tokens of the short windows that show what first rows look like
+TEXT = "text"  # the class of the caller's own text
+CHAT = "chat"
+
+
+class PlanUnfaithful(CryptogenError):
+    """A plan with which the protocol's answers would not be the model's, on some class of text."""
+
+    def __init__(self, found: Mapping[str, Faithful]) -> None:
+        self.found = {name: result for name, result in found.items() if result.faults()}
+        lines = []
+        for name, result in self.found.items():
+            where = "; ".join(f"{place}: {count} times, by up to {by:.3g}" for place, count, by in result.events[:3])
+            lines.append(f"{name}: {', '.join(result.faults())} (outside their range: {where or 'nothing'})")
+        super().__init__(f"{len(lines)} of {len(found)} text classes fail: " + ". ".join(lines))
+
+
+def calibrate_model(
+    path: str | Path,
+    text_file: str | Path,
+    windows: Sequence[int] = tuple(range(8, 12)),
+    size: int = 512,
+    context: int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Calibrates a model on windows `tokens[size·i : size·(i+1)]` of a text file and on every class of the stress text.
+
+    `context`: rows of a stress text, default the model's context; σ's windows depend on it. First rows see few others
+    and are the most unlike the rest, so eight short windows inside each window are run as well. Then every class of
+    stress text, made from another seed, and the window of the text behind the last are run by the integer oracle and
+    compared with the float model: the figures become `statistics["classes"]`. Cost: two float passes and one of the
+    oracle over some 30 texts of `context` tokens.
+
+    Raises WeightsError (model), OSError (text), PlanError (text too short, model without a tokenizer), PlanUnfaithful.
+    """
+    checkpoint = load(path)
+    codec, config = checkpoint.tokenizer, checkpoint.config
+    if codec is None:
+        raise PlanError("model", "a tokenizer beside the weights", str(path))
+    rows = min(context or config.context, config.context)
+    tokens = codec.encode(Path(text_file).read_text(encoding="utf-8"))
+    needed = size * (max(windows) + 1) + 2
+    if len(tokens) < needed or size > config.context:
+        raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
+    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(codec, rows).values())
+    starts = [w[j : j + START] for w in chosen for j in range(0, len(w), max(len(w) // 8, START)) if len(w[j:]) > 1]
+    total = len(chosen)
+
+    def measured(done: int) -> None:
+        if progress and done <= total:
+            progress("measuring texts", done, total)
+
+    model = canonicalise(checkpoint)
+    plan = calibrate(model, chosen + starts, model_digest=checkpoint.digest, progress=measured)
+    unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(codec, rows, seed=1)}
+    found = faithful_texts(str(path), plan, unseen, progress)
+    if any(result.faults() for result in found.values()):
+        raise PlanUnfaithful(found)
+    return dataclasses.replace(plan, statistics=plan.statistics | {"classes": _figures(found)})
+
+
+def stress_tokens(codec: TextCodec, rows: int, seed: int = 0) -> dict[str, list[int]]:
+    """The first `rows` tokens of every class; of a chat too, if the model has a chat format."""
+    texts = {name: codec.encode(stress.text(name, 8 * rows, seed))[:rows] for name in stress.names()}
+    if codec.chat is not None:
+        texts[CHAT] = codec.encode_chat(stress.conversation(8 * rows, seed))[:rows]
+    return texts
+
+
+def _figures(found: Mapping[str, Faithful]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "rows": f.rows, "perplexity": f.perplexity, "perplexity_float": f.perplexity_float,
+            "agreement": f.agreement, "flagged": f.flagged, "largest_error": f.largest_error,
+        }
+        for name, f in found.items()
+    }  # fmt: skip
