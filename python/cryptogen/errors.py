@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -204,6 +204,15 @@ class CacheRejected(CryptogenError):
 
 class PlanRejected(CryptogenError):
     """The numeric plan is malformed, or asks for more than the protocol can represent."""
+
+
+class PlanUnfaithful(CryptogenError):
+    """A plan with which the protocol's answers would not be the model's on some kinds of text: `faults`, by text."""
+
+    def __init__(self, faults: Mapping[str, Sequence[str]]) -> None:
+        self.faults = faults
+        named = (f"{name}: {', '.join(found)}" for name, found in faults.items())
+        super().__init__(f"{len(faults)} texts fail: {'. '.join(named)}")
 
 
 class MissingPlan(CryptogenError):

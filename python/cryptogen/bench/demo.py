@@ -25,7 +25,7 @@ class Disagreed(CryptogenError):
 def demo(prompt: str = PROMPT, tokens: int = 16, model: Path | None = None, protocol: str = PREPROCESSED) -> Fidelity:
     """Runs the demonstration; `Disagreed` if the clear model disagrees. What it stores is deleted again."""
     check_protocol(protocol)
-    path = model or _smollm2()
+    path = model or smollm2()
     with tempfile.TemporaryDirectory(prefix="cryptogen-demo-") as folder:
         err.print(f"server: {path.name}, in a process of its own")
         arguments = ["serve", str(path), "--listen", "127.0.0.1:0", "--data-dir", folder]
@@ -58,7 +58,7 @@ def _client(server: ServerProcess, folder: str, prompt: str, tokens: int, protoc
     return ids, answer
 
 
-def _smollm2() -> Path:
+def smollm2() -> Path:
     try:
         return find_packaged("smollm2")
     except MissingPackage:

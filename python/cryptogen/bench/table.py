@@ -47,8 +47,8 @@ def table(figures: list[dict[str, Any]]) -> str:
 
 
 def _decoded(folder: Path) -> list[Path]:
-    """Outputs of `bench decode`; those of `bench paper` and `bench peers` are not such."""
-    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(("paper-", "peers-"))]
+    """Outputs of `bench decode`; those of `bench paper`, `bench peers` and `bench ranges` are not such."""
+    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(("paper-", "peers-", "ranges-"))]
 
 
 def main() -> None:

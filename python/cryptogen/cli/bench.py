@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from cryptogen.errors import PlanUnfaithful
 from cryptogen.protocols import PROTOCOLS, check_protocol
 
 from .app import bench
-from .options import BatchTokens, Json, Protocol, existing, numbers, show
+from .options import BatchTokens, Json, PlanFile, Protocol, existing, numbers, show
 
 
 @bench.command("decode")
@@ -85,6 +86,36 @@ def bench_peers(
 
     result = compare.compare(compare.Task(shape, context, runs, tokens, blocks), _note)
     print(json.dumps(result) if as_json else compare.summary(result))
+
+
+@bench.command("ranges")
+def bench_ranges(
+    model: Annotated[Path | None, typer.Option(help="default: SmolLM2-135M-Instruct, fetched if need be")] = None,
+    plan: PlanFile = None,
+    sizes: Annotated[str, typer.Option(help="rows of every text")] = "512,2048",
+    text: Annotated[list[Path] | None, typer.Option(help="another text to try; may be given several times")] = None,
+    docs: Annotated[bool, typer.Option("--docs", help="rewrite the table of docs/guide/ranges.md")] = False,
+    as_json: Json = False,
+) -> None:
+    """Does any text break the plan? The integers against the float model on texts of every class, and greedy chains.
+
+    Exit code 1 if a text fails: perplexity changed by more than 0.5 %, the same token in less than 98.5 % of rows, or a
+    logit error above 1 in a row without range events.
+    """
+    from cryptogen.bench import ranges
+    from cryptogen.bench.demo import smollm2
+    from cryptogen.console import Bars
+
+    for path in text or []:
+        existing(path, "text")
+    bars = Bars()
+    figures = ranges.measure(model or smollm2(), plan, numbers(sizes, "sizes"), text or [], bars)
+    bars.close()
+    print(json.dumps(figures) if as_json else ranges.table(figures))
+    if docs:
+        _note(f"{ranges.write_docs(figures)} rewritten")
+    if failed := ranges.failing(figures):
+        raise PlanUnfaithful(failed)
 
 
 def _note(line: str) -> None:

@@ -50,7 +50,7 @@ class Faithful:
     events: tuple[tuple[str, int, float], ...]
 
     def faults(self) -> list[str]:
-        """What is not good enough, each with what was expected and what came."""
+        """What is not good enough, each with what was expected and what came; where numbers left their range, if so."""
         found = []
         if abs(change := self.perplexity / self.perplexity_float - 1) > PERPLEXITY:
             wanted = f"within {PERPLEXITY:.1%} of {self.perplexity_float:.2f}"
@@ -62,6 +62,9 @@ class Faithful:
                 f"logit errors up to {ERROR} in rows without range events expected, "
                 f"{self.errors} rows have more, up to {self.largest_error:.2f}"
             )
+        if found and self.events:
+            places = (f"{place} ({count} times, by up to {by:.3g})" for place, count, by in self.events[:3])
+            found.append(f"outside their range: {', '.join(places)}")
         return found
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cryptogen.errors import CryptogenError
+from cryptogen.errors import PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, faithful_texts
 from cryptogen.models.canonical import canonicalise
 from cryptogen.tokens import TextCodec
@@ -21,18 +21,6 @@ from .plan import Plan
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text
 CHAT = "chat"
-
-
-class PlanUnfaithful(CryptogenError):
-    """A plan with which the protocol's answers would not be the model's, on some class of text."""
-
-    def __init__(self, found: Mapping[str, Faithful]) -> None:
-        self.found = {name: result for name, result in found.items() if result.faults()}
-        lines = []
-        for name, result in self.found.items():
-            where = "; ".join(f"{place}: {count} times, by up to {by:.3g}" for place, count, by in result.events[:3])
-            lines.append(f"{name}: {', '.join(result.faults())} (outside their range: {where or 'nothing'})")
-        super().__init__(f"{len(lines)} of {len(found)} text classes fail: " + ". ".join(lines))
 
 
 def calibrate_model(
@@ -74,8 +62,8 @@ def calibrate_model(
     plan = calibrate(model, chosen + starts, model_digest=checkpoint.digest, progress=measured)
     unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(codec, rows, seed=1)}
     found = faithful_texts(str(path), plan, unseen, progress)
-    if any(result.faults() for result in found.values()):
-        raise PlanUnfaithful(found)
+    if faults := {name: result.faults() for name, result in found.items() if result.faults()}:
+        raise PlanUnfaithful(faults)
     return dataclasses.replace(plan, statistics=plan.statistics | {"classes": _figures(found)})
 
 

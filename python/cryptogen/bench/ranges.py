@@ -1,0 +1,105 @@
+"""`cryptogen bench ranges`: does any text break the plan? Every class of stress text, texts of the caller's, chains.
+
+The stress texts are made from a seed that calibration has not seen. `--docs` writes the table between the markers of
+docs/guide/ranges.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryptogen.backends.float import FloatBackend
+from cryptogen.evaluate.texts import Progress, faithful_texts
+from cryptogen.models.decoder import forward
+from cryptogen.numerics.calibration import stress_tokens
+from cryptogen.session.plans import find_plan
+from cryptogen.tokens import TextCodec
+from cryptogen.weights import Checkpoint, load
+
+from .decode import commit
+
+BEGIN, END = "<!-- ranges:begin -->", "<!-- ranges:end -->"
+SEED = 2  # 0 makes the plan, 1 checks it
+CHAIN = 256
+PROMPTS = (
+    "The capital of France is", "Once upon a time, in a village by the sea,", "def binary_search(items, target):\n",
+    "Q: How do vaccines work?\nA:",
+)  # fmt: skip
+COLUMNS = ("text", "rows", "perplexity, float", "change", "same token", "rows flagged", "largest error of the others")
+
+
+def measure(
+    model: Path, plan: Path | None, sizes: Sequence[int], files: Sequence[Path], progress: Progress | None = None
+) -> dict[str, Any]:
+    """The figures of `cryptogen bench ranges --json`: `texts` as in `Faithful`, `chains` of greedy tokens."""
+    checkpoint = load(model)
+    found = find_plan(checkpoint, plan)
+    tokens = texts(checkpoint, sizes, files) | {f"chain {i + 1}": chain(checkpoint, p) for i, p in enumerate(PROMPTS)}
+    results = faithful_texts(str(model), found, tokens, progress)
+    return {
+        "model": model.name,
+        "plan": found.digest(),
+        "commit": commit(),
+        "texts": {name: asdict(result) | {"faults": result.faults()} for name, result in results.items()},
+    }
+
+
+def texts(
+    checkpoint: Checkpoint, sizes: Sequence[int], files: Sequence[Path], seed: int = SEED
+) -> dict[str, list[int]]:
+    """Tokens by name and length: every class of stress text, and the beginning of every file, at every size."""
+    codec = _codec(checkpoint)
+    largest = min(max(sizes), checkpoint.config.context)
+    long = stress_tokens(codec, largest, seed)
+    long |= {path.name: codec.encode(path.read_text(encoding="utf-8"))[:largest] for path in files}
+    return {f"{name}, {size}": tokens[:size] for name, tokens in long.items() for size in sizes if len(tokens) >= size}
+
+
+def chain(checkpoint: Checkpoint, prompt: str, length: int = CHAIN) -> list[int]:
+    """A prompt and the float model's greedy answer to it: rows whose best token is the next one by construction."""
+    backend, text = FloatBackend(checkpoint), _codec(checkpoint).encode(prompt)
+    new = text
+    for _ in range(length):
+        rows = forward(backend, checkpoint.config, new)
+        assert rows is not None  # the last row was asked for
+        new = [int(np.argmax(rows[0]))]
+        text = [*text, *new]
+    return text
+
+
+def _codec(checkpoint: Checkpoint) -> TextCodec:
+    assert checkpoint.tokenizer is not None  # models without one cannot be calibrated
+    return checkpoint.tokenizer
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for name, f in figures["texts"].items():
+        change = f["perplexity"] / f["perplexity_float"] - 1
+        cells = (
+            name.rpartition(",")[0] or name, f["rows"], f"{f['perplexity_float']:.2f}", f"{change:+.2%}",
+            f"{f['agreement']:.1%}", f["flagged"], f"{f['largest_error']:.2f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "", f"{figures['model']}, plan {figures['plan'][:16]}, commit {figures['commit'][:8]}."])
+
+
+def write_docs(figures: Mapping[str, Any]) -> Path:
+    """The table between the markers of docs/guide/ranges.md."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "guide" / "ranges.md"
+    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
+    page.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table(figures)}\n{END}", page.read_text(encoding="utf-8")))
+    return page
+
+
+def failing(figures: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is not good enough, by text."""
+    return {name: f["faults"] for name, f in figures["texts"].items() if f["faults"]}
+
