@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from .document import PlanError
-from .pieces import MAKERS
+from .pieces import MAKERS, zeros_from
 
 _PIECES = {"k": (4, 16), "h": (1, 32)}
 _RANGE = {**_PIECES, "low": (0, 1 << 15), "fine": (0, 1), "below": None}
@@ -37,9 +37,9 @@ def check_function(where: str, function: dict[str, Any]) -> int:
             if function[name] is None:
                 continue
         _number(f"{where}.{name}", function[name], limits)
-    if kind == "exp" and not 0 < function["zero"] < function["top"] < 1 << function["k"]:
+    if kind == "exp" and not 0 < function["zero"] < function["top"] < zeros_from(function["k"]):
         got = function["zero"], function["top"]
-        raise PlanError(f"{where}: zero, top", f"0 < zero < top < 2^{function['k']}", got)
+        raise PlanError(f"{where}: zero, top", f"0 < zero < top < {zeros_from(function['k'])}", got)
     rotary = kind.startswith("rope")
     count = 1 if rotary else 2 if function.get("guard") == 0 else 3 + (function.get("below") is not None)
     ids = function["tables"]

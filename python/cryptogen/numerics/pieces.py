@@ -37,6 +37,11 @@ def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int
     return slope.astype(np.int64), np.rint(value - slope * (x[1:-1] - center)).astype(np.int64)
 
 
+def zeros_from(k: int) -> int:
+    """The first of an exponential's last pieces, which are 0."""
+    return (1 << k) - int(ZEROS * (1 << k))
+
+
 def _exp(f: dict[str, Any]) -> list[IntTable]:
     """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then the guard: it
     stays at the last value; but the end of the window, which numbers below it reach from the other side, is 0.
@@ -48,7 +53,7 @@ def _exp(f: dict[str, Any]) -> list[IntTable]:
         return np.asarray(2.0 ** f["bits"] * np.exp(x / 2**F))
 
     k, h, zero = f["k"], f["h"], f["zero"]
-    last, end = (f["top"] - zero) << h, (1 << k) - int(ZEROS * (1 << k))
+    last, end = (f["top"] - zero) << h, zeros_from(k)
     # so centred, no entry exceeds the last value
     a, b = fit(lambda x: exp(np.minimum(x, last)), -(zero << h), last, h, k)
     if f["exact"]:

@@ -247,6 +247,8 @@ def check(plan: Plan) -> None:
         for g, head in enumerate(attention.heads):
             if head.anchor not in ANCHORS:
                 raise PlanError(f"attention[{layer}].heads[{g}].anchor", ANCHORS, head.anchor)
+            _within(f"attention[{layer}].heads[{g}].offset", head.offset, 1 - MAX_ENTRY, MAX_ENTRY - 1)
+            _within(f"attention[{layer}].heads[{g}].center", head.center, 0, MAX_ENTRY - 1)  # below: lifting could fail
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
     for layer, activation in enumerate(plan.activations):
@@ -260,8 +262,9 @@ def check(plan: Plan) -> None:
         _within(where, shift, 0, MAX_SHIFT)
     for where, shift in _positive_shifts(plan):
         _within(where, shift, 1, MAX_SHIFT)
-    for where, k, ids in _lookups(plan):
+    for where, h, k, ids in _lookups(plan):
         _within(f"{where}: k", k, 4, 16)
+        _within(f"{where}: h + k", h + k, 5, MAX_SHIFT)  # an index modulo 2^k does not depend on how shares wrap
         for number in ids:
             _within(f"{where}: table", number, 0, plan.tables - 1)
     entries = [check_function(f"functions[{i}]", function) for i, function in enumerate(plan.functions)]
@@ -269,7 +272,7 @@ def check(plan: Plan) -> None:
     sizes = {n: e // len(f["tables"]) for f, e in zip(plan.functions, entries, strict=True) for n in f["tables"]}
     numbers = sorted(n for f in plan.functions for n in f["tables"])
     _equal("tables made by functions", list(range(plan.tables)), numbers)
-    for where, k, ids in _lookups(plan):
+    for where, _, k, ids in _lookups(plan):
         for number in ids:
             _equal(f"{where}: length of table {number}", 1 << k, sizes[number])
     if plan.rope:
@@ -310,23 +313,25 @@ def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:
             yield f"{where}.scalar.h", r.h
 
 
-def _lookups(plan: Plan) -> Iterator[tuple[str, int, list[int]]]:
+def _lookups(plan: Plan) -> Iterator[tuple[str, int, int, list[int]]]:
+    """Where, h, k, ids of tables."""
     for i, norm in enumerate(plan.norms):
         yield from _scalar_lookups(f"norms[{i}]", norm.scalar)
     for i, attention in enumerate(plan.attention):
         for head in attention.heads:
-            yield f"attention[{i}]", attention.k, [head.a, head.b, head.g]
+            yield f"attention[{i}]", head.h, attention.k, [head.a, head.b, head.g]
             yield from _scalar_lookups(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
         for window in activation.windows:
-            yield f"activations[{i}]", activation.k, [n for n in (window.a, window.b, window.g) if n is not None]
+            ids = [n for n in (window.a, window.b, window.g) if n is not None]
+            yield f"activations[{i}]", window.h, activation.k, ids
 
 
-def _scalar_lookups(where: str, scalar: Scalar) -> Iterator[tuple[str, int, list[int]]]:
+def _scalar_lookups(where: str, scalar: Scalar) -> Iterator[tuple[str, int, int, list[int]]]:
     _equal(f"{where}: selector given", scalar.lo is not None, scalar.hi.z is not None)
     for r in (scalar.hi, scalar.lo):
         if r:
-            yield where, r.k, [n for n in (r.a, r.b, r.g, r.z) if n is not None]
+            yield where, r.h, r.k, [n for n in (r.a, r.b, r.g, r.z) if n is not None]
 
 
 def _equal(field: str, expected: object, got: object) -> None:
