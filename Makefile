@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_CORE := target/test-core/_core.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: build demo test test-long lint bench-kernels clean
+.PHONY: build demo test test-long test-fidelity lint bench-kernels clean
 .DELETE_ON_ERROR:
 
 build: .venv/.built
@@ -43,6 +43,10 @@ test: build $(TEST_CORE)
 test-long: build $(TEST_CORE)
 	cargo test --release --workspace --exclude cryptogen-python -- --include-ignored
 	CRYPTOGEN_TEST_CORE=$(CURDIR)/$(TEST_CORE) $(BIN)/pytest -m 'long or not long'
+
+# Does any text break the shipped plan? Texts of every class at the model's full context: about half an hour.
+test-fidelity: build
+	$(BIN)/pytest tests/fidelity
 
 # One thread, the machine's limits measured in the same run. Nothing else should run meanwhile.
 bench-kernels:

@@ -99,7 +99,7 @@ fn transcripts_are_reproducible() {
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
         ["b7313281d556f00e", "ca801b7baf93f54a"],
-        ["4b3012467ccdeb34", "b984772c6aaedb7a"],
+        ["366738dff93624ea", "eb7645a143d64d79"],
         ["1308e242e52fc2c3", "22c364f2bb6cafa5"],
         ["2e3396711cf145f7", "b112b9205169c65c"],
         ["7e638684291a2bc5", "f69a6942617c3644"],

@@ -108,5 +108,32 @@ fn relative<P: Party>(s: Fp, run: &[Fp], anchor: Anchor) -> Fp {
     }
 }
 
-/// The client's share of 0 in [`relative`]: far from both ends of the field, and a multiple of every `2^k` plus 2.
-const ZERO_SHARE: u64 = (1 << 63) + 2;
+/// The client's share of 0 in [`relative`]: far from both ends of the field, and such that the anchor becomes exactly 0 and meets the lower
+/// of its two pieces, for every shift of A5.5a and pieces of `2^3` and more. Calibration makes that piece right at 0.
+const ZERO_SHARE: u64 = (1 << 63) + (1 << 14) + 2;
+
+#[cfg(test)]
+mod tests {
+    use cryptogen_mpc::party::{Client, Server};
+
+    use super::*;
+    use crate::plan::F;
+
+    #[test]
+    fn the_anchor_is_zero_and_meets_the_piece_before_it() {
+        let scores = [Fp::from_i64(-77), Fp::from_i64(5)];
+        for (anchor, at, shift) in [(Anchor::First, 0, F), (Anchor::Own, 1, F), (Anchor::Both, 0, F + 1)] {
+            // The server's shares are 0: the scores are the client's, and all that is met is the anchor itself.
+            let run = if anchor == Anchor::Both { [scores[0]; 2] } else { scores };
+            let client = trunc::<Client>(relative::<Client>(run[at], &run, anchor), shift);
+            let server = trunc::<Server>(relative::<Server>(Fp::ZERO, &[Fp::ZERO; 2], anchor), shift);
+            assert_eq!((client + server).to_i64(), 0);
+            for h in 3..=16 {
+                let offset = -(300 << h);
+                let mine = index::<Client>(client, h, 9);
+                let theirs = index::<Server>(sub_public::<Server>(server, offset), h, 9);
+                assert_eq!(join(mine, theirs, 9), 299, "{anchor:?} {h}");
+            }
+        }
+    }
+}
