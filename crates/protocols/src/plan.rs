@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 pub use site::Site;
 
-use self::check::{expect, lifted_ok, shift_ok};
+use self::check::{expect, lifted_ok, shift_ok, within};
 use crate::error::PlanError;
 
 /// Version of the plan document.
@@ -24,6 +24,8 @@ pub const F: u32 = 12;
 pub const MAX_SHIFT: u32 = 32;
 /// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in 128 bits.
 pub const MAX_ENTRY: i64 = 1 << 46;
+/// Largest `f_w` of a matrix, hence `out_shift` (A5).
+pub const MAX_WEIGHT_BITS: i64 = 14;
 
 /// Shape of the decoder.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -267,6 +269,7 @@ impl Plan {
             if matches!(site, Site::Up(_)) {
                 lifted_ok(&format!("{name}.out_shift"), l.out_shift)?;
             }
+            within(&format!("{name}.out_shift"), i64::from(l.out_shift), 0, MAX_WEIGHT_BITS)?;
             linears.push(l);
         }
         let plan = Plan {

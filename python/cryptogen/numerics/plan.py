@@ -19,6 +19,8 @@ from .pieces import MAX_ENTRY, F, IntTable, make
 
 VERSION = 2
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
+MAX_WEIGHT_BITS = 14  # f_w of a matrix
+MAX_LIFTED_CUT = 40  # bits cut off σ's shares by both truncations: what is left is wide enough to be lifted
 ARCHITECTURES = ("gpt2", "llama")
 ANCHORS = ("first", "own", "both")
 MAX_WINDOWS = 64  # of one layer's activations
@@ -241,12 +243,16 @@ def check(plan: Plan) -> None:
         _equal(f"{site}.d_in", d_in, linear.d_in)
         _equal(f"{site}.d_out", d_out, linear.d_out)
         _equal(f"{site}.in_shift", d_in, len(linear.in_shift))
+        _within(f"{site}.out_shift", linear.out_shift, 0, MAX_WEIGHT_BITS)
     for layer, attention in enumerate(plan.attention):
         _equal(f"attention[{layer}].k", plan.attention[0].k, attention.k)
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
         for g, head in enumerate(attention.heads):
             if head.anchor not in ANCHORS:
                 raise PlanError(f"attention[{layer}].heads[{g}].anchor", ANCHORS, head.anchor)
+            for r in (head.scalar.hi, head.scalar.lo):
+                if r:
+                    _within(f"attention[{layer}].heads[{g}]: e_shift + mu", head.e_shift + r.mu, 0, MAX_LIFTED_CUT)
             _within(f"attention[{layer}].heads[{g}].offset", head.offset, 1 - MAX_ENTRY, MAX_ENTRY - 1)
             _within(f"attention[{layer}].heads[{g}].center", head.center, 0, MAX_ENTRY - 1)  # below: lifting could fail
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}

@@ -10,10 +10,9 @@ from cryptogen.models.canonical import Canonical
 
 from .document import PlanError
 from .pieces import F
-from .plan import Plan
+from .plan import MAX_WEIGHT_BITS, Plan
 
 WEIGHT_LIMIT = 1 << 15  # |W| stays below
-MAX_WEIGHT_BITS = 14
 ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be most of a server's memory
 
 

@@ -5,6 +5,8 @@ use crate::error::PlanError;
 
 /// Most windows of a layer's activations.
 const MAX_WINDOWS: usize = 64;
+/// Bits cut off the shares of σ by both its truncations: shares of what is left stay wide enough to be lifted (A6).
+const MAX_LIFTED_CUT: i64 = 40;
 
 impl Plan {
     pub(super) fn check(&self) -> Result<(), PlanError> {
@@ -28,7 +30,9 @@ impl Plan {
             expect(&format!("{name}.k"), self.attention[0].k as i64, a.k as i64)?;
             let first = &a.heads[0].scalar;
             for head in &a.heads {
-                segment_ok(&name, head.h)?;
+                segment_ok(&name, head.h, a.k)?;
+                within(&format!("{name}.offset"), head.offset, 1 - MAX_ENTRY, MAX_ENTRY - 1)?;
+                within(&format!("{name}.center"), head.center, 0, MAX_ENTRY - 1)?; // below, lifting could fail
                 for s in [head.e_shift, head.o_shift] {
                     shift_ok(&name, s)?;
                 }
@@ -36,6 +40,10 @@ impl Plan {
                 self.check_table(&name, head.b, a.k)?;
                 self.check_bits(&name, head.g, a.k)?;
                 self.check_scalar(&name, &head.scalar)?;
+                for r in [Some(&head.scalar.hi), head.scalar.lo.as_ref()].into_iter().flatten() {
+                    let cut = i64::from(head.e_shift + r.mu);
+                    within(&format!("{name}: e_shift + mu"), cut, 1, MAX_LIFTED_CUT)?;
+                }
                 expect(&format!("{name}.scalar.hi.k"), first.hi.k as i64, head.scalar.hi.k as i64)?;
                 let (k0, k1) = (first.lo.as_ref().map(|r| r.k), head.scalar.lo.as_ref().map(|r| r.k));
                 if k0 != k1 {
@@ -64,7 +72,7 @@ impl Plan {
         }
         let guarded = a.windows[0].g.is_some();
         for w in &a.windows {
-            segment_ok(name, w.h)?;
+            segment_ok(name, w.h, a.k)?;
             self.check_table(name, w.a, a.k)?;
             self.check_table(name, w.b, a.k)?;
             if w.g.is_some() != guarded {
@@ -79,7 +87,7 @@ impl Plan {
         shift_ok(name, s.out_shift)?;
         for r in [Some(&s.hi), s.lo.as_ref()].into_iter().flatten() {
             lifted_ok(&format!("{name}.mu"), r.mu)?;
-            segment_ok(name, r.h)?;
+            segment_ok(name, r.h, r.k)?;
             self.check_table(name, r.a, r.k)?;
             self.check_table(name, r.b, r.k)?;
             self.check_bits(name, r.g, r.k)?;
@@ -128,10 +136,15 @@ pub(super) fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// The shift of a segment index (A2).
-fn segment_ok(field: &str, h: u32) -> Result<(), PlanError> {
-    if !(1..=MAX_SHIFT).contains(&h) {
-        return Err(value(format!("{field}: segment shift"), "1..32", h));
+/// The shift of a segment index (A2). With `h + k ≤ 32` an index modulo `2^k` does not depend on how shares wrap.
+fn segment_ok(field: &str, h: u32, k: u32) -> Result<(), PlanError> {
+    let most = MAX_SHIFT.saturating_sub(k);
+    within(&format!("{field}: segment shift"), i64::from(h), 1, i64::from(most))
+}
+
+pub(super) fn within(field: &str, got: i64, low: i64, high: i64) -> Result<(), PlanError> {
+    if !(low..=high).contains(&got) {
+        return Err(value(field.into(), &format!("{low}..{high}"), got));
     }
     Ok(())
 }

@@ -29,10 +29,15 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
         _ => between(rng, low, high),
     };
     let mut bits = vec![];
+    /// One more than the largest h for a k.
+    fn segment(k: &Value) -> i64 {
+        33 - k.as_i64().expect("a number")
+    }
     fn scalar(s: &mut Value, pick: &mut impl FnMut(i64, i64) -> i64, bits: &mut Vec<Value>) {
         s["out_shift"] = json!(pick(0, 33));
         for range in ["hi", "lo"].into_iter().filter(|r| !s[*r].is_null()).collect::<Vec<_>>() {
-            (s[range]["mu"], s[range]["h"]) = (json!(pick(1, 33)), json!(pick(1, 33)));
+            let h = segment(&s[range]["k"]);
+            (s[range]["mu"], s[range]["h"]) = (json!(pick(1, 33)), json!(pick(1, h)));
             bits.extend([s[range]["g"].clone(), s[range]["z"].clone()]);
         }
     }
@@ -42,21 +47,25 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
         scalar(&mut plan["norms"][n]["scalar"], &mut pick, &mut bits);
     }
     for l in 0..list(&mut plan["attention"]) {
+        let most = segment(&plan["attention"][l]["k"]);
         for g in 0..list(&mut plan["attention"][l]["heads"]) {
             let head = &mut plan["attention"][l]["heads"][g];
             head["anchor"] = json!(["first", "own", "both"][pick(0, 3) as usize]);
             (head["offset"], head["center"]) =
-                (json!(pick(i64::MIN, 1 << 62)), json!(pick(-LARGEST, LARGEST)));
-            (head["h"], head["e_shift"], head["o_shift"]) =
-                (json!(pick(1, 33)), json!(pick(0, 33)), json!(pick(0, 33)));
+                (json!(pick(-LARGEST, LARGEST + 1)), json!(pick(0, LARGEST + 1)));
             bits.push(head["g"].clone());
             scalar(&mut head["scalar"], &mut pick, &mut bits);
+            let mu = |range: &str| head["scalar"][range]["mu"].as_i64().unwrap_or(0);
+            let cut = 41 - mu("hi").max(mu("lo"));
+            (head["h"], head["e_shift"], head["o_shift"]) =
+                (json!(pick(1, most)), json!(pick(0, cut.min(33))), json!(pick(0, 33)));
         }
     }
     for l in 0..list(&mut plan["activations"]) {
+        let most = segment(&plan["activations"][l]["k"]);
         for w in 0..list(&mut plan["activations"][l]["windows"]) {
             let window = &mut plan["activations"][l]["windows"][w];
-            window["h"] = json!(pick(1, 33));
+            window["h"] = json!(pick(1, most));
             bits.push(window["g"].clone());
         }
     }
