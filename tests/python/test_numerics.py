@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cryptogen.backends.float import FloatBackend
 from cryptogen.models.canonical import canonicalise
+from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import Plan, PlanError, quantise, tables, tables_digest
-from cryptogen.numerics.calibrate import calibrate
-from cryptogen.numerics.pieces import F, fit, make
+from cryptogen.numerics.calibrate import Limits, calibrate
+from cryptogen.numerics.pieces import F, fit, make, zeros_from
 from cryptogen.numerics.quantise import weight_bits
-from cryptogen.numerics.ranges import TableSet, Window, below, fine_window, rsqrt, window
+from cryptogen.numerics.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
 from cryptogen.numerics.statistics import inspect_plan
 from cryptogen.weights import load
 from tiny import tiny_gpt2, tiny_llama
@@ -55,42 +57,154 @@ def test_a_stochastic_index_leaves_no_bias() -> None:
 
 @pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
 def test_activation_tables(kind: str) -> None:
-    offset, h, k = -(8 << F), 7, 9
-    a, b = make({"kind": kind, "tables": [0, 1], "k": k, "h": h, "offset": offset, "bits": 10})
+    h, k = 7, 9  # ±8
+    a, b = make({"kind": kind, "tables": [0, 1], "k": k, "h": h, "bits": 10, "guard": 0})
+    offset = -(1 << (h + k - 1))
     fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS[kind](x / 2**F)  # noqa: E731
     assert piece_error(a, b, fn, offset, 0, h, range(2**k)) < 2.0 ** (F + 10) * 5e-4
 
 
+@pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
+def test_activation_guards(kind: str) -> None:
+    plain, outer, none = (
+        make({"kind": kind, "tables": [0, 1, 2], "k": 9, "h": 7, "bits": 10, "guard": guard}) for guard in range(3)
+    )
+    assert len(plain) == 2
+    for guarded in (outer, none):  # the function is the same
+        assert all(np.array_equal(x, y) for x, y in zip(plain, guarded[:2], strict=True))
+    # met from −8 to −4 and from 4 to 8; pieces are two steps wide
+    assert np.flatnonzero(outer[2]).tolist() == [*range(128), *range(384, 512)] and outer[2].max() == 1
+    assert not none[2].any()
+
+
+EXP = {"kind": "exp", "tables": [0, 1, 2], "k": 8, "h": 8, "bits": 30, "zero": 100, "top": 180, "exact": 0}
+
+
+def exp_line(f: dict[str, Any], a: Any, b: Any, j: int, x: Any) -> Any:
+    """Piece j at arguments relative to the anchor, over `2^bits`; the tables' centre is where piece `top` begins."""
+    return (a[j] * (np.asarray(x) - ((f["top"] - f["zero"]) << f["h"])) + b[j]) / 2.0 ** f["bits"]
+
+
 def test_exponential_tables() -> None:
-    h, k = 8, 8  # 16 nats wide
-    a, b = make({"kind": "exp", "tables": [0, 1], "k": k, "h": h, "bits": 40})
-    width = 1 << (h + k)
-    for j in (100, 180, 250):
-        x = np.linspace(-width + j * 2**h, -width + (j + 2) * 2**h, 33)
-        assert np.abs((a[j] * x + b[j]) / (2.0**40 * np.exp(x / 2**F)) - 1).max() < 2e-3
+    a, b, _ = make(EXP)  # 16 nats wide, the anchor at 6.25, exact up to 5 above it
+    for j in (60, 99, 100, 140, 178):
+        x = np.linspace((j - 100) * 2**8, (j - 98) * 2**8, 33)
+        assert np.abs(exp_line(EXP, a, b, j, x) / np.exp(x / 2**F) - 1).max() < 2e-3
+    assert np.abs(b).max() <= np.rint(2.0**30 * np.exp(5)) and (a >= 0).all()  # no entry exceeds the last value
+
+
+def test_exponential_guard_saturates_and_ends_in_zeros() -> None:
+    a, b, g = make(EXP)
+    assert zeros_from(8) == 240
+    assert not a[180:].any() and not b[240:].any()
+    assert (b[180:240] == np.rint(2.0**30 * np.exp(5))).all()
+    assert np.flatnonzero(g).tolist() == list(range(180, 256)) and g.max() == 1
+    # far below the anchor the table comes to the zeros smoothly, and is not flagged
+    assert abs(exp_line(EXP, a, b, 0, [-100 << 8, -98 << 8])).max() < np.exp(-6.1) and not g[:180].any()
+
+
+@pytest.mark.parametrize(("zero", "top"), [(100, 180), (1, 2), (30, 60), (200, 239)])
+def test_an_exact_exponential_is_right_at_its_anchor(zero: int, top: int) -> None:
+    """The lower index of x = 0 is `zero − 1`, and nearly all shares give that one."""
+    exact, loose = ({**EXP, "zero": zero, "top": top, "exact": e} for e in (1, 0))
+    (a, b, g), (a0, b0, g0) = make(exact), make(loose)
+    assert exp_line(exact, a, b, zero - 1, 0) == 1.0
+    assert exp_line(loose, a0, b0, zero - 1, 0) > 1.0001
+    same = np.arange(256) != zero - 1
+    assert np.array_equal(a, a0) and np.array_equal(b[same], b0[same]) and np.array_equal(g, g0)
+
+
+RECIPROCAL = {
+    "kind": "reciprocal", "tables": [0, 1, 2], "k": 14, "h": 6, "bits": 36, "low": 20, "fine": 0, "below": None,
+}  # fmt: skip
+
+
+def reciprocal_error(a: Any, b: Any, j: int) -> float:
+    x = np.linspace(j * 64, (j + 2) * 64, 17)
+    return float(np.abs((a[j] * x + b[j]) * x / 2.0**36 - 1).max())
 
 
 def test_reciprocal_tables_and_selector() -> None:
-    a, b, z = make({"kind": "reciprocal", "tables": [0, 1, 2], "k": 14, "h": 6, "bits": 36, "below": 14})
+    a, b, g, z = make({**RECIPROCAL, "tables": [0, 1, 2, 3], "low": 0, "below": 14})
     assert z[:14].all() and z[-1] == 1 and not z[14:-1].any()
-    assert not a[z == 1].any() and not b[z == 1].any()
+    assert not a[z == 1].any() and not b[z == 1].any() and not g[z == 1].any()
     for j in (14, 100, 5000):
-        x = np.linspace(j * 64, (j + 2) * 64, 17)
-        assert np.abs((a[j] * x + b[j]) * x / 2.0**36 - 1).max() < 1 / (j + 1) ** 2 + 2.0**-10
+        assert reciprocal_error(a, b, j) < 1 / (j + 1) ** 2 + 2.0**-10
+    assert np.flatnonzero(g).tolist() == list(range(1 << 13, (1 << 14) - 1))
 
 
-def test_index_minus_one_is_the_start_of_the_window() -> None:
-    a, b = make({"kind": "reciprocal", "tables": [0, 1], "k": 14, "h": 6, "bits": 36, "below": None})
-    assert (a[-1], b[-1]) == (0, 2**30)
+def test_reciprocal_guards() -> None:
+    a, b, g = make(RECIPROCAL)
+    assert np.flatnonzero(g).tolist() == [*range(20), *range(1 << 13, 1 << 14)] and g.max() == 1
+    assert reciprocal_error(a, b, 20) < 1 / 20**2 and reciprocal_error(a, b, (1 << 14) - 2) < 2.0**-10
+    a, b, g = make({**RECIPROCAL, "fine": 1})  # what is above is the coarse range's
+    assert np.flatnonzero(g).tolist() == [*range(20), (1 << 14) - 1]
 
 
-def test_ranges_of_a_scalar_meet() -> None:
-    coarse = window(2.0**30, 14)
-    fine = fine_window(coarse, 2.0**14)
-    assert fine is not None and (below(coarse, fine) or 0) >= 1
-    first = (below(coarse, fine) or 0) + 1  # pieces below `first` are met only by arguments under this
-    assert first << (coarse.bits - coarse.k) < 1 << fine.bits
-    assert fine_window(coarse, 2.0**29) is None
+@pytest.mark.parametrize("kind", ["reciprocal", "rsqrt"])
+def test_index_minus_one_is_the_start_of_the_window(kind: str) -> None:
+    other = {"numerator": 2.0**33, "eps": 0.0} if kind == "rsqrt" else {"bits": 36}
+    f = {k: v for k, v in RECIPROCAL.items() if k != "bits"} | {"kind": kind, "low": 1, **other}
+    a, b, g = make(f)
+    assert (a[-1], b[-1], g[-1]) == (0, 2**30, 1)
+    assert make({**f, "fine": 1, "low": 0})[2][-1] == 1
+
+
+@pytest.mark.parametrize("k", NORM_K)
+@pytest.mark.parametrize("two", [False, True])
+def test_ranges_reach_what_they_are_asked_for(k: int, two: bool) -> None:
+    for top in (16, 20.5, 30, 38.99):
+        for ratio in np.arange(0, 25, 0.3):
+            check_ranges(k, top, ratio, two)
+
+
+def check_ranges(k: int, top: float, ratio: float, two: bool) -> None:
+    largest, smallest = 2.0**top, 2.0 ** (top - ratio)
+    found = ranges(smallest, largest, k, two)
+    coarse, fine = found.coarse, found.fine
+    last = fine or coarse
+    for w in (coarse, last):
+        assert 1 <= w.mu <= 32 and 1 <= w.h <= 6 and w.mu + w.h + k == w.bits
+    assert 2 * largest <= 2.0**coarse.bits  # the upper half is guard
+    assert coarse.bits == k + 2 or 4 * largest > 2.0**coarse.bits
+    index = last.index(smallest)
+    if smallest >= 32 and 2.0**coarse.bits / smallest <= 2 ** (2 * k - 6):
+        assert index >= LEAST_INDEX
+    if smallest >= 4 and 2.0**coarse.bits / smallest <= 2 ** (2 * k - 3):
+        assert index >= 1
+    assert max(index / 2 - 1, 1) <= found.low <= max(index / 2, 1)
+    assert (found.below is None) == (fine is None) and not (two and fine is None)
+    if fine:
+        step = coarse.bits - k  # log2 of a coarse piece
+        assert fine.bits < coarse.bits and found.below is not None
+        assert found.below + 2 <= 2.0 ** (fine.bits - step)  # pieces below `below` end inside the fine window
+        first = found.below + 1  # met by nothing smaller than this many pieces
+        assert first >= 7  # a piece j of 1/x is wrong by 1/(2·(j + 1)²)
+    else:
+        assert index >= 32
+
+
+def test_a_reciprocal_of_two_ranges_is_right_everywhere() -> None:
+    """Both candidates of every index, from the smallest argument that is not flagged to the end of the window."""
+    found, tables_ = ranges(2.0**12, 2.0**33, 14), TableSet()
+    scalar = reciprocal(tables_, found, 24)
+    made = {n: t for f in tables_.functions for n, t in zip(f["tables"], make(f), strict=True)}
+    for x in np.geomspace(2.0**11.5, 2.0**33.99, 4000):
+        for upper in (0, 1):
+            m = x / 2.0**scalar.hi.mu
+            j = (int(m) >> scalar.hi.h) - 1 + upper
+            span, flag = scalar.hi, made[scalar.hi.g][j]
+            if scalar.hi.z is not None and made[scalar.hi.z][j]:
+                assert scalar.lo is not None
+                span = scalar.lo
+                m = x / 2.0**span.mu
+                j = (int(m) >> span.h) - 1 + upper
+                assert 0 <= j < (1 << span.k) - 1
+                flag = made[span.g][j]
+            y = (made[span.a][j] * m + made[span.b][j]) / 2.0**scalar.out_shift
+            assert abs(y * x / 2.0**24 - 1) < 1 / (j * (j + 2)) + 2.0**-10
+            assert flag == (j < found.low if span is scalar.lo else j >= 1 << 13)
+            assert flag or j >= 4
 
 
 @pytest.mark.parametrize(("smallest", "largest"), [(2.0**13, 2.0**14), (2.0**14, 2.0**27), (3e5, 5e9)])
@@ -109,18 +223,23 @@ def test_rsqrt_is_right_over_its_range(smallest: float, largest: float) -> None:
         y = made[span.a][j] * (m / 2.0**span.mu) + made[span.b][j]
         want = 2.0**r / math.sqrt(m / unit + 1e-5)
         assert y / 2.0**scalar.out_shift == pytest.approx(want, rel=0.006)
+        assert not made[span.g][j]
+    for m in (smallest / NORM_MARGIN / 2.5, largest * NORM_MARGIN * 1.9):  # outside the margins it is flagged
+        last = scalar.lo if scalar.lo and m < smallest else scalar.hi
+        assert made[last.g][int(m / 2.0**last.mu) >> last.h]
 
 
 def test_functions_are_shared() -> None:
     found = TableSet()
-    assert found.add(2, kind="exp", k=8, h=8, bits=40) == found.add(2, kind="exp", k=8, h=8, bits=40) == [0, 1]
-    assert found.add(2, kind="exp", k=8, h=9, bits=40) == [2, 3]
+    assert found.add(3, kind="exp", k=8, h=8, bits=40) == found.add(3, kind="exp", k=8, h=8, bits=40) == [0, 1, 2]
+    assert found.add(3, kind="exp", k=8, h=9, bits=40) == [3, 4, 5]
+    assert found.count == 6 and len(found.functions) == 2
 
 
 def test_window_shapes() -> None:
-    assert Window(20, 14).mu == 0 and Window(20, 14).h == 6
-    assert Window(26, 14).mu == 6
-    assert Window(16, 14).h == 2
+    assert (Window(20, 14).mu, Window(20, 14).h) == (1, 5)  # what is not truncated is not lifted
+    assert (Window(26, 14).mu, Window(26, 14).h) == (6, 6)
+    assert (Window(16, 14).mu, Window(16, 14).h) == (1, 1)
 
 
 def test_weight_bits() -> None:
@@ -159,7 +278,8 @@ def change(plan: Plan, path: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
         ("f", 13),
         ("model/arch", "bert"),
         ("model/layers", 3),
@@ -170,13 +290,35 @@ def change(plan: Plan, path: str, value: Any) -> str:
         ("norms/0/pre_shift", -1),
         ("norms/0/scalar/hi/h", 0),
         ("norms/0/scalar/hi/k", 40),
+        ("norms/0/scalar/hi/h", 21),  # h + k above 32
+        ("norms/0/scalar/hi/mu", 0),
+        ("norms/0/scalar/hi/mu", 33),
+        ("norms/0/scalar/hi/g", None),
+        ("norms/0/scalar/hi/z", None),
+        ("norms/0/scalar/lo/mu", 0),
+        ("norms/0/scalar/lo", None),
         ("norms/0/scalar/hi/a", 10**6),
         ("linears/head/d_in", 1),
         ("linears/head/in_shift", [1]),
+        ("linears/layers.0.up/out_shift", 0),
+        ("linears/layers.0.qkv/out_shift", 15),
         ("attention/0/heads", []),
         ("attention/0/k", 9),
         ("attention/0/heads/0/e_shift", 1.5),
+        ("attention/0/heads/0/e_shift", 32),  # with mu more than 40
+        ("attention/0/heads/0/anchor", "last"),
+        ("attention/0/heads/0/offset", -(1 << 46)),
+        ("attention/0/heads/0/center", -1),
+        ("attention/0/heads/0/center", 1 << 46),
+        ("attention/0/heads/0/h", 25),
+        ("attention/0/heads/0/scalar/hi/mu", 0),
         ("activations", []),
+        ("activations/0/windows", []),
+        ("activations/0/windows/0/g", 0),  # in some windows, not in all
+        ("activations/0/windows/0/h", 24),
+        ("activations/0/of", [0]),
+        ("activations/0/of/0", 2),
+        ("activations/0/of/0", -1),
         ("tables", 1),
         ("functions/0/kind", "os.system"),
         ("functions/0/k", 62),
@@ -184,6 +326,10 @@ def change(plan: Plan, path: str, value: Any) -> str:
         ("functions/0/tables", [0, 0, 0, 0]),
         ("functions/0/numerator", float("inf")),
         ("functions/0/positions", 1),
+        ("functions/0/low", -1),
+        ("functions/0/fine", 2),
+        ("functions/0/below", 1 << 12),
+        ("functions/0/below", None),  # then there is no selector
     ],
 )
 def test_bad_documents_are_refused(plan: Plan, path: str, value: Any) -> None:
@@ -191,7 +337,36 @@ def test_bad_documents_are_refused(plan: Plan, path: str, value: Any) -> None:
         Plan.from_json(change(plan, path, value))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "{}", "[" * 100_000, '{"version": 1}'])
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("exp", "zero", 0),
+        ("exp", "zero", 200),  # not below `top`
+        ("exp", "top", 240),  # nothing is left before the zeros
+        ("exp", "exact", 2),
+        ("exp", "bits", 46),
+        ("gelu_new", "guard", 3),
+        ("gelu_new", "guard", 1),  # a table more
+        ("silu", "guard", 2),
+        ("silu", "offset", 0),
+    ],
+)
+def test_bad_functions_are_refused(plan: Plan, kind: str, name: str, value: Any) -> None:
+    found = [i for i, f in enumerate(plan.functions) if f["kind"] == kind]
+    if not found:
+        pytest.skip(f"this model has no {kind}")
+    with pytest.raises(PlanError, match=r"functions\["):
+        Plan.from_json(change(plan, f"functions/{found[0]}/{name}", value))
+
+
+def test_more_windows_than_there_may_be(plan: Plan) -> None:
+    window = dataclasses.asdict(plan.activations[0].windows[0])
+    Plan.from_json(change(plan, "activations/0/windows", [window] * 64))
+    with pytest.raises(PlanError, match="windows"):
+        Plan.from_json(change(plan, "activations/0/windows", [window] * 65))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}", "[" * 100_000, '{"version": 2}'])
 def test_what_is_not_a_plan_is_refused(text: str) -> None:
     with pytest.raises(PlanError):
         Plan.from_json(text)
@@ -215,3 +390,72 @@ def test_weights_beyond_the_plan_are_refused(tmp_path: Path) -> None:
 def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="two tokens"):
         calibrate(canonicalise(load(tiny_gpt2(tmp_path / "a"))), [])
+
+
+# --- what calibration starts from
+
+
+@pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])
+def test_balanced_heads_compute_the_same(make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Powers of two: not a bit of any logit differs, although queries, keys and values were far out of balance."""
+    checkpoint = load(make_model(tmp_path / "m"))
+    config, tensors = checkpoint.config, dict(checkpoint.tensors)
+    rng = np.random.default_rng(1)
+    for i in range(config.layers):
+        factors = 2.0 ** rng.uniform(-9, 3, config.qkv_width // config.head_dim)
+        rows = factors.repeat(config.head_dim).astype(np.float32)
+        tensors[f"layers.{i}.qkv.weight"] = tensors[f"layers.{i}.qkv.weight"] * rows[:, None]
+        if f"layers.{i}.qkv.bias" in tensors:
+            tensors[f"layers.{i}.qkv.bias"] = tensors[f"layers.{i}.qkv.bias"] * rows
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
+    balanced = canonicalise(checkpoint)
+    monkeypatch.setattr("cryptogen.models.canonical._balance", lambda *_: None)
+    plain = canonicalise(checkpoint)
+    tokens = list(range(3, 40))
+    want, got = (forward(FloatBackend(model), config, tokens, "all") for model in (plain, balanced))
+    assert want is not None and got is not None and np.array_equal(want, got)
+    for i in range(config.layers):
+        w, before = balanced.weight[f"layers.{i}.qkv"], plain.weight[f"layers.{i}.qkv"]
+        assert not np.array_equal(w, before)
+        peaks = np.abs(w).reshape(-1, config.head_dim, config.d).max(axis=(1, 2))  # of each head of q, k, v
+        q, k, v = np.split(peaks, [config.heads, config.heads + config.kv_heads])
+        assert (np.abs(np.log2(q.reshape(config.kv_heads, -1).max(axis=1) / k)) <= 1).all()
+        assert (v <= np.abs(before).max()).all() and (v > np.abs(before).max() / 2).all()
+
+
+@pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])
+def test_limits_bound_whatever_enters(make_model: Any, tmp_path: Path) -> None:
+    model = canonicalise(load(make_model(tmp_path / "m")))
+    config, limits, rng = model.config, Limits(model), np.random.default_rng(2)
+    largest: dict[str, Any] = {}
+
+    def see(name: str, value: Any) -> None:
+        largest[name] = np.maximum(largest.get(name, 0.0), np.abs(value.astype(np.float64)).max(axis=0))
+
+    backend = FloatBackend(model, see)
+    backend.embed(range(64))  # positions 0…63, of any token at most `limits.embed`
+    assert largest.pop("embed").max() <= limits.embed
+    rows = np.concatenate([rng.normal(size=(64, config.d)), rng.standard_cauchy((64, config.d))]).astype(np.float32)
+    sites = [site for site in config.linear_shapes() if not site.endswith((".o", ".down"))]
+    for site in sites:  # the worst row of each neuron too: all of its weights' direction, either sign
+        layer, _, kind = site.rpartition(".")
+        worst = np.concatenate([rows, 100 * model.weight[site], -100 * model.weight[site]])
+        backend = FloatBackend(model, see)
+        backend._end = len(worst)  # rows of this call, embedded or not
+        norm = {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm"}.get(kind, "final_norm")
+        y = backend.linear(backend.norm(worst, norm), site)
+        if kind == "qkv":
+            backend.linear(backend.attention(y, int(layer.split(".")[1])), f"{layer}.o")
+        elif kind == "up":
+            backend.linear(backend.activation(y, int(layer.split(".")[1])), f"{layer}.down")
+    rounding = 1 + 1e-5
+    for i in range(config.layers):
+        gate, v = largest[f"layers.{i}.up"][: config.ff], largest[f"layers.{i}.qkv"][-config.kv_width :]
+        assert (gate <= limits.gate[i] * rounding).all() and (gate >= limits.gate[i] * 0.9999).all()  # and no looser
+        assert (v.reshape(config.kv_heads, -1) <= limits.value[i][:, None] * rounding).all()
+        assert (v.reshape(config.kv_heads, -1).max(axis=1) >= limits.value[i] * 0.9999).all()
+        assert (largest[f"layers.{i}.act"] <= limits.act[i] * rounding).all()
+    for site in config.linear_shapes():
+        assert largest[site].max() <= limits.output(site) * rounding, site
+        if site in sites:
+            assert largest[site].max() >= limits.output(site) * 0.9999

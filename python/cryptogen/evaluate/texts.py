@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan
 from cryptogen.numerics.quantise import IntegerModel, quantise
+from cryptogen.processes import in_processes
 from cryptogen.weights import Checkpoint, load
 
 ROWS = 256  # of one pass: bounds the memory of two rows of logits each
@@ -168,37 +167,34 @@ def faithful_texts(
     source: str, plan: Plan, texts: Mapping[str, Sequence[int]], progress: Progress | None = None
 ) -> dict[str, Faithful]:
     """`faithful` for several texts, in as many processes as there are processors. `source`: the model's path."""
-    found, done = {}, 0
-    for name, result in _parallel(source, plan, texts):
-        found[name], done = result, done + 1
+    model, results = Loaded(source, plan.to_json()), {}
+    for name, result in zip(texts, in_processes(model.faithful, list(texts.values())), strict=True):
+        results[name] = result
         if progress:
-            progress("checking texts", done, len(texts))
-    return {name: found[name] for name in texts}
+            progress("checking texts", len(results), len(texts))
+    return results
 
 
-def _parallel(source: str, plan: Plan, texts: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Faithful]]:
-    workers = min(len(os.sched_getaffinity(0)), len(texts))
-    before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))  # for the workers: a processor each
-    try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (source, plan.to_json())) as pool:
-            yield from pool.map(_one, texts.items())
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+class Loaded:
+    """A model and a plan that every worker process loads once, when it first needs them."""
+
+    def __init__(self, source: str, plan: str) -> None:
+        self._source, self._plan = source, plan
+
+    def faithful(self, tokens: Sequence[int]) -> Faithful:
+        """See `faithful`."""
+        model = canonical_of(self._source)
+        weights, plan = _quantised(self._source, self._plan)
+        return faithful(model, weights, plan, tokens)
 
 
-_loaded: list[tuple[Canonical, IntegerModel, Plan]] = []  # of a worker process
+@cache
+def canonical_of(source: str) -> Canonical:
+    """The rewritten weights of a model file, loaded once per process."""
+    return canonicalise(load(source))
 
 
-def _begin(source: str, plan: str) -> None:
-    model, parsed = canonicalise(load(source)), Plan.from_json(plan)
-    _loaded.append((model, quantise(model, parsed), parsed))
-
-
-def _one(item: tuple[str, Sequence[int]]) -> tuple[str, Faithful]:
-    model, weights, plan = _loaded[0]
-    return item[0], faithful(model, weights, plan, item[1])
+@cache
+def _quantised(source: str, plan: str) -> tuple[IntegerModel, Plan]:
+    parsed = Plan.from_json(plan)
+    return quantise(canonical_of(source), parsed), parsed

@@ -66,7 +66,11 @@ def calibrate(
     Raises PlanError if there is nothing to calibrate on or a range cannot be represented. Cost: one float forward
     pass per window; a single short window is enough for a model with random weights.
     """
-    seen = observe(model, windows, progress)
+    return plan_of(model, observe(model, windows, progress), margins, model_digest)
+
+
+def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None, model_digest: str = "") -> Plan:
+    """The plan from what has been observed. Raises PlanError as `calibrate` does."""
     if seen.tokens < 2:
         raise PlanError("calibration text", "two tokens or more", seen.tokens)
     margins, tables, limits, c = margins or Margins(), TableSet(), Limits(model), model.config
@@ -163,7 +167,7 @@ def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
 
 
 def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
-    """pre_shift: enough to keep the sum of squares small, if that leaves the smallest row 8 units of root mean square."""
+    """pre_shift: enough to keep the sum of squares small, if that leaves the smallest row a root mean square of 8."""
     c, square = seen.config, seen.mean_square[site].all
     least = max(float(square.min()), 2.0 ** (-2 * F))
     largest = max(float(square.max()), least)

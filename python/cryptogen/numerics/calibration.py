@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cryptogen.errors import PlanUnfaithful
-from cryptogen.evaluate.texts import Faithful, Progress, faithful_texts
+from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
 from cryptogen.models.canonical import canonicalise
+from cryptogen.processes import in_processes
 from cryptogen.tokens import TextCodec
 from cryptogen.weights import load
 
 from . import stress
-from .calibrate import calibrate
+from .calibrate import plan_of
 from .document import PlanError
+from .observe import Observation, observe
 from .plan import Plan
 
 START = 16  # tokens of the short windows that show what first rows look like
@@ -51,20 +54,24 @@ def calibrate_model(
     if len(tokens) < needed or size > config.context:
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
     chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(codec, rows).values())
-    starts = [w[j : j + START] for w in chosen for j in range(0, len(w), max(len(w) // 8, START)) if len(w[j:]) > 1]
-    total = len(chosen)
-
-    def measured(done: int) -> None:
-        if progress and done <= total:
-            progress("measuring texts", done, total)
-
-    model = canonicalise(checkpoint)
-    plan = calibrate(model, chosen + starts, model_digest=checkpoint.digest, progress=measured)
+    seen = Observation(config)
+    for done, part in enumerate(in_processes(partial(_observe, str(path)), chosen), 1):
+        seen.merge(part)
+        if progress:
+            progress("measuring texts", done, len(chosen))
+    plan = plan_of(canonicalise(checkpoint), seen, model_digest=checkpoint.digest)
     unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(codec, rows, seed=1)}
     found = faithful_texts(str(path), plan, unseen, progress)
     if faults := {name: result.faults() for name, result in found.items() if result.faults()}:
         raise PlanUnfaithful(faults)
     return dataclasses.replace(plan, statistics=plan.statistics | {"classes": _figures(found)})
+
+
+def _observe(source: str, window: Sequence[int]) -> Observation:
+    """A window and the starts inside it."""
+    step = max(len(window) // 8, START)
+    starts = [window[j : j + START] for j in range(0, len(window), step) if len(window[j:]) > 1]
+    return observe(canonical_of(source), [window, *starts])
 
 
 def stress_tokens(codec: TextCodec, rows: int, seed: int = 0) -> dict[str, list[int]]:

@@ -1,5 +1,7 @@
 """What a model's activations look like on public text: the ranges that calibration turns into windows and shifts."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,11 @@ class Extent:
         self.total += float(np.abs(values).sum(dtype=np.float64))
         self.count += values.size
 
+    def merge(self, other: Extent) -> None:
+        """As if everything that the other has seen had been added here."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.total, self.count = self.total + other.total, self.count + other.count
+
     @property
     def largest(self) -> float:
         return max(-self.low, self.high)
@@ -51,6 +58,9 @@ class Rows:
     def add(self, values: NDArray[np.float64]) -> None:
         self.chunks.append(values)
 
+    def merge(self, other: Rows) -> None:
+        self.chunks += other.chunks
+
     @property
     def all(self) -> NDArray[np.float64]:
         return np.concatenate(self.chunks)
@@ -63,19 +73,29 @@ class Anchored:
     low: float = np.inf
     high: float = -np.inf
     chunks: list[Array] = field(default_factory=list)  # log Σ_j exp(x_j) of each row
-    cut: Array = field(default_factory=lambda: np.zeros(len(CUTS)))  # largest log Σ_j exp(min(x_j, cut)), for each of CUTS
+    # for each of CUTS, the largest log Σ_j exp(min(x_j, cut))
+    cut: Array = field(default_factory=lambda: np.zeros(len(CUTS)))
 
     def add(self, scores: Array, level: Array, low: Array, high: Array, log_sum: Array) -> None:
-        """One window: scores [T, L] and each row's smallest and largest one and log Σ exp, all relative to `level` [T]."""
+        """One window: scores [T, L], each row's smallest and largest one and log Σ exp; all relative to `level` [T]."""
         self.low, self.high = min(self.low, float((low - level).min())), max(self.high, float((high - level).max()))
         self.chunks.append((log_sum - level).astype(np.float32))
-        large = high - level > CUTS[0]  # the others are not cut
-        self.cut = np.maximum(self.cut, float((log_sum - level)[~large].max(initial=0.0)))
-        if large.any():
-            x = scores[large] - level[large, None]
-            for i, top in enumerate(CUTS):
-                sums = np.exp(np.minimum(x, np.float32(top))).sum(axis=1, dtype=np.float64)
-                self.cut[i] = max(self.cut[i], math.log(float(sums.max())))
+        relative = (log_sum - level).astype(np.float64)
+        large = np.flatnonzero(high - level > CUTS[0])  # the others are not cut
+        self.cut = np.maximum(self.cut, float(np.delete(relative, large).max(initial=0.0)))
+        x = scores[large] - level[large, None]
+        row, column = np.nonzero(x > CUTS[0])
+        above = x[row, column].astype(np.float64)
+        rest = np.exp(relative[large]) - np.bincount(row, np.exp(above), len(large))
+        for i, top in enumerate(CUTS):
+            sums = np.maximum(rest, 0.0) + np.bincount(row, np.exp(np.minimum(above, top)), len(large))
+            self.cut[i] = max(self.cut[i], math.log(float(sums.max(initial=1.0))))
+
+    def merge(self, other: Anchored) -> None:
+        """As if everything that the other has seen had been added here."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.chunks += other.chunks
+        self.cut = np.maximum(self.cut, other.cut)
 
     @property
     def log_sum(self) -> Array:
@@ -105,6 +125,13 @@ class Scores:
         self.absolute += float(np.abs(scores[seen]).sum(dtype=np.float64))
 
 
+    def merge(self, other: Scores) -> None:
+        """As if everything that the other has seen had been added here."""
+        for anchor, seen in other.by_anchor.items():
+            self.by_anchor[anchor].merge(seen)
+        self.pairs, self.absolute = self.pairs + other.pairs, self.absolute + other.absolute
+
+
 class Observation:
     """Everything that `calibrate` wants to know, gathered by running the float model on the rewritten weights."""
 
@@ -129,6 +156,22 @@ class Observation:
         backend = FloatBackend(model, observe=self._see)
         forward(backend, self.config, window, "all")
         self.tokens += len(window)
+
+    def merge(self, other: Observation) -> None:
+        """As if everything that the other has seen had been run here."""
+        self.embed.merge(other.embed)
+        for name in ("h", "mean_square", "x", "y"):
+            for site, part in getattr(other, name).items():
+                getattr(self, name)[site].merge(part)
+        for i in range(self.config.layers):
+            for name in ("gate", "argument", "act"):
+                getattr(self, name)[i].merge(getattr(other, name)[i])
+            self.neurons[i] = np.maximum(self.neurons[i], other.neurons[i])
+            for mine, theirs in zip(self.values[i], other.values[i], strict=True):
+                mine.merge(theirs)
+            for ours, scores in zip(self.scores[i], other.scores[i], strict=True):
+                ours.merge(scores)
+        self.tokens += other.tokens
 
     def _see(self, name: str, value: Array) -> None:
         layer, _, kind = name.rpartition(".")

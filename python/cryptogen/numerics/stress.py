@@ -399,7 +399,7 @@ def conversation(characters: int = 16_000, seed: int = 0) -> list[Message]:
 
 
 _QUESTIONS = (
-    "Can you explain this to me?", "What comes next?", "Please translate:", "Fix the error in", "Summarise in one line:",
+    "Can you explain this to me?", "What comes next?", "Please translate:", "Fix the error in", "Summarise it:",
     "Why is this wrong?", "Write ten more like", "hi", "Rewrite it politely:", "Who said this?",
 )  # fmt: skip
 _ANSWERS = (
