@@ -1,7 +1,7 @@
-"""Outside every window the parties still compute what the oracle computes, bit for bit, and count the same range events.
+"""Outside every window the parties still compute what the oracle computes, bit for bit, and count the same events.
 
-Plans of tiny models are mutilated at random: windows moved and narrowed, other anchors, shifts, tables and guards; weights
-grow until numbers wrap modulo p and modulo 2^64. Nothing here means anything any more, which is the point.
+Plans of tiny models are mutilated at random: windows moved and narrowed, other anchors, shifts, tables and guards;
+weights grow until numbers wrap modulo p and modulo 2^64. Nothing here means anything any more, which is the point.
 """
 
 from __future__ import annotations
