@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptogen.backends.exact import matmul, product
-from cryptogen.backends.fixed import FixedBackend
+from cryptogen.backends.exact import product, scores_of, weighted_values
+from cryptogen.backends.field import minus, plus, times, total
+from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
-from cryptogen.backends.rounding import Nearest, Random, Recording, Replay, ReplayError
+from cryptogen.backends.rounding import (
+    Nearest,
+    Random,
+    Recording,
+    Replay,
+    ReplayError,
+    index_shares,
+    lifted_shares,
+    truncated_shares,
+    truncated_word_shares,
+)
 from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics import IntegerModel, Plan, quantise
 from cryptogen.numerics.calibrate import calibrate
+from cryptogen.numerics.pieces import F
+from cryptogen.numerics.plan import Activation, Window, tables
 from cryptogen.weights import load
 from tiny import tiny_gpt2, tiny_llama
 
@@ -41,27 +55,118 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int64)
 
 
-def outcome(x: int, client: int, k: int) -> int:
-    """A1 with real shares."""
+def signed(x: int) -> int:
+    """The representative of x modulo p in (−p/2, p/2)."""
+    return x % P - P if x % P > P // 2 else x % P
+
+
+def word(x: int) -> int:
+    """The representative of x modulo 2^64 in [−2^63, 2^63)."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+# What two parties compute, with Python's integers: x shared as the client's number and the rest (A1, A2, A6).
+
+
+def shared_truncation(x: int, client: int, k: int) -> int:
     server = (x - client) % P
-    y = ((client >> k) + (server >> k) - (P >> k) + 1) % P
-    return y - P if y > P // 2 else y
+    return signed((client >> k) + (server >> k) - (P >> k) + 1) if k else signed(x)
 
 
-@given(st.integers(-(2**50), 2**50), st.integers(2**51, P - 2**51), st.integers(1, 32))
-def test_the_oracle_knows_both_outcomes_of_truncation(x: int, client: int, k: int) -> None:
-    Replay([[outcome(x, client, k)]]).truncate(ints(x), k)
-    Replay([Nearest().truncate(ints(x), k)]).truncate(ints(x), k)
+def shared_word_truncation(x: int, client: int, k: int) -> int:
+    server = (x - client) % 2**64
+    return signed((client >> k) + (server >> k) - 2 ** (64 - k) + (1 if k else 0))
+
+
+def shared_index(x: int, client: int, h: int, k: int) -> int:
+    server = (x - client) % P
+    return ((client >> h) + (server >> h) - (P >> h)) % 2**k
+
+
+def shared_lift(x: int, client: int) -> int:
+    return word(client + (x - client) % P - P)
+
+
+# Any size is as likely as any other; the ends of every range, and what lies beside them, are likely.
+near = st.sampled_from([0, 2**40, P // 2, 2**62]).flatmap(lambda x: st.integers(x - 3, x + 3))
+numbers = st.one_of(st.integers(0, 63).flatmap(lambda b: st.integers(-(2**b), 2**b)), near, near.map(lambda x: -x))
+residues = numbers.map(signed)
+words = st.one_of(numbers, st.just(-(2**63)), st.just(2**63 - 1)).map(word)
+clients = st.one_of(st.integers(0, P - 1), numbers.map(lambda x: x % P))
+
+
+@given(residues, clients, st.integers(0, 32))
+def test_the_oracle_knows_every_outcome_of_truncation(x: int, client: int, k: int) -> None:
+    want = shared_truncation(x, client, k)
+    assert truncated_shares(ints(x), np.array([client], dtype=np.uint64), ints(k)).tolist() == [want]
+    if usual(x, client, (x - client) % P, P):
+        assert want in ((x,) if k == 0 else ((x + 1) >> k, ((x + 1) >> k) + 1))
+    if usual(x, client, (x - client) % P, P) or abs(x) >= 2**40:
+        assert Replay([[want]]).truncate(ints(x), k).tolist() == [want]
     Replay([Random(np.random.default_rng(client)).truncate(ints(x), k)]).truncate(ints(x), k)
 
 
-@given(st.integers(-(2**50), 2**50), st.integers(2**51, P - 2**51), st.integers(1, 32), st.integers(4, 16))
-def test_the_oracle_knows_both_outcomes_of_an_index(x: int, client: int, h: int, k: int) -> None:
-    server = (x - client) % P
-    j = ((client >> h) + ((server >> h) - (P >> h))) % 2**k
-    Replay([[j]]).index(ints(x), h, k)
+@given(words, st.one_of(st.integers(0, 2**64 - 1), numbers.map(lambda x: x % 2**64)), st.integers(0, 32))
+def test_the_oracle_knows_every_outcome_of_truncating_words(x: int, client: int, k: int) -> None:
+    want = shared_word_truncation(x, client, k)
+    assert truncated_word_shares(ints(x), np.array([client], dtype=np.uint64), ints(k)).tolist() == [want]
+    if usual(x, client, (x - client) % 2**64, 2**64):
+        assert want in ((signed(x),) if k == 0 else ((x + 1) >> k, ((x + 1) >> k) + 1))
+    if usual(x, client, (x - client) % 2**64, 2**64) or abs(x) >= 2**40:
+        assert Replay([[want]]).truncate_word(ints(x), k).tolist() == [want]
+    Replay([Random(np.random.default_rng(client % P)).truncate_word(ints(x), k)]).truncate_word(ints(x), k)
+
+
+@given(residues, clients, st.integers(1, 32), st.integers(4, 16))
+def test_the_oracle_knows_every_outcome_of_an_index(x: int, client: int, h: int, k: int) -> None:
+    want = shared_index(x, client, h, k)
+    assert (index_shares(ints(x), np.array([client], dtype=np.uint64), ints(h)) % 2**k).tolist() == [want]
+    either = [((x + 1) >> h) % 2**k, (((x + 1) >> h) - 1) % 2**k]
+    if usual(x, client, (x - client) % P, P):
+        assert want in either
+    elif client + (x - client) % P == x and h + k <= 32:
+        assert want in either  # so it does not matter that the shares did not wrap
+    if usual(x, client, (x - client) % P, P) or abs(x) >= 2**40:
+        assert Replay([[want]]).index(ints(x), h, k).tolist() == [want]
     Replay([Nearest().index(ints(x), h, k)]).index(ints(x), h, k)
     Replay([Random(np.random.default_rng(client)).index(ints(x), h, k)]).index(ints(x), h, k)
+
+
+@given(residues, clients)
+def test_the_oracle_knows_every_outcome_of_lifting(x: int, client: int) -> None:
+    want = shared_lift(x, client)
+    assert lifted_shares(ints(x), np.array([client], dtype=np.uint64), ints(0)).tolist() == [want]
+    assert (want == x) == usual(x, client, (x - client) % P, P)
+    if want == x or abs(x) >= 2**40:
+        assert Replay([[want]]).lift(ints(x)).tolist() == [want]
+    Replay([Nearest().lift(ints(x))]).lift(ints(x))
+    Replay([Random(np.random.default_rng(client)).lift(ints(x))]).lift(ints(x))
+
+
+@given(st.integers(-(2**62), 2**62), st.integers(1, 32), st.integers(1, 2**64 - 1))
+def test_what_a_truncation_left_is_lifted_right(x: int, k: int, seed: int) -> None:
+    """Also if it was truncated wrongly; shares of 0 and 1 on the server's side are the exception (A6)."""
+    client = int(np.random.default_rng(seed).integers(0, P, dtype=np.uint64))
+    server = (x - client) % P
+    c, s = client >> k, ((server >> k) - (P >> k) + 1) % P
+    if s > 1:
+        assert word(c + s - P) == shared_truncation(x, client, k)
+
+
+def usual(x: int, client: int, server: int, modulus: int) -> bool:
+    """Shares wrap the way they nearly always do."""
+    return client + server == x + modulus
+
+
+@pytest.mark.parametrize("modulus", [P, 2**64])
+def test_large_numbers_wrap_as_often_as_shares_do(modulus: int) -> None:
+    n, k = 40_000, 12
+    for x in (2**62, -(2**61), 2**40 + 5):
+        rounding = Random(np.random.default_rng(4))
+        y = (rounding.truncate if modulus == P else rounding.truncate_word)(np.full(n, x), k)
+        wrong = np.abs(y - (x >> k)) > 2
+        assert wrong.mean() == pytest.approx(abs(x) / modulus, abs=0.01)
+        assert set((y[~wrong] - ((x + 1) >> k)).tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize("x", [-5000, -1, 0, 1, 3, 1535, 2**40 + 77])
@@ -91,20 +196,55 @@ def test_replay_refuses_what_cannot_be() -> None:
         Replay([[1]]).index(ints(100), 8, 4)
     with pytest.raises(ReplayError, match="2 values expected"):
         Replay([[0]]).truncate(ints(1, 2), 8)
+    with pytest.raises(ReplayError, match="lifted share"):
+        Replay([[101]]).lift(ints(100))
+    for big in (2**41, -(2**41) + 7, 2**60):  # what no shares give; the other wrap is 2^52 away
+        for got in (5, (big >> 12) - 1, (big >> 12) + 3, (big >> 12) + 2**51, (big >> 12) + 2**52 + 4):
+            with pytest.raises(ReplayError):
+                Replay([[got]]).truncate(ints(big), 12)
+            with pytest.raises(ReplayError):
+                Replay([[got]]).truncate_word(ints(big), 12)
+        with pytest.raises(ReplayError):
+            Replay([[(big >> 12) + 3 & 255]]).index(ints(big), 12, 8)
+        with pytest.raises(ReplayError):
+            Replay([[big + 2**32]]).lift(ints(big))
     leftover = Replay([[0, 0]])
     leftover.truncate(ints(1), 8)
     with pytest.raises(ReplayError, match="1 are"):
         leftover.finish()
 
 
-def test_products_are_exact_beyond_one_float() -> None:
-    rng = np.random.default_rng(3)
-    x = rng.integers(-(2**45), 2**45, (3, 50))
-    w = rng.integers(-(2**15) + 1, 2**15, (7, 50)).astype(np.int16)
-    want = [[sum(int(a) * int(b) for a, b in zip(r, c, strict=True)) for c in w] for r in x]
-    assert product(x, w).tolist() == want
-    with pytest.raises(OverflowError):
-        matmul(np.full((1, 50), 2**62), np.ones((50, 1)), 2.0**15)
+def random_ints(rng: np.random.Generator, bits: int, *shape: int) -> np.ndarray:
+    """Up to `bits` bits and a sign, at most p/2."""
+    return rng.integers(-(P // 2), P // 2, shape, endpoint=True) >> (63 - bits)
+
+
+@pytest.mark.parametrize("bits", [63, 62, 53, 50, 40, 30, 20, 8])
+@pytest.mark.parametrize("other", [63, 46, 20])
+def test_products_and_sums_are_exact_for_operands_of_any_size(bits: int, other: int) -> None:
+    rng = np.random.default_rng(bits)
+    a, b = random_ints(rng, bits, 200), random_ints(rng, other, 200)
+    a[:2], b[:2] = [P // 2 >> (63 - bits), -(P // 2) >> (63 - bits)], P // 2 >> (63 - other)
+    pairs = [(int(x), int(y)) for x, y in zip(a, b, strict=True)]
+    assert times(a, b).tolist() == [signed(x * y) for x, y in pairs]
+    assert plus(a, b).tolist() == [signed(x + y) for x, y in pairs]
+    assert minus(a, b).tolist() == [signed(x - y) for x, y in pairs]
+    m = random_ints(rng, bits, 7, 50)
+    assert total(m, 1).tolist() == [signed(sum(map(int, row))) for row in m]
+    assert total(m, 0).tolist() == [signed(sum(map(int, row))) for row in m.T]
+    w = rng.integers(-(2**15) + 1, 2**15, (9, 50)).astype(np.int16)
+    m[3] = 1  # a tame row beside wild ones
+    assert product(m, w).tolist() == [[dot(row, column) for column in w] for row in m]
+    q, k = random_ints(rng, bits, 4, 6, 5), random_ints(rng, other, 8, 3, 5)
+    want = [[[dot(q[t, g], k[j, g // 2]) for j in range(8)] for g in range(6)] for t in range(4)]
+    assert scores_of(q, k).tolist() == want
+    e = random_ints(rng, bits, 4, 6, 8)
+    want = [[[dot(e[t, g], k[:, g // 2, d]) for d in range(5)] for g in range(6)] for t in range(4)]
+    assert weighted_values(e, k).tolist() == want
+
+
+def dot(a: Any, b: Any) -> int:
+    return signed(sum(int(x) * int(y) for x, y in zip(a, b, strict=True)))
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
@@ -159,18 +299,138 @@ def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: Int
     assert np.array_equal(x[0], v << shift)
 
 
-def test_surprises_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
-    canonical, plan = model
+def test_norms_outside_their_range_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+    _, plan = model
     backend = FixedBackend(integers, plan, Nearest())
     h = backend.embed(TOKENS[:4])
-    backend.norm(h * 64, "layers.0.attn_norm")
-    assert backend.events["norm"] == 4 and backend.events["bound"] > 0
-    u = np.zeros((1, plan.linears["layers.0.up"].d_out), dtype=np.int64)
-    backend.events = Counter()
-    spec = plan.activations[0]
-    u[0, 0] = spec.offset + (1 << (spec.h + spec.k))
-    backend.activation(u, 0)
-    assert backend.events == {"activation": 1}
+    x = backend.norm(h, "layers.0.attn_norm")
+    assert not backend.events
+
+    def resized(rows: np.ndarray, square: np.ndarray, pre_shift: int) -> np.ndarray:
+        """Rows with these sums of squares."""
+        was = (rows.astype(np.float64) ** 2).sum(axis=1) / 4.0**pre_shift
+        return np.rint(rows * np.sqrt(square / was)[:, None]).astype(np.int64)
+
+    norm = plan.norms[0]
+    hi, lo = norm.scalar.hi, norm.scalar.lo
+    assert lo is not None
+    end = 2.0 ** (hi.mu + hi.h + hi.k)
+    loud = resized(h, np.array([0.45, 0.55, 0.95, 0.45]) * end, norm.pre_shift)
+    y = backend.norm(loud, "layers.0.attn_norm")
+    assert backend.events == {Place("norm", 0): 2} and backend.excess[Place("norm", 0)] == pytest.approx(1.9, rel=0.01)
+    assert np.abs(y / np.abs(y).max(axis=1)[:, None] - x / np.abs(x).max(axis=1)[:, None]).max() < 0.01
+    assert (y[1] ** 2.0).mean() == pytest.approx((x[1] ** 2.0).mean(), rel=0.02)  # flagged, although it is right
+    norm = plan.norms[-1]
+    lo = norm.scalar.lo
+    assert lo is not None
+    low = next(f["low"] for f in plan.functions if f["tables"][0] == lo.a)
+    edge = 2.0 ** (lo.mu + lo.h) * low
+    quiet = resized(h[1:], np.array([1.1, 0.9, 0.5]) * edge, norm.pre_shift)
+    backend.norm(quiet, "final_norm")
+    assert backend.events[Place("norm", 2)] == 2 and backend.excess[Place("norm", 2)] == pytest.approx(2, rel=0.1)
+    backend.logits(backend.norm(h, "final_norm"))
+    assert backend.range_events == [0, 1, 2, 1]  # of rows 0…3, all sampled
+
+
+def test_events_wait_for_the_next_row_that_is_sampled(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+    canonical, plan = model
+    loud, scalar = [TOKENS[i] for i in (0, 3)], plan.norms[0].scalar.hi
+    square = (integers.embed[loud] / 2.0**plan.embed.shift) ** 2
+    embed = integers.embed.copy()
+    top = 2.0 ** (scalar.mu + scalar.h + scalar.k + 2 * plan.norms[0].pre_shift)
+    embed[loud] = embed[loud] * np.sqrt(0.75 * top / square.sum(axis=1))[:, None]
+    backend = FixedBackend(dataclasses.replace(integers, embed=embed, pos=None), plan, Nearest())
+    seen = []
+    for tokens, want in ((TOKENS[:3], "none"), (TOKENS[3:4], "none"), (TOKENS[4:7], "last"), (TOKENS[3:5], "all")):
+        if forward(backend, canonical.config, tokens, want) is not None:
+            seen.append((backend.range_events, sum(backend.events.values())))
+    (first, early), (both, late) = seen
+    assert len(first) == 1 and early == first[0] >= 2  # of rows 0 and 3, sampled with row 6
+    assert len(both) == 2 and sum(both) == late - early and both[0] >= 1
+    backend.truncate(2)
+    forward(backend, canonical.config, TOKENS[4:5], "last")
+    assert sum(backend.events.values()) == late + backend.range_events[0]
+
+
+def test_scores_outside_their_window_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+    """A key of row 1 is turned up until its score is above those that are computed exactly: flagged, and saturated."""
+    _, plan = model
+    m, tables_ = plan.model, tables(plan)
+    for g, head in enumerate(plan.attention[0].heads):
+        backend = FixedBackend(integers, plan, Nearest())
+        above = head.center + (1 << head.h) + np.array([0, 1000, 2**18], dtype=np.int64)
+        e, events = backend._heads[0].exp(above, g, Nearest())
+        flagged = tables_[head.g][((above - head.offset + 1) >> head.h) & 255] == 1
+        assert flagged[:2].all() and events.tolist() == flagged.astype(int).tolist()
+        assert e[0] == e[1] == tables_[head.b][-20]  # stays at the last value
+        below = np.array([head.center - (1 << head.h), 0, head.offset + 1, head.offset - (3 << head.h)])
+        e, events = backend._heads[0].exp(below, g, Nearest())
+        assert events.tolist() == [0, 0, 0, 1] and e[3] == 0  # just below the window: its end from the other side
+        assert abs(e[1] / 2.0**plan.functions[exp_of(plan, head.a)]["bits"] - 1) < 0.01
+        # the same in the place where scores are made; the last pair of a head hardly turns
+        qkv = np.zeros((3, m.q_dim + 2 * m.kv_dim), dtype=np.int64)
+        at, kv = m.head_dim // 2 - 1, g // (m.heads // m.kv_heads)
+        qkv[2, g * m.head_dim + at] = 1 << F
+        qkv[1, m.q_dim + kv * m.head_dim + at] = head.center + (3 << head.h)
+        backend._rows, backend._end = np.zeros(3, dtype=np.int64), 3
+        backend.attention(qkv, 0)
+        assert backend.events[Place("score", 0, g)] == 1
+        assert backend.excess[Place("score", 0, g)] == pytest.approx((3 << head.h) / 2**F, rel=0.1)
+        assert backend._rows.tolist() == [0, 0, backend.events.total()]
+
+
+def exp_of(plan: Plan, a: int) -> int:
+    return next(i for i, f in enumerate(plan.functions) if f["tables"][0] == a)
+
+
+def test_sums_outside_their_window_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+    _, plan = model
+    heads = FixedBackend(integers, plan, Nearest())._heads[0]
+    for g, head in enumerate(plan.attention[0].heads):
+        hi = head.scalar.hi
+        end = 1 << (hi.mu + hi.h + hi.k)
+        sigma = np.full((5, plan.model.heads), 1 << 12, dtype=np.int64)
+        sigma[:, g] = [1 << 12, 1 << 9, end // 2 - (1 << hi.mu + hi.h), end // 2 + (1 << hi.mu + hi.h), end // 4 * 3]
+        rho, events = heads.scalar(sigma, Nearest())
+        assert events[:, g].tolist() == [0, 1, 0, 1, 1] and events.sum() == 3
+        ideal = rho[0, g] * 2.0**12 / sigma[:, g]  # right in the upper half too: flagged because of what is above
+        assert (np.abs(rho[[0, 2, 3, 4], g] / ideal[[0, 2, 3, 4]] - 1) < 0.1).all()
+        assert heads.scalar.outside(sigma[[3, 4], g], g) == pytest.approx(1.5, rel=0.01)
+        assert heads.scalar.outside(sigma[[1], g], g) > 2
+
+
+def guarded(plan: Plan) -> Plan:
+    """With open windows in layer 1: the first half of the neurons with a guard that flags, the others with zeros."""
+    functions, tables_ = list(plan.functions), plan.tables
+    windows, spec = [], plan.activations[1]
+    for guard in (1, 2):
+        f = next(f for f in functions if f["tables"][0] == spec.windows[0].a)
+        functions.append({**f, "guard": guard, "tables": [tables_, tables_ + 1, tables_ + 2]})
+        windows.append(Window(f["h"], tables_, tables_ + 1, tables_ + 2))
+        tables_ += 3
+    of = tuple(int(i >= plan.model.ff // 2) for i in range(plan.model.ff))
+    activations = (plan.activations[0], Activation(spec.k, tuple(windows), of))
+    changed = dataclasses.replace(plan, activations=activations, functions=tuple(functions), tables=tables_)
+    return Plan.from_json(changed.to_json())
+
+
+def test_activations_outside_their_window_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+    _, plan = model
+    plan = guarded(plan)
+    backend = FixedBackend(integers, plan, Nearest())
+    half, ff = 1 << (plan.activations[1].windows[0].h + plan.activations[1].k - 1), plan.model.ff
+    u = np.zeros((4, plan.linears["layers.1.up"].d_out), dtype=np.int64)
+    # the outer quarters: met from half the window's half on, on both sides; and from beyond, once around
+    u[:, 0] = [half // 2 - 2, half // 2, -half // 2 - 2, 2 * half - half // 2 - 2]
+    u[0, 2] = -half // 2
+    u[1, 1], u[2, 2] = half - 1, -half
+    u[:, ff - 1] = 5 * half  # a neuron of the second window: no events
+    backend._rows = np.zeros(4, dtype=np.int64)
+    backend.activation(u, 1)
+    assert backend._rows.tolist() == [0, 2, 2, 1] and backend.events == {Place("activation", 1): 5}
+    assert backend.excess[Place("activation", 1)] == pytest.approx(1.5, rel=0.01)
+    backend.activation(u, 0)  # a layer without guards
+    assert backend.events == {Place("activation", 1): 5}
 
 
 def test_golden_tokens(shared: Path) -> None:

@@ -155,7 +155,7 @@ class Replay:
 
     def _truncated(self, x: Ints, k: Shift, modulus: int) -> Ints:
         k = np.broadcast_to(np.asarray(k, dtype=np.int64), x.shape)
-        low = np.where(k == 0, x, _next_floor(x, k))
+        low = np.where(k == 0, from_field(to_field(x)), _next_floor(x, k))  # of a word any int64
         step = from_field(reduced(np.uint64(modulus - 1) >> k.astype(np.uint64)))
 
         def wrong(got: Ints) -> NDArray[np.bool_]:
