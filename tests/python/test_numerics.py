@@ -314,7 +314,6 @@ def change(plan: Plan, path: str, value: Any) -> str:
         ("attention/0/heads/0/scalar/hi/mu", 0),
         ("activations", []),
         ("activations/0/windows", []),
-        ("activations/0/windows/0/g", 0),  # in some windows, not in all
         ("activations/0/windows/0/h", 24),
         ("activations/0/of", [0]),
         ("activations/0/of/0", 2),
@@ -359,8 +358,13 @@ def test_bad_functions_are_refused(plan: Plan, kind: str, name: str, value: Any)
         Plan.from_json(change(plan, f"functions/{found[0]}/{name}", value))
 
 
-def test_more_windows_than_there_may_be(plan: Plan) -> None:
+def test_windows_that_do_not_go_together(plan: Plan) -> None:
     window = dataclasses.asdict(plan.activations[0].windows[0])
+    open_one = {**window, "g": window["b"]}
+    for guards in ([window, open_one], [open_one, window]):
+        with pytest.raises(PlanError, match="guard"):
+            Plan.from_json(change(plan, "activations/0/windows", guards))
+    Plan.from_json(change(plan, "activations/0/windows", [open_one, open_one]))
     Plan.from_json(change(plan, "activations/0/windows", [window] * 64))
     with pytest.raises(PlanError, match="windows"):
         Plan.from_json(change(plan, "activations/0/windows", [window] * 65))

@@ -188,6 +188,12 @@ def attempt(core: Any, folder: Path, make: Callable[..., Path], seed: int, wild:
     return run.replay
 
 
+@pytest.fixture(autouse=True)
+def all_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares of sums of truncated numbers are not uniform: they wrap the other way up to 2^14 times as often."""
+    monkeypatch.setattr("cryptogen.backends.rounding.LARGE", 1 << 24)
+
+
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 def test_parties_and_oracle_agree_on_moved_windows(core: Any, tmp_path: Path, make: Callable[..., Path]) -> None:
     found: Counter[str] = Counter()
@@ -196,13 +202,6 @@ def test_parties_and_oracle_agree_on_moved_windows(core: Any, tmp_path: Path, ma
     assert all(found[kind] > 0 for kind in KINDS), found
 
 
-@pytest.fixture
-def all_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shares of sums of truncated numbers are not uniform: they wrap the other way up to 2^14 times as often."""
-    monkeypatch.setattr("cryptogen.backends.rounding.LARGE", 1 << 24)
-
-
-@pytest.mark.usefixtures("all_wraps")
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 @pytest.mark.parametrize("protocol", [PREPROCESSED, ENCRYPTED_CACHE])
 def test_parties_and_oracle_agree_where_everything_wraps(
