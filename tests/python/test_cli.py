@@ -96,12 +96,13 @@ def test_calibrate_and_eval(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("the quick brown fox jumps over the lazy dog and then rests in the shade of a tree\n" * 4)
     stdout, _ = run("calibrate", model, "--text", text, "--windows", "0,1-2", "--size", 16, "--out", tmp_path / "plan")
-    assert "3 windows of 16 tokens" in stdout
+    assert "3 windows of 16 tokens" in stdout and "hexadecimal" in stdout
     for backend in ("float", "fixed", "private"):
         options = ["--windows", 1, "--size", 8, "--plan", tmp_path / "plan", "--json"]
         result = json.loads(run("eval", text, "--model", model, "--backend", backend, *options)[0])
         assert result["perplexity"] == pytest.approx(result["perplexity_float"], rel=0.02)
-        assert result["agreement_with_float"] >= 0.75
+        assert result["agreement_all"] >= 0.75 and result["rows"] == 8
+        assert result["flagged"] == 0 and result["largest_error"] < 0.2
     assert "expected one of" in failing("eval", text, "--model", model, "--backend", "magic")
     assert "tokens" in failing("eval", text, "--model", model, "--backend", "float", "--windows", 99)
 

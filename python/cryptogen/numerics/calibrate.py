@@ -36,7 +36,8 @@ GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is a
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
-SIGMA_SPREAD = (20, 22)  # bits from there to the end of σ's window; the second at the cost of some precision
+SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
+SIGMA_CUT = 1 / 200  # of a head's rows: where more are cut off at the top, its layer's σ gets one more index bit
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
@@ -48,8 +49,9 @@ class Margins:
 
     score_top: float = 8.0  # nats above the largest score, exactly computed
     score_least: float = 4.0  # of these where a narrower window is worth more
-    score_bottom: float = 4.0  # nats below the smallest score; below, a guard as wide
+    score_bottom: float = 4.0  # nats below the smallest score
     sigma_top: float = 3.0  # bits of σ above one score at the top
+    sigma_least: float = 1.0  # of these where a head needs all that there is
     sigma: float = 4.0  # bits of σ above the largest, of which one is guard
     activation: float = 2.0  # half a window over a neuron's largest input, where it does not hold by construction
 
@@ -197,11 +199,16 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
     """Every layer's heads and the in_shift of each head's columns of `o`. One k of all exponentials: the smallest with
     which no head's pieces are coarse, if there is one."""
     c = seen.config
+
+    def layer_of(i: int, k: int, sigma_k: int) -> list[_Sketch]:
+        values = [seen.values[i][g // c.group].mean for g in range(c.heads)]
+        return [_Sketch.of(s, k, sigma_k, margins, v) for s, v in zip(seen.scores[i], values, strict=True)]
+
     for k in EXP_K:
-        sketches = [
-            [_Sketch.of(s, k, margins, seen.values[i][g // c.group].mean) for g, s in enumerate(layer)]
-            for i, layer in enumerate(seen.scores)
-        ]
+        sketches = [layer_of(i, k, SIGMA_K) for i in range(c.layers)]
+        for i, layer in enumerate(sketches):
+            if any(s.cut > SIGMA_CUT for s in layer):
+                sketches[i] = layer_of(i, k, SIGMA_K + 1)
         if all(s.h - F <= EXP_FINE for layer in sketches for s in layer):
             break
     layers = []
@@ -218,28 +225,31 @@ class _Sketch:
 
     anchor: str
     k: int
+    sigma_k: int
     h: int
     zero: int  # the piece that begins at the anchor
     pieces: int  # from there to the top of the exactly computed scores
     e_shift: int
     reach: float  # log2 of the largest σ outside its guard over the smallest, which is a score at the anchor alone
+    cut: float  # part of the rows that may have scores above the top
     value: float  # mean |v|
 
     @staticmethod
-    def of(scores: Scores, k: int, margins: Margins, value: float) -> "_Sketch":
+    def of(scores: Scores, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
         """The anchor is the one that leaves σ the least to do. A head that asks for more than σ's windows can hold
         gives up margins first, then its most extreme rows: their scores are cut off at the top, and flagged."""
         nats, largest = math.log(2), {name: x.log_sum.max(initial=0.0) for name, x in scores.by_anchor.items()}
         anchor = min(largest, key=largest.__getitem__)
         x = scores.by_anchor[anchor] if scores.pairs else Anchored(low=0.0, high=0.0)  # only first rows were seen
         wished, least = x.high + margins.score_top, x.high + margins.score_least
-        for spread in (bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
-            most = (spread - margins.sigma_top) * nats
-            if x.high > CUTS[0]:
-                limit = (spread - margins.sigma + 1) * nats
-                most = min(most, max((top for top, s in zip(CUTS, x.cut, strict=True) if s <= limit), default=CUTS[0]))
-            if most >= least:
+        for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
+            if (most := (spread - margins.sigma_top) * nats) >= least:
                 break
+        if most < least:  # margins go first, then the rows that would leave σ's window are cut off
+            limit = (spread - margins.sigma_least) * nats
+            fits = [top for top, log_sum in zip(CUTS, x.cut, strict=True) if log_sum <= limit]
+            cut = math.inf if largest[anchor] <= limit else max(fits, default=CUTS[0])
+            most = min(max(x.high, most), cut, limit)
         bottom = x.low - margins.score_bottom
         h = _width(wished, least, bottom, k)
         piece, room = 2.0 ** (h - F), 2**k - int(ZEROS * 2**k)  # nats; pieces before the zeros
@@ -249,10 +259,11 @@ class _Sketch:
         level = pieces * piece / nats  # log2 of e^top
         e_shift = max(min(EXP_BITS, math.floor(EXP_BITS_MAX - level - SIGMA_BITS)), 0)
         reach = min(max(level + margins.sigma_top, float(largest[anchor]) / nats + margins.sigma - 1), spread)
-        return _Sketch(anchor, k, h, zero, pieces, e_shift, reach, value)
+        part = float((x.log_sum > level * nats).mean()) if x.chunks else 0.0
+        return _Sketch(anchor, k, sigma_k, h, zero, pieces, e_shift, reach, part, value)
 
     def ranges(self, two: bool) -> Ranges:
-        return ranges(2.0**SIGMA_BITS, 2.0 ** (SIGMA_BITS + self.reach), SIGMA_K, two)
+        return ranges(2.0**SIGMA_BITS, 2.0 ** (SIGMA_BITS + self.reach), self.sigma_k, two)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
         """ρ = 2^r/σ has 4 bits at the largest σ; o' has 10 for the smallest; less where both cost too much."""
