@@ -37,7 +37,7 @@ COLUMNS = ("text", "rows", "perplexity, float", "change", "same token", "rows fl
 def measure(
     model: Path, plan: Path | None, sizes: Sequence[int], files: Sequence[Path], progress: Progress | None = None
 ) -> dict[str, Any]:
-    """The figures of `cryptogen bench ranges --json`: `texts` as in `Faithful`, `chains` of greedy tokens."""
+    """The figures of `cryptogen bench ranges --json`. `texts`: as in `Faithful`; `check`: what `calibrate` found."""
     checkpoint = load(model)
     found = find_plan(checkpoint, plan)
     tokens = texts(checkpoint, sizes, files) | {f"chain {i + 1}": chain(checkpoint, p) for i, p in enumerate(PROMPTS)}
@@ -46,6 +46,7 @@ def measure(
         "model": model.name,
         "plan": found.digest(),
         "commit": commit(),
+        "check": found.statistics.get("classes", {}),
         "texts": {name: asdict(result) | {"faults": result.faults()} for name, result in results.items()},
     }
 
@@ -79,16 +80,23 @@ def _codec(checkpoint: Checkpoint) -> TextCodec:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """Markdown."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    for name, f in figures["texts"].items():
+    """Markdown: the texts, and behind them the check that `calibrate` made with other texts of the same classes."""
+    head = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    origin = f"{figures['model']}, plan {figures['plan'][:16]}, commit {figures['commit'][:8]}."
+    check = ["", "The check that `calibrate` made of the same plan:", "", *head, *_lines(figures["check"])]
+    return "\n".join([*head, *_lines(figures["texts"]), *(check if figures["check"] else []), "", origin])
+
+
+def _lines(texts: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, f in texts.items():
         change = f["perplexity"] / f["perplexity_float"] - 1
         cells = (
             name.rpartition(",")[0] or name, f["rows"], f"{f['perplexity_float']:.2f}", f"{change:+.2%}",
             f"{f['agreement']:.1%}", f["flagged"], f"{f['largest_error']:.2f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([*lines, "", f"{figures['model']}, plan {figures['plan'][:16]}, commit {figures['commit'][:8]}."])
+    return lines
 
 
 def write_docs(figures: Mapping[str, Any]) -> Path:
