@@ -236,10 +236,13 @@ class _Sketch:
 
     @staticmethod
     def of(scores: Scores, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
-        """The anchor is the one that leaves σ the least to do. A head that asks for more than σ's windows can hold
-        gives up margins first, then its most extreme rows: their scores are cut off at the top, and flagged."""
+        """The anchor is the one that leaves σ the least to do: first the fewest rows beyond its window, then the least
+        spread. A head that asks for more than σ's windows can hold gives up margins first, then its most extreme rows:
+        their scores are cut off at the top, and flagged."""
         nats, largest = math.log(2), {name: x.log_sum.max(initial=0.0) for name, x in scores.by_anchor.items()}
-        anchor = min(largest, key=largest.__getitem__)
+        window = (2 * sigma_k - SIGMA_SPREAD[0]) * nats
+        beyond = {name: int((x.log_sum > window).sum()) for name, x in scores.by_anchor.items()}
+        anchor = min(largest, key=lambda name: (beyond[name], largest[name]))
         x = scores.by_anchor[anchor] if scores.pairs else Anchored(low=0.0, high=0.0)  # only first rows were seen
         wished, least = x.high + margins.score_top, x.high + margins.score_least
         for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard

@@ -86,9 +86,10 @@ class Anchored:
         x = scores[large] - level[large, None]
         row, column = np.nonzero(x > CUTS[0])
         above = x[row, column].astype(np.float64)
-        rest = np.exp(relative[large]) - np.bincount(row, np.exp(above), len(large))
+        x[row, column] = -np.inf
+        rest = np.exp(x).sum(axis=1, dtype=np.float64)
         for i, top in enumerate(CUTS):
-            sums = np.maximum(rest, 0.0) + np.bincount(row, np.exp(np.minimum(above, top)), len(large))
+            sums = rest + np.bincount(row, np.exp(np.minimum(above, top)), len(large))
             self.cut[i] = max(self.cut[i], math.log(float(sums.max(initial=1.0))))
 
     def merge(self, other: Anchored) -> None:
