@@ -37,7 +37,7 @@ FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
-SIGMA_CUT = 1 / 200  # of a head's rows: where more are cut off at the top, its layer's σ gets one more index bit
+SIGMA_CUT = 1 / 200  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
@@ -205,10 +205,13 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
         return [_Sketch.of(s, k, sigma_k, margins, v) for s, v in zip(seen.scores[i], values, strict=True)]
 
     for k in EXP_K:
-        sketches = [layer_of(i, k, SIGMA_K) for i in range(c.layers)]
-        for i, layer in enumerate(sketches):
-            if any(s.cut > SIGMA_CUT for s in layer):
-                sketches[i] = layer_of(i, k, SIGMA_K + 1)
+        sketches = []
+        for i in range(c.layers):
+            for sigma_k in SIGMA_K:
+                layer = layer_of(i, k, sigma_k)
+                if all(head.cut <= SIGMA_CUT for head in layer):
+                    break
+            sketches.append(layer)
         if all(s.h - F <= EXP_FINE for layer in sketches for s in layer):
             break
     layers = []
@@ -232,18 +235,22 @@ class _Sketch:
     e_shift: int
     reach: float  # log2 of the largest σ outside its guard over the smallest, which is a score at the anchor alone
     cut: float  # part of the rows that may have scores above the top
+    largest: float  # log σ, relative to the anchor, nats
     value: float  # mean |v|
 
     @staticmethod
     def of(scores: Scores, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
-        """The anchor is the one that leaves σ the least to do: first the fewest rows beyond its window, then the least
-        spread. A head that asks for more than σ's windows can hold gives up margins first, then its most extreme rows:
-        their scores are cut off at the top, and flagged."""
-        nats, largest = math.log(2), {name: x.log_sum.max(initial=0.0) for name, x in scores.by_anchor.items()}
-        window = (2 * sigma_k - SIGMA_SPREAD[0]) * nats
-        beyond = {name: int((x.log_sum > window).sum()) for name, x in scores.by_anchor.items()}
-        anchor = min(largest, key=lambda name: (beyond[name], largest[name]))
-        x = scores.by_anchor[anchor] if scores.pairs else Anchored(low=0.0, high=0.0)  # only first rows were seen
+        """With the anchor that leaves σ the least to do: the fewest rows cut off, then the least spread."""
+        if not scores.pairs:  # only first rows were seen
+            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), k, sigma_k, margins, value)
+        tried = [_Sketch.anchored(name, x, k, sigma_k, margins, value) for name, x in scores.by_anchor.items()]
+        return min(tried, key=lambda sketch: (sketch.cut, sketch.largest))
+
+    @staticmethod
+    def anchored(anchor: str, x: Anchored, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
+        """A head that asks for more than σ's windows can hold gives up margins first, then its most extreme rows: their
+        scores are cut off at the top, and flagged."""
+        nats, largest = math.log(2), float(x.log_sum.max(initial=0.0))
         wished, least = x.high + margins.score_top, x.high + margins.score_least
         for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
             if (most := (spread - margins.sigma_top) * nats) >= least:
@@ -251,7 +258,7 @@ class _Sketch:
         if most < least:  # margins go first, then the rows that would leave σ's window are cut off
             limit = (spread - margins.sigma_least) * nats
             fits = [top for top, log_sum in zip(CUTS, x.cut, strict=True) if log_sum <= limit]
-            cut = math.inf if largest[anchor] <= limit else max(fits, default=CUTS[0])
+            cut = math.inf if largest <= limit else max(fits, default=CUTS[0])
             most = min(max(x.high, most), cut, limit)
         bottom = x.low - margins.score_bottom
         h = _width(wished, least, bottom, k)
@@ -261,9 +268,9 @@ class _Sketch:
         pieces = min(max(round(min(wished, most) / piece), 1), room - zero - 1)
         level = pieces * piece / nats  # log2 of e^top
         e_shift = max(min(EXP_BITS, math.floor(EXP_BITS_MAX - level - SIGMA_BITS)), 0)
-        reach = min(max(level + margins.sigma_top, float(largest[anchor]) / nats + margins.sigma - 1), spread)
+        reach = min(max(level + margins.sigma_top, largest / nats + margins.sigma - 1), spread)
         part = float((x.log_sum > level * nats).mean()) if x.chunks else 0.0
-        return _Sketch(anchor, k, sigma_k, h, zero, pieces, e_shift, reach, part, value)
+        return _Sketch(anchor, k, sigma_k, h, zero, pieces, e_shift, reach, part, largest, value)
 
     def ranges(self, two: bool) -> Ranges:
         return ranges(2.0**SIGMA_BITS, 2.0 ** (SIGMA_BITS + self.reach), self.sigma_k, two)

@@ -8,7 +8,7 @@ from typing import Any
 from .plan import Range, Scalar
 
 FINE_BITS = 6  # bits of an argument below its segment index, where there are that many
-NORM_K, SIGMA_K = (12, 13, 14), 14
+NORM_K, SIGMA_K = (12, 13, 14), (14, 15, 16)
 NORM_MARGIN = 8.0  # mean squares this far beyond the calibrated ones, on both sides, still have a good index
 # a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
 LEAST_INDEX, GOOD_INDEX = 8, 32
