@@ -12,8 +12,7 @@ from cryptogen.errors import InputError, PlanUnfaithful
 from cryptogen.evaluate import texts as evaluate
 from cryptogen.evaluate.texts import Comparison, Faithful, faithful
 from cryptogen.models.canonical import Canonical, canonicalise
-from cryptogen.numerics import IntegerModel, Plan, quantise, stress
-from cryptogen.numerics import calibration
+from cryptogen.numerics import IntegerModel, Plan, calibration, quantise, stress
 from cryptogen.numerics.calibration import calibrate_model, stress_tokens
 from tiny import tiny_gpt2, tiny_llama, write_gguf
 
