@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cryptogen.backends.base import Backend, Value
 from cryptogen.errors import InputError
@@ -61,9 +61,12 @@ def mean_nll(logits: ArrayLike, tokens: Sequence[int]) -> float:
     rows = np.asarray(logits)
     if rows.ndim != 2 or len(rows) != len(tokens) or len(tokens) < 2:
         raise InputError(f"logits of shape {list(rows.shape)} for {len(tokens)} tokens, expected 2 or more, a row each")
-    total = 0.0
-    for row, target in zip(rows[:-1], tokens[1:], strict=True):  # by row: [T, vocab] in float64 would be large
-        wide = row.astype(np.float64)
-        top = wide.max()
-        total += top + np.log(np.exp(wide - top).sum()) - wide[target]
-    return float(total / (len(tokens) - 1))
+    # by row: [T, vocab] in float64 would be large
+    total = sum(surprise(row.astype(np.float64), t) for row, t in zip(rows[:-1], tokens[1:], strict=True))
+    return total / (len(tokens) - 1)
+
+
+def surprise(logits: NDArray[np.float64], token: int) -> float:
+    """`−log softmax(logits)[token]` of one row [vocab], nats."""
+    top = logits.max()
+    return float(top + np.log(np.exp(logits - top).sum()) - logits[token])

@@ -15,6 +15,7 @@ from cryptogen.backends.base import Backend
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import Random
+from cryptogen.evaluate.perplexity import surprise
 from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan
@@ -81,15 +82,15 @@ class Comparison:
 
     def window(self, tokens: Sequence[int], parts: Iterable[tuple[NDArray[Any], NDArray[Any], Sequence[int]]]) -> None:
         """One window of tokens; its rows in order, as logits [n, vocab] twice and range events [n]."""
-        surprise, at = np.zeros(2), 0
+        total, at = np.zeros(2), 0
         for reference, logits, events in parts:
             for row, other, count in zip(reference, logits, events, strict=True):
                 at += 1
                 clear, ours = row.astype(np.float64), other.astype(np.float64)
                 if at < len(tokens):
-                    surprise += _surprise(ours, tokens[at]), _surprise(clear, tokens[at])
+                    total += surprise(ours, tokens[at]), surprise(clear, tokens[at])
                 self._row(clear, ours, count)
-        self._windows.append(surprise / max(len(tokens) - 1, 1))
+        self._windows.append(total / max(len(tokens) - 1, 1))
 
     def _row(self, clear: NDArray[np.float64], ours: NDArray[np.float64], count: int) -> None:
         two = np.partition(clear, -2)[-2:]
@@ -116,11 +117,6 @@ class Comparison:
             self._rows, float(ours), float(clear), self._clear_same / self._clear if self._clear else 1.0,
             self._same / self._rows, self._flagged, self._largest, self._errors, places,
         )  # fmt: skip
-
-
-def _surprise(logits: NDArray[np.float64], target: int) -> float:
-    top = logits.max()
-    return float(top + np.log(np.exp(logits - top).sum()) - logits[target])
 
 
 def float_rows(model: Checkpoint | Canonical, tokens: Sequence[int]) -> Iterator[NDArray[Any]]:
