@@ -143,7 +143,9 @@ class Mutilation:
         d["embed"]["shift"] = self.integer(0, 8)
         for site, linear in d["linears"].items():
             if site != "head":
-                linear["out_shift"] = self.shift(linear["out_shift"], int(site.endswith(".up")), MAX_WEIGHT_BITS)
+                least, rows = int(site.endswith(".up")), int(self.rng.choice([1, linear["d_out"]]))
+                shift = linear["out_shift"][0]
+                linear["out_shift"] = [self.shift(shift, least, MAX_WEIGHT_BITS) for _ in range(rows)]
             if self.rng.integers(2):
                 linear["in_shift"] = [self.shift(s, 0) for s in linear["in_shift"]]
         if d["rope"]:

@@ -24,8 +24,8 @@ pub const F: u32 = 12;
 pub const MAX_SHIFT: u32 = 32;
 /// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in 128 bits.
 pub const MAX_ENTRY: i64 = 1 << 46;
-/// Largest `f_w` of a matrix, hence `out_shift` (A5).
-pub const MAX_WEIGHT_BITS: i64 = 14;
+/// Largest `f_w` of a matrix's rows, hence `out_shift` (A5).
+pub const MAX_WEIGHT_BITS: i64 = 15;
 
 /// Shape of the decoder.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -112,8 +112,16 @@ pub struct Linear {
     pub d_out: usize,
     pub in_shift: Vec<u32>,
     pub in_bound: u64,
-    pub out_shift: u32,
+    /// one for all rows, or one for each
+    pub out_shift: Vec<u32>,
     pub out_bound: u64,
+}
+
+impl Linear {
+    /// `out_shift` of a row of the matrix.
+    pub fn out_shift(&self, row: usize) -> u32 {
+        self.out_shift[row % self.out_shift.len()]
+    }
 }
 
 /// What the scores of a query are relative to (A5.5a).
@@ -263,13 +271,19 @@ impl Plan {
             expect(&format!("{name}.d_in"), d_in as i64, l.d_in as i64)?;
             expect(&format!("{name}.d_out"), d_out as i64, l.d_out as i64)?;
             expect(&format!("{name}.in_shift"), d_in as i64, l.in_shift.len() as i64)?;
-            for &s in l.in_shift.iter().chain([&l.out_shift]) {
+            for &s in &l.in_shift {
                 shift_ok(&name, s)?;
             }
-            if matches!(site, Site::Up(_)) {
-                lifted_ok(&format!("{name}.out_shift"), l.out_shift)?;
+            let field = format!("{name}.out_shift");
+            if l.out_shift.len() != 1 {
+                expect(&field, d_out as i64, l.out_shift.len() as i64)?;
             }
-            within(&format!("{name}.out_shift"), i64::from(l.out_shift), 0, MAX_WEIGHT_BITS)?;
+            for &s in &l.out_shift {
+                if matches!(site, Site::Up(_)) {
+                    lifted_ok(&field, s)?;
+                }
+                within(&field, i64::from(s), 0, MAX_WEIGHT_BITS)?;
+            }
             linears.push(l);
         }
         let plan = Plan {

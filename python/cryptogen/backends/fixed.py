@@ -57,6 +57,7 @@ class FixedBackend:
         self._heads = [HeadTables(a, self._tables) for a in plan.attention]
         self._neurons = [_Neurons(plan, i, self._tables) for i in range(plan.model.layers)]
         self._in_shift = {site: np.array(linear.in_shift, dtype=np.int64) for site, linear in plan.linears.items()}
+        self._out_shift = {site: np.array(linear.out_shift, dtype=np.int64) for site, linear in plan.linears.items()}
         self._start = self._end = 0  # rows of the current call
         self._rows: Ints = np.zeros(0, dtype=np.int64)  # range events of each of them
         self._pending = 0  # range events of earlier rows that were not sampled
@@ -102,7 +103,7 @@ class FixedBackend:
         y = product(truncate(x, self._in_shift[site]), self._model.matrices[site])  # [T, d_out]
         if site in self._model.biases:
             y = plus(y, self._model.biases[site])
-        return y if site == "head" else self.rounding.truncate(y, self.plan.linears[site].out_shift)
+        return y if site == "head" else self.rounding.truncate(y, self._out_shift[site])
 
     def attention(self, qkv: Ints, layer: int) -> Ints:
         """A5.4–5: rotates, appends to the cache, attends. [T, q_dim]; exact, not yet truncated."""

@@ -88,7 +88,7 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
         model_digest=model_digest,
         model=shape_of(c),
         f=F,
-        logit_bits=F + bits["head"],
+        logit_bits=F + int(bits["head"].min()),
         embed=Embed(EMBED_SHIFT, _scaled(limits.embed, F + EMBED_SHIFT)),
         rope=_rope(c, tables),
         norms=tuple(norms),
@@ -137,15 +137,15 @@ class Limits:
         outputs = self._outputs(f"layers.{layer}.qkv")[-c.kv_width :].reshape(c.kv_heads, -1)
         return np.asarray(outputs.max(axis=1))
 
-    def output(self, site: str) -> float:
-        """Largest |output| of a matrix."""
+    def output(self, site: str) -> NDArray[np.float64]:
+        """Largest |output| of each row of a matrix, [d_out]."""
         layer, _, kind = site.rpartition(".")
         if kind not in ("o", "down"):
-            return float(self._outputs(site).max())
+            return self._outputs(site)
         i, c, bias = int(layer.split(".")[1]), self._config, self._model.bias[site]
         inputs = self.act[i] if kind == "down" else self.value[i].repeat(c.group * c.head_dim)
-        sums = np.abs(self._model.weight[site]).astype(np.float64) @ inputs
-        return float((sums if bias is None else sums + np.abs(bias)).max())
+        sums: NDArray[np.float64] = np.abs(self._model.weight[site]).astype(np.float64) @ inputs
+        return sums if bias is None else sums + np.abs(bias)
 
 
 def _scaled(largest: float, bits: int) -> int:
@@ -303,9 +303,17 @@ def _width(top: float, least: float, bottom: float, k: int) -> int:
 
 
 def _linears(
-    seen: Observation, limits: Limits, bits: dict[str, int], products: dict[str, int], attention: list[list[int]]
+    seen: Observation,
+    limits: Limits,
+    bits: dict[str, NDArray[np.int64]],
+    products: dict[str, int],
+    attention: list[list[int]],
 ) -> dict[str, Linear]:
-    """`products`: r of each norm; `attention`: in_shift per layer and head."""
+    """`bits`: f_w of each matrix's rows; `products`: r of each norm; `attention`: in_shift per layer and head.
+
+    Rows of `o` and `down` keep scales of their own: the few that write the residual stream's huge channels would take
+    bits from all others, and what they add up to is the stream. Elsewhere one scale does.
+    """
     c, linears = seen.config, {}
     for site, (d_out, d_in) in c.linear_shapes().items():
         layer, _, kind = site.rpartition(".")
@@ -322,8 +330,12 @@ def _linears(
         else:
             norm = {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm", "head": "final_norm"}[kind]
             shifts, in_bound = [products[norm]] * d_in, _scaled(math.sqrt(c.d), F + products[norm])
-        scale, limit = F + bits[site], limits.output(site)
-        behind_norm = kind not in ("o", "down")
-        out_bound = _scaled(limit, scale) if behind_norm else _bound(seen.y[site].largest, limit, scale)
-        linears[site] = Linear(d_in, d_out, tuple(shifts), in_bound, 0 if kind == "head" else bits[site], out_bound)
+        limit = limits.output(site)  # [d_out]
+        if kind in ("o", "down"):
+            out_shift, limit = bits[site], np.minimum(limit, LOOSE * seen.y[site])
+        else:
+            out_shift = bits[site].min(keepdims=True)
+        out_bound = _scaled(float((limit * 2.0**out_shift).max()), F)
+        kept = (0,) if kind == "head" else tuple(out_shift.tolist())
+        linears[site] = Linear(d_in, d_out, tuple(shifts), in_bound, kept, out_bound)
     return linears

@@ -142,7 +142,7 @@ class Observation:
         self.h = {site: Extent() for site in config.norm_sites()}  # input of a norm
         self.mean_square = {site: Rows() for site in config.norm_sites()}
         self.x = {site: Extent() for site in config.norm_sites()}  # output of a norm
-        self.y = {site: Extent() for site in config.linear_shapes()}  # output of a matrix
+        self.y = {site: np.zeros(d_out) for site, (d_out, _) in config.linear_shapes().items()}  # largest |output|
         self.gate = [Extent() for _ in range(config.layers)]  # input of the activation
         self.neurons = [np.zeros(config.ff) for _ in range(config.layers)]  # largest |input| of each
         self.argument = [Extent() for _ in range(config.layers)]  # what its slope multiplies: u, or gate·up
@@ -161,9 +161,10 @@ class Observation:
     def merge(self, other: Observation) -> None:
         """As if everything that the other has seen had been run here."""
         self.embed.merge(other.embed)
-        for name in ("h", "mean_square", "x", "y"):
+        for name in ("h", "mean_square", "x"):
             for site, part in getattr(other, name).items():
                 getattr(self, name)[site].merge(part)
+        self.y = {site: np.maximum(largest, other.y[site]) for site, largest in self.y.items()}
         for i in range(self.config.layers):
             for name in ("gate", "argument", "act"):
                 getattr(self, name)[i].merge(getattr(other, name)[i])
@@ -185,7 +186,7 @@ class Observation:
             self.mean_square[name].add(square)
             self.x[name].add(value / np.sqrt(square + self.config.norm_eps)[:, None].astype(np.float32))
         elif name in self.y:
-            self.y[name].add(value)
+            self.y[name] = np.maximum(self.y[name], np.abs(value).max(axis=0))
             if kind == "up":
                 gate, up = value[:, : self.config.ff], value[:, self.config.ff :]
                 self.gate[i].add(gate)

@@ -19,7 +19,7 @@ from .pieces import MAX_ENTRY, F, IntTable, make
 
 VERSION = 2
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
-MAX_WEIGHT_BITS = 14  # f_w of a matrix
+MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
 MAX_LIFTED_CUT = 40  # bits cut off σ's shares by both truncations: what is left is wide enough to be lifted
 ARCHITECTURES = ("gpt2", "llama")
 ANCHORS = ("first", "own", "both")
@@ -108,7 +108,7 @@ class Linear:
     d_out: int
     in_shift: tuple[int, ...]
     in_bound: int  # of the exact product that enters, before its truncation
-    out_shift: int
+    out_shift: tuple[int, ...]  # f_w: one for all rows, or one for each
     out_bound: int  # of W·x + b before its truncation; the head's: more than any logits can be
 
 
@@ -243,7 +243,10 @@ def check(plan: Plan) -> None:
         _equal(f"{site}.d_in", d_in, linear.d_in)
         _equal(f"{site}.d_out", d_out, linear.d_out)
         _equal(f"{site}.in_shift", d_in, len(linear.in_shift))
-        _within(f"{site}.out_shift", linear.out_shift, 0, MAX_WEIGHT_BITS)
+        if len(linear.out_shift) not in (1, d_out):
+            raise PlanError(f"{site}.out_shift", f"1 or {d_out} shifts", len(linear.out_shift))
+        for shift in linear.out_shift:
+            _within(f"{site}.out_shift", shift, int(site.endswith(".up")), MAX_WEIGHT_BITS)
     for layer, attention in enumerate(plan.attention):
         _equal(f"attention[{layer}].k", plan.attention[0].k, attention.k)
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
@@ -292,7 +295,7 @@ def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
     if plan.rope:
         yield "rope.bits", plan.rope.bits
     for site, linear in plan.linears.items():
-        yield from ((f"{site}: shift", s) for s in (*linear.in_shift, linear.out_shift))
+        yield from ((f"{site}: shift", s) for s in (*linear.in_shift, *linear.out_shift))
     for i, norm in enumerate(plan.norms):
         yield f"norms[{i}].pre_shift", norm.pre_shift
         yield from _scalar_shifts(f"norms[{i}]", norm.scalar)
@@ -306,9 +309,8 @@ def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
 
 
 def _positive_shifts(plan: Plan) -> Iterator[tuple[str, int]]:
-    """Segments of an index (A2), and truncations of what look-ups lift: without one, lifting could fail (A6)."""
+    """Segments of an index (A2), and truncations of scalars, which are lifted: without one, that could fail (A6)."""
     yield from ((where, s) for where, s in _shifts(plan) if where.endswith((".h", ".mu")))
-    yield from ((f"{site}.out_shift", x.out_shift) for site, x in plan.linears.items() if site.endswith(".up"))
 
 
 def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:

@@ -18,13 +18,12 @@ ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be m
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """What the server computes with. Matrices [d_out, d_in] int16 at scale 2^weight_bits, the rest int64."""
+    """What the server computes with. Matrices [d_out, d_in] int16, each row at the plan's scale; the rest int64."""
 
     embed: NDArray[np.int64]  # [vocab, d], scale F + shift
     pos: NDArray[np.int64] | None  # [context, d]
     matrices: dict[str, NDArray[np.int16]]
-    biases: dict[str, NDArray[np.int64]]  # [d_out], scale F + weight_bits; absent where there is none
-    weight_bits: dict[str, int]
+    biases: dict[str, NDArray[np.int64]]  # [d_out], 2^F times the rows' scales; absent where there is none
 
     def digest(self) -> str:
         """SHA-256 over names, shapes and contents, hex."""
@@ -38,13 +37,14 @@ class IntegerModel:
         return digest.hexdigest()
 
 
-def weight_bits(matrix: NDArray[np.float32]) -> int:
-    """The largest `f_w ≤ 14` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
-    largest = max(float(matrix.max(initial=0.0)), -float(matrix.min(initial=0.0)))
-    for bits in range(MAX_WEIGHT_BITS, -1, -1):
-        if round(largest * 2.0**bits) < WEIGHT_LIMIT:
-            return bits
-    raise PlanError("weights", f"entries below {WEIGHT_LIMIT}", largest)
+def weight_bits(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Of each row the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
+    largest = np.maximum(matrix.max(axis=1, initial=0.0), -matrix.min(axis=1, initial=0.0)).astype(np.float64)  # [d_out]
+    scales = 2.0 ** np.arange(MAX_WEIGHT_BITS + 1)
+    bits = (np.rint(largest[:, None] * scales) < WEIGHT_LIMIT).sum(axis=1) - 1
+    if bits.min() < 0:
+        raise PlanError("weights", f"entries below {WEIGHT_LIMIT}", float(largest.max()))
+    return bits
 
 
 def quantise(model: Canonical, plan: Plan, *, consume: bool = False) -> IntegerModel:
@@ -52,24 +52,25 @@ def quantise(model: Canonical, plan: Plan, *, consume: bool = False) -> IntegerM
 
     Raises PlanError if they do not fit the model.
     """
-    bits = {site: linear.out_shift for site, linear in plan.linears.items()}
-    bits["head"] = plan.logit_bits - F
+    bits = {site: np.array(linear.out_shift)[:, None] for site, linear in plan.linears.items()}  # [1 or d_out, 1]
+    bits["head"] = np.array([[plan.logit_bits - F]])
     matrices, biases = {}, {}
     for site, (d_in, d_out) in plan.model.sites().items():
         weight = model.weight.pop(site) if consume else model.weight[site]
         if weight.shape != (d_out, d_in):
             raise PlanError(site, (d_out, d_in), weight.shape)
         matrices[site] = np.empty((d_out, d_in), np.int16)
+        scales = np.broadcast_to(2.0 ** bits[site], (d_out, 1))
         for i in range(0, d_out, ROWS):
-            scaled = np.rint(weight[i : i + ROWS].astype(np.float64) * 2.0 ** bits[site])
+            scaled = np.rint(weight[i : i + ROWS].astype(np.float64) * scales[i : i + ROWS])
             if (largest := float(np.abs(scaled).max())) >= WEIGHT_LIMIT:
-                raise PlanError(f"{site}: weight", f"below 2^15 at {bits[site]} fractional bits", largest)
+                raise PlanError(f"{site}: weight", "below 2^15 at the scale of its row", largest)
             matrices[site][i : i + ROWS] = scaled
         if (bias := model.bias[site]) is not None:
-            biases[site] = integers(bias, F + bits[site])
+            biases[site] = np.rint(bias.astype(np.float64) * 2.0**F * scales[:, 0]).astype(np.int64)
     scale = F + plan.embed.shift
     pos = None if model.pos is None else integers(model.pos, scale)
-    return IntegerModel(integers(model.embed, scale), pos, matrices, biases, bits)
+    return IntegerModel(integers(model.embed, scale), pos, matrices, biases)
 
 
 def integers(values: NDArray[np.float32], bits: int) -> NDArray[np.int64]:

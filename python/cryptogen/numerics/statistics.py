@@ -72,7 +72,7 @@ def discard(plan: Plan) -> float:
     c = plan.model
     total = c.d * plan.embed.bound + sum(c.d * norm.h_bound for norm in plan.norms)
     for site, linear in plan.linears.items():
-        after = linear.out_bound >> linear.out_shift
+        after = linear.out_bound >> min(linear.out_shift)
         total += linear.d_in * linear.in_bound
         if site != "head":
             total += linear.d_out * linear.out_bound

@@ -132,7 +132,7 @@ impl<P: Party> Endpoint<P> {
     fn qkv_share(&self, slot: &Slot<P>, layer: usize) -> Result<Vec<Fp>> {
         let l = self.plan.linear(Site::Qkv(layer));
         let share = slot.words(self.layout.linear(Site::Qkv(layer)), l.d_out)?;
-        Ok(share.into_iter().map(|c| trunc::<P>(c, l.out_shift)).collect())
+        Ok(share.into_iter().enumerate().map(|(i, c)| trunc::<P>(c, l.out_shift(i))).collect())
     }
 
     /// Inputs of the attention preparation: the client's shares, or the server's masks.

@@ -170,7 +170,7 @@ impl<P: Party> Preparer<'_, P> {
         let (spec, place) = (self.plan.linear(site), packed.place(site));
         let mut out = Vec::with_capacity(good.len() * spec.d_out);
         y.chunks(packed.width()).for_each(|y| out.extend_from_slice(&y[place.clone()]));
-        truncate(&mut out, good, spec.d_out, |_| (spec.out_bound, spec.out_shift));
+        truncate(&mut out, good, spec.d_out, |i| (spec.out_bound, spec.out_shift(i)));
         out
     }
 

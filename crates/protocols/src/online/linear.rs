@@ -22,7 +22,7 @@ use crate::error::{ProtocolError, Result};
 use crate::hybrid::encoded::{Encoded, Loaded};
 use crate::hybrid::linear;
 use crate::hybrid::planner::LinearPlan;
-use crate::plan::{Plan, Site};
+use crate::plan::{Linear, Plan, Site};
 
 /// The server's integer weights (A5).
 pub struct ServerModel {
@@ -194,7 +194,7 @@ impl Online<Server> {
         let bias = model.bias(site);
         y.par_chunks_mut(l.d_out).for_each(|row| {
             add_bias(row, bias);
-            row.iter_mut().for_each(|v| *v = trunc::<Server>(*v, l.out_shift));
+            shorten::<Server>(row, l);
         });
         self.trace.truncated(x.data.iter().copied());
         self.trace.truncated(y.iter().copied());
@@ -219,9 +219,14 @@ impl Online<Client> {
                 linear::client(hybrid, ch, site, x.rows, &r, &y)?;
             }
         }
-        y.iter_mut().for_each(|v| *v = trunc::<Client>(*v, l.out_shift));
+        y.chunks_mut(l.d_out).for_each(|row| shorten::<Client>(row, l));
         self.log_remask(site, x.rows);
         self.trace.truncated(y.iter().copied());
         Ok(Tensor::new(Kind::Output(site), x.rows, std::mem::take(&mut *y)))
     }
+}
+
+/// The final truncation of one row of outputs, `[d_out]`.
+fn shorten<P: Party>(row: &mut [Fp], linear: &Linear) {
+    row.iter_mut().enumerate().for_each(|(i, v)| *v = trunc::<P>(*v, linear.out_shift(i)));
 }

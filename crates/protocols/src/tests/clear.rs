@@ -162,7 +162,7 @@ impl<'a> Clear<'a> {
         let l = self.tiny.plan.linear(site);
         let x = self.tr_by(x_hat, |i| l.in_shift[i % l.d_in]);
         let y = self.apply(&x, site);
-        self.tr(&y, l.out_shift)
+        self.tr_by(&y, |i| l.out_shift(i % l.d_out))
     }
 
     /// `W·x + b`.

@@ -100,18 +100,18 @@ fn transcripts_are_reproducible() {
     let gpt = [
         ["b7313281d556f00e", "ca801b7baf93f54a"],
         ["366738dff93624ea", "eb7645a143d64d79"],
-        ["1308e242e52fc2c3", "22c364f2bb6cafa5"],
+        ["3e67186b5c667240", "d91037a56d96ae25"],
         ["2e3396711cf145f7", "b112b9205169c65c"],
-        ["7e638684291a2bc5", "f69a6942617c3644"],
+        ["4f94b90638645ae7", "57b5cfa36698544d"],
         ["e3b0c44298fc1c14", "c811676ecd270a2a"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
         ["1e537be43a50eb00", "3cd8c87d78c68705"],
         ["b99c6eb3947e5e7b", "831ce6a2ce97883f"],
-        ["b7b2243b1f4c8146", "6e200b664d424c77"],
+        ["22155725f20c9f60", "79809d540adb8f48"],
         ["3563b80c0d248472", "7650310b2cceb3eb"],
-        ["ab253127307ac9ef", "4a9f223c86c2765f"],
+        ["ff21b4ee3c42557b", "a24c4b52bf9801ce"],
         ["e3b0c44298fc1c14", "dce2f8ef4d1afcf4"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

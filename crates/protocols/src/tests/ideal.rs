@@ -117,7 +117,7 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
             let (r, good) = remask(tiny, site, &seeds[0]);
             let share = client_share(site);
             ideal.good &= good && share.iter().all(|c| trunc_is_safe(*c, l.out_bound));
-            let y: Vec<Fp> = share.iter().map(|c| trunc_client(*c, l.out_shift)).collect();
+            let y: Vec<Fp> = share.iter().enumerate().map(|(i, c)| trunc_client(*c, l.out_shift(i))).collect();
             if matches!(site, Site::O(_) | Site::Down(_)) {
                 h = sums(&h, &y);
             }

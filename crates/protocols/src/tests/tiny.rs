@@ -163,7 +163,11 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
             Site::Down(_) => vec![if gated { 22 } else { 12 }; d_in],
             _ => vec![16; d_in],
         };
-        let out_shift = if site == Site::Head { 0 } else { 10 };
+        let out_shift: Vec<u32> = match site {
+            Site::O(_) | Site::Down(_) => (0..d_out).map(|r| 9 + r as u32 % 3).collect(),
+            Site::Head => vec![0],
+            _ => vec![10],
+        };
         let spec = json!({
             "d_in": d_in, "d_out": d_out, "in_shift": in_shift, "in_bound": s.bound, "out_shift": out_shift, "out_bound": s.bound,
         });
