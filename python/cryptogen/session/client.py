@@ -190,7 +190,7 @@ class Client:
                     raise RangeExceeded(events, generated)
                 last = token in stop or generated == limit
                 text = "" if decoder is None else decoder.push(token) + (decoder.finish() if last else "")
-                link.count_token()
+                link.ledger.tokens += 1
                 yield Token(token, text, events)
                 if last:
                     return

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cryptogen import _core
 from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ClientBackend, want_of
-from cryptogen.errors import (
-    CacheRejected,
-    ConnectionLost,
-    CryptogenError,
-    DiskFull,
-    MaterialMismatch,
-    MaterialShort,
-    NumericFailure,
-    ProtocolViolation,
-)
+from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, MaterialShort, NumericFailure
 from cryptogen.models.decoder import check_tokens, forward
-from cryptogen.numerics.calibrate import shape_of
-from cryptogen.numerics.document import PlanError
-from cryptogen.numerics.plan import Plan, tables, tables_digest
-from cryptogen.paths import KnownServers, client_id, data_folder, write_private
-from cryptogen.protocols import PREPROCESSED, RECOMPUTE, store_name
+from cryptogen.paths import write_private
+from cryptogen.protocols import RECOMPUTE
 from cryptogen.tokens import TextCodec
 
 from . import messages
-from .costs import Costs, phase_costs
+from .connect import Connector
+from .costs import Costs
+from .ledger import POOLS, Ledger
 from .material import Need, need_ahead, spare
 from .messages import Message
-from .offer import Offer, receive_offer
+from .offer import Offer
 from .rows import Rows
 from .trust import Trust
 
 Progress = Callable[[str, int, int], None]
-POOLS = ("slots", "heads", "exponentials")
 
 
 class Link:
@@ -66,14 +51,10 @@ class Link:
         protocol: str,
         progress: Progress | None,
     ) -> None:
-        self._address, self._trust, self._resync, self.protocol = address, trust, resync, protocol
-        self._folder = data_folder("client", data_dir)
-        self._name = name or client_id(self._folder)
-        self._known = KnownServers(self._folder)
+        self.protocol, self.ledger = protocol, Ledger()
+        self._connector = Connector(address, trust, data_dir, name, resync, protocol)
         self._batch_tokens, self._progress = batch_tokens, progress
         self._endpoint: _core.ClientEndpoint | None = None
-        self._seconds: dict[str, float] = {}
-        self._earlier, self._spent, self._rows, self._tokens, self._events = Costs(), Counter[str](), 0, 0, 0
 
     # --- opening and closing
 
@@ -82,73 +63,23 @@ class Link:
         return self._endpoint is not None
 
     def connect(self) -> None:
-        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongToken`, `VersionMismatch`, `AgreementMismatch`,
-        `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        """Opens a session and fetches the encrypted model if there is none yet. Errors: `Connector.open`'s."""
         started = time.perf_counter()
-        fingerprint = self._trust.pinned(self._address, self._known)
-        connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
-        connection.hello(self._name, self._trust.token)
-        if fingerprint is not None:
-            self._known.put(self._address, fingerprint)  # the server has just proved to own it
-        self.offer, documents = receive_offer(connection, self._folder / "documents", self.protocol)
-        plan, made = self._checked_plan(documents["plan"])
-        plan_digest, model = self.offer.documents["plan"], self.offer.model
-        connection.agree(model, plan_digest, tables_digest(made))
-        self.plan = _core.Plan(plan.to_json(), made)
-        self.codec = _codec(self.offer, documents.get("tokenizer"))
-        peer = fingerprint or f"certified:{self._address}"
-        pair = hashlib.sha256(f"{peer} {self._name} {model} {plan_digest}".encode()).hexdigest()[:32]
-        (self._folder / "stores").mkdir(exist_ok=True, mode=0o700)
-        name = store_name(pair, self.protocol)
-        store, self._kept = str(self._folder / "stores" / name), self._folder / "sessions" / f"{name}.json"
+        opened = self._connector.open()
+        self.offer, self.plan, self.codec, self._record = opened.offer, opened.plan, opened.codec, opened.record
+        self.ledger.opened(opened.endpoint)
+        self._endpoint, self._backend = opened.endpoint, ClientBackend(opened.endpoint, opened.numeric_plan)
         try:
-            endpoint = connection.open(self.plan, store, peer, model, plan_digest, self._resync, self.protocol)
-        except MaterialMismatch as error:
-            raise MaterialMismatch(f"{error} ({self._way_out()})") from None
-        self._earlier, self._seconds = self.costs(), {}
-        self._endpoint, self._backend = endpoint, ClientBackend(endpoint, plan)
-        try:
-            self._fetch_model(model, plan_digest)
+            self._connector.open_model(opened, self._receive_model)
         except BaseException:
             self._drop()
             raise
-        self._seconds["setup"] = time.perf_counter() - started
+        self.ledger.setup_took(time.perf_counter() - started)
 
-    def _way_out(self) -> str:
-        return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
-
-    def _checked_plan(self, document: bytes) -> tuple[Plan, list[NDArray[np.int64]]]:
-        try:
-            plan = Plan.from_json(document.decode())
-            if plan.model != shape_of(self.offer.config):
-                raise PlanError("model", shape_of(self.offer.config), plan.model)
-            return plan, tables(plan)
-        except (UnicodeDecodeError, RecursionError, MemoryError) as error:
-            raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
-
-    def _fetch_model(self, model: str, plan_digest: str) -> None:
-        """The encrypted model, or the part that the protocol needs, comes once per model and key; a file appears under
-        its name only when complete."""
-        parts = (model, plan_digest, self.offer.key_id, self.plan.encrypted_model_layout)
-        name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
-        whole = self._folder / "models" / name
-        path = whole if self.protocol == PREPROCESSED else whole.with_name(f"{name}-ends")
-        endpoint = self._open()
-        for there in (whole, path):
-            if there.exists():
-                endpoint.open_model(str(there))
-                return
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        size, free = self.plan.encrypted_model_bytes(self.protocol), shutil.disk_usage(path.parent).free
-        if size > free:
-            raise DiskFull(f"{path.parent}: {size} bytes needed for the encrypted model, {free} free")
-        partial = path.with_name(f"{path.name}.{self._name}.partial")
-        try:
-            with self._step("setup", messages.SendModel()):
-                endpoint.receive_model(str(partial), _named(self._progress, f"{size / 1e9:.1f} GB, once per model"))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    def _receive_model(self, file: Path, size: int) -> None:
+        endpoint, note = self._open(), f"{size / 1e9:.1f} GB, once per model"
+        with self._step("setup", messages.SendModel()):
+            endpoint.receive_model(str(file), _named(self._progress, note))
 
     def close(self) -> None:
         if self._endpoint is not None:
@@ -161,7 +92,7 @@ class Link:
     def _drop(self) -> None:
         if self._endpoint is None:
             return
-        self._earlier, self._seconds = self.costs(), {}
+        self.ledger.closed()
         self._endpoint = None
         del self._backend  # the last references: the connection closes, the store is unlocked
 
@@ -208,7 +139,7 @@ class Link:
             endpoint, first = self._open(), self.length + self.ready_rows
             self.ensure(Need(left, 0, self.plan.exponentials_needed(first, left)))
             try:
-                with self._spending(), self._step("offline", messages.Extend(left)):
+                with self.ledger.spending(), self._step("offline", messages.Extend(left)):
                     endpoint.extend(left)
             except MaterialShort:
                 self.buy(Need(spare(target - self.ready_rows), 0, 0))
@@ -219,7 +150,7 @@ class Link:
             endpoint = self._open()
             self.ensure(Need(0, left, 0))
             try:
-                with self._spending(), self._step("offline", messages.Heads(left)):
+                with self.ledger.spending(), self._step("offline", messages.Heads(left)):
                     endpoint.take_heads(left)
             except MaterialShort:
                 self.buy(Need(0, spare(n - self.ready_heads), 0))
@@ -232,7 +163,7 @@ class Link:
         want = want_of(len(tokens), sampled)
         assert want is not None  # callers ask for none, one or all
         self.heads(sampled)
-        self._rows += len(tokens)
+        self.ledger.rows += len(tokens)
         with self._step("online", messages.Forward(len(tokens), sampled)):
             self._backend.sampled = sampled
             backend: Backend[Any] = self._backend
@@ -240,7 +171,7 @@ class Link:
         if logits is None:
             return Rows(np.empty((0, self.offer.config.vocab)), ())
         assert isinstance(logits, np.ndarray)
-        self._events += sum(self._backend.range_events)
+        self.ledger.range_events += sum(self._backend.range_events)
         return Rows(logits, tuple(self._backend.range_events))
 
     def truncate(self, rows: int) -> None:
@@ -272,19 +203,19 @@ class Link:
 
     def keep(self, tokens: list[int]) -> None:
         """Stores the tokens of a saved session that are not in the cache yet."""
-        self._kept.parent.mkdir(exist_ok=True, mode=0o700)
-        write_private(self._kept, json.dumps({"pending": tokens, "rows": self.length}))
+        self._record.parent.mkdir(exist_ok=True, mode=0o700)
+        write_private(self._record, json.dumps({"pending": tokens, "rows": self.length}))
 
     def kept(self) -> list[int]:
         """Those tokens. `CacheRejected` if they are of another session than the server's cache."""
         try:
-            found = messages.parse_object(self._kept.read_text(encoding="utf-8"))
+            found = messages.parse_object(self._record.read_text(encoding="utf-8"))
             pending, rows = found["pending"], found["rows"]
             check_tokens(self.offer.config, pending or [0], 0)
         except (OSError, KeyError, TypeError, CryptogenError):
-            raise CacheRejected(f"{self._kept}: not the record of a saved session") from None
+            raise CacheRejected(f"{self._record}: not the record of a saved session") from None
         if rows != self.length:
-            raise CacheRejected(f"{self._kept} is of a session of {rows} rows, the server's cache has {self.length}")
+            raise CacheRejected(f"{self._record} is of a session of {rows} rows, the server's cache has {self.length}")
         return list(pending)
 
     def _asked(self) -> None:
@@ -307,17 +238,15 @@ class Link:
     def _step(self, phase: str, message: Message) -> Iterator[None]:
         """Announces a step and times it. Only running short, no saved cache, or logits that are absurd (when the pass
         is over) leave both parties in step."""
-        started = time.perf_counter()
-        try:
-            self._open().send_control(messages.encode(message))
-            yield
-        except (MaterialShort, CacheRejected, NumericFailure):
-            raise
-        except BaseException:
-            self._drop()
-            raise
-        finally:
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+        with self.ledger.timing(phase):
+            try:
+                self._open().send_control(messages.encode(message))
+                yield
+            except (MaterialShort, CacheRejected, NumericFailure):
+                raise
+            except BaseException:
+                self._drop()
+                raise
 
     # --- reports
 
@@ -330,44 +259,11 @@ class Link:
         finally:
             self._progress = before
 
-    @contextmanager
-    def _spending(self) -> Iterator[None]:
-        before = self._open().stock()
-        try:
-            yield
-        finally:
-            if self._endpoint is not None:
-                after = self._endpoint.stock()
-                self._spent.update({name: before[name] - after[name] for name in POOLS})
-
-    def count_token(self) -> None:
-        self._tokens += 1
-
     def costs(self) -> Costs:
         """All connections of this link together."""
-        now = phase_costs(self._endpoint.stats() if self._endpoint else "{}", self._seconds)
-        left = self._endpoint.stock() if self._endpoint else self._earlier.left
-        before = self._earlier
-        return Costs(
-            before.setup + now["setup"],
-            before.offline + now["offline"],
-            before.online + now["online"],
-            self._rows,
-            self._tokens,
-            self._events,
-            dict(self._spent),
-            dict(left),
-        )
+        return self.ledger.costs()
 
 
 def _named(progress: Progress | None, note: str) -> Progress | None:
     """The listener, told more about the phase."""
     return progress and (lambda phase, done, total: progress(f"{phase} ({note})", done, total))
-
-
-def _codec(offer: Offer, document: bytes | None) -> TextCodec | None:
-    if document is None:
-        return None
-    codec = TextCodec.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
-    codec.chat = offer.chat
-    return codec

@@ -1,0 +1,123 @@
+"""How a client's session opens: who answers, what it serves, which store and which encrypted model belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryptogen import _core
+from cryptogen.errors import DiskFull, MaterialMismatch, ProtocolViolation
+from cryptogen.numerics.calibrate import shape_of
+from cryptogen.numerics.document import PlanError
+from cryptogen.numerics.plan import Plan, tables, tables_digest
+from cryptogen.paths import KnownServers, client_id, data_folder
+from cryptogen.protocols import PREPROCESSED, store_name
+from cryptogen.tokens import TextCodec
+
+from .offer import Offer, receive_offer
+from .trust import Trust
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session that both parties have agreed on; the client may still lack the encrypted model."""
+
+    endpoint: _core.ClientEndpoint
+    offer: Offer
+    numeric_plan: Plan
+    plan: _core.Plan
+    codec: TextCodec | None
+    record: Path  # of a saved session with this server, if there is one
+
+
+class Connector:
+    """Whom a client calls, and what it keeps on disk for that."""
+
+    def __init__(
+        self, address: str, trust: Trust, data_dir: str | Path | None, name: str | None, resync: bool, protocol: str
+    ) -> None:
+        self._address, self._trust, self._resync, self._protocol = address, trust, resync, protocol
+        self._folder = data_folder("client", data_dir)
+        self._name = name or client_id(self._folder)
+        self._known = KnownServers(self._folder)
+
+    def open(self) -> Opened:
+        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongToken`, `VersionMismatch`, `AgreementMismatch`,
+        `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        fingerprint = self._trust.pinned(self._address, self._known)
+        connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
+        connection.hello(self._name, self._trust.token)
+        if fingerprint is not None:
+            self._known.put(self._address, fingerprint)  # the server has just proved to own it
+        offer, documents = receive_offer(connection, self._folder / "documents", self._protocol)
+        numeric, made = _checked_plan(offer, documents["plan"])
+        model, digest = offer.model, offer.documents["plan"]
+        connection.agree(model, digest, tables_digest(made))
+        plan = _core.Plan(numeric.to_json(), made)
+        peer = fingerprint or f"certified:{self._address}"
+        pair = hashlib.sha256(f"{peer} {self._name} {model} {digest}".encode()).hexdigest()[:32]
+        name = store_name(pair, self._protocol)
+        stores = self._folder / "stores"
+        stores.mkdir(exist_ok=True, mode=0o700)
+        try:
+            endpoint = connection.open(
+                plan, str(stores / name), peer, model, digest, self._resync, self._protocol
+            )
+        except MaterialMismatch as error:
+            raise MaterialMismatch(f"{error} ({self._way_out()})") from None
+        record = self._folder / "sessions" / f"{name}.json"
+        return Opened(endpoint, offer, numeric, plan, _codec(offer, documents.get("tokenizer")), record)
+
+    def _way_out(self) -> str:
+        return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
+
+    def open_model(self, opened: Opened, receive: Callable[[Path, int], None]) -> None:
+        """The encrypted model, or the part that the protocol needs, comes once per model and key: `receive` is given a
+        file and how many bytes it will have. A file appears under its name only when complete.
+
+        `DiskFull` before anything is sent.
+        """
+        offer, plan = opened.offer, opened.plan
+        parts = (offer.model, offer.documents["plan"], offer.key_id, plan.encrypted_model_layout)
+        name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
+        whole = self._folder / "models" / name
+        path = whole if self._protocol == PREPROCESSED else whole.with_name(f"{name}-ends")
+        for there in (whole, path):
+            if there.exists():
+                opened.endpoint.open_model(str(there))
+                return
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        size, free = plan.encrypted_model_bytes(self._protocol), shutil.disk_usage(path.parent).free
+        if size > free:
+            raise DiskFull(f"{path.parent}: {size} bytes needed for the encrypted model, {free} free")
+        partial = path.with_name(f"{path.name}.{self._name}.partial")
+        try:
+            receive(partial, size)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _checked_plan(offer: Offer, document: bytes) -> tuple[Plan, list[NDArray[np.int64]]]:
+    """The server's plan and its tables, which this client makes itself."""
+    try:
+        plan = Plan.from_json(document.decode())
+        if plan.model != shape_of(offer.config):
+            raise PlanError("model", shape_of(offer.config), plan.model)
+        return plan, tables(plan)
+    except (UnicodeDecodeError, RecursionError, MemoryError) as error:
+        raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
+
+
+def _codec(offer: Offer, document: bytes | None) -> TextCodec | None:
+    if document is None:
+        return None
+    codec = TextCodec.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
+    codec.chat = offer.chat
+    return codec
