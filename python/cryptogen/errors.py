@@ -202,6 +202,14 @@ class CacheRejected(CryptogenError):
     """A saved encrypted cache is of another model, key, layout or version, or damaged."""
 
 
+class PlanError(CryptogenError):
+    """A plan document that cannot be used: which field, what was expected, what came."""
+
+    def __init__(self, field: str, expected: object, got: object) -> None:
+        super().__init__(f"plan: {field}: expected {expected}, got {got!r}")
+        self.field, self.expected, self.got = field, expected, got
+
+
 class PlanRejected(CryptogenError):
     """The numeric plan is malformed, or asks for more than the protocol can represent."""
 
@@ -217,6 +225,22 @@ class PlanUnfaithful(CryptogenError):
 
 class MissingPlan(CryptogenError):
     """No numeric plan for a model: `cryptogen calibrate` makes one."""
+
+
+class Refused(CryptogenError):
+    """A client asks for more than this server gives."""
+
+
+class Busy(Refused):
+    """All places of a server are taken."""
+
+
+class ReplayError(CryptogenError):
+    """A replayed value is not one of the two legal outcomes, or there are too few or too many values."""
+
+
+class Disagreed(CryptogenError):
+    """The private run chose a token that the clear model clearly does not prefer."""
 
 
 class PeerUnavailable(CryptogenError):

@@ -21,7 +21,8 @@ import pytest
 from cryptogen.backends.field import Ints, add_field, from_field
 from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend
-from cryptogen.backends.rounding import Replay, ReplayError, Shift
+from cryptogen.backends.rounding import Replay, Shift
+from cryptogen.errors import ReplayError
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan, tables

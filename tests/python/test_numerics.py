@@ -15,7 +15,8 @@ from cryptogen.backends.float import FloatBackend
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
-from cryptogen.numerics import Plan, PlanError, quantise, tables, tables_digest
+from cryptogen.errors import PlanError
+from cryptogen.numerics import Plan, quantise, tables, tables_digest
 from cryptogen.numerics.calibrate import Limits, calibrate
 from cryptogen.numerics.pieces import F, fit, make, zeros_from
 from cryptogen.numerics.quantise import weight_bits

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cryptogen
-from cryptogen.backends.rounding import ReplayError
+from cryptogen.errors import ReplayError
 from cryptogen.bench.shapes import quick_plan
 from cryptogen.errors import MissingPackage
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED

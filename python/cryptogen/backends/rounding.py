@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cryptogen.errors import CryptogenError
+from cryptogen.errors import ReplayError
 
 from .field import Ints, P, Unsigned, add_field, from_field, largest, minus, reduced, sub_field, to_field
 
@@ -19,10 +19,6 @@ Shift = int | Ints
 Outcome = Callable[[Ints, Unsigned, Ints], Ints]  # (x, client's share, shift) → what two parties get
 Test = Callable[[Ints], NDArray[np.bool_]]
 LARGE = 1 << 40  # below, shares wrap the wrong way with probability 2^-24 at most
-
-
-class ReplayError(CryptogenError):
-    """A replayed value is not one of the two legal outcomes, or there are too few or too many values."""
 
 
 class Rounding(Protocol):

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from cryptogen.console import Bars, RangeWarnings, err, show_costs
-from cryptogen.errors import CryptogenError, MissingPackage
+from cryptogen.errors import Disagreed, MissingPackage
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session import Client
 from cryptogen.weights import load
@@ -16,10 +16,6 @@ from .fidelity import Fidelity, fidelity
 from .processes import ServerProcess
 
 PROMPT = "The capital of France is"
-
-
-class Disagreed(CryptogenError):
-    """The private run chose a token that the clear model clearly does not prefer."""
 
 
 def demo(prompt: str = PROMPT, tokens: int = 16, model: Path | None = None, protocol: str = PREPROCESSED) -> Fidelity:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptogen.errors import PlanError
 from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 
-from .document import PlanError
 from .observe import CUTS, Anchored, Observation, Scores, observe
 from .pieces import ZEROS, F
 from .plan import VERSION, Activation, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Rope, Window, check

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from cryptogen.errors import PlanUnfaithful
+from cryptogen.errors import PlanError, PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
 from cryptogen.models.canonical import canonicalise
 from cryptogen.processes import in_processes
@@ -17,7 +17,6 @@ from cryptogen.weights import load
 
 from . import stress
 from .calibrate import plan_of
-from .document import PlanError
 from .observe import Observation, observe
 from .plan import Plan
 

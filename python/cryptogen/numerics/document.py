@@ -5,15 +5,7 @@ import types
 import typing
 from typing import Any
 
-from cryptogen.errors import CryptogenError
-
-
-class PlanError(CryptogenError):
-    """A plan document that cannot be used: which field, what was expected, what came."""
-
-    def __init__(self, field: str, expected: object, got: object) -> None:
-        super().__init__(f"plan: {field}: expected {expected}, got {got!r}")
-        self.field, self.expected, self.got = field, expected, got
+from cryptogen.errors import PlanError
 
 
 def read(kind: Any, value: Any, where: str) -> Any:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .document import PlanError, read
+from cryptogen.errors import PlanError
+
+from .document import read
 from .functions import check_function
 from .pieces import MAX_ENTRY, F, IntTable, make
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptogen.errors import PlanError
 from cryptogen.models.canonical import Canonical
 
-from .document import PlanError
 from .pieces import F
 from .plan import MAX_WEIGHT_BITS, Plan
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen import _core
-from cryptogen.errors import DiskFull, MaterialMismatch, ProtocolViolation
+from cryptogen.errors import DiskFull, MaterialMismatch, PlanError, ProtocolViolation
 from cryptogen.numerics.calibrate import shape_of
-from cryptogen.numerics.document import PlanError
 from cryptogen.numerics.plan import Plan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import PREPROCESSED, store_name

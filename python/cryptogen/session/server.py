@@ -14,7 +14,16 @@ from typing import Any
 from cryptogen import _core
 from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ServerBackend, want_of
-from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, InputError, MaterialShort, ProtocolViolation
+from cryptogen.errors import (
+    Busy,
+    CacheRejected,
+    ConnectionLost,
+    CryptogenError,
+    InputError,
+    MaterialShort,
+    ProtocolViolation,
+    Refused,
+)
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan, tables, tables_digest
@@ -243,14 +252,6 @@ class Server:
         endpoint.send_control(json.dumps({"refused": refused}))
         if refused is None and isinstance(message, messages.Resume):
             endpoint.send_shape()
-
-
-class Refused(CryptogenError):
-    """A client asks for more than this server gives."""
-
-
-class Busy(Refused):
-    """All places are taken."""
 
 
 class _Replaceable:
