@@ -18,6 +18,7 @@ from cryptogen.models.decoder import forward
 from .plan import ANCHORS
 
 Array = NDArray[Any]
+ROWS = 128  # of scores at a time
 CUTS = tuple(bits * math.log(2) for bits in range(10, 22))  # nats: tops that a head's scores may be cut off at
 
 
@@ -76,10 +77,10 @@ class Anchored:
     # for each of CUTS, the largest log Σ_j exp(min(x_j, cut))
     cut: Array = field(default_factory=lambda: np.zeros(len(CUTS)))
 
-    def add(self, scores: Array, level: Array, low: Array, high: Array, log_sum: Array) -> None:
-        """One window: scores [T, L], each row's smallest and largest one and log Σ exp; all relative to `level` [T]."""
+    def add(self, scores: Array, level: Array, low: Array, high: Array, log_sum: Array) -> Array:
+        """Rows of scores [n, L], each row's smallest and largest one and log Σ exp; all relative to `level` [n].
+        Returns the rows' log Σ exp, which belong into `chunks`."""
         self.low, self.high = min(self.low, float((low - level).min())), max(self.high, float((high - level).max()))
-        self.chunks.append((log_sum - level).astype(np.float32))
         relative = (log_sum - level).astype(np.float64)
         large = np.flatnonzero(high - level > CUTS[0])  # the others are not cut
         self.cut = np.maximum(self.cut, float(np.delete(relative, large).max(initial=0.0)))
@@ -87,10 +88,15 @@ class Anchored:
         row, column = np.nonzero(x > CUTS[0])
         above = x[row, column].astype(np.float64)
         x[row, column] = -np.inf
-        rest = np.exp(x).sum(axis=1, dtype=np.float64)
+        rest, n = np.exp(x).sum(axis=1, dtype=np.float64), len(CUTS)
+        # scores between two cuts count in full up to the lower one, and as that cut's value from there on
+        cell = row * n + np.minimum(((above - CUTS[0]) / math.log(2)).astype(np.int64), n - 1)
+        full = np.bincount(cell, np.exp(np.minimum(above, CUTS[-1])), len(large) * n).reshape(-1, n)
+        many = np.bincount(cell, minlength=len(large) * n).reshape(-1, n)
         for i, top in enumerate(CUTS):
-            sums = rest + np.bincount(row, np.exp(np.minimum(above, top)), len(large))
+            sums = rest + full[:, :i].sum(axis=1) + many[:, i:].sum(axis=1) * math.exp(top)
             self.cut[i] = max(self.cut[i], math.log(float(sums.max(initial=1.0))))
+        return relative.astype(np.float32)
 
     def merge(self, other: Anchored) -> None:
         """As if everything that the other has seen had been added here."""
@@ -112,19 +118,22 @@ class Scores:
     absolute: float = 0.0  # Σ |s|
 
     def add(self, scores: Array) -> None:
-        """`scores` [T, T] of one window from position 0, masked entries −inf."""
-        if len(scores) < 2:
-            return
-        seen = np.isfinite(scores)
-        first, own = scores[1:, 0], np.diagonal(scores)[1:]
-        high = scores.max(axis=1)[1:]
-        low = np.where(seen, scores, np.inf).min(axis=1)[1:]
-        log_sum = np.log(np.exp(scores[1:] - high[:, None]).sum(axis=1)) + high
-        for anchor, level in (("first", first), ("own", own), ("both", (first + own) / 2)):
-            self.by_anchor[anchor].add(scores[1:], level, low, high, log_sum)
-        self.pairs += int(seen.sum())
-        self.absolute += float(np.abs(scores[seen]).sum(dtype=np.float64))
-
+        """`scores` [T, T] of one window from position 0, masked entries −inf. A few rows at a time: they fit into a
+        processor's cache, and what lies behind the diagonal is not looked at."""
+        parts: dict[str, list[Array]] = {anchor: [] for anchor in ANCHORS}
+        for start in range(1, len(scores), ROWS):
+            rows = scores[start : start + ROWS, : start + ROWS]  # [≤ ROWS, L]
+            seen = np.isfinite(rows)
+            first, own = rows[:, 0], np.diagonal(scores)[start : start + ROWS]
+            high, low = rows.max(axis=1), np.where(seen, rows, np.inf).min(axis=1)
+            log_sum = np.log(np.exp(rows - high[:, None]).sum(axis=1)) + high
+            for anchor, level in (("first", first), ("own", own), ("both", (first + own) / 2)):
+                parts[anchor].append(self.by_anchor[anchor].add(rows, level, low, high, log_sum))
+            self.pairs += int(seen.sum())
+            self.absolute += float(np.abs(rows, where=seen, out=np.zeros_like(rows)).sum(dtype=np.float64))
+        for anchor, found in parts.items():
+            if found:
+                self.by_anchor[anchor].chunks.append(np.concatenate(found))
 
     def merge(self, other: Scores) -> None:
         """As if everything that the other has seen had been added here."""
