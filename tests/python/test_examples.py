@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import cryptogen
+from cryptogen.defaults import PORT
 from served import Served, model_with_plan, serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -65,7 +66,7 @@ def test_docstring_of_the_client(served: Served, where: object) -> None:
     """The client's block of the snippet, against a server that exists."""
     code = snippet(where.__doc__ or "")
     block = next(node for node in code.body if isinstance(node, ast.With))
-    text = ast.unparse(ast.Module([block], [])).replace("host:7100", served.address)
+    text = ast.unparse(ast.Module([block], [])).replace(f"host:{PORT}", served.address)
     text = text.replace("'…'", repr(served.fingerprint), 1)
     exec(compile(text, "docstring", "exec"), {"cryptogen": cryptogen})
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from cryptogen.defaults import PORT
 from cryptogen.weights import load
 from tiny import tiny_llama, write_gguf
 
@@ -137,7 +138,7 @@ def free_port() -> int:
 
 
 def here(text: str, port: int, pin: str = "") -> str:
-    text = text.replace("server.example:7766", f"127.0.0.1:{port}").replace("0.0.0.0:7766", f"127.0.0.1:{port}")
+    text = re.sub(rf"(?:server\.example|0\.0\.0\.0):{PORT}\b", f"127.0.0.1:{port}", text)
     return text.replace("FINGERPRINT", pin)
 
 
@@ -157,7 +158,7 @@ def test_shell_examples(name: str, workplace: Path) -> None:
     pytest.importorskip("cryptogen.cli")
     lines = [line for text in blocks(ROOT / name, "sh") for line in text.splitlines()]
     port = free_port()
-    serve = next((line for line in lines if " serve " in line), "cryptogen serve model.gguf --listen 0.0.0.0:7766")
+    serve = next((line for line in lines if " serve " in line), f"cryptogen serve model.gguf --listen 0.0.0.0:{PORT}")
     with serving([*CLI, *shlex.split(here(serve, port))[1:]], workplace, port) as pin:
         for line in lines:
             words = shlex.split(here(line, port, pin))

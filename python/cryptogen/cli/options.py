@@ -13,7 +13,6 @@ from cryptogen.errors import InputError, MissingFile
 if TYPE_CHECKING:
     from cryptogen.session import Draft
 
-ADDRESS = "127.0.0.1:7100"
 Model = Annotated[Path, typer.Argument(help="Hugging Face folder, .gguf or llama2.c .bin")]
 ServerAddress = Annotated[str, typer.Option("--server", help="host:port")]
 Fingerprint = Annotated[str | None, typer.Option(help="SHA-256 of the server's certificate; needed once")]

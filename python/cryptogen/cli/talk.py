@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cryptogen.defaults import ADDRESS
 from cryptogen.errors import InputError
 
 from .app import app
 from .options import (
-    ADDRESS,
     BatchTokens,
     CaFile,
     Costs,

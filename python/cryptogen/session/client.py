@@ -30,7 +30,7 @@ ON_RANGE = ("warn", "stop")
 class Client:
     """Private generation with a server's model.
 
-        with cryptogen.Client("host:7100", fingerprint="…", token="…") as client:
+        with cryptogen.Client("host:7766", fingerprint="…", token="…") as client:
             for token in client.generate("The capital of France is", max_new_tokens=8):
                 print(token.text, end="")
             print(client.costs.online.seconds)

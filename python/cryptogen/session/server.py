@@ -14,6 +14,7 @@ from typing import Any
 from cryptogen import _core
 from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ServerBackend, want_of
+from cryptogen.defaults import ADDRESS
 from cryptogen.errors import (
     Busy,
     CacheRejected,
@@ -47,7 +48,7 @@ class Server:
     """Serves one model.
 
         server = cryptogen.Server("path/to/model", token="a long secret")
-        server.serve("0.0.0.0:7100")     # until Ctrl-C
+        server.serve("0.0.0.0:7766")     # until Ctrl-C
 
     `model`: anything `cryptogen.load` reads, or a `Checkpoint`. `plan`: default the one beside the model or shipped.
     `token`: what clients have to present; None lets anybody in. `certificate`, `key`: PEM files; default a self-signed
@@ -116,7 +117,7 @@ class Server:
         """SHA-256 of the certificate: tell it to clients over a channel they trust."""
         return self._identity.fingerprint
 
-    def serve(self, address: str = "127.0.0.1:7100", ready: Ready | None = None) -> None:
+    def serve(self, address: str = ADDRESS, ready: Ready | None = None) -> None:
         """Accepts clients until `stop` or Ctrl-C. Port 0 picks a free one; `ready(address, fingerprint)` is called when
         clients may come. A client that fails ends its own connection only. Errors: `AddressInUse`, `InputError`."""
         listener = _core.Listener(address, self._identity)
