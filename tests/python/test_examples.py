@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import re
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +79,7 @@ def test_docstring_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def snippet(doc: str) -> ast.Module:
-    """The indented lines of a docstring."""
-    lines = inspect.cleandoc(doc).splitlines()
+    """The indented lines of a docstring, up to its first section."""
+    text = re.split(r"^(?:Args|Attributes|Returns|Raises):$", inspect.cleandoc(doc), flags=re.MULTILINE)[0]
+    lines = text.splitlines()
     return ast.parse(textwrap.dedent("\n".join(line for line in lines if line.startswith("    "))))

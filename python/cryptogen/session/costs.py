@@ -12,7 +12,14 @@ PHASES = ("setup", "offline", "online")
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """One phase, as the client sees it. Bytes are what travels inside TLS."""
+    """One phase, as the client sees it.
+
+    Attributes:
+        seconds: By the client's clock, waiting for the server included.
+        bytes_sent: From client to server: messages and their frame headers, inside TLS.
+        bytes_received: From server to client, likewise.
+        round_trips: How often the client sent and then received.
+    """
 
     seconds: float = 0.0
     bytes_sent: int = 0
@@ -43,15 +50,26 @@ class PhaseCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Setup (once per model), offline (material), online (the prompt and the tokens), and what is left in the store."""
+    """What a client has spent so far. The difference of two is what happened in between.
+
+    Attributes:
+        setup: Connecting, and the encrypted model, which comes once per model.
+        offline: Making material, and binding it to rows.
+        online: The prompt and the tokens.
+        rows: Rows computed: tokens of prompts, generated ones that were fed, drafted ones.
+        tokens: Tokens that `generate` has given.
+        range_events: Range events of all rows computed, those of drafted tokens that were not accepted too.
+        spent: Records of material taken out of the store, by pool: `slots`, `heads`, `exponentials`.
+        left: Records left in the store, by pool.
+    """
 
     setup: PhaseCost = PhaseCost()
     offline: PhaseCost = PhaseCost()
     online: PhaseCost = PhaseCost()
-    rows: int = 0  # computed
-    tokens: int = 0  # sampled
-    range_events: int = 0  # of all rows computed, those of drafted tokens that were not accepted too
-    spent: Mapping[str, int] = field(default_factory=dict)  # slots, heads, exponentials
+    rows: int = 0
+    tokens: int = 0
+    range_events: int = 0
+    spent: Mapping[str, int] = field(default_factory=dict)
     left: Mapping[str, int] = field(default_factory=dict)
 
     def __sub__(self, before: Costs) -> Costs:

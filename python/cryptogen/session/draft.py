@@ -20,10 +20,16 @@ from .messages import LARGEST_BLOCK
 
 @dataclass
 class DraftStats:
-    """What came of the proposals so far."""
+    """What came of the proposals so far.
 
-    passes: int = 0  # of the private model, behind the prompt's
-    drafted: int = 0  # tokens proposed
+    Attributes:
+        passes: Passes of the private model, without those of the prompt.
+        drafted: Tokens proposed.
+        accepted: Those of them that the private model chose too.
+    """
+
+    passes: int = 0
+    drafted: int = 0
     accepted: int = 0
 
     @property
@@ -37,7 +43,12 @@ class DraftStats:
         return 1.0 + (self.accepted / self.passes if self.passes else 0.0)
 
     def add(self, drafted: int, accepted: int) -> None:
-        """One more pass."""
+        """Counts one more pass.
+
+        Args:
+            drafted: Tokens proposed for it.
+            accepted: Those of them that were accepted.
+        """
         self.passes += 1
         self.drafted += drafted
         self.accepted += accepted
@@ -51,8 +62,16 @@ class Draft:
             print(token.text, end="")
         print(draft.stats.acceptance_rate)
 
-    `model`: anything `cryptogen.load` reads, or a `Checkpoint`, with the vocabulary of the served model. `stats` counts
-    since the draft was made. Errors: of `load`, `InputError`.
+    `stats` counts what came of the proposals since the draft was made.
+
+    Args:
+        model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has to be the served
+            model's.
+        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a slot and a head, accepted or not.
+
+    Raises:
+        InputError: `tokens` is not in 1 to 63.
+        WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
     """
 
     def __init__(self, model: str | Path | Checkpoint, tokens: int = 8) -> None:
@@ -64,7 +83,15 @@ class Draft:
         self._seen: list[int] = []  # tokens in the backend's cache
 
     def check(self, config: ModelConfig, codec: TextCodec | None) -> None:
-        """`InputError` unless the served model has the same vocabulary; by size alone if a tokenizer is lacking."""
+        """Compares the vocabulary with the served model's; by size alone if a tokenizer is lacking.
+
+        Args:
+            config: The served model's shape.
+            codec: Its tokenizer; None if it has none.
+
+        Raises:
+            InputError: The vocabularies differ.
+        """
         own, mine = self._model.config, self._model.tokenizer
         if own.vocab != config.vocab:
             raise InputError(f"draft: a vocabulary of {config.vocab} tokens expected, the draft has {own.vocab}")
@@ -75,13 +102,23 @@ class Draft:
             raise InputError(f"draft: the served model's vocabulary expected, {different} tokens of it differ")
 
     def passes_for(self, tokens: int) -> int:
-        """Passes that `tokens` tokens may take, by what was accepted so far; half of the proposals to begin with."""
+        """Passes that a text may still take, by what was accepted so far; half of the proposals to begin with.
+
+        Args:
+            tokens: How many tokens are still to come.
+        """
         each = self.stats.tokens_per_pass if self.stats.passes else 1.0 + self.tokens / 2
         return math.ceil(tokens / each)
 
     def propose(self, text: Sequence[int], limit: int, sampler: Sampler) -> list[int]:
-        """Up to `limit` tokens after `text`, drawn with the sampler's noise for their positions; none beyond the
-        draft's own context."""
+        """Tokens that may come after a text, drawn with the sampler's noise for their positions.
+
+        Args:
+            text: Ids of all tokens so far.
+            limit: Most tokens to propose. There are at most `self.tokens` anyway, and none beyond the draft's own
+                context.
+            sampler: What will choose among the served model's logits.
+        """
         count = min(self.tokens, limit, self._model.config.context - len(text) + 1)
         tokens: list[int] = []
         if count < 1:

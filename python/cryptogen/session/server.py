@@ -50,12 +50,33 @@ class Server:
         server = cryptogen.Server("path/to/model", token="a long secret")
         server.serve("0.0.0.0:7766")     # until Ctrl-C
 
-    `model`: anything `cryptogen.load` reads, or a `Checkpoint`. `plan`: default the one beside the model or shipped.
-    `token`: what clients have to present; None lets anybody in. `certificate`, `key`: PEM files; default a self-signed
-    certificate kept in `data_dir`, whose fingerprint clients pin. `cache_dir`: where encrypted caches are kept that
-    clients save (`encrypted-cache` only); None keeps none. `weights_cache`: where weights encoded for `encrypted-cache`
-    and `recompute` are kept for later starts, GBs, secret like the model; None encodes a layer when it is first used.
-    Errors: of `load`, `MissingPlan`, `PlanError`; a `weights_cache` that cannot be made.
+    Args:
+        model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`.
+        plan: The numeric plan, or its file. None takes the one beside the model (`cryptogen calibrate` puts it there),
+            else the one shipped with this package.
+        data_dir: Folder in which a folder `server` (mode 0700) holds the certificate, the lattice key and every
+            client's material. None: `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
+            `~/.local/share/cryptogen`.
+        token: The access token that clients have to present. None lets in anybody who reaches the port.
+        certificate: PEM file of a certificate with its chain, given together with `key`. None: a self-signed one, made
+            on first use and kept in `data_dir`, whose fingerprint clients pin.
+        key: PEM file of the certificate's key, which nobody but its owner may read (mode 0600).
+        max_clients: Most clients connected at the same time, each served by a thread; default 8. One more is refused,
+            which it sees as `PeerFailed`.
+        idle_timeout: Seconds after which a connected client that asks for nothing is given up, 0.1 to 1 000 000;
+            default 1800. Its session is lost then, its material is not. In the middle of a step the limit is 600 s if
+            that is less.
+        cache_dir: Folder for the encrypted caches that clients save (`encrypted-cache` only). None keeps none.
+        weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for later starts: GBs, as
+            secret as the model. None encodes a layer when it is first used.
+
+    Raises:
+        InputError: A certificate without its key, or a key without its certificate.
+        ConnectionFailed: One of the two cannot be read, or others may read the key.
+        WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
+        MissingPlan: The model has no plan. A given one raises `MissingFile` if it is not there, `PlanRejected` if it is
+            for another model, `PlanError` if it cannot be read.
+        StoreError: `weights_cache` cannot be made.
     """
 
     def __init__(
@@ -118,8 +139,17 @@ class Server:
         return self._identity.fingerprint
 
     def serve(self, address: str = ADDRESS, ready: Ready | None = None) -> None:
-        """Accepts clients until `stop` or Ctrl-C. Port 0 picks a free one; `ready(address, fingerprint)` is called when
-        clients may come. A client that fails ends its own connection only. Errors: `AddressInUse`, `InputError`."""
+        """Accepts clients until `stop` or Ctrl-C. A client that fails ends its own connection only.
+
+        Args:
+            address: `host:port` to listen on; port 0 picks a free one. Default `127.0.0.1:7766`, which only this host
+                reaches; `0.0.0.0:7766` is for all networks of the host.
+            ready: Called as `ready(address, fingerprint)` when clients may come, with the port that was picked.
+
+        Raises:
+            AddressInUse: Another process listens there.
+            ConnectionFailed: The address cannot be used on this host.
+        """
         listener = _core.Listener(address, self._identity)
         if self._token is None:
             log.warning("no access token: anybody who reaches this port may use the model")

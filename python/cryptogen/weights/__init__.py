@@ -14,10 +14,19 @@ __all__ = ["Checkpoint", "load", "tensor_shapes"]
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Read a model of any format: a folder with config.json (or a single .gguf), a .gguf or a llama2.c .bin file.
+    """Reads a model of any format.
 
-    Errors: `MissingFile`, `MalformedFile`, `InvalidConfig`, `UnsupportedModel`, `MissingTensor`, `UnexpectedTensor`,
-    `TensorMismatch`, all of them `WeightsError`; `TokenizerError`.
+    Args:
+        path: A Hugging Face folder with config.json, a folder with one .gguf file, a .gguf or a llama2.c .bin file.
+            `~` is the home folder.
+
+    Returns:
+        Weights, shape and tokenizer; every tensor fits the shape.
+
+    Raises:
+        WeightsError: As one of `MissingFile`, `MalformedFile`, `InvalidConfig`, `UnsupportedModel`, `MissingTensor`,
+            `UnexpectedTensor`, `TensorMismatch`.
+        TokenizerError: The tokenizer cannot be read.
     """
     path = Path(path).expanduser()
     if path.is_dir():
