@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from cryptogen.bench import table as figures
 from cryptogen.defaults import PORT
 from cryptogen.weights import load
 from tiny import tiny_llama, write_gguf
@@ -65,6 +66,15 @@ def test_first_screen() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in "\n".join(readme.splitlines()[:30])
     assert readme.count("<!-- figures:begin -->") == readme.count("<!-- figures:end -->") == 1
+
+
+@pytest.mark.parametrize("name", figures.PAGES)
+def test_figures_are_those_of_the_files(name: str) -> None:
+    """`python -m cryptogen.bench.table` would change nothing."""
+    page = (ROOT / name).read_text(encoding="utf-8")
+    measured = figures.measured(ROOT / "benches")
+    assert page == figures.filled(page, figures.table(measured, figures.PAGES[name])), "run `make docs`"
+    assert len(figures.BRIEF) == 6 and measured
 
 
 def run(command: list[str], folder: Path) -> str:

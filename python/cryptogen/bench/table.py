@@ -1,63 +1,98 @@
-"""`python -m cryptogen.bench.table`: benches/*.json into the table between the markers of README.md."""
+"""`python -m cryptogen.bench.table`: benches/*.json into the tables of README.md, in brief, and of docs/figures.md."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
-COLUMNS = (
-    "shape", "context", "network", "kernels", "batch", "offline s/token", "online s/token", "offline MB/token",
-    "online MB/token", "round trips/token", "prompt s", "setup GB (once)", "RSS client / server GB",
-    "blocks measured", "runs", "commit",
-)  # fmt: skip
+Figures = dict[str, Any]
+Cells = Mapping[str, Callable[[Figures], str]]  # heading → what stands below it
 
 
-def row(f: dict[str, Any]) -> str:
-    """One line of the table."""
-    cells = (
-        f["shape"], f["context"], _network(f), f["kernels"], f["batch_tokens"],
-        f"{f['offline_seconds_per_token']:.2f}", f"{f['online_seconds_per_token']:.2f}",
-        f"{f['offline_bytes_per_token'] / 1e6:.1f}", f"{f['online_bytes_per_token'] / 1e6:.2f}",
-        f"{f['round_trips_per_token']:.0f}", _prompt(f), f"{f['setup_bytes'] / 1e9:.2f}",
-        f"{f['peak_rss_client'] / 1e9:.1f} / {f['peak_rss_server'] / 1e9:.1f}",
-        f.get("extrapolated_from_blocks", "all"), f.get("runs", 1), f["commit"][:8],
-    )  # fmt: skip
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _network(f: dict[str, Any]) -> str:
+def _network(f: Figures) -> str:
     """With a draft, how much of it was accepted."""
     draft = f", {f['drafted']} drafted, {f['acceptance_rate']:.0%} accepted" if "drafted" in f else ""
     return f"{f.get('network', 'loopback')}{draft}"
 
 
-def _prompt(f: dict[str, Any]) -> str:
+def _prompt(f: Figures) -> str:
     """Seconds of the prompt, material included; older results lack it."""
     return f"{f['prefill_seconds']:.1f}" if "prefill_seconds" in f else ""
 
 
-def table(figures: list[dict[str, Any]]) -> str:
+WHOLE: Cells = {
+    "shape": lambda f: f"{f['shape']}",
+    "context": lambda f: f"{f['context']}",
+    "network": _network,
+    "kernels": lambda f: f"{f['kernels']}",
+    "batch": lambda f: f"{f['batch_tokens']}",
+    "offline s/token": lambda f: f"{f['offline_seconds_per_token']:.2f}",
+    "online s/token": lambda f: f"{f['online_seconds_per_token']:.2f}",
+    "offline MB/token": lambda f: f"{f['offline_bytes_per_token'] / 1e6:.1f}",
+    "online MB/token": lambda f: f"{f['online_bytes_per_token'] / 1e6:.2f}",
+    "round trips/token": lambda f: f"{f['round_trips_per_token']:.0f}",
+    "prompt s": _prompt,
+    "setup GB (once)": lambda f: f"{f['setup_bytes'] / 1e9:.2f}",
+    "RSS client / server GB": lambda f: f"{f['peak_rss_client'] / 1e9:.1f} / {f['peak_rss_server'] / 1e9:.1f}",
+    "blocks measured": lambda f: f"{f.get('extrapolated_from_blocks', 'all')}",
+    "runs": lambda f: f"{f.get('runs', 1)}",
+    "commit": lambda f: f["commit"][:8],
+}
+
+
+def _joined(between: str, *columns: str) -> Callable[[Figures], str]:
+    """Several columns of the whole table in one."""
+    return lambda f: between.join(WHOLE[column](f) for column in columns)
+
+
+# What tells the rows apart, and what a user waits and pays for.
+BRIEF: Cells = {
+    "shape, context": _joined(", ", "shape", "context"),
+    "network": WHOLE["network"],
+    "kernels, batch": _joined(", ", "kernels", "batch"),
+    "offline s/token": WHOLE["offline s/token"],
+    "online s/token": WHOLE["online s/token"],
+    "MB/token offline / online": _joined(" / ", "offline MB/token", "online MB/token"),
+}
+PAGES = {"README.md": BRIEF, "docs/figures.md": WHOLE}
+
+
+def row(f: Figures, cells: Cells = WHOLE) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(cell(f) for cell in cells.values())} |"
+
+
+def table(figures: list[Figures], cells: Cells = WHOLE) -> str:
     """Markdown; machines below."""
-    head = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    if not figures:
+        return "Not measured yet."
+    head = [f"| {' | '.join(cells)} |", "|" + "---|" * len(cells)]
     machines = sorted({f["machine"] for f in figures})
-    return "\n".join([*head, *map(row, figures), "", f"Both parties on one machine: {'; '.join(machines)}."])
+    rows = (row(f, cells) for f in figures)
+    return "\n".join([*head, *rows, "", f"Both parties on one machine: {'; '.join(machines)}."])
 
 
-def _decoded(folder: Path) -> list[Path]:
+def measured(folder: Path) -> list[Figures]:
     """Outputs of `bench decode`; those of `bench paper`, `bench peers` and `bench ranges` are not such."""
-    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(("paper-", "peers-", "ranges-"))]
+    others = ("paper-", "peers-", "ranges-")
+    return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if not p.name.startswith(others)]
+
+
+def filled(page: str, content: str) -> str:
+    """The page with other content between its markers."""
+    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{content}\n{END}", page, flags=re.DOTALL)
 
 
 def main() -> None:
     root = Path(__file__).resolve().parents[3]
-    figures = [json.loads(path.read_text()) for path in _decoded(root / "benches")]
-    readme = root / "README.md"
-    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
-    content = table(figures) if figures else "Not measured yet."
-    readme.write_text(pattern.sub(lambda _: f"{BEGIN}\n{content}\n{END}", readme.read_text()))
+    figures = measured(root / "benches")
+    for name, cells in PAGES.items():
+        page = root / name
+        page.write_text(filled(page.read_text(), table(figures, cells)))
 
 
 if __name__ == "__main__":
