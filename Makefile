@@ -1,14 +1,17 @@
-# `make demo`: a private answer from a real model, two processes. `make test`: every fast test. Both build into .venv.
+# `make help` lists what there is. Everything builds into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_CORE := target/test-core/_core.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: build demo test test-long test-fidelity lint bench-kernels clean
+.PHONY: build help demo check lint fmt test test-long test-fidelity docs bench-kernels clean
 .DELETE_ON_ERROR:
 
-build: .venv/.built
+build: .venv/.built ## the package, installed in place in .venv (the default)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .venv/.created:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d" % sys.version_info[:2])'
@@ -27,30 +30,44 @@ $(TEST_CORE): .venv/.built
 	mkdir -p $(dir $@)
 	cp target/release/lib_core.so $@
 
-demo: build
+demo: build ## a private answer from a real model, two processes; DEMO="--tokens 4" for options
 	$(BIN)/cryptogen demo $(DEMO)
 
-lint: build
+check: lint test ## what has to hold before a commit: lint, then every fast test
+
+lint: build ## cargo fmt, clippy, ruff and mypy, nothing is changed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(BIN)/ruff check python tests examples
 	$(BIN)/mypy
 
-test: build $(TEST_CORE)
+fmt: build ## formats Rust and Python, and sorts imports
+	cargo fmt --all
+	$(BIN)/ruff check --quiet --select I --fix python tests examples
+	$(BIN)/ruff format python tests examples
+
+test: build $(TEST_CORE) ## every fast test
 	cargo test --release --quiet --workspace --exclude cryptogen-python
 	CRYPTOGEN_TEST_CORE=$(CURDIR)/$(TEST_CORE) $(BIN)/pytest
 
-test-long: build $(TEST_CORE)
+test-long: build $(TEST_CORE) ## all tests: minutes more, real models, kill and restart
 	cargo test --release --workspace --exclude cryptogen-python -- --include-ignored
 	CRYPTOGEN_TEST_CORE=$(CURDIR)/$(TEST_CORE) $(BIN)/pytest -m 'long or not long'
 
 # Does any text break the shipped plan? Texts of every class at the model's full context: about half an hour.
-test-fidelity: build
+test-fidelity: build ## half an hour: does any text break the shipped plan?
 	$(BIN)/pytest tests/fidelity
 
+# The tables of docs/guide/ranges.md take half an hour: `cryptogen bench ranges --docs`. Plots need matplotlib.
+docs: build ## Rust documentation without a warning; tables and plots anew from benches/
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude cryptogen-python --no-deps --quiet
+	$(BIN)/python -m cryptogen.bench.table
+	$(BIN)/pip install --quiet --disable-pip-version-check 'matplotlib>=3.8'
+	$(BIN)/python -m cryptogen.bench.paper_tables
+
 # One thread, the machine's limits measured in the same run. Nothing else should run meanwhile.
-bench-kernels:
+bench-kernels: ## speed of the kernels beside what the machine can do
 	cargo bench --quiet --package cryptogen-ring --package cryptogen-he --bench kernels -- --quiet
 
-clean:
+clean: ## removes .venv and target
 	rm -rf .venv target
