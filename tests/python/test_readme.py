@@ -77,6 +77,13 @@ def test_figures_are_those_of_the_files(name: str) -> None:
     assert len(figures.BRIEF) == 6 and measured
 
 
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for page in PAGES:
+        for target in re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert target in targets, f"{page.name}: make {target}, expected one of {targets}"
+
+
 def run(command: list[str], folder: Path) -> str:
     """Output of a process in `folder`; fails the test with what it wrote if it does not succeed."""
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300)
