@@ -3,7 +3,7 @@
 //! Functionality, for every query row t, head g and cached row `j ≤ t` (x of this party, y the peer's, encrypted by the peer):
 //! shares of `query_t·key_j` and of `Σ_j weight_{t,j}·value_j`. Client: query `q_c`, key `k_c`, value `v_c`, weight mask `a`; server: the masks
 //! of its queries, keys, values and weights. The two parties run the same protocol in both directions; the sums of the two results are
-//! the cross terms of `online/attention.rs`. Source: design of the default protocol, "Attention material"; CryptoGen's slot-aware
+//! the cross terms of `online/attention.rs`. Source: `docs/protocols/preprocessed.md` §3.5; CryptoGen's slot-aware
 //! concatenation (a new block of rows is appended, older ciphertexts never change).
 //!
 //! 1. Both encrypt the new rows' keys and values and exchange them.

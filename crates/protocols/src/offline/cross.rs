@@ -1,6 +1,6 @@
 //! `Cross`: shares `z_c + z_s = Σ_i x_i ⊙ y_i` of element-wise products, the client's `x_i`, the server's `y_i`.
 //!
-//! Source: design of the default protocol, `Cross`; BFV with one value per slot. Messages: C→S the encrypted `x_i` (200 KB per 8192
+//! Source: `docs/protocols/preprocessed.md` §3.3; BFV with one value per slot. Messages: C→S the encrypted `x_i` (200 KB per 8192
 //! values), S→C masked results (150 KB per 8192). Leaks: nothing.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext, N};

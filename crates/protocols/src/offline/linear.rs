@@ -1,7 +1,7 @@
 //! `Linear(W)`: shares `y_c + y_s = W·r'` of many matrices for many tokens at once.
 //!
 //! Functionality: client inputs `r'` `[T, d_in]` of each matrix; outputs `y_c`, `y_s` `[T, width]`, the outputs of all matrices side by side, `y_c` uniform.
-//! Source: design of the default protocol, `Linear`. Messages C→S: a masked ciphertext (150 KB) per token and group ([`super::layout`]), up to 64 in
+//! Source: `docs/protocols/preprocessed.md` §3.2. Messages C→S: a masked ciphertext (150 KB) per token and group ([`super::layout`]), up to 64 in
 //! a message. Leaks: nothing (flooded, re-randomised).
 //!
 //! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask` for every group, re-randomised, flooded, modulus-switched.

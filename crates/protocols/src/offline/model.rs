@@ -1,7 +1,7 @@
 //! The encrypted model: the server's integer weights under the server's own key, sent to a client once per model.
 //!
 //! With it the client computes `Enc(W·r − mask)` for its own masks, any number of tokens at a time, without rotations or
-//! key switching (`docs/decisions/0002-encrypted-model.md`; design of the default protocol, `Linear`, with the roles exchanged).
+//! key switching (`docs/decisions/0002-encrypted-model.md`; `docs/protocols/preprocessed.md` §3.1 and §3.2).
 //!
 //! Where everything lies: [`super::layout`]; the embedding, of which a pass needs single columns, is `Eᵀ` in ciphertexts of its own: `F` tokens in
 //! each, slot κ, coefficient c of ciphertext k is `E[k·F + κ][c]`.

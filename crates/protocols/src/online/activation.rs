@@ -1,6 +1,6 @@
 //! GELU, and SiLU·up of gated MLPs (A5.6), by a secret segment; re-masked into the `down` layer.
 //!
-//! Source: design of the default protocol, "Activation"; half-tree table keys with payloads `(1, β)` or `(1, β_w, β_up)`.
+//! Source: `docs/protocols/preprocessed.md` §4.5; half-tree table keys with payloads `(1, β)` or `(1, β_w, β_up)`.
 //! Messages: 2 (S→C, C→S) = 1 round trip. Bytes per element: plain `10 + 8`, gated `34 + 16`. All but the products modulo `2^64` (A6).
 //! A neuron's segments, and its tables A, B and guard G (A3), are those of its window.
 //! Material per element: one key; gated: a share of `g_c·u_up + up_c·u_g`. Leaks: nothing.

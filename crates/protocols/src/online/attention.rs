@@ -1,6 +1,6 @@
 //! Softmax attention over a cache that never moves (A5.4, A5.5), re-masked into the `o` layer.
 //!
-//! Source: design of the default protocol, "Attention"; CryptoGen's unified key/value cache, with the ciphertexts moved offline.
+//! Source: `docs/protocols/preprocessed.md` §4.4; CryptoGen's unified key/value cache, with the ciphertexts moved offline.
 //! For a query row t and a cached row j: `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`; the server has opened
 //! `k_s,j − mask` once (when row j appeared) and opens `q_s − mask` once per query; what remains are products of masks made offline.
 //! Messages: 6 (S→C, C→S, …) = 3 round trips. Bytes per row and (head, j): `10 + 8`, then `10 + 8`; per head and range `2·10`, with

@@ -1,6 +1,6 @@
 //! Root-mean-square norm `x̂ = h·SCALAR(Σ TR(h)²)` and the re-mask of the linear layer that follows (A5.2).
 //!
-//! Source: design of the default protocol, "Norm"; the product's openings double as those of the re-mask.
+//! Source: `docs/protocols/preprocessed.md` §4.2; the product's openings double as those of the re-mask.
 //! Messages: 4 (S→C, C→S, S→C, C→S) = 2 round trips. Bytes per row of width d, with two ranges:
 //! `16d + 20`, `20 + 16`, `16 + 8`, `8 + 8d`; with one, 10 for 20 and nothing for 16.
 //! Material per row: products `h'_c·u'` (one sum), `h_c·v + b·u` (d), one key per range. Leaks: nothing.
