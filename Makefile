@@ -35,11 +35,12 @@ demo: build ## a private answer from a real model, two processes; DEMO="--tokens
 
 check: lint test ## what has to hold before a commit: lint, then every fast test
 
-lint: build ## cargo fmt, clippy, ruff and mypy, nothing is changed
+lint: build ## cargo fmt, clippy, ruff, mypy, and the stubs of the core; nothing is changed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(BIN)/ruff check python tests examples
 	$(BIN)/mypy
+	$(BIN)/stubtest --concise cryptogen._core
 
 fmt: build ## formats Rust and Python, and sorts imports
 	cargo fmt --all

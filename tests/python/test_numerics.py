@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cryptogen.backends.float import FloatBackend
+from cryptogen.errors import PlanError
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
-from cryptogen.errors import PlanError
 from cryptogen.numerics import Plan, quantise, tables, tables_digest
 from cryptogen.numerics.calibrate import Limits, calibrate
 from cryptogen.numerics.pieces import F, fit, make, zeros_from

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import cryptogen
-from cryptogen.errors import ReplayError
 from cryptogen.bench.shapes import quick_plan
-from cryptogen.errors import MissingPackage
+from cryptogen.errors import MissingPackage, ReplayError
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED
 from cryptogen.session.plans import find_plan
 from cryptogen.weights.packages import find_packaged

@@ -8,7 +8,7 @@ number of rows whose logits will be asked for (0 for `want="none"`, 1 for `"last
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,52 +18,67 @@ from cryptogen.models.decoder import Want
 from cryptogen.numerics.plan import Plan
 
 if TYPE_CHECKING:
-    from cryptogen._core import ClientEndpoint, ServerEndpoint, ServerModel, Tensor
+    from cryptogen._core import ClientEndpoint, ClientTensor, ServerEndpoint, ServerModel, ServerTensor
+
+Share = TypeVar("Share")  # a handle to one party's share of activations
 
 
-class _Party:
+class Steps(Protocol[Share]):
+    """The steps of an endpoint that are alike on both sides."""
+
+    @property
+    def length(self) -> int: ...
+    def norm(self, h: Share, into: str) -> Share: ...
+    def attention(self, qkv: Share, layer: int) -> Share: ...
+    def activation(self, u: Share, layer: int) -> Share: ...
+    def add(self, h: Share, y: Share) -> Share: ...
+    def last(self, h: Share) -> Share: ...
+
+
+class _Party(Generic[Share]):
     """What is alike on both sides."""
 
-    def __init__(self, endpoint: Any) -> None:
-        self._endpoint = endpoint
+    def __init__(self, steps: Steps[Share]) -> None:
+        self._steps = steps
         self.sampled = 1
 
     @property
     def position(self) -> int:
-        return int(self._endpoint.length)
+        return self._steps.length
 
-    def norm(self, h: Tensor, site: str) -> Tensor:
-        return self._endpoint.norm(h, _after_norm(site))  # type: ignore[no-any-return]
+    def norm(self, h: Share, site: str) -> Share:
+        return self._steps.norm(h, _after_norm(site))
 
-    def attention(self, qkv: Tensor, layer: int) -> Tensor:
-        return self._endpoint.attention(qkv, layer)  # type: ignore[no-any-return]
+    def attention(self, qkv: Share, layer: int) -> Share:
+        return self._steps.attention(qkv, layer)
 
-    def activation(self, u: Tensor, layer: int) -> Tensor:
-        return self._endpoint.activation(u, layer)  # type: ignore[no-any-return]
+    def activation(self, u: Share, layer: int) -> Share:
+        return self._steps.activation(u, layer)
 
-    def add(self, h: Tensor, y: Tensor) -> Tensor:
-        return self._endpoint.add(h, y)  # type: ignore[no-any-return]
+    def add(self, h: Share, y: Share) -> Share:
+        return self._steps.add(h, y)
 
-    def last(self, h: Tensor) -> Tensor:
-        return self._endpoint.last(h)  # type: ignore[no-any-return]
+    def last(self, h: Share) -> Share:
+        return self._steps.last(h)
 
 
-class ClientBackend(_Party):
+class ClientBackend(_Party["ClientTensor"]):
     """The client's side: gives the tokens, gets the logits."""
 
     def __init__(self, endpoint: ClientEndpoint, plan: Plan) -> None:
         super().__init__(endpoint)
+        self._endpoint = endpoint
         self._scale, self._bound = 2.0**plan.logit_bits, plan.linears["head"].out_bound
         self.raw_logits: NDArray[np.int64] | None = None
         self.range_events: list[int] = []
 
-    def embed(self, tokens: Sequence[int]) -> Tensor:
-        return self._endpoint.embed(list(tokens), self.sampled)  # type: ignore[no-any-return]
+    def embed(self, tokens: Sequence[int]) -> ClientTensor:
+        return self._endpoint.embed(list(tokens), self.sampled)
 
-    def linear(self, x: Tensor, site: str) -> Tensor:
-        return self._endpoint.linear(x, site)  # type: ignore[no-any-return]
+    def linear(self, x: ClientTensor, site: str) -> ClientTensor:
+        return self._endpoint.linear(x, site)
 
-    def logits(self, x: Tensor) -> NDArray[np.float64]:
+    def logits(self, x: ClientTensor) -> NDArray[np.float64]:
         """Real logits [rows, vocab]; the integers stay in `raw_logits`, every row's range events in `range_events`.
 
         `NumericFailure`, when both are set, if a logit is beyond the plan's bound, which holds for every text.
@@ -75,20 +90,21 @@ class ClientBackend(_Party):
         return np.asarray(raw / self._scale, dtype=np.float64)
 
 
-class ServerBackend(_Party):
+class ServerBackend(_Party["ServerTensor"]):
     """The server's side: gives the weights, learns the number of rows."""
 
     def __init__(self, endpoint: ServerEndpoint, model: ServerModel) -> None:
         super().__init__(endpoint)
+        self._endpoint = endpoint
         self._model = model
 
-    def embed(self, tokens: Sequence[int]) -> Tensor:
-        return self._endpoint.embed(self._model, len(tokens), self.sampled)  # type: ignore[no-any-return]
+    def embed(self, tokens: Sequence[int]) -> ServerTensor:
+        return self._endpoint.embed(self._model, len(tokens), self.sampled)
 
-    def linear(self, x: Tensor, site: str) -> Tensor:
-        return self._endpoint.linear(self._model, x, site)  # type: ignore[no-any-return]
+    def linear(self, x: ServerTensor, site: str) -> ServerTensor:
+        return self._endpoint.linear(self._model, x, site)
 
-    def logits(self, x: Tensor) -> None:
+    def logits(self, x: ServerTensor) -> None:
         """Sends the server's share; returns nothing."""
         self._endpoint.logits(self._model, x)
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from cryptogen.errors import PlanError
+
 from .pieces import MAKERS, zeros_from
 
 _PIECES = {"k": (4, 16), "h": (1, 32)}

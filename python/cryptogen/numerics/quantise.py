@@ -38,10 +38,10 @@ class IntegerModel:
 
 
 def weight_bits(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Of each row the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if even `f_w = 0` overflows."""
-    largest = np.maximum(matrix.max(axis=1, initial=0.0), -matrix.min(axis=1, initial=0.0)).astype(np.float64)  # [d_out]
+    """Of each row the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if 0 is too much."""
+    largest = np.maximum(matrix.max(axis=1, initial=0.0), -matrix.min(axis=1, initial=0.0)).astype(np.float64)
     scales = 2.0 ** np.arange(MAX_WEIGHT_BITS + 1)
-    bits = (np.rint(largest[:, None] * scales) < WEIGHT_LIMIT).sum(axis=1) - 1
+    bits: NDArray[np.int64] = (np.rint(largest[:, None] * scales) < WEIGHT_LIMIT).sum(axis=1) - 1
     if bits.min() < 0:
         raise PlanError("weights", f"entries below {WEIGHT_LIMIT}", float(largest.max()))
     return bits
