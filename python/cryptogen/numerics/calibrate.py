@@ -52,6 +52,7 @@ class Margins:
     score_bottom: float = 4.0  # nats below the smallest score
     sigma_top: float = 3.0  # bits of σ above one score at the top
     sigma_least: float = 1.0  # of these where a head needs all that there is
+    sigma_cut: float = 3.0  # bits of σ above the largest of which scores are cut off at the top
     sigma: float = 4.0  # bits of σ above the largest, of which one is guard
     activation: float = 2.0  # half a window over a neuron's largest input, where it does not hold by construction
 
@@ -249,17 +250,18 @@ class _Sketch:
     @staticmethod
     def anchored(anchor: str, x: Anchored, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
         """A head that asks for more than σ's windows can hold gives up margins first, then its most extreme rows: their
-        scores are cut off at the top, and flagged."""
+        scores are cut off at the top, and flagged. So cut, no row may come near the window's end: a σ beyond it would
+        make garbage of the row and of all that attend to it."""
         nats, largest = math.log(2), float(x.log_sum.max(initial=0.0))
         wished, least = x.high + margins.score_top, x.high + margins.score_least
         for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
-            if (most := (spread - margins.sigma_top) * nats) >= least:
-                break
-        if most < least:  # margins go first, then the rows that would leave σ's window are cut off
-            limit = (spread - margins.sigma_least) * nats
+            limit = (spread - margins.sigma_cut) * nats
             fits = [top for top, log_sum in zip(CUTS, x.cut, strict=True) if log_sum <= limit]
             cut = math.inf if largest <= limit else max(fits, default=CUTS[0])
-            most = min(max(x.high, most), cut, limit)
+            if (most := min((spread - margins.sigma_top) * nats, cut)) >= least:
+                break
+        if most < least:
+            most = min(max(x.high, most), cut, (spread - margins.sigma_least) * nats)
         bottom = x.low - margins.score_bottom
         h = _width(wished, least, bottom, k)
         piece, room = 2.0 ** (h - F), 2**k - int(ZEROS * 2**k)  # nats; pieces before the zeros
