@@ -16,13 +16,14 @@ import pytest
 import cryptogen
 from cryptogen.bench import ranges
 from cryptogen.bench.demo import smollm2
-from cryptogen.bench.fidelity import fidelity
 from cryptogen.bench.processes import ServerProcess
+from cryptogen.calibration import stress
+from cryptogen.evaluate.fidelity import fidelity
 
 ROOT = Path(__file__).resolve().parents[2]
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext-2-raw" / "wiki.test.raw"
 OURS = ("Cargo.lock", "LICENSE", "benches/paper-gpt2.json", "docs/paper-memory.svg", "docs/protocols/arithmetic.md")
-NAMES = [f"{name}, {size}" for name in (*cryptogen.numerics.stress.names(), "chat") for size in (512, 2048)]
+NAMES = [f"{name}, {size}" for name in (*stress.names(), "chat") for size in (512, 2048)]
 NAMES += [f"{Path(name).name}, {size}" for name in (*OURS, WIKITEXT.name) for size in (512, 2048)]
 NAMES += [f"chain {i + 1}" for i in range(len(ranges.PROMPTS))]
 

@@ -12,7 +12,7 @@ import pytest
 import cryptogen
 from cryptogen import errors
 from cryptogen.backends.float import FloatBackend
-from cryptogen.bench.fidelity import fidelity
+from cryptogen.evaluate.fidelity import fidelity
 from cryptogen.models.decoder import forward
 from cryptogen.protocols import ENCRYPTED_CACHE, RECOMPUTE
 from cryptogen.sampling import Sampler

@@ -26,10 +26,10 @@ from cryptogen.backends.rounding import (
     truncated_shares,
     truncated_word_shares,
 )
+from cryptogen.calibration.choose import calibrate
 from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics import IntegerModel, Plan, quantise
-from cryptogen.numerics.calibrate import calibrate
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import Activation, Window, tables
 from cryptogen.weights import load

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from cryptogen.backends.float import FloatBackend
+from cryptogen.calibration.choose import Limits, calibrate
+from cryptogen.calibration.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
+from cryptogen.calibration.statistics import inspect_plan
 from cryptogen.errors import PlanError
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import Plan, quantise, tables, tables_digest
-from cryptogen.numerics.calibrate import Limits, calibrate
 from cryptogen.numerics.pieces import F, fit, make, zeros_from
 from cryptogen.numerics.quantise import weight_bits
-from cryptogen.numerics.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
-from cryptogen.numerics.statistics import inspect_plan
 from cryptogen.weights import load
 from tiny import tiny_gpt2, tiny_llama
 

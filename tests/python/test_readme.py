@@ -112,7 +112,7 @@ def test_commands_have_their_options(command: str, tmp_path: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples expect to find: a model with its plan, an access token."""
     pytest.importorskip("cryptogen._core")
-    from cryptogen.numerics.calibration import calibrate_model
+    from cryptogen.calibration.model import calibrate_model
 
     folder = tmp_path_factory.mktemp("readme")
     write_gguf(load(tiny_llama(folder / "tiny")), folder / "model.gguf")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cryptogen import errors
-from cryptogen.bench.fidelity import fidelity
+from cryptogen.evaluate.fidelity import fidelity
 from served import Served, serving
 
 PROMPT = [5, 9, 300]

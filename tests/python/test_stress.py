@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 import cryptogen
+from cryptogen.calibration import model as calibration
+from cryptogen.calibration import stress
+from cryptogen.calibration.model import calibrate_model, stress_tokens
 from cryptogen.errors import InputError, PlanUnfaithful
 from cryptogen.evaluate import texts as evaluate
 from cryptogen.evaluate.texts import Comparison, Faithful, faithful
 from cryptogen.models.canonical import Canonical, canonicalise
-from cryptogen.numerics import IntegerModel, Plan, calibration, quantise, stress
-from cryptogen.numerics.calibration import calibrate_model, stress_tokens
+from cryptogen.numerics import IntegerModel, Plan, quantise
 from tiny import tiny_gpt2, tiny_llama, write_gguf
 
 ROWS = 64

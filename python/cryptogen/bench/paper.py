@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cryptogen.errors import InputError
+from cryptogen.evaluate.inspect import layouts
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, PROTOCOLS, RECOMPUTE
 from cryptogen.session import Client
 
 from .decode import commit, machine
-from .inspect import layouts
 from .measure import Amount, Note, Token, check_lengths, tokens
 from .processes import ServerProcess
 from .shapes import shape

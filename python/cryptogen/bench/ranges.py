@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from cryptogen.backends.float import FloatBackend
+from cryptogen.calibration.model import stress_tokens
 from cryptogen.evaluate.texts import Progress, faithful_texts
 from cryptogen.models.decoder import forward
-from cryptogen.numerics.calibration import stress_tokens
 from cryptogen.session.plans import find_plan
 from cryptogen.tokens import TextCodec
 from cryptogen.weights import Checkpoint, load

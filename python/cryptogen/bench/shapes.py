@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptogen.calibration.choose import calibrate
 from cryptogen.errors import InputError
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.config import ModelConfig
-from cryptogen.numerics.calibrate import calibrate
 from cryptogen.numerics.plan import Plan
 from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
 

@@ -12,7 +12,7 @@ from cryptogen.errors import CryptogenError
 
 from .app import app
 
-from . import talk, models, bench  # isort: skip  # noqa: F401  (they add the commands, in this order)
+from . import parties, models, bench  # isort: skip  # noqa: F401  (they add the commands, in this order)
 
 # typer brings its own click or uses the installed one, depending on its version
 USAGE_ERRORS: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

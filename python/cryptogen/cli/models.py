@@ -18,7 +18,7 @@ from .options import Json, Model, PlanFile, Protocol, existing, numbers, show
 def inspect(model: Model, plan: PlanFile = None, protocol: Protocol = "preprocessed", as_json: Json = False) -> None:
     """Show a model's plan, its cost per token, the security parameters and what leaks; how it lies in ciphertexts."""
     check_protocol(protocol)
-    from cryptogen.bench.inspect import as_text, facts
+    from cryptogen.evaluate.inspect import as_text, facts
     from cryptogen.session.plans import find_plan
     from cryptogen.weights import load
 
@@ -42,9 +42,9 @@ def calibrate(
     The plan is public: do not use confidential text. If the integers do not follow the float model on some class of
     text, nothing is written, and the error names layer and head. About 20 minutes for 135 M weights and 2048 rows.
     """
+    from cryptogen.calibration.model import calibrate_model
+    from cryptogen.calibration.statistics import CLASS_HEADING, class_line
     from cryptogen.console import Bars
-    from cryptogen.numerics.calibration import calibrate_model
-    from cryptogen.numerics.statistics import CLASS_HEADING, class_line
     from cryptogen.session.plans import beside
 
     existing(text, "text")
@@ -71,8 +71,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """How faithful a backend is on a text: perplexity, agreement with the float model, flagged rows, logit errors."""
-    from cryptogen.bench.quality import evaluate as run
     from cryptogen.console import Bars
+    from cryptogen.evaluate.quality import evaluate as run
 
     existing(text, "text")
     bars = Bars()

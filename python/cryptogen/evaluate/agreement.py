@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cryptogen.backends.base import Backend, Value
 from cryptogen.errors import InputError
+from cryptogen.models.backend import Backend, Value
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 

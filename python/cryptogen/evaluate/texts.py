@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.backends.base import Backend
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import Random
 from cryptogen.evaluate.perplexity import surprise
+from cryptogen.models.backend import Backend
 from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cryptogen.backends.base import Backend, Value
 from cryptogen.errors import ContextOverflow, InputError
+from cryptogen.models.backend import Backend, Value
 from cryptogen.models.config import ModelConfig
 
 Want = Literal["last", "all", "none"]

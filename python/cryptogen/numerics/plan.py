@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cryptogen.errors import PlanError
+from cryptogen.models.config import ModelConfig
 
 from .document import read
 from .functions import check_function
@@ -42,6 +43,11 @@ class ModelShape:
     rope: bool
     vocab: int
     context: int
+
+    @staticmethod
+    def of(config: ModelConfig) -> "ModelShape":
+        """What of a model's configuration the protocol needs to know."""
+        return ModelShape(**{f.name: getattr(config, f.name) for f in dataclasses.fields(ModelShape)})
 
     @property
     def q_dim(self) -> int:

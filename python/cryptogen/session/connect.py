@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from cryptogen import _core
 from cryptogen.errors import DiskFull, MaterialMismatch, PlanError, ProtocolViolation
-from cryptogen.numerics.calibrate import shape_of
-from cryptogen.numerics.plan import Plan, tables, tables_digest
+from cryptogen.numerics.plan import ModelShape, Plan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import PREPROCESSED, store_name
 from cryptogen.tokens import TextCodec
@@ -107,8 +106,8 @@ def _checked_plan(offer: Offer, document: bytes) -> tuple[Plan, list[NDArray[np.
     """The server's plan and its tables, which this client makes itself."""
     try:
         plan = Plan.from_json(document.decode())
-        if plan.model != shape_of(offer.config):
-            raise PlanError("model", shape_of(offer.config), plan.model)
+        if plan.model != (expected := ModelShape.of(offer.config)):
+            raise PlanError("model", expected, plan.model)
         return plan, tables(plan)
     except (UnicodeDecodeError, RecursionError, MemoryError) as error:
         raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from cryptogen import _core
-from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ClientBackend, want_of
 from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, MaterialShort, NumericFailure
+from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import check_tokens, forward
 from cryptogen.paths import write_private
 from cryptogen.protocols import RECOMPUTE

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.backends.base import Backend
 from cryptogen.backends.private import ServerBackend, want_of
 from cryptogen.defaults import ADDRESS
 from cryptogen.errors import (
@@ -25,6 +24,7 @@ from cryptogen.errors import (
     ProtocolViolation,
     Refused,
 )
+from cryptogen.models.backend import Backend
 from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan, tables, tables_digest

@@ -11,14 +11,14 @@ from pathlib import Path
 from cryptogen.errors import PlanError, PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
 from cryptogen.models.canonical import canonicalise
+from cryptogen.numerics.plan import Plan
 from cryptogen.processes import in_processes
 from cryptogen.tokens import TextCodec
 from cryptogen.weights import load
 
 from . import stress
-from .calibrate import plan_of
+from .choose import plan_of
 from .observe import Observation, observe
-from .plan import Plan
 
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import Range, Scalar
+from cryptogen.numerics.plan import Range, Scalar
 
 FINE_BITS = 6  # bits of an argument below its segment index, where there are that many
 NORM_K, SIGMA_K = (12, 13, 14), (14, 15, 16)

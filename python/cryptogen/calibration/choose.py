@@ -16,11 +16,24 @@ from numpy.typing import NDArray
 from cryptogen.errors import PlanError
 from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
+from cryptogen.numerics.pieces import ZEROS, F
+from cryptogen.numerics.plan import (
+    VERSION,
+    Activation,
+    Attention,
+    Embed,
+    Head,
+    Linear,
+    ModelShape,
+    Norm,
+    Plan,
+    Rope,
+    Window,
+    check,
+)
+from cryptogen.numerics.quantise import weight_bits
 
 from .observe import CUTS, Anchored, Observation, Scores, observe
-from .pieces import ZEROS, F
-from .plan import VERSION, Activation, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Rope, Window, check
-from .quantise import weight_bits
 from .ranges import SIGMA_K, Ranges, TableSet, ranges, reciprocal, rsqrt
 from .statistics import statistics
 
@@ -87,7 +100,7 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
     plan = Plan(
         version=VERSION,
         model_digest=model_digest,
-        model=shape_of(c),
+        model=ModelShape.of(c),
         f=F,
         logit_bits=F + int(bits["head"].min()),
         embed=Embed(EMBED_SHIFT, _scaled(limits.embed, F + EMBED_SHIFT)),
@@ -102,10 +115,6 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
     )
     check(plan)
     return dataclasses.replace(plan, statistics=statistics(plan, seen))
-
-
-def shape_of(c: ModelConfig) -> ModelShape:
-    return ModelShape(**{f.name: getattr(c, f.name) for f in dataclasses.fields(ModelShape)})
 
 
 class Limits:

@@ -95,9 +95,8 @@ def _rows(
 @contextmanager
 def _private(model: Path, plan: Path | None, progress: Progress | None, protocol: str) -> Iterator[Client]:
     """Two processes on this host; each window is a session of its own."""
+    from cryptogen.bench.processes import ServerProcess
     from cryptogen.session import Client
-
-    from .processes import ServerProcess
 
     with tempfile.TemporaryDirectory(prefix="cryptogen-eval-") as folder:
         arguments = ["serve", str(model), "--listen", "127.0.0.1:0", "--data-dir", folder]

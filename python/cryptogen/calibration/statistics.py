@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from cryptogen.numerics.pieces import F
+from cryptogen.numerics.plan import ANCHORS, Head, Plan, Scalar
+
 from .observe import Observation, Scores
-from .pieces import F
-from .plan import ANCHORS, Head, Plan, Scalar
 
 P = 2.0**64 - 2.0**32 + 1
 LENGTHS = (128, 512)

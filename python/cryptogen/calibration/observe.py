@@ -14,8 +14,7 @@ from cryptogen.backends.float import FloatBackend
 from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
-
-from .plan import ANCHORS
+from cryptogen.numerics.plan import ANCHORS
 
 Array = NDArray[Any]
 ROWS = 128  # of scores at a time
