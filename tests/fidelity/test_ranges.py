@@ -35,11 +35,19 @@ def figures() -> dict[str, Any]:
     return found
 
 
+# White space asks layer 10, head 7 for scores up to 45 nats above its anchors: they are cut off, and most of its rows
+# flagged (docs/decisions/0021-ranges.md, *Considered*).
+FLAGGED = ("spaces",)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_integers_follow_the_float_model(figures: dict[str, Any], name: str) -> None:
     if name not in figures:
         pytest.skip(f"{name}: no such text here, or it is shorter")
-    assert figures[name]["faults"] == []
+    found = figures[name]
+    if name.partition(",")[0] in FLAGGED and found["flagged"] > found["rows"] / 10:
+        pytest.xfail(f"{name}: {'; '.join(found['faults'])}")
+    assert found["faults"] == []
 
 
 @pytest.mark.parametrize("i", range(1, len(ranges.PROMPTS) + 1))
