@@ -45,7 +45,7 @@ def test_the_integers_follow_the_float_model(figures: dict[str, Any], name: str)
     if name not in figures:
         pytest.skip(f"{name}: no such text here, or it is shorter")
     found = figures[name]
-    if name.partition(",")[0] in FLAGGED and found["flagged"] > found["rows"] / 10:
+    if found["faults"] and name.partition(",")[0] in FLAGGED and found["flagged"] > found["rows"] / 10:
         pytest.xfail(f"{name}: {'; '.join(found['faults'])}")
     assert found["faults"] == []
 
