@@ -65,7 +65,7 @@ class Margins:
     score_bottom: float = 4.0  # nats below the smallest score
     sigma_top: float = 3.0  # bits of σ above one score at the top
     sigma_least: float = 1.0  # of these where a head needs all that there is
-    sigma_cut: float = 3.0  # bits of σ above the largest of which scores are cut off at the top
+    sigma_cut: float = 3.0  # bits of σ above the largest whose scores are cut off, where there are index bits to spare
     sigma: float = 4.0  # bits of σ above the largest, of which one is guard
     activation: float = 2.0  # half a window over a neuron's largest input, where it does not hold by construction
 
@@ -264,7 +264,7 @@ class _Sketch:
         nats, largest = math.log(2), float(x.log_sum.max(initial=0.0))
         wished, least = x.high + margins.score_top, x.high + margins.score_least
         for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
-            limit = (spread - margins.sigma_cut) * nats
+            limit = (spread - (margins.sigma_cut if sigma_k < max(SIGMA_K) else margins.sigma_least)) * nats
             fits = [top for top, log_sum in zip(CUTS, x.cut, strict=True) if log_sum <= limit]
             cut = math.inf if largest <= limit else max(fits, default=CUTS[0])
             if (most := min((spread - margins.sigma_top) * nats, cut)) >= least:
