@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use cryptogen_mpc::session::{connect, Identity, Introduction, Listener, Policy, Trust};
-use cryptogen_mpc::{Connection, Party, SessionError};
+use cryptogen_mpc::{Connection, SessionError};
+use cryptogen_party::Party;
 
 const MESSAGE: usize = 8 << 20;
 const MESSAGES: usize = 128;

@@ -1,13 +1,10 @@
-//! What two parties need before they can compute anything: who they are ([`party`]), a protected connection
-//! ([`session`]) and single-use material on disk ([`store`]).
+//! What two parties need before they can compute anything: a protected connection ([`session`]) and single-use
+//! material on disk ([`store`]).
 //!
 //! No protocol lives here. Errors carry what was expected and what came, never a secret.
 
-pub mod party;
 pub mod session;
 pub mod store;
 
-pub use cryptogen_ot::{Channel, ChannelError, Role};
-pub use party::{Client, Party, Server};
 pub use session::{Connection, SessionError};
 pub use store::{Store, StoreError};

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cryptogen_mpc::store::Binding;
-use cryptogen_mpc::{Role, Store};
+use cryptogen_mpc::Store;
+use cryptogen_party::Role;
 use rand_core::{OsRng, RngCore};
 
 const CHILD: &str = "CRYPTOGEN_KILL_TEST_DIR";

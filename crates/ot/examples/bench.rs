@@ -1,13 +1,12 @@
 //! Times the generation of table keys (both parties in one process) and their use.
 //!
-//! `cargo run --release -p cryptogen-ot --features test-channel --example bench [tables]`
+//! `cargo run --release -p cryptogen-ot --example bench [tables]`
 
 use std::num::Wrapping;
 use std::time::Instant;
 
-use cryptogen_ot::{
-    cost, generate, memory, DotScratch, OtError, OtPair, Role, Table, TableBatch, TableKey, TableShape,
-};
+use cryptogen_ot::{cost, generate, DotScratch, OtError, OtPair, Table, TableBatch, TableKey, TableShape};
+use cryptogen_party::{memory, Role};
 use cryptogen_ring::{Prg, Seed};
 use rand_core::RngCore;
 

@@ -10,6 +10,7 @@
 //! 2. The receiver draws `b_i` and sends `B_i = b_i·G + c_i·A`; its key is `H(i, A, B_i, b_i·A)`.
 //! 3. The sender's keys are `H(i, A, B_i, a·B_i)` and `H(i, A, B_i, a·(B_i − A))`.
 
+use cryptogen_party::{Channel, Role};
 use curve25519_dalek::ristretto::{CompressedRistretto, RistrettoPoint};
 use curve25519_dalek::scalar::Scalar;
 use curve25519_dalek::traits::IsIdentity;
@@ -17,7 +18,6 @@ use rand_core::{CryptoRng, RngCore};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::channel::{Channel, Role};
 use crate::error::OtError;
 
 /// Base transfers in each direction: the security parameter κ.

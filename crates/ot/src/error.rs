@@ -1,8 +1,7 @@
 //! What can go wrong while making or reading table keys.
 
+use cryptogen_party::ChannelError;
 use thiserror::Error;
-
-use crate::channel::ChannelError;
 
 /// Errors of this crate. They name sizes and phases, never secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -15,13 +15,13 @@
 
 use core::ops::Range;
 
+use cryptogen_party::{Channel, Role};
 use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::base;
 use crate::bits;
-use crate::channel::{Channel, Role};
 use crate::error::OtError;
 use crate::fixed_key::{self, LABEL_BITS};
 use crate::puncture::{self, Seeds, BLOCKS, DEPTH, LEAVES, MESSAGE_BYTES};

@@ -5,12 +5,9 @@
 //! sends is nevertheless checked: it causes a typed error, never a panic.
 
 pub mod base;
-pub mod channel;
 pub mod dpf;
 pub mod error;
 pub mod extension;
-#[cfg(any(test, feature = "test-channel"))]
-pub mod memory;
 
 mod bits;
 mod fixed_key;
@@ -20,7 +17,6 @@ mod transpose;
 #[cfg(test)]
 mod tests;
 
-pub use channel::{Channel, ChannelError, Role, Turn};
 pub use cryptogen_ring::kernels::Table;
 pub use dpf::{cost, generate, Cost, DotScratch, TableBatch, TableKey, TableShape};
 pub use error::OtError;

@@ -1,6 +1,6 @@
 //! What a step costs on the wire, declared beside every protocol and compared with the measured by the tests.
 
-use cryptogen_ot::Role;
+use cryptogen_party::Role;
 
 /// Messages and bytes of a step, without frame headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,11 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cryptogen_he::{ParamSet, Params, SecretKey};
-use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_mpc::session::Phase;
 use cryptogen_mpc::store::{Batch, Pool, Store};
 use cryptogen_mpc::Connection;
-use cryptogen_ot::{Channel, OtPair};
+use cryptogen_ot::OtPair;
+use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::{Prg, Seed};
 
 pub use rows::exponentials_needed;

@@ -1,6 +1,6 @@
 //! Errors of the protocols: what was expected and what came, never a secret.
 
-use cryptogen_ot::ChannelError;
+use cryptogen_party::ChannelError;
 use thiserror::Error;
 
 /// A plan document that cannot be used.

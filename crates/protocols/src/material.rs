@@ -7,8 +7,8 @@
 mod deferred;
 mod keys;
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Role, TableKey, TableShape};
+use cryptogen_ot::{TableKey, TableShape};
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Wiped, Word};
 use rayon::prelude::*;
 use zeroize::Zeroize;
@@ -244,15 +244,16 @@ fn expand<T: Copy + Default + Send>(
 ///
 /// ```compile_fail,E0599
 /// use cryptogen_protocols::material::Slot;
-/// fn twice(s: Slot<cryptogen_mpc::Client>) -> [Slot<cryptogen_mpc::Client>; 2] { [s.clone(), s] }
+/// fn twice(s: Slot<cryptogen_party::Client>) -> [Slot<cryptogen_party::Client>; 2] { [s.clone(), s] }
 /// ```
 /// ```compile_fail,E0277
 /// use cryptogen_protocols::material::Slot;
-/// fn print(s: Slot<cryptogen_mpc::Client>) { println!("{s:?}"); }
+/// fn print(s: Slot<cryptogen_party::Client>) { println!("{s:?}"); }
 /// ```
 /// Its keys are consumed by their look-up:
 /// ```compile_fail,E0382
-/// use cryptogen_ot::{Role, TableKey};
+/// use cryptogen_ot::TableKey;
+/// use cryptogen_party::Role;
 /// fn twice(key: TableKey) { key.dot(Role::Client, 0, &[]).unwrap(); key.dot(Role::Client, 1, &[]).unwrap(); }
 /// ```
 pub struct Slot<P: Party> {

@@ -8,7 +8,7 @@ mod site;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use cryptogen_ot::Table;
+use cryptogen_ring::kernels::Table;
 use serde::Deserialize;
 
 pub use site::Site;

@@ -1,7 +1,7 @@
 //! Online messages. The only way to put a secret on the wire is [`Opening::masked`], which subtracts a fresh mask:
 //! every online message is one-time padded by construction.
 
-use cryptogen_ot::Channel;
+use cryptogen_party::Channel;
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
 use cryptogen_ring::{fp_from_bytes, Fp, Word};
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use cryptogen_he::simd::EvaluationKeys;
-use cryptogen_mpc::{Client, Server};
+use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
 use cryptogen_protocols::online::Tensor;
 use cryptogen_protocols::plan::Site;

@@ -2,7 +2,8 @@
 
 use cryptogen_mpc::store::StoreError;
 use cryptogen_mpc::SessionError;
-use cryptogen_ot::{ChannelError, OtError};
+use cryptogen_ot::OtError;
+use cryptogen_party::ChannelError;
 use cryptogen_protocols::ProtocolError;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use cryptogen_he::{Params, SecretKey};
 use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Token, Trust};
 use cryptogen_mpc::store::{Binding, Store};
-use cryptogen_mpc::{Client, Connection, Party, Server, SessionError};
+use cryptogen_mpc::{Connection, SessionError};
+use cryptogen_party::{Client, Party, Server};
 use cryptogen_protocols::endpoint::Endpoint;
 use cryptogen_protocols::hybrid::Protocol;
 use cryptogen_protocols::ProtocolError;
@@ -211,7 +212,7 @@ impl ServerConnection {
     ) -> PyResult<ServerEndpoint> {
         let protocol = named(protocol)?;
         let plan_digest = bound(plan_digest, protocol);
-        let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_ot::Role::Server };
+        let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Server };
         let key = key.secret()?;
         py.detach(|| open(&self.0, plan, store, binding, key, resync, protocol)).map(ServerEndpoint::new)
     }
@@ -264,7 +265,7 @@ impl ClientConnection {
     ) -> PyResult<ClientEndpoint> {
         let protocol = named(protocol)?;
         let plan_digest = bound(plan_digest, protocol);
-        let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_ot::Role::Client };
+        let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Client };
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let key = SecretKey::generate(Params::get(cryptogen_protocols::endpoint::PARAMETERS), &mut rng);
         py.detach(|| open(&self.0, plan, store, binding, key, resync, protocol)).map(ClientEndpoint::new)

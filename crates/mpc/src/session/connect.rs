@@ -6,6 +6,7 @@ use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cryptogen_party::{Client, Party, Server};
 use rustix::event::PollFlags;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConfig, ServerConnection};
@@ -15,7 +16,6 @@ use super::identity::{Identity, Trust};
 use super::tls::{Refusal, TlsWire};
 use super::wire::{wait_tick, Interrupt, TICK};
 use super::Connection;
-use crate::party::{Client, Party, Server};
 
 /// Time for everything up to the end of the handshake, so that a silent stranger does not hold a place.
 const HANDSHAKE: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use cryptogen_ot::ChannelError;
+use cryptogen_party::ChannelError;
 use thiserror::Error;
 
 /// Why a session could not be opened or went wrong.

@@ -1,6 +1,7 @@
 //! The first messages inside TLS: who is there ([`Connection::hello`], [`Connection::welcome`]) and whether both
 //! mean the same computation ([`Connection::agree`]).
 
+use cryptogen_party::{Client, Party, Server};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
@@ -9,7 +10,6 @@ use zeroize::Zeroizing;
 
 use super::error::{short, SessionError};
 use super::Connection;
-use crate::party::{Client, Party, Server};
 
 /// Version of the wire format and of every message in it. Both parties must have the same.
 pub const PROTOCOL_VERSION: u32 = 4;

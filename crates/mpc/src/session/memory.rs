@@ -2,10 +2,11 @@
 
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 
+use cryptogen_party::{Client, Server};
+
 use super::error::SessionError;
 use super::wire::{append, Watch, Wire, TICK};
 use super::Connection;
-use crate::party::{Client, Server};
 
 pub(super) struct MemoryWire {
     to: Sender<Vec<u8>>,

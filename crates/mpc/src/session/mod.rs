@@ -29,7 +29,7 @@ mod tests;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use cryptogen_ot::{Channel, ChannelError};
+use cryptogen_party::{Channel, ChannelError, Party};
 use serde_json::{json, Value};
 
 pub use connect::{connect, Listener};
@@ -39,7 +39,6 @@ pub use identity::{Identity, Trust};
 pub use stats::{Phase, PhaseStats, SessionStats};
 pub use wire::Interrupt;
 
-use crate::party::Party;
 use error::short;
 use stats::Counter;
 use wire::{Watch, Wire};

@@ -23,7 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cryptogen_ot::Role;
+use cryptogen_party::Role;
 use rand_core::{CryptoRng, RngCore};
 use rustix::fs::{flock, FlockOperation};
 

@@ -2,6 +2,7 @@
 
 use core::num::Wrapping;
 
+use cryptogen_party::{Channel, Role};
 use cryptogen_ring::kernels::{MAX_PAIRS, TREES};
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
 use cryptogen_ring::Word;
@@ -14,7 +15,6 @@ use super::key::RecordWriter;
 use super::tree::Grove;
 use super::{TableBatch, TableShape, MAX_LEAVES, MAX_WORDS};
 use crate::bits;
-use crate::channel::{Channel, Role};
 use crate::error::OtError;
 use crate::extension::{OtPair, RotReceived, RotSent};
 

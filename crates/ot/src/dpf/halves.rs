@@ -4,11 +4,11 @@
 
 use core::num::Wrapping;
 
+use cryptogen_party::Role;
 use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 
 use super::generate::{part, sign_of, Batch};
-use crate::channel::Role;
 
 /// Label of the pads of payloads 0 and 1, 64 bits for each; those of the final words end below.
 const HALF: u8 = 32;

@@ -4,13 +4,13 @@
 
 use core::num::Wrapping;
 
+use cryptogen_party::Role;
 use cryptogen_ring::kernels::{Table, MAX_TABLES};
 use cryptogen_ring::Word;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::tree::Grove;
 use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_WORDS};
-use crate::channel::Role;
 use crate::error::OtError;
 use crate::fixed_key;
 

@@ -47,11 +47,11 @@ mod tree;
 pub use generate::generate;
 pub use key::{DotScratch, TableKey};
 
+use cryptogen_party::Role;
 use cryptogen_ring::kernels::MAX_PAIRS;
 use zeroize::Zeroizing;
 
 use crate::bits;
-use crate::channel::Role;
 use crate::error::OtError;
 use crate::extension;
 

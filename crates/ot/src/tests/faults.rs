@@ -1,10 +1,10 @@
+use cryptogen_party::memory::MemoryChannel;
+use cryptogen_party::{Channel, ChannelError, Role};
 use cryptogen_ring::Word;
 use rand_core::RngCore;
 use sha2::{Digest, Sha256};
 
 use super::{rng, run_over, setup};
-use crate::channel::{Channel, ChannelError, Role};
-use crate::memory::MemoryChannel;
 use crate::{generate, OtError, Table, TableBatch, TableKey, TableShape};
 
 /// What to do with the bytes of one message on its way.

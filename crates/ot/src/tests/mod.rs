@@ -4,12 +4,12 @@ mod faults;
 mod tables;
 mod transfers;
 
+use cryptogen_party::memory::{self, MemoryChannel};
+use cryptogen_party::{Channel, Role};
 use cryptogen_ring::{Prg, Seed};
 
-use crate::channel::{Channel, Role};
 use crate::error::OtError;
 use crate::extension::OtPair;
-use crate::memory::{self, MemoryChannel};
 
 /// The generator of a party, seeded: every test is reproducible.
 fn rng(role: Role, seed: u8) -> Prg {

@@ -1,12 +1,12 @@
 use core::num::Wrapping;
 
+use cryptogen_party::Role;
 use cryptogen_ring::kernels::MAX_TABLES;
 use cryptogen_ring::word::word;
 use cryptogen_ring::{Prg, Seed, Word};
 use rand_core::RngCore;
 
 use super::{run, setup};
-use crate::channel::Role;
 use crate::{cost, generate, DotScratch, OtError, Table, TableBatch, TableKey, TableShape};
 
 /// Makes `n` tables; also returns the reconstructed `β`, `n × m`.

@@ -1,7 +1,8 @@
+use cryptogen_party::Role;
+
 use super::{rng, run, setup};
 use crate::base;
 use crate::bits;
-use crate::channel::Role;
 use crate::extension::{message_bytes, MAX_EXTEND};
 use crate::OtError;
 

@@ -1,9 +1,8 @@
 //! Taking material from the store: rows at their positions with attention material, output heads.
 
-use cryptogen_mpc::party::Party;
 use cryptogen_mpc::session::Phase;
 use cryptogen_mpc::store::Unread;
-use cryptogen_ot::Role;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_party::{Client, Party, Server};
 use sha2::{Digest, Sha256};
 
 use super::Endpoint;

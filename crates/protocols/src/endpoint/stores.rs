@@ -1,10 +1,9 @@
 //! The endpoint and its store: comparing it with the peer's, filling batches.
 
-use cryptogen_mpc::party::Party;
 use cryptogen_mpc::session::SessionError;
 use cryptogen_mpc::store::{Batch, Store, StoreState};
 use cryptogen_mpc::Connection;
-use cryptogen_ot::Role;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::Prg;
 use serde_json::{json, Value};
 

@@ -13,7 +13,7 @@
 //! One-time material of dropped rows has been spent and is gone with them. A row that later stands at the same position takes a fresh slot:
 //! no mask and no table ever serves a second row.
 
-use cryptogen_mpc::party::Party;
+use cryptogen_party::Party;
 use zeroize::Zeroize;
 
 use super::Endpoint;

@@ -9,7 +9,7 @@ mod file;
 use std::ops::Range;
 
 use cryptogen_he::simd::{Ciphertext, Context, Noise};
-use cryptogen_ot::Role;
+use cryptogen_party::Role;
 
 pub use file::Binding;
 

@@ -5,7 +5,7 @@
 
 use cryptogen_he::simd::{Ciphertext, Context, Evaluator, MaskedCiphertext, SecretKey, SeededCiphertext, N};
 use cryptogen_he::HeError;
-use cryptogen_ot::Channel;
+use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 use zeroize::Zeroizing;

@@ -12,8 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use cryptogen_he::simd::{Context, EvaluationKeys, SecretKey};
-use cryptogen_mpc::party::Party;
 use cryptogen_mpc::Connection;
+use cryptogen_party::Party;
 use cryptogen_ring::Prg;
 use rand_core::RngCore;
 use serde_json::{json, Value};

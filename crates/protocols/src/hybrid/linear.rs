@@ -17,8 +17,7 @@ use cryptogen_he::simd::{
     SeededCiphertext,
 };
 use cryptogen_he::HeError;
-use cryptogen_mpc::party::{Client, Server};
-use cryptogen_ot::{Channel, Role};
+use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 use zeroize::Zeroizing;

@@ -23,9 +23,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cryptogen_he::simd::{Context, EvaluationKeys, Operations, SecretKey};
-use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_mpc::Connection;
-use cryptogen_ot::Role;
+use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::{Prg, Seed};
 
 use self::attention::cost::Workload;

@@ -1,6 +1,6 @@
 //! The cost of a forward pass of the paper's protocols.
 
-use cryptogen_mpc::party::Party;
+use cryptogen_party::Party;
 
 use super::{linear, Hybrid};
 use crate::cost::Cost;

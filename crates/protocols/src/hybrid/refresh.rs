@@ -8,7 +8,7 @@
 //! 2. C→S `Enc'(x − m)`, fresh. The server adds `m`.
 
 use cryptogen_he::simd::{Ciphertext, Evaluator, SecretKey};
-use cryptogen_ot::Channel;
+use cryptogen_party::Channel;
 use cryptogen_ring::Prg;
 
 use super::exchange;

@@ -13,8 +13,7 @@
 mod packing;
 
 use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Channel, Role};
+use cryptogen_party::{Channel, Party, Role};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 

@@ -4,7 +4,7 @@
 //! values), S→C masked results (150 KB per 8192). Leaks: nothing.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext, N};
-use cryptogen_ot::Channel;
+use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 

@@ -3,8 +3,7 @@
 //! The server's key is the model's (it encrypted the weights); the client makes a fresh one per connection.
 
 use cryptogen_he::{Params, PublicKey, SecretKey};
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::Channel;
+use cryptogen_party::{Channel, Party};
 use cryptogen_ring::Prg;
 
 use crate::error::Result;

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
-use cryptogen_ot::Channel;
+use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 

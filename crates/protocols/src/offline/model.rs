@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use cryptogen_he::{Ciphertext, Layout, Params, SecretKey, SeededCiphertext, N};
-use cryptogen_ot::Channel;
+use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};

@@ -6,8 +6,8 @@
 mod tables;
 
 use cryptogen_he::N;
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Channel, OtPair, Role};
+use cryptogen_ot::OtPair;
+use cryptogen_party::{Channel, Party, Role};
 use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
 use cryptogen_ring::word::{word_trunc_client, word_trunc_is_safe};
 use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};

@@ -2,8 +2,8 @@
 //!
 //! Source: Half-Tree (EUROCRYPT 2023); see `cryptogen_ot::dpf`. Symmetric; the batch size only bounds memory.
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{generate, Channel, OtPair, TableShape};
+use cryptogen_ot::{generate, OtPair, TableShape};
+use cryptogen_party::{Channel, Party};
 use cryptogen_ring::{Prg, Word};
 
 use crate::cost::Cost;

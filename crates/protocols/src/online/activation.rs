@@ -9,8 +9,8 @@
 //!    (The client's rotation was sent offline: its share of the index has been known since then.)
 //! 2. C→S gated: `w_c − β_w,c`; then `x̂_c − r`.
 
-use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{Channel, Role, Table};
+use cryptogen_ot::Table;
+use cryptogen_party::{Channel, Client, Party, Role, Server};
 use cryptogen_ring::{Fp, Word};
 use rayon::prelude::*;
 

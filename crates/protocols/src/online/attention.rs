@@ -25,8 +25,7 @@ mod openings;
 mod rotary;
 mod server;
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::Role;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::{Fp, Word};
 
 pub(crate) use rotary::{rotation_safe, split_qkv};

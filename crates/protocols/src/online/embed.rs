@@ -4,8 +4,7 @@
 //! uniformly random values. Material: the slot's embedding mask. Leaks: nothing.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, N};
-use cryptogen_mpc::party::{Client, Server};
-use cryptogen_ot::{Channel, Role};
+use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::trunc::{trunc_client, trunc_server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
@@ -107,7 +106,7 @@ impl Online<Server> {
     }
 }
 
-impl<P: cryptogen_mpc::party::Party> Online<P> {
+impl<P: cryptogen_party::Party> Online<P> {
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
         if rows == 0 {

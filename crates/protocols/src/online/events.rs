@@ -1,7 +1,7 @@
 //! Range events (A7): how many look-ups of a row met a guard. Every party adds up its shares; only with a row's logits does the client
 //! learn a sum.
 
-use cryptogen_mpc::party::Party;
+use cryptogen_party::Party;
 use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 

@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use cryptogen_he::simd::Context;
-use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::Channel;
+use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
 use cryptogen_ring::trunc::trunc_server;
 use cryptogen_ring::word::word_trunc_server;

@@ -4,8 +4,7 @@
 //! Leaks, to the client and by design: the logits; and how many look-ups met a guard, of this row and those before it that nobody sampled.
 //! It learns neither which look-ups they were nor where in a table.
 
-use cryptogen_mpc::party::{Client, Server};
-use cryptogen_ot::{Channel, Role};
+use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::fp_to_bytes;
 use cryptogen_ring::word::words_to_bytes;
 

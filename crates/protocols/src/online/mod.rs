@@ -16,7 +16,7 @@ pub mod tables;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cryptogen_mpc::party::Party;
+use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -72,31 +72,31 @@ pub enum Kind {
 ///
 /// Adding the client's share to the server's does not compile, nor does handing it to the server's step:
 /// ```compile_fail,E0308
-/// use cryptogen_mpc::{Client, Server};
+/// use cryptogen_party::{Client, Server};
 /// use cryptogen_protocols::online::Tensor;
 /// fn sum(a: &Tensor<Client>, b: &Tensor<Server>) { a.add(b).unwrap(); }
 /// ```
 /// ```compile_fail,E0308
-/// use cryptogen_mpc::{Channel, Client, Server};
+/// use cryptogen_party::{Channel, Client, Server};
 /// use cryptogen_protocols::{online::{Online, Tensor}, plan::Site};
 /// fn step(o: &mut Online<Server>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
 /// ```
 /// A share cannot be printed, copied or read, so it cannot be sent:
 /// ```compile_fail,E0277
 /// use cryptogen_protocols::online::Tensor;
-/// fn print(x: Tensor<cryptogen_mpc::Client>) { println!("{x:?}"); }
+/// fn print(x: Tensor<cryptogen_party::Client>) { println!("{x:?}"); }
 /// ```
 /// ```compile_fail,E0599
 /// use cryptogen_protocols::online::Tensor;
-/// fn copy(x: Tensor<cryptogen_mpc::Client>) { x.clone(); }
+/// fn copy(x: Tensor<cryptogen_party::Client>) { x.clone(); }
 /// ```
 /// ```compile_fail,E0616
 /// use cryptogen_protocols::online::Tensor;
-/// fn read(x: Tensor<cryptogen_mpc::Client>) { &x.data[0]; }
+/// fn read(x: Tensor<cryptogen_party::Client>) { &x.data[0]; }
 /// ```
 /// What is allowed does compile:
 /// ```
-/// use cryptogen_mpc::{Channel, Client};
+/// use cryptogen_party::{Channel, Client};
 /// use cryptogen_protocols::{online::{Online, Tensor}, plan::Site};
 /// fn step(o: &mut Online<Client>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
 /// fn sum(a: &Tensor<Client>, b: &Tensor<Client>) { a.add(b).unwrap(); }

@@ -10,8 +10,7 @@
 //! 3. S→C masked fine value and guard, `ρ_s − v`.
 //! 4. C→S `ρ_c − b`, `x̂_c − r`.
 
-use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{Channel, Role};
+use cryptogen_party::{Channel, Client, Party, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};

@@ -5,8 +5,8 @@
 //! each party's masked fine values and masked guards of the fine range. Material: one key per range; with two ranges that of the coarse one has
 //! payloads for the argument, the fine value and its guard. Leaks: nothing (all openings are one-time padded).
 
-use cryptogen_mpc::party::Party;
 use cryptogen_ot::TableKey;
+use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Word};
 use zeroize::Zeroizing;
 

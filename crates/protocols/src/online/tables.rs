@@ -4,8 +4,8 @@
 //! `T[index]·x = Δ·T[index] + β·T[index]` needs no further message (piecewise-linear functions, A3). All of it modulo `2^64`; shares over `F_p`
 //! come in by [`lift`] and leave by [`trunc_word`] (A6).
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{DotScratch, Role, Table, TableKey};
+use cryptogen_ot::{DotScratch, Table, TableKey};
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::trunc::{index_client, index_server, trunc_client, trunc_server};
 use cryptogen_ring::word::{lift_client, lift_server, word_trunc_client, word_trunc_server};
 use cryptogen_ring::{Fp, Word};

@@ -1,7 +1,6 @@
 //! Attention material over several blocks equals the clear sums.
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::Role;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::Fp;
 
 use super::channel::{run, run_spoiled, Fault, Tap};

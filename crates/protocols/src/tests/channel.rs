@@ -1,7 +1,7 @@
 //! A channel that keeps what was sent and can spoil one message, and two parties in two threads over it.
 
-use cryptogen_ot::memory::{self, MemoryChannel};
-use cryptogen_ot::{Channel, ChannelError};
+use cryptogen_party::memory::{self, MemoryChannel};
+use cryptogen_party::{Channel, ChannelError};
 use rand_core::RngCore;
 use sha2::{Digest, Sha256};
 

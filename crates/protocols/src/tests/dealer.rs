@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::{generate, OtPair, Role, TableKey, TableShape};
+use cryptogen_ot::{generate, OtPair, TableKey, TableShape};
+use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Wiped, Word};
 
 use super::channel::{run, Tap};

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use cryptogen_he::{Params, SecretKey};
-use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_mpc::session::Connection;
 use cryptogen_mpc::store::{Binding, Store};
+use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::{Prg, Seed};
 use rand_core::OsRng;
 

@@ -1,6 +1,6 @@
 //! Spoiled messages of every online step are typed errors, never panics; honest ones hash to the recorded values.
 
-use cryptogen_ot::ChannelError;
+use cryptogen_party::ChannelError;
 
 use super::channel::Fault;
 use super::online::session;

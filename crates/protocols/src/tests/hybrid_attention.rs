@@ -7,7 +7,7 @@ mod simulated;
 use std::collections::BTreeSet;
 
 use cryptogen_he::simd::{Context, EvaluationKeys, Operations, SecretKey};
-use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::{Fp, Prg, Seed};
 
 use super::channel::{run_spoiled, Fault, Ran};

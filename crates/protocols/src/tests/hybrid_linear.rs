@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use cryptogen_he::simd::{Context, Lanes, N, ROW};
-use cryptogen_mpc::party::{Client, Server};
 use cryptogen_mpc::Connection;
+use cryptogen_party::{Client, Server};
 use cryptogen_ring::{Fp, Prg};
 use rand_core::RngCore;
 

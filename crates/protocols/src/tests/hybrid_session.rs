@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cryptogen_mpc::party::Party;
 use cryptogen_mpc::session::SessionError;
+use cryptogen_party::Party;
 
 use super::clear::Clear;
 use super::endpoint::{client_pass, open_as, pair, server_pass, Logits};

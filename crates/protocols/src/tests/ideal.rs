@@ -1,8 +1,8 @@
 //! What the two records of a slot must hold, from both seeds: the ideal functionality of the offline phase. The dealer makes records by it, the
 //! tests of the real offline phase check records against it.
 
-use cryptogen_mpc::party::Client;
 use cryptogen_ot::TableShape;
+use cryptogen_party::Client;
 use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
 use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
 use cryptogen_ring::{Fp, Seed, Word};
@@ -117,7 +117,8 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
             let (r, good) = remask(tiny, site, &seeds[0]);
             let share = client_share(site);
             ideal.good &= good && share.iter().all(|c| trunc_is_safe(*c, l.out_bound));
-            let y: Vec<Fp> = share.iter().enumerate().map(|(i, c)| trunc_client(*c, l.out_shift(i))).collect();
+            let y: Vec<Fp> =
+                share.iter().enumerate().map(|(i, c)| trunc_client(*c, l.out_shift(i))).collect();
             if matches!(site, Site::O(_) | Site::Down(_)) {
                 h = sums(&h, &y);
             }

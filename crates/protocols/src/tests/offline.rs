@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use cryptogen_he::{MaskedCiphertext, Params, SecretKey, N};
-use cryptogen_mpc::party::{Client, Party, Server};
-use cryptogen_ot::ChannelError;
+use cryptogen_party::{ChannelError, Client, Party, Server};
 use cryptogen_ring::{Fp, Prg};
 
 use super::channel::{run, run_spoiled, Fault, Ran, Tap};

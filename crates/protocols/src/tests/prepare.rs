@@ -1,7 +1,7 @@
 //! The real offline phase makes records that hold what the ideal functionality says, attention material included.
 
-use cryptogen_mpc::party::Party;
 use cryptogen_ot::{OtPair, TableKey};
+use cryptogen_party::Party;
 use cryptogen_ring::word::words_from_bytes;
 use cryptogen_ring::{fp_from_bytes, Fp, Seed};
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cryptogen_mpc::party::{Client, Server};
+use cryptogen_party::{Client, Server};
 use cryptogen_ring::Fp;
 
 use super::channel::{run_spoiled, Fault, Ran};

@@ -1,7 +1,7 @@
 //! Batches of keys and secret look-ups.
 
-use cryptogen_mpc::party::{Client, Party, Server};
 use cryptogen_ot::{OtPair, Table, TableKey, TableShape};
+use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::word::word;
 use cryptogen_ring::{Fp, Wiped, Word};
 use rand_core::RngCore;

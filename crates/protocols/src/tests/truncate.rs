@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cryptogen_mpc::party::Party;
+use cryptogen_party::Party;
 use cryptogen_ring::Word;
 
 use super::clear::Clear;

@@ -1,6 +1,6 @@
 //! For fixed secrets, every online message is uniform over the choice of material: what a party sends tells the peer nothing.
 
-use cryptogen_ot::Role;
+use cryptogen_party::Role;
 
 use super::dealer::insecure_deal;
 

@@ -3,9 +3,10 @@ mod tls;
 
 use std::sync::mpsc::Sender;
 
+use cryptogen_party::{Client, Server};
+
 use super::memory::MemoryWire;
 use super::*;
-use crate::party::{Client, Server};
 
 /// A connection whose peer is the test itself, byte for byte.
 fn fed_by_hand<P: Party>() -> (Connection<P>, Sender<Vec<u8>>, MemoryWire) {

@@ -1,8 +1,7 @@
 //! The server of attention over the encrypted cache; steps as in the header of the module above.
 
 use cryptogen_he::simd::Evaluator;
-use cryptogen_mpc::party::Server;
-use cryptogen_ot::Channel;
+use cryptogen_party::{Channel, Server};
 use cryptogen_ring::Fp;
 
 use super::cost::schedules;

@@ -1,7 +1,7 @@
 //! The part of preparation that makes look-up tables: activations with their products, scalars, exponentials.
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Role, TableShape};
+use cryptogen_ot::TableShape;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::{Fp, Seed, Wiped, Word};
 
 use super::{write_words, Preparer, Sink};

@@ -2,8 +2,8 @@
 
 use std::iter::repeat_n;
 
-use cryptogen_mpc::party::Party;
-use cryptogen_ot::{Role, Table};
+use cryptogen_ot::Table;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::word::words_from_bytes;
 use cryptogen_ring::{Fp, Word};
 
@@ -114,7 +114,7 @@ const ZERO_SHARE: u64 = (1 << 63) + (1 << 14) + 2;
 
 #[cfg(test)]
 mod tests {
-    use cryptogen_mpc::party::{Client, Server};
+    use cryptogen_party::{Client, Server};
 
     use super::*;
     use crate::plan::F;

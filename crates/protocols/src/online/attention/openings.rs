@@ -1,6 +1,6 @@
 //! Scores and sums of values of the default protocol: from openings and products of masks made offline.
 
-use cryptogen_mpc::party::{Client, Party, Server};
+use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
 use zeroize::{Zeroize, Zeroizing};

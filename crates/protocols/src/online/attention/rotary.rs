@@ -1,6 +1,6 @@
 //! Rotary positions (A5.4), local on shares; and the split of a `qkv` row.
 
-use cryptogen_mpc::party::Party;
+use cryptogen_party::Party;
 use cryptogen_ring::trunc::trunc_is_safe;
 use cryptogen_ring::Fp;
 

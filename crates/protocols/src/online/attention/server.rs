@@ -1,7 +1,6 @@
 //! The server of attention; steps as in the header of the module above.
 
-use cryptogen_mpc::party::Server;
-use cryptogen_ot::Channel;
+use cryptogen_party::{Channel, Server};
 use cryptogen_ring::Fp;
 
 use super::{encrypted, of_pairs, Call};

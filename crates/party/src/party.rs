@@ -1,6 +1,41 @@
 //! The two parties as types, so that mixing up whose share is whose does not compile.
 
-use cryptogen_ot::Role;
+use crate::channel::Turn;
+
+/// Which of the two parties we are. `Client` is party 0, `Server` is party 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Party 0: holds the prompt.
+    Client,
+    /// Party 1: holds the model.
+    Server,
+}
+
+impl Role {
+    /// 0 for the client, 1 for the server.
+    pub const fn index(self) -> usize {
+        match self {
+            Role::Client => 0,
+            Role::Server => 1,
+        }
+    }
+
+    /// The peer's role.
+    pub const fn other(self) -> Role {
+        match self {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        }
+    }
+
+    /// The fixed order of an exchange: the client speaks first.
+    pub const fn turn(self) -> Turn {
+        match self {
+            Role::Client => Turn::SendFirst,
+            Role::Server => Turn::ReceiveFirst,
+        }
+    }
+}
 
 mod sealed {
     pub trait Sealed {}

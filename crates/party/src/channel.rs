@@ -6,41 +6,6 @@
 
 use thiserror::Error;
 
-/// Which of the two parties we are. `Client` is party 0, `Server` is party 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Party 0: holds the prompt.
-    Client,
-    /// Party 1: holds the model.
-    Server,
-}
-
-impl Role {
-    /// 0 for the client, 1 for the server.
-    pub const fn index(self) -> usize {
-        match self {
-            Role::Client => 0,
-            Role::Server => 1,
-        }
-    }
-
-    /// The peer's role.
-    pub const fn other(self) -> Role {
-        match self {
-            Role::Client => Role::Server,
-            Role::Server => Role::Client,
-        }
-    }
-
-    /// The fixed order of an exchange: the client speaks first.
-    pub const fn turn(self) -> Turn {
-        match self {
-            Role::Client => Turn::SendFirst,
-            Role::Server => Turn::ReceiveFirst,
-        }
-    }
-}
-
 /// Our half of an exchange. The two parties must hold opposite turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -105,7 +70,7 @@ pub trait Channel {
     /// [`ChannelError::Length`] for any other length; [`ChannelError::Closed`] or [`ChannelError::Io`].
     fn recv(&mut self, len: usize) -> Result<Vec<u8>, ChannelError>;
 
-    /// Sends `bytes` and receives `len` bytes: one round. The parties pass opposite turns ([`Role::turn`]), so one
+    /// Sends `bytes` and receives `len` bytes: one round. The parties pass opposite turns ([`crate::Role::turn`]), so one
     /// of them is always reading while the other writes and a bounded pipe cannot deadlock.
     ///
     /// # Errors

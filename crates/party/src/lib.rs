@@ -1,0 +1,11 @@
+//! Who the two parties are ([`Client`], [`Server`]), and the pipe between them ([`Channel`]).
+//!
+//! Every other crate in which two parties meet stands on this one. It knows no protocol, no network and no file.
+
+mod channel;
+#[cfg(any(test, feature = "test-channel"))]
+pub mod memory;
+mod party;
+
+pub use channel::{Channel, ChannelError, Turn};
+pub use party::{Client, Party, Role, Server};
