@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use cryptogen_he::simd::{self, Context, Evaluator, Plaintext};
+use cryptogen_he::evaluate::{self, Context, Evaluator, Plaintext};
 use cryptogen_he::{Ciphertext, Combiner, Layout, ParamSet, Params, N};
 use cryptogen_ring::kernels::Isa;
 use cryptogen_ring::{Prg, Seed};
@@ -34,7 +34,7 @@ fn main() {
 /// Ciphertexts that are computed on online: sums of ct × pt, rotations.
 fn online(report: &mut Report) {
     let (context, mut rng, isa) = (Context::get(), Prg::new(&Seed::from_bytes([1; 32])), Isa::best());
-    let secret = simd::SecretKey::generate(context, &mut rng);
+    let secret = evaluate::SecretKey::generate(context, &mut rng);
     let keys = secret.evaluation_keys(&BTreeSet::from([1]), &mut rng);
     let evaluator = Evaluator::new(context, &keys);
     let cts: Vec<_> = (0..TERMS)

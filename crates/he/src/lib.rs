@@ -11,12 +11,12 @@ mod decrypt;
 mod encode;
 mod encrypt;
 mod error;
+pub mod evaluate;
 mod keys;
 pub mod noise;
 mod params;
 mod sample;
 mod shorten;
-pub mod simd;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cryptogen_he::simd::EvaluationKeys;
+use cryptogen_he::evaluate::EvaluationKeys;
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
 use cryptogen_protocols::online::Tensor;

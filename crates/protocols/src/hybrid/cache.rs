@@ -8,7 +8,7 @@ mod file;
 
 use std::ops::Range;
 
-use cryptogen_he::simd::{Ciphertext, Context, Noise};
+use cryptogen_he::evaluate::{Ciphertext, Context, Noise};
 use cryptogen_party::Role;
 
 pub use file::Binding;

@@ -13,8 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cryptogen_he::simd::{Ciphertext, Context, Evaluator, MaskedCiphertext, Noise, Plaintext};
-use cryptogen_he::simd::{SecretKey, SeededCiphertext, N, ROW};
+use cryptogen_he::evaluate::{Ciphertext, Context, Evaluator, MaskedCiphertext, Noise, Plaintext};
+use cryptogen_he::evaluate::{SecretKey, SeededCiphertext, N, ROW};
 use cryptogen_party::{Channel, Role};
 use cryptogen_ring::{Fp, Prg};
 use rayon::prelude::*;

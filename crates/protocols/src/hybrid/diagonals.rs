@@ -11,7 +11,7 @@
 //! `y = Σ_G rot_{Gg}( Σ_b rot_{−Gg}(diagonal_{Gg+b}) ⊙ rot_b(x) )`, evaluated by Horner's rule in `rot_g`, so that `g` Galois keys
 //! do (one more where it is done in two halves at the same time).
 
-use cryptogen_he::simd::{Lanes, N};
+use cryptogen_he::evaluate::{Lanes, N};
 use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cryptogen_he::simd::{Context, Plaintext};
+use cryptogen_he::evaluate::{Context, Plaintext};
 use cryptogen_he::HeError;
 use rayon::prelude::*;
 

@@ -3,7 +3,9 @@
 //! Shares to ciphertexts: the client encrypts its share, the server adds its own as a plaintext. Ciphertexts to shares: the server subtracts a uniform
 //! mask in every slot and floods; the client's share is what it decrypts, the server's is the mask. Both are exact in the share field.
 
-use cryptogen_he::simd::{Ciphertext, Context, Evaluator, MaskedCiphertext, SecretKey, SeededCiphertext, N};
+use cryptogen_he::evaluate::{
+    Ciphertext, Context, Evaluator, MaskedCiphertext, SecretKey, SeededCiphertext, N,
+};
 use cryptogen_he::HeError;
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use cryptogen_he::simd::{Context, EvaluationKeys, SecretKey};
+use cryptogen_he::evaluate::{Context, EvaluationKeys, SecretKey};
 use cryptogen_mpc::Connection;
 use cryptogen_party::Party;
 use cryptogen_ring::Prg;

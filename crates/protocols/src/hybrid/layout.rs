@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use cryptogen_he::simd::{Lanes, Noise, N};
+use cryptogen_he::evaluate::{Lanes, Noise, N};
 use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 

@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use cryptogen_he::simd::{
+use cryptogen_he::evaluate::{
     Ciphertext, CiphertextPanel, Context, Evaluator, MaskedCiphertext, Plaintext, PlaintextPanel,
     SeededCiphertext,
 };

@@ -4,7 +4,7 @@
 //! the same without a cache between tokens, as BOLT does when it is made to generate. Everything non-linear, the embedding and the output head are
 //! the steps and the material of [`crate::online`] and [`crate::offline`], so a comparison measures the cache and nothing else.
 //!
-//! Roles: the client owns the secret key of [`cryptogen_he::simd`], the server computes with the client's evaluation keys.
+//! Roles: the client owns the secret key of [`cryptogen_he::evaluate`], the server computes with the client's evaluation keys.
 
 pub mod attention;
 pub mod cache;
@@ -22,7 +22,7 @@ pub mod refresh;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use cryptogen_he::simd::{Context, EvaluationKeys, Operations, SecretKey};
+use cryptogen_he::evaluate::{Context, EvaluationKeys, Operations, SecretKey};
 use cryptogen_mpc::Connection;
 use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::{Prg, Seed};

@@ -7,13 +7,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 
-use cryptogen_he::simd::{Lanes, Noise};
+use cryptogen_he::evaluate::{Lanes, Noise};
 
 use super::diagonals::Packing;
 use crate::error::{ProtocolError, Result};
 use crate::plan::{ModelShape, Site};
 
-/// Microseconds of one thread (`cargo run --release -p cryptogen-he --example simd`), and 1.6 ms to send a ciphertext at 1 Gbit/s.
+/// Microseconds of one thread (`cargo run --release -p cryptogen-he --example evaluate`), and 1.6 ms to send a ciphertext at 1 Gbit/s.
 mod price {
     pub const PRODUCT: u64 = 60;
     pub const HOISTED: u64 = 900;

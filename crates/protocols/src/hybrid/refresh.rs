@@ -7,7 +7,7 @@
 //! 1. S→C `Enc(x − m)`, `m` fresh and uniform.
 //! 2. C→S `Enc'(x − m)`, fresh. The server adds `m`.
 
-use cryptogen_he::simd::{Ciphertext, Evaluator, SecretKey};
+use cryptogen_he::evaluate::{Ciphertext, Evaluator, SecretKey};
 use cryptogen_party::Channel;
 use cryptogen_ring::Prg;
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use cryptogen_he::simd::Context;
+use cryptogen_he::evaluate::Context;
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
 use cryptogen_ring::trunc::trunc_server;

@@ -6,7 +6,7 @@ mod simulated;
 
 use std::collections::BTreeSet;
 
-use cryptogen_he::simd::{Context, EvaluationKeys, Operations, SecretKey};
+use cryptogen_he::evaluate::{Context, EvaluationKeys, Operations, SecretKey};
 use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::{Fp, Prg, Seed};
 

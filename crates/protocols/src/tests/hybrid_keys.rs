@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use cryptogen_he::simd::EvaluationKeys;
+use cryptogen_he::evaluate::EvaluationKeys;
 use cryptogen_mpc::Connection;
 use cryptogen_ring::{Prg, Seed};
 use rand_core::OsRng;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use cryptogen_he::simd::{Context, Lanes, N, ROW};
+use cryptogen_he::evaluate::{Context, Lanes, N, ROW};
 use cryptogen_mpc::Connection;
 use cryptogen_party::{Client, Server};
 use cryptogen_ring::{Fp, Prg};

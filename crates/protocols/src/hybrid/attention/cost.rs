@@ -1,6 +1,6 @@
 //! What attention over the encrypted cache costs, counted from the schedule, and the choices that follow: the kernel for a number of rows, and T.
 
-use cryptogen_he::simd::{MaskedCiphertext, Noise, SeededCiphertext};
+use cryptogen_he::evaluate::{MaskedCiphertext, Noise, SeededCiphertext};
 use cryptogen_party::Role;
 
 use super::schedule::{Kernel, Schedule};

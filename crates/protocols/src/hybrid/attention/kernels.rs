@@ -8,7 +8,7 @@
 //! Rotations of one ciphertext are hoisted. Cached ciphertexts are left operands, which are the cheaper ones to prepare, because there are more
 //! of them. Where whole rows or diagonals meet is the business of [`Schedule`].
 
-use cryptogen_he::simd::{Ciphertext, Context, Evaluator, Left, Right};
+use cryptogen_he::evaluate::{Ciphertext, Context, Evaluator, Left, Right};
 use rayon::prelude::*;
 
 use super::schedule::{Group, Product, Schedule};

@@ -1,6 +1,6 @@
 //! The server of attention over the encrypted cache; steps as in the header of the module above.
 
-use cryptogen_he::simd::Evaluator;
+use cryptogen_he::evaluate::Evaluator;
 use cryptogen_party::{Channel, Server};
 use cryptogen_ring::Fp;
 

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use cryptogen_he::simd::{Ciphertext, Context};
+use cryptogen_he::evaluate::{Ciphertext, Context};
 use sha2::{Digest, Sha256};
 
 use super::{CacheShape, EncryptedCache, LayerCache, LayerShape};

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use cryptogen_he::simd::{Context, Plaintext};
+use cryptogen_he::evaluate::{Context, Plaintext};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 

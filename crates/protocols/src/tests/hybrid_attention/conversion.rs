@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cryptogen_he::simd::{Ciphertext, Context, Evaluator, SecretKey, N};
+use cryptogen_he::evaluate::{Ciphertext, Context, Evaluator, SecretKey, N};
 use cryptogen_ring::{Fp, Prg};
 
 use super::{keys, shape};

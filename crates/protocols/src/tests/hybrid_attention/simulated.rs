@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cryptogen_he::simd::{Noise, ROW};
+use cryptogen_he::evaluate::{Noise, ROW};
 use cryptogen_ring::{Fp, Prg};
 use rand_core::RngCore;
 

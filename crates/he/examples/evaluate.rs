@@ -1,11 +1,11 @@
-//! Times of the online ciphertexts' operations: `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example simd`.
+//! Times of the online ciphertexts' operations: `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example evaluate`.
 //!
 //! Beside each figure SEAL 4.1 without HEXL at N = 8192, log2 q = 218 (design/paper.md; thread CPU time on the reference machine).
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use cryptogen_he::simd::{Context, Evaluator, Plaintext, SecretKey, N};
+use cryptogen_he::evaluate::{Context, Evaluator, Plaintext, SecretKey, N};
 use cryptogen_ring::{Modulus, Ntt, Prg, Seed};
 
 #[global_allocator]
