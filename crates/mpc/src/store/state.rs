@@ -1,14 +1,14 @@
 //! The small file that says what is spent: written whole, atomically and durably, before anything is handed out.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use crate::durable::{self, NotReplaced};
 
 /// 4: keys of coarse ranges have a payload more, for the guard of the fine one.
 const FORMAT: u32 = 4;
@@ -131,23 +131,11 @@ impl Disk {
     /// Replaces the state file. On `Err((_, true))` it is unknown which of the two states a crash would leave.
     pub(super) fn save(&self, dir: &Path) -> Result<(), (StoreError, bool)> {
         let (path, draft) = (path(dir), dir.join(".state.json.new"));
-        let failed = |unsure| {
-            let path = &path;
-            move |e: std::io::Error| (StoreError::io("writing", path, &e), unsure)
-        };
         let text = serde_json::to_vec(self).map_err(|e| (StoreError::corrupt(&path, e), false))?;
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(failed(false))?;
-        file.write_all(&text).map_err(failed(false))?;
-        file.sync_all().map_err(failed(false))?;
-        fs::rename(&draft, &path).map_err(failed(true))?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(failed(true))
+        durable::replace(&path, &draft, |file| file.write_all(&text)).map_err(|e| {
+            let unsure = matches!(e, NotReplaced::Rename(_));
+            (StoreError::io("writing", &path, &io::Error::from(e)), unsure)
+        })
     }
 
     /// What the peer may see.

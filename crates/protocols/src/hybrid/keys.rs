@@ -6,13 +6,12 @@
 //! 1. S→C id of the keys it has and their steps. 2. C→S the id of its key. Another id: everything is missing. 3. C→S what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use cryptogen_he::evaluate::{Context, EvaluationKeys, SecretKey};
-use cryptogen_mpc::Connection;
+use cryptogen_mpc::{durable, Connection};
 use cryptogen_party::Party;
 use cryptogen_ring::Prg;
 use rand_core::RngCore;
@@ -282,14 +281,7 @@ fn read(dir: &Path, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
 
 /// Replaces a file of the store as a whole, readable by its owner only.
 pub(crate) fn write_atomically(dir: &Path, name: &str, parts: &[&[u8]]) -> Result<()> {
-    let write = || {
-        let next = dir.join(format!("{name}.new"));
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        parts.iter().try_for_each(|p| file.write_all(p))?;
-        file.sync_all()?;
-        fs::rename(&next, dir.join(name))?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(failed(dir, name))
+    let (path, draft) = (dir.join(name), dir.join(format!("{name}.new")));
+    durable::replace(&path, &draft, |file| parts.iter().try_for_each(|p| file.write_all(p)))
+        .map_err(|e| failed(dir, name)(e.into()))
 }

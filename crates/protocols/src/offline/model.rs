@@ -6,12 +6,13 @@
 //! Where everything lies: [`super::layout`]; the embedding, of which a pass needs single columns, is `Eᵀ` in ciphertexts of its own: `F` tokens in
 //! each, slot κ, coefficient c of ciphertext k is `E[k·F + κ][c]`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use cryptogen_he::{Ciphertext, Layout, Params, SecretKey, SeededCiphertext, N};
+use cryptogen_mpc::durable::{self, NotReplaced};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
@@ -204,30 +205,22 @@ pub fn receive(
 ) -> Result<()> {
     let layout = ModelLayout::of(plan, part);
     let total = layout.count();
-    let partial = path.with_extension("partial");
-    let file_error = |e: std::io::Error| ProtocolError::File {
-        path: partial.display().to_string(),
-        reason: e.to_string(),
-    };
-    let mut run = || -> Result<()> {
-        let file =
-            OpenOptions::new().create(true).truncate(true).write(true).open(&partial).map_err(file_error)?;
+    let draft = path.with_extension("new");
+    let file_error =
+        |e: std::io::Error| ProtocolError::File { path: draft.display().to_string(), reason: e.to_string() };
+    let received = durable::replace(path, &draft, |file| -> Result<()> {
         let mut out = BufWriter::new(file);
         for start in (0..total).step_by(BATCH) {
             let n = total.min(start + BATCH) - start;
             out.write_all(&ch.recv(n * SeededCiphertext::BYTES)?).map_err(file_error)?;
             report(progress, "receiving the encrypted model", (start + n) as u64, total as u64)?;
         }
-        let file = out.into_inner().map_err(|e| file_error(e.into_error()))?;
-        file.sync_all().map_err(file_error)?;
-        std::fs::rename(&partial, path).map_err(file_error)
-    };
-    let result = run();
-    if result.is_err() {
-        // Best effort: the error being reported matters more than a left-over file.
-        let _ = std::fs::remove_file(&partial);
-    }
-    result
+        out.flush().map_err(file_error)
+    });
+    received.map_err(|e| match e {
+        NotReplaced::Content(e) => e,
+        NotReplaced::Draft(e) | NotReplaced::Rename(e) => file_error(e),
+    })
 }
 
 /// The client's copy of the encrypted model.

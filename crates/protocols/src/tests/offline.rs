@@ -235,7 +235,7 @@ fn spoiled_offline_messages_are_errors() {
             },
         );
         check_error("encrypted model", fault, c.result.err());
-        assert!(!path.with_extension("partial").exists());
+        assert!(!path.with_extension("new").exists());
     }
 }
 

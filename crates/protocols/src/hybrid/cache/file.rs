@@ -4,12 +4,12 @@
 //! SHA-256 of all that`. Written beside its place and renamed. Whether it belongs to this model, key and layout and is complete is checked before any
 //! ciphertext is read.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use cryptogen_he::evaluate::{Ciphertext, Context};
+use cryptogen_mpc::durable;
 use sha2::{Digest, Sha256};
 
 use super::{CacheShape, EncryptedCache, LayerCache, LayerShape};
@@ -115,16 +115,12 @@ impl EncryptedCache {
     /// # Errors
     /// Those of the file system.
     pub fn save(&self, path: &Path, binding: &Binding) -> Result<()> {
-        let temporary = path.with_extension("new");
-        let written = self.write(&temporary, binding).and_then(|()| fs::rename(&temporary, path));
-        written.map_err(|e| {
-            let _ = fs::remove_file(&temporary);
-            failed(path, e)
-        })
+        let draft = path.with_extension("new");
+        durable::replace(path, &draft, |file| self.write(file, binding))
+            .map_err(|e| failed(path, io::Error::from(e)))
     }
 
-    fn write(&self, path: &Path, binding: &Binding) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    fn write(&self, file: &mut File, binding: &Binding) -> io::Result<()> {
         let mut out = Hashing { inner: BufWriter::new(file), hash: Sha256::new() };
         out.write_all(&header(binding))?;
         out.write_all(&self.shape.to_bytes())?;
@@ -135,7 +131,7 @@ impl EncryptedCache {
         }
         let Hashing { mut inner, hash } = out;
         inner.write_all(&hash.finalize())?;
-        inner.into_inner().map_err(|e| e.into_error())?.sync_all()
+        inner.flush()
     }
 
     /// Takes over the rows of a saved cache, which must be of this model, key and layout, with up to `context` rows.

@@ -2,12 +2,12 @@
 //!
 //! The file is named after what it holds, so folders may be shared by models. It is as secret as the model (mode 0600), written beside its place and renamed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use cryptogen_he::evaluate::{Context, Plaintext};
+use cryptogen_mpc::durable;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -87,18 +87,14 @@ fn record_digest(binding: &Binding, i: usize, plaintext: &[u8]) -> [u8; DIGEST] 
 
 /// Writes the file, whole or not at all. What a full disk left is removed.
 pub(super) fn write(path: &Path, binding: &Binding, weights: &[Plaintext]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("new{}", std::process::id()));
-    let written = write_to(&temporary, binding, weights).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    // Several servers may share the folder, so each has its own name for what it is writing.
+    let draft = path.with_extension(format!("new{}", std::process::id()));
+    Ok(durable::replace(path, &draft, |file| write_to(file, binding, weights))?)
 }
 
-fn write_to(path: &Path, binding: &Binding, weights: &[Plaintext]) -> io::Result<()> {
+fn write_to(file: &mut File, binding: &Binding, weights: &[Plaintext]) -> io::Result<()> {
     /// Records in memory at a time, 262 KB each.
     const AT_ONCE: usize = 64;
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(&binding.header)?;
     for (first, weights) in weights.chunks(AT_ONCE).enumerate() {
         let record = |(i, weights): (usize, &Plaintext)| {
@@ -109,5 +105,5 @@ fn write_to(path: &Path, binding: &Binding, weights: &[Plaintext]) -> io::Result
         let records: Vec<Vec<u8>> = weights.par_iter().enumerate().map(record).collect();
         records.iter().try_for_each(|record| file.write_all(record))?;
     }
-    file.sync_all()
+    Ok(())
 }
