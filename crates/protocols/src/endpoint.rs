@@ -23,15 +23,16 @@ pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
+use crate::hybrid::encoded::Encoded;
 use crate::hybrid::{Hybrid, Protocol};
 use crate::material::SlotLayout;
+use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
 use crate::offline::keys::PartyKeys;
 use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 use crate::offline::Progress;
-use crate::online::{Online, ServerModel};
-use crate::plan::Plan;
+use crate::online::Online;
 
 /// The lattice parameters of the default protocol.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
@@ -279,6 +280,14 @@ impl Endpoint<Server> {
         self.conn.set_phase(Phase::Setup);
         let part = self.part();
         model::send(&mut self.conn, &self.keys.mine, &self.plan, part, weights, &mut self.rng, progress)
+    }
+
+    /// Uses weights of this model that were encoded for the paper's protocols, and encodes into them what they lack: all sessions
+    /// of a model may share them. The default protocol has no use for them.
+    pub fn share_encoded(&mut self, encoded: &Arc<Encoded>) {
+        if let Some(hybrid) = &mut self.online.hybrid {
+            hybrid.encoded = encoded.clone();
+        }
     }
 
     /// Starts a forward pass. See [`Online::embed`].

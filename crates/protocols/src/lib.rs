@@ -5,9 +5,9 @@ pub mod endpoint;
 pub mod error;
 pub mod hybrid;
 pub mod material;
+pub mod model;
 pub mod offline;
 pub mod online;
-pub mod plan;
 pub mod trace;
 pub mod wire;
 

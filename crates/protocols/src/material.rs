@@ -20,7 +20,7 @@ pub use keys::TableKeys;
 use keys::used_before;
 
 use crate::error::{ProtocolError, Result};
-use crate::plan::{ModelShape, Plan, Scalar, Site};
+use crate::model::{ModelShape, Plan, Scalar, Site};
 
 /// Bytes of a slot's seed, at the start of its record.
 pub const SEED_BYTES: usize = 32;

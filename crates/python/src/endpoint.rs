@@ -7,8 +7,8 @@ use std::time::Duration;
 use cryptogen_he::evaluate::EvaluationKeys;
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
+use cryptogen_protocols::model::Site;
 use cryptogen_protocols::online::Tensor;
-use cryptogen_protocols::plan::Site;
 use cryptogen_protocols::{ProtocolError, Result};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
@@ -281,6 +281,7 @@ impl ServerEndpoint {
     ) -> PyResult<ServerTensor> {
         let site = self::site(site)?;
         self.tensor(py, |e| {
+            e.share_encoded(&model.encoded);
             let (online, ch) = e.online();
             online.linear(ch, &model.inner, &x.0, site)
         })

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use cryptogen_he::{Params, SecretKey};
 use cryptogen_protocols::endpoint::{exponentials_needed, PARAMETERS};
 use cryptogen_protocols::hybrid::cache_layout;
+use cryptogen_protocols::hybrid::encoded::Encoded;
 use cryptogen_protocols::hybrid::planner::LinearPlan;
 use cryptogen_protocols::material::SlotLayout;
+use cryptogen_protocols::model::{self, Site};
 use cryptogen_protocols::offline::model::{ModelLayout, Part};
-use cryptogen_protocols::plan::Site;
-use cryptogen_protocols::{online, plan, ProtocolError};
+use cryptogen_protocols::ProtocolError;
 use cryptogen_ring::{Prg, Seed};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
@@ -27,7 +28,7 @@ use crate::session::named;
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
 pub struct Plan {
-    pub inner: Arc<plan::Plan>,
+    pub inner: Arc<model::Plan>,
 }
 
 #[pymethods]
@@ -35,7 +36,7 @@ impl Plan {
     #[new]
     fn new(json: &str, tables: Vec<PyReadonlyArray1<'_, i64>>) -> PyResult<Plan> {
         let tables = tables.iter().map(|t| t.as_array().to_vec()).collect();
-        let inner = plan::Plan::parse(json, tables).map_err(|e| errors::protocol(e.into()))?;
+        let inner = model::Plan::parse(json, tables).map_err(|e| errors::protocol(e.into()))?;
         Ok(Plan { inner: Arc::new(inner) })
     }
 
@@ -77,7 +78,9 @@ impl Plan {
 /// The server's integer weights.
 #[pyclass(frozen, module = "cryptogen._core")]
 pub struct ServerModel {
-    pub inner: Arc<online::ServerModel>,
+    pub inner: Arc<model::ServerModel>,
+    /// The same, encoded for the paper's protocols as far as it has been needed.
+    pub encoded: Arc<Encoded>,
 }
 
 #[pymethods]
@@ -95,9 +98,9 @@ impl ServerModel {
         let biases = biases.iter().map(|(k, v)| (k.clone(), v.as_array().to_vec())).collect();
         let embed = narrow(embed)?;
         let positions = positions.map(narrow).transpose()?;
-        let inner = online::ServerModel::new(&plan.inner, weights, biases, embed, positions)
+        let inner = model::ServerModel::new(&plan.inner, weights, biases, embed, positions)
             .map_err(errors::protocol)?;
-        Ok(ServerModel { inner: Arc::new(inner) })
+        Ok(ServerModel { inner: Arc::new(inner), encoded: Arc::default() })
     }
 
     /// Encodes the layers for the paper's protocols, or reads them from files of `folder`: `(read, written, warnings)`.
@@ -107,7 +110,8 @@ impl ServerModel {
         plan: &Plan,
         folder: PathBuf,
     ) -> PyResult<(usize, usize, Vec<String>)> {
-        let loaded = py.detach(|| self.inner.load_encoded(&plan.inner, &folder)).map_err(errors::protocol)?;
+        let loaded =
+            py.detach(|| self.encoded.load(&plan.inner, &self.inner, &folder)).map_err(errors::protocol)?;
         Ok((loaded.read, loaded.written, loaded.warnings))
     }
 }

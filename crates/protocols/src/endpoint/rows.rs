@@ -8,11 +8,11 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
 use crate::material::{Deferred, Mask, Slot, SEED_BYTES};
+use crate::model::{Plan, Site};
 use crate::offline::attention::{self, Keys, NewRows};
 use crate::online::attention::{rotation_safe, split_qkv};
 use crate::online::tables::trunc;
 use crate::online::{Events, HeadSlot, Row, RowAttention};
-use crate::plan::{Plan, Site};
 
 /// Rows given a position at a time.
 const ROWS_AT_ONCE: usize = 64;

@@ -11,7 +11,9 @@ use cryptogen_he::HeError;
 use rayon::prelude::*;
 
 use super::diagonals::Packing;
-use crate::error::Result;
+use super::planner::LinearPlan;
+use crate::error::{ProtocolError, Result};
+use crate::model::{Plan, ServerModel, Site};
 
 /// Bytes of encoded weights that a server keeps by default; what is beyond is encoded again for every call.
 pub const KEPT_BYTES: usize = 6 << 30;
@@ -22,7 +24,7 @@ type Weights = Arc<Vec<Plaintext>>;
 /// Encoded weights of the layers of a model, made when a layer is first used by one row. They depend on no key, so all sessions share them.
 pub struct Encoded {
     limit: usize,
-    /// by [`crate::plan::Site::index`]
+    /// by [`crate::model::Site::index`]
     sites: Mutex<HashMap<usize, Weights>>,
 }
 
@@ -66,11 +68,31 @@ impl Encoded {
         self.get_or(layer, p, || encode(context, p, w))
     }
 
-    /// The same from a file of the folder, which is written if there is none.
+    /// Encodes all layers of a model for one row, as far as they are kept, or reads them from files of `folder`, which are written where
+    /// there are none. Whatever is wrong with a file is a warning.
+    ///
+    /// # Errors
+    /// A folder that cannot be made, a plan that does not fit.
+    pub fn load(&self, plan: &Plan, model: &ServerModel, folder: &Path) -> Result<Loaded> {
+        let failed = |e: std::io::Error| ProtocolError::File {
+            path: folder.display().to_string(),
+            reason: e.to_string(),
+        };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let (layout, mut loaded) = (LinearPlan::new(&plan.model)?, Loaded::default());
+        for site in (0..plan.model.layers).flat_map(Site::of_layer) {
+            let (p, layer) =
+                (layout.generation(site).packing, (site.index(plan.model.layers), model.weight(site)));
+            self.load_layer(Context::get(), folder, &p, layer, &mut loaded)?;
+        }
+        Ok(loaded)
+    }
+
+    /// One layer from a file of the folder, which is written if there is none.
     ///
     /// # Errors
     /// None for files: whatever is wrong with one is a warning, and the layer is encoded again.
-    pub(crate) fn load(
+    fn load_layer(
         &self,
         context: &Context,
         folder: &Path,

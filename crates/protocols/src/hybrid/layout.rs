@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::attention::cost::{cheapest, Workload};
 use super::attention::schedule::Kernel;
 use crate::error::{ProtocolError, Result};
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 
 /// The paper's encodings of a matrix `[tokens, features]` in slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

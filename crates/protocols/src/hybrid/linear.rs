@@ -28,8 +28,7 @@ use super::planner::{Choice, LinearPlan};
 use super::Hybrid;
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::online::ServerModel;
-use crate::plan::Site;
+use crate::model::{ServerModel, Site};
 use crate::wire::{Incoming, Opening};
 
 type HeResult<T> = Result<T, HeError>;
@@ -107,7 +106,7 @@ pub(crate) fn server(
     // 2.
     let mut rng = Prg::new(&Seed::random(&mut h.rng));
     let evaluator = Evaluator::new(context, h.evaluation_keys()?);
-    let encoded = if kept { model.encoded.get(context, &p, site.1, w)? } else { None };
+    let encoded = if kept { h.encoded.get(context, &p, site.1, w)? } else { None };
     let product = Product { context, evaluator: &evaluator, p, w, encoded };
     let mut outputs = Vec::with_capacity(groups * p.outputs());
     for inputs in inputs.chunks(Choice::groups_at_once(&p) * p.inputs()) {

@@ -21,6 +21,7 @@ pub mod refresh;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use cryptogen_he::evaluate::{Context, EvaluationKeys, Operations, SecretKey};
 use cryptogen_mpc::Connection;
@@ -29,11 +30,12 @@ use cryptogen_ring::{Prg, Seed};
 
 use self::attention::cost::Workload;
 use self::cache::{Cache, CacheShape, Policy};
+use self::encoded::Encoded;
 use self::keys::KeyId;
 use self::layout::CacheLayout;
 use self::planner::LinearPlan;
 use crate::error::{ProtocolError, Result};
-use crate::plan::{ModelShape, Plan};
+use crate::model::{ModelShape, Plan};
 
 /// How a session computes linear layers and attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +125,8 @@ pub struct Hybrid<P: Party> {
     pub(crate) rng: Prg,
     pub(crate) counts: Counts,
     pub(crate) cache: Cache,
+    /// server: weights that this session encoded, or shares with others of the same model
+    pub(crate) encoded: Arc<Encoded>,
     keys: Keys,
     key_id: KeyId,
     key_bytes: usize,
@@ -172,6 +176,7 @@ impl<P: Party> Hybrid<P> {
             rng: Prg::new(&Seed::random(rng)),
             counts: Counts::default(),
             cache: Cache::new(P::ROLE, shape),
+            encoded: Arc::default(),
             keys,
             key_id,
             key_bytes: EvaluationKeys::bytes(steps.len()),
@@ -189,6 +194,7 @@ impl<P: Party> Hybrid<P> {
             rng: Prg::new(&seed),
             counts: Counts::default(),
             cache: Cache::new(P::ROLE, shape),
+            encoded: Arc::default(),
             keys,
             key_id: KeyId::default(),
             key_bytes: 0,

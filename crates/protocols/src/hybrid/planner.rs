@@ -11,7 +11,7 @@ use cryptogen_he::evaluate::{Lanes, Noise};
 
 use super::diagonals::Packing;
 use crate::error::{ProtocolError, Result};
-use crate::plan::{ModelShape, Site};
+use crate::model::{ModelShape, Site};
 
 /// Microseconds of one thread (`cargo run --release -p cryptogen-he --example evaluate`), and 1.6 ms to send a ciphertext at 1 Gbit/s.
 mod price {

@@ -22,7 +22,7 @@ use super::linear::{decrypted, hidden};
 use super::pipeline::pipeline;
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 
 /// Query rows combined at a time.
 const ROWS: usize = 64;

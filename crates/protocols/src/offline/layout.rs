@@ -12,7 +12,7 @@ use cryptogen_he::noise::max_products;
 use cryptogen_he::{Layout, N};
 use cryptogen_ring::Fp;
 
-use crate::plan::Site;
+use crate::model::Site;
 
 /// Prices of the combination of a row, measured with `cargo run --release -p cryptogen-he --example bench`: a ciphertext's multiply-adds, the
 /// multiplier of one of its slots, and a result (hidden, sent, decrypted).

@@ -19,7 +19,7 @@ use super::model::EncryptedModel;
 use super::pipeline::pipeline;
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::plan::Site;
+use crate::model::Site;
 
 /// Ciphertexts expanded at a time (0.46 MB each).
 const EXPANDED: usize = 64;

@@ -22,8 +22,7 @@ use super::layout::{slots, Packed};
 use super::{report, Progress};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
-use crate::online::ServerModel;
-use crate::plan::{Plan, Site};
+use crate::model::{Plan, ServerModel, Site};
 
 /// Ciphertexts per message: about 6 MB.
 const BATCH: usize = 32;

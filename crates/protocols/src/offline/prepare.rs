@@ -21,7 +21,7 @@ use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
 use crate::material::{exp_shape, mask, masks, masks_words, Mask, SlotLayout};
-use crate::plan::{Plan, Site};
+use crate::model::{Plan, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
 pub trait Sink {

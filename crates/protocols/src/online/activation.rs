@@ -19,7 +19,7 @@ use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::Result;
 use crate::material::{activation_shape, Mask, TableKeys};
-use crate::plan::{Plan, Site, Window};
+use crate::model::{Plan, Site, Window};
 use crate::wire::{Incoming, Opening};
 
 /// Messages and bytes of `rows` rows.

@@ -38,7 +38,7 @@ use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::{self as encrypted, NewRows};
 use crate::hybrid::cache::CacheShape;
 use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
-use crate::plan::{Plan, Scalar, Site};
+use crate::model::{Plan, Scalar, Site};
 
 /// Messages and bytes of one layer for rows at `positions`.
 pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {

@@ -9,10 +9,11 @@ use cryptogen_ring::trunc::{trunc_client, trunc_server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::{Kind, Online, ServerModel, Tensor};
+use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::Mask;
+use crate::model::ServerModel;
 use crate::offline::keys::PartyKeys;
 use crate::offline::linear::decrypted;
 use crate::offline::model::{embed_slots, EncryptedModel};

@@ -9,10 +9,10 @@ use cryptogen_ring::fp_to_bytes;
 use cryptogen_ring::word::words_to_bytes;
 
 use super::linear::add_bias;
-use super::{Kind, Online, ServerModel, Tensor};
+use super::{Kind, Online, Tensor};
 use crate::cost::Cost;
 use crate::error::Result;
-use crate::plan::{Plan, Site};
+use crate::model::{Plan, ServerModel, Site};
 use crate::wire::Incoming;
 
 /// Messages and bytes of `rows` rows.

@@ -23,13 +23,12 @@ use zeroize::{Zeroize, Zeroizing};
 pub(crate) use activation::client_index;
 pub use embed::EmbedClient;
 pub(crate) use events::Events;
-pub use linear::ServerModel;
 
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Hybrid;
 use crate::material::{mask, Deferred, Mask, Slot, SlotLayout};
-use crate::plan::{Plan, Site};
+use crate::model::{Plan, Site};
 use crate::trace::Trace;
 
 /// Messages and bytes of a forward pass over rows at `positions`, of which the last `sampled` get logits.
@@ -78,7 +77,7 @@ pub enum Kind {
 /// ```
 /// ```compile_fail,E0308
 /// use cryptogen_party::{Channel, Client, Server};
-/// use cryptogen_protocols::{online::{Online, Tensor}, plan::Site};
+/// use cryptogen_protocols::{model::Site, online::{Online, Tensor}};
 /// fn step(o: &mut Online<Server>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
 /// ```
 /// A share cannot be printed, copied or read, so it cannot be sent:
@@ -97,7 +96,7 @@ pub enum Kind {
 /// What is allowed does compile:
 /// ```
 /// use cryptogen_party::{Channel, Client};
-/// use cryptogen_protocols::{online::{Online, Tensor}, plan::Site};
+/// use cryptogen_protocols::{model::Site, online::{Online, Tensor}};
 /// fn step(o: &mut Online<Client>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
 /// fn sum(a: &Tensor<Client>, b: &Tensor<Client>) { a.add(b).unwrap(); }
 /// ```

@@ -19,7 +19,7 @@ use super::{Kind, Online, Row, Tensor};
 use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
-use crate::plan::{Plan, Site};
+use crate::model::{Plan, Site};
 use crate::wire::{Incoming, Opening};
 
 /// Messages and bytes of `rows` rows of norm number `norm` ([`Plan::norms`]).

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::tables::{index, join, lift, line, look_up, rotation, trunc, trunc_word, Lookup};
 use crate::error::Result;
-use crate::plan::{Plan, Range, Scalar};
+use crate::model::{Plan, Range, Scalar};
 use crate::trace::Trace;
 use crate::wire::{Incoming, Opening};
 

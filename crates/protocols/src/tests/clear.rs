@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use cryptogen_ring::Fp;
 
 use super::tiny::Tiny;
-use crate::plan::{Anchor, Range, Scalar, Site, F};
+use crate::model::{Anchor, Range, Scalar, Site, F};
 
 pub struct Clear<'a> {
     tiny: &'a Tiny,

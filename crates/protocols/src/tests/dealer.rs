@@ -12,8 +12,8 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{activation_shape, exp_shape, Deferred, Slot};
+use crate::model::Site;
 use crate::online::{Events, HeadSlot, Online, Row, RowAttention};
-use crate::plan::Site;
 
 struct Attention {
     score: Vec<Fp>,

@@ -14,8 +14,8 @@ use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::endpoint::{exponentials_needed, Endpoint, Stock, PARAMETERS};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
+use crate::model::Site;
 use crate::online;
-use crate::plan::Site;
 
 fn open<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
     open_as(conn, tiny, dir, resync, Protocol::Preprocessed)

@@ -21,7 +21,7 @@ use crate::hybrid::cache::{CacheShape, Policy};
 use crate::hybrid::layout::{CacheLayout, Fold};
 use crate::hybrid::planner::LinearPlan;
 use crate::hybrid::{Hybrid, Keys};
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {
     ModelShape { heads, kv_heads, head_dim, context: 1024, ..tiny(Arch::Gpt).plan.model.clone() }

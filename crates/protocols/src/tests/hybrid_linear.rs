@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use cryptogen_he::evaluate::{Context, Lanes, N, ROW};
 use cryptogen_mpc::Connection;
@@ -20,7 +21,7 @@ use crate::hybrid::encoded::{Encoded, Loaded, KEPT_BYTES};
 use crate::hybrid::linear;
 use crate::hybrid::planner::{alone, LinearPlan};
 use crate::hybrid::{Hybrid, Protocol};
-use crate::plan::{ModelShape, Site};
+use crate::model::{ModelShape, Site};
 
 /// Slots as a server's evaluator moves them.
 fn rotate(slots: &[Fp], step: usize) -> Vec<Fp> {
@@ -171,7 +172,7 @@ pub fn hybrids(tiny: &Tiny, dir: &Path, protocol: Protocol) -> (Hybrid<Client>, 
 
 #[test]
 fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
-    let (mut tiny, dir) = (wide(), tempfile::tempdir().unwrap());
+    let (tiny, dir) = (wide(), tempfile::tempdir().unwrap());
     let (mut client, mut server) = hybrids(&tiny, dir.path(), Protocol::EncryptedCache);
     let rotated = |h: &mut Hybrid<Client>, site, rows| {
         let work = h.plan().choose(site, rows).work;
@@ -186,7 +187,7 @@ fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
         (Site::O(1), 5, 3, true),
         (Site::Up(1), 6, 9, true),
     ] {
-        tiny.model.limit_encoded(if kept { KEPT_BYTES } else { 0 });
+        server.encoded = Arc::new(Encoded::with_limit(if kept { KEPT_BYTES } else { 0 }));
         let l = tiny.plan.linear(site);
         let x = elements(&mut rng, rows * l.d_in);
         let r = elements(&mut rng, rows * l.d_in);
@@ -208,7 +209,7 @@ fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
         assert_eq!(after.rotations - before.rotations, work.rotations as u64);
         assert_eq!(after.masked - before.masked, work.outputs as u64);
         let kept = if choice.kept && kept { choice.packing.plaintexts() * 262_144 } else { 0 };
-        assert_eq!(tiny.model.encoded_bytes(), kept);
+        assert_eq!(server.encoded.bytes(), kept);
     }
 }
 
@@ -240,14 +241,15 @@ fn spoiled_messages_of_a_layer_are_errors() {
 
 #[test]
 fn encoded_weights_are_kept_in_files_and_never_wrong() {
-    let (mut tiny, dir) = (build(&Settings::of(Arch::Gpt)), tempfile::tempdir().unwrap());
+    let (tiny, dir) = (build(&Settings::of(Arch::Gpt)), tempfile::tempdir().unwrap());
     let folder = dir.path().join("weights");
-    let load = |tiny: &mut Tiny| {
-        tiny.model.limit_encoded(KEPT_BYTES);
-        tiny.model.load_encoded(&tiny.plan, &folder).unwrap()
+    let load = || {
+        let encoded = Encoded::default();
+        let loaded = encoded.load(&tiny.plan, &tiny.model, &folder).unwrap();
+        (loaded, Arc::new(encoded))
     };
     let sites = 4 * tiny.plan.model.layers;
-    assert_eq!(load(&mut tiny), Loaded { read: 0, written: sites, warnings: vec![] });
+    assert_eq!(load().0, Loaded { read: 0, written: sites, warnings: vec![] });
     let files = || {
         let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path()).collect();
         files.sort();
@@ -255,8 +257,9 @@ fn encoded_weights_are_kept_in_files_and_never_wrong() {
     };
     assert_eq!(files().len(), sites);
     let good = std::fs::read(&files()[0]).unwrap();
-    let multiplies = |tiny: &Tiny| {
-        let (mut client, mut server) = hybrids(tiny, dir.path(), Protocol::EncryptedCache);
+    let multiplies = |encoded: Arc<Encoded>| {
+        let (mut client, mut server) = hybrids(&tiny, dir.path(), Protocol::EncryptedCache);
+        server.encoded = encoded;
         for (key, site) in Site::of_layer(0).into_iter().enumerate() {
             let (l, mut rng) = (tiny.plan.linear(site), rng(97));
             let [x, r, y] = [l.d_in, l.d_in, l.d_out].map(|n| elements(&mut rng, n));
@@ -269,8 +272,9 @@ fn encoded_weights_are_kept_in_files_and_never_wrong() {
             assert!(sum == multiply(tiny.model.weight(site), &x, l.d_in), "{site:?}");
         }
     };
-    assert_eq!(load(&mut tiny), Loaded { read: sites, written: 0, warnings: vec![] });
-    multiplies(&tiny);
+    let (loaded, mut encoded) = load();
+    assert_eq!(loaded, Loaded { read: sites, written: 0, warnings: vec![] });
+    multiplies(encoded.clone());
     let spoil = |at: usize| {
         let mut bytes = good.clone();
         bytes[at] ^= 1;
@@ -287,7 +291,8 @@ fn encoded_weights_are_kept_in_files_and_never_wrong() {
         (another, ""),
     ] {
         std::fs::write(&files()[0], &bytes).unwrap();
-        let loaded = load(&mut tiny);
+        let loaded;
+        (loaded, encoded) = load();
         assert_eq!((loaded.read, loaded.written, loaded.warnings.len()), (sites - 1, 1, 1), "{reason}");
         assert!(
             loaded.warnings[0].contains(reason) && loaded.warnings[0].contains("encoded again"),
@@ -295,33 +300,33 @@ fn encoded_weights_are_kept_in_files_and_never_wrong() {
         );
         assert!(std::fs::read(&files()[0]).unwrap() == good, "written anew");
     }
-    multiplies(&tiny);
+    multiplies(encoded);
     // A file that cannot be written, as on a full disk: a folder of that name stands in the way.
     let missing = files()[0].clone();
     std::fs::remove_file(&missing).unwrap();
     std::fs::create_dir_all(missing.join("x")).unwrap();
-    let loaded = load(&mut tiny);
+    let (loaded, encoded) = load();
     assert_eq!((loaded.read, loaded.written), (sites - 1, 0));
     assert!(loaded.warnings.iter().any(|w| w.contains("goes on without")), "{loaded:?}");
-    multiplies(&tiny);
+    multiplies(encoded);
     assert_eq!(files().len(), sites, "nothing is left over");
     // A folder that cannot be made is an error.
     let name = dir.path().join("name");
     std::fs::write(&name, "").unwrap();
-    assert!(matches!(tiny.model.load_encoded(&tiny.plan, &name), Err(ProtocolError::File { .. })));
+    let refused = Encoded::default().load(&tiny.plan, &tiny.model, &name);
+    assert!(matches!(refused, Err(ProtocolError::File { .. })));
 }
 
 /// Encoding against reading, for layers of GPT-2's shape: `cargo test … weights_cache_times -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn weights_cache_times() {
-    let mut tiny = build(&Settings { sizes: [768, 12, 12, 64, 3072], ..Settings::of(Arch::Gpt) });
+    let tiny = build(&Settings { sizes: [768, 12, 12, 64, 3072], ..Settings::of(Arch::Gpt) });
     let dir = tempfile::tempdir().unwrap();
     for what in ["encode and write", "read", "read"] {
-        tiny.model.limit_encoded(KEPT_BYTES);
-        let start = std::time::Instant::now();
-        let loaded = tiny.model.load_encoded(&tiny.plan, dir.path()).unwrap();
-        let (ms, mb) = (start.elapsed().as_millis(), tiny.model.encoded_bytes() / 1_000_000);
+        let (encoded, start) = (Encoded::default(), std::time::Instant::now());
+        let loaded = encoded.load(&tiny.plan, &tiny.model, dir.path()).unwrap();
+        let (ms, mb) = (start.elapsed().as_millis(), encoded.bytes() / 1_000_000);
         println!("{what}: {ms} ms for {mb} MB of {} layers, {loaded:?}", tiny.plan.model.layers);
     }
     let (context, start) = (Context::get(), std::time::Instant::now());

@@ -9,11 +9,11 @@ use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
 use crate::material::{activation_shape, hi_shape, lo_shape, mask, mask_words, Mask};
+use crate::model::{Scalar, Site};
 use crate::offline::model::embed_slots;
 use crate::offline::prepare::fold;
 use crate::online::attention::split_qkv;
 use crate::online::client_index;
-use crate::plan::{Scalar, Site};
 
 /// A pair of something: the client's, the server's.
 pub type Pair<T> = [T; 2];

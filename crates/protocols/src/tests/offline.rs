@@ -15,12 +15,12 @@ use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
 use crate::error::{ProtocolError, Result};
+use crate::model::Site;
 use crate::offline::keys::PartyKeys;
 use crate::offline::layout::Packed;
 use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::{cross, linear};
 use crate::online::embed::{self, EmbedClient};
-use crate::plan::Site;
 
 /// Both parties' lattice keys.
 pub fn keys() -> &'static (PartyKeys<Client>, PartyKeys<Server>) {

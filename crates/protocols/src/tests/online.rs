@@ -12,8 +12,8 @@ use super::steps::{run_step, Out, Step};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use super::{elements, integers, rng};
 use crate::error::ProtocolError;
+use crate::model::Site;
 use crate::online::{Kind, Online, Tensor};
-use crate::plan::Site;
 
 const ROWS: usize = 4;
 

@@ -4,7 +4,7 @@ use serde_json::{json, Value};
 
 use super::tiny::{build_with, Arch, Settings};
 use crate::error::PlanError;
-use crate::plan::Plan;
+use crate::model::Plan;
 
 /// The document and tables of a valid plan.
 fn valid(arch: Arch) -> (Value, Vec<Vec<i64>>) {

@@ -14,10 +14,10 @@ use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
 use crate::material::{activation_shape, exp_shape, SEED_BYTES};
+use crate::model::Site;
 use crate::offline::keys::PartyKeys;
 use crate::offline::model::EncryptedModel;
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
-use crate::plan::Site;
 
 /// Records in memory.
 struct Records(Vec<Vec<u8>>);

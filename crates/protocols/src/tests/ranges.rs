@@ -15,7 +15,7 @@ use super::online::events;
 use super::steps::{run_step, Out, Step};
 use super::tiny::{build_with, Settings, Tiny, BOTH};
 use super::{between, rng};
-use crate::plan::Site;
+use crate::model::Site;
 
 const PLANS: u8 = 8;
 const ROWS: usize = 3;

@@ -9,8 +9,8 @@ use super::channel::{run_spoiled, Fault, Ran};
 use super::dealer::Session;
 use super::tiny::{Arch, Tiny};
 use crate::error::Result;
+use crate::model::Site;
 use crate::online::{Kind, Online, Tensor};
-use crate::plan::Site;
 
 /// An interactive step over prepared rows.
 #[derive(Clone, Copy, Debug, PartialEq)]

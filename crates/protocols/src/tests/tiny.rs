@@ -10,8 +10,7 @@ use serde_json::{json, Value};
 
 use super::{between, rng};
 use crate::material::SlotLayout;
-use crate::online::ServerModel;
-use crate::plan::{Plan, Site};
+use crate::model::{Plan, ServerModel, Site};
 
 pub const VOCAB: usize = 20;
 /// Heads take turns.

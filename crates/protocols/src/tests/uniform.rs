@@ -7,7 +7,7 @@ use super::dealer::insecure_deal;
 use super::steps::{run_step, Step, STEPS};
 use super::tiny::{tiny, Tiny, BOTH};
 use super::{integers, rng};
-use crate::plan::{Scalar, Site};
+use crate::model::{Scalar, Site};
 
 const RUNS: usize = 48;
 const ROWS: usize = 2;

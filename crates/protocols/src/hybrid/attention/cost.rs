@@ -9,7 +9,7 @@ use crate::error::{ProtocolError, Result};
 use crate::hybrid::cache::CacheShape;
 use crate::hybrid::layout::CacheLayout;
 use crate::hybrid::Protocol;
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 
 /// Rows of a pass for which the layout of `recompute` is chosen.
 const PASS: usize = 64;

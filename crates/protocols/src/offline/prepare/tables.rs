@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::material::{
     activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, Mask, HI_MASKS,
 };
+use crate::model::Scalar;
 use crate::offline::tables;
 use crate::online::client_index;
 use crate::online::tables::{lift, rotation};
-use crate::plan::Scalar;
 
 impl<P: Party> Preparer<'_, P> {
     /// Products and tables of an activation. `up`: the client's `[T, up_dim]` share of its input.

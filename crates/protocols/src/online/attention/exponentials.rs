@@ -10,9 +10,9 @@ use cryptogen_ring::{Fp, Word};
 use super::Call;
 use crate::error::{ProtocolError, Result};
 use crate::material::{exp_shape, TableKeys};
+use crate::model::Anchor;
 use crate::online::tables::{index, join, lift, line, look_up_all, rotation, sub_public, trunc, trunc_word};
 use crate::online::Online;
-use crate::plan::Anchor;
 
 /// Exponentials prepared for opening: keys, rotation share and argument share of every (head, j).
 pub(super) struct Exponentials {
@@ -117,7 +117,7 @@ mod tests {
     use cryptogen_party::{Client, Server};
 
     use super::*;
-    use crate::plan::F;
+    use crate::model::F;
 
     #[test]
     fn the_anchor_is_zero_and_meets_the_piece_before_it() {

@@ -4,8 +4,8 @@ use cryptogen_party::Party;
 use cryptogen_ring::trunc::trunc_is_safe;
 use cryptogen_ring::Fp;
 
+use crate::model::{Plan, Site};
 use crate::online::tables::trunc;
-use crate::plan::{Plan, Site};
 
 /// A5.4 on one party's share of a row's heads, in place; a no-op without rotary positions.
 fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {

@@ -6,9 +6,9 @@ use cryptogen_ring::Fp;
 use super::{encrypted, of_pairs, Call};
 use crate::error::Result;
 use crate::material::Mask;
+use crate::model::Site;
 use crate::online::scalar::{first_message, second_message, start};
 use crate::online::{Kind, Online, Tensor};
-use crate::plan::Site;
 use crate::wire::{Incoming, Opening};
 
 impl Online<Server> {

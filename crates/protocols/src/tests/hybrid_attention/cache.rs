@@ -5,7 +5,7 @@ use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::schedule::Kernel;
 use crate::hybrid::cache::{Binding, CacheShape, EncryptedCache, Policy};
 use crate::hybrid::layout::CacheLayout;
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 use crate::tests::channel::Ran;
 use crate::tests::rng;
 

@@ -11,7 +11,7 @@ use crate::hybrid::attention::cost::Workload;
 use crate::hybrid::attention::schedule::Kernel::Vector;
 use crate::hybrid::conversion::{self, Conversion, Rotations};
 use crate::hybrid::layout::CacheLayout;
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 use crate::tests::channel::run;
 use crate::tests::cost::measured;
 use crate::tests::{elements, rng};

@@ -14,7 +14,7 @@ use crate::hybrid::attention::kernels::{self, Slots};
 use crate::hybrid::attention::schedule::{Kernel, Schedule};
 use crate::hybrid::layout::{CacheLayout, Encoding, Fold};
 use crate::hybrid::Protocol;
-use crate::plan::ModelShape;
+use crate::model::ModelShape;
 use crate::tests::{elements, rng};
 
 /// The kernels' twin on clear slots, with the keys of a layout.

@@ -5,7 +5,7 @@ use std::num::Wrapping;
 
 use cryptogen_ring::{Fp, Word, P};
 
-use crate::plan::{Anchor, Range, Scalar, Site, F};
+use crate::model::{Anchor, Range, Scalar, Site, F};
 use crate::tests::tiny::Tiny;
 
 /// The client's and the server's share of a number modulo p.

@@ -2,18 +2,14 @@
 //!
 //! Python makes the plan (`cryptogen.numerics`); this is its Rust reading. Nothing here is secret.
 
-mod check;
-mod site;
-
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use cryptogen_ring::kernels::Table;
 use serde::Deserialize;
 
-pub use site::Site;
-
-use self::check::{expect, lifted_ok, shift_ok, within};
+use super::check::{expect, lifted_ok, shift_ok, within};
+use super::site::Site;
 use crate::error::PlanError;
 
 /// Version of the plan document.
@@ -21,11 +17,11 @@ const VERSION: i64 = 2;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
 /// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
-pub const MAX_SHIFT: u32 = 32;
+pub(super) const MAX_SHIFT: u32 = 32;
 /// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in 128 bits.
-pub const MAX_ENTRY: i64 = 1 << 46;
+pub(super) const MAX_ENTRY: i64 = 1 << 46;
 /// Largest `f_w` of a matrix's rows, hence `out_shift` (A5).
-pub const MAX_WEIGHT_BITS: i64 = 15;
+const MAX_WEIGHT_BITS: i64 = 15;
 
 /// Shape of the decoder.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -212,7 +208,7 @@ pub struct Plan {
     pub attention: Vec<Attention>,
     pub activations: Vec<Activation>,
     linears: Vec<Linear>,
-    tables: Vec<Vec<i64>>,
+    pub(super) tables: Vec<Vec<i64>>,
     look_up_tables: Vec<OnceLock<Table>>,
 }
 

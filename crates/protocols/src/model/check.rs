@@ -1,6 +1,6 @@
 //! What a plan must fulfil beyond its shape: shifts, lengths and sizes of tables.
 
-use super::{Activation, Plan, Scalar, MAX_ENTRY, MAX_SHIFT};
+use super::plan::{Activation, Plan, Scalar, MAX_ENTRY, MAX_SHIFT};
 use crate::error::PlanError;
 
 /// Most windows of a layer's activations.

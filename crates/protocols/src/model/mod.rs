@@ -1,0 +1,15 @@
+//! What is computed: the numeric plan, the linear layers of a decoder, the server's integer weights.
+//!
+//! It knows no party: all of this is as true of the arithmetic in the clear.
+
+mod check;
+mod plan;
+mod site;
+mod weights;
+
+pub use plan::{
+    Activation, Anchor, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Range, Rope, Scalar, Window,
+    F,
+};
+pub use site::Site;
+pub use weights::ServerModel;
