@@ -33,6 +33,7 @@ use crate::offline::model::{self, EncryptedModel, Part};
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 use crate::offline::Progress;
 use crate::online::Online;
+use crate::share::Tensor;
 
 /// The lattice parameters of the default protocol.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
@@ -262,7 +263,7 @@ impl Endpoint<Client> {
     ///
     /// # Errors
     /// `Short`, connection failures, no encrypted model.
-    pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<crate::online::Tensor<Client>> {
+    pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<Tensor<Client>> {
         self.conn.set_phase(Phase::Online);
         let model =
             self.encrypted.as_ref().ok_or_else(|| ProtocolError::MissingWeights("encrypted model".into()))?;
@@ -294,12 +295,7 @@ impl Endpoint<Server> {
     ///
     /// # Errors
     /// `Short`, connection failures.
-    pub fn embed(
-        &mut self,
-        weights: &ServerModel,
-        rows: usize,
-        heads: usize,
-    ) -> Result<crate::online::Tensor<Server>> {
+    pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<Tensor<Server>> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, &self.keys, weights, rows, heads)
     }

@@ -1,6 +1,5 @@
 //! The two-party protocols: `offline` makes correlations, `online` spends them. One functionality per file.
 
-pub mod cost;
 pub mod endpoint;
 pub mod error;
 pub mod hybrid;
@@ -8,8 +7,7 @@ pub mod material;
 pub mod model;
 pub mod offline;
 pub mod online;
-pub mod trace;
-pub mod wire;
+pub mod share;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use cryptogen_he::evaluate::EvaluationKeys;
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
 use cryptogen_protocols::model::Site;
-use cryptogen_protocols::online::Tensor;
+use cryptogen_protocols::share::Tensor;
 use cryptogen_protocols::{ProtocolError, Result};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;

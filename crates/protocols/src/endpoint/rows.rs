@@ -10,9 +10,10 @@ use crate::error::{ProtocolError, Result};
 use crate::material::{Deferred, Mask, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, Keys, NewRows};
-use crate::online::attention::{rotation_safe, split_qkv};
-use crate::online::tables::trunc;
-use crate::online::{Events, HeadSlot, Row, RowAttention};
+use crate::online::{HeadSlot, Row, RowAttention};
+use crate::share::local::trunc;
+use crate::share::qkv::{rotation_safe, split_qkv};
+use crate::share::Events;
 
 /// Rows given a position at a time.
 const ROWS_AT_ONCE: usize = 64;

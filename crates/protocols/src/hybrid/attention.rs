@@ -18,23 +18,3 @@ pub mod kernels;
 pub mod schedule;
 pub mod server;
 mod shares;
-
-use cryptogen_ring::Fp;
-use zeroize::Zeroize;
-
-/// One party's shares of the heads of new rows.
-pub struct NewRows {
-    /// `[rows][heads·head_dim]`
-    pub queries: Vec<Vec<Fp>>,
-    /// `[rows][kv_heads·head_dim]`
-    pub keys: Vec<Vec<Fp>>,
-    pub values: Vec<Vec<Fp>>,
-}
-
-impl Drop for NewRows {
-    fn drop(&mut self) {
-        for rows in [&mut self.queries, &mut self.keys, &mut self.values] {
-            rows.iter_mut().for_each(Vec::zeroize);
-        }
-    }
-}

@@ -23,8 +23,8 @@ use zeroize::Zeroizing;
 use super::attention::cost::price;
 use super::exchange::{self, Slots};
 use super::layout::CacheLayout;
-use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
+use crate::share::Cost;
 
 /// Of the keys (or values) of `len` rows of one layer. Public.
 #[derive(Clone, Copy, Debug, PartialEq)]

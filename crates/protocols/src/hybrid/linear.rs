@@ -26,10 +26,9 @@ use super::diagonals::Packing;
 use super::exchange::{self, Slots};
 use super::planner::{Choice, LinearPlan};
 use super::Hybrid;
-use crate::cost::Cost;
 use crate::error::Result;
 use crate::model::{ServerModel, Site};
-use crate::wire::{Incoming, Opening};
+use crate::share::{Cost, Incoming, Opening};
 
 type HeResult<T> = Result<T, HeError>;
 

@@ -3,9 +3,9 @@
 use cryptogen_party::Party;
 
 use super::{linear, Hybrid};
-use crate::cost::Cost;
 use crate::model::{Plan, Site};
 use crate::online::{activation, attention, embed, head_cost, norm};
+use crate::share::Cost;
 
 impl<P: Party> Hybrid<P> {
     /// Messages and bytes of the next pass over `rows` rows, of which the last `sampled` get logits.

@@ -20,9 +20,9 @@ use rayon::prelude::*;
 use self::packing::{add_scores, add_values, counts, encrypt, parse, query, Group};
 use super::linear::{decrypted, hidden};
 use super::pipeline::pipeline;
-use crate::cost::Cost;
 use crate::error::Result;
 use crate::model::ModelShape;
+use crate::share::Cost;
 
 /// Query rows combined at a time.
 const ROWS: usize = 64;

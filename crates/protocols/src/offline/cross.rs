@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::layout::slots;
 use super::linear::decrypted;
-use crate::cost::Cost;
 use crate::error::Result;
+use crate::share::Cost;
 
 /// Outputs (of 8192 values) per exchange, which bounds memory.
 const BATCH: usize = 32;

@@ -17,9 +17,9 @@ use rayon::prelude::*;
 use super::layout::{Group, Packed};
 use super::model::EncryptedModel;
 use super::pipeline::pipeline;
-use crate::cost::Cost;
 use crate::error::Result;
 use crate::model::Site;
+use crate::share::Cost;
 
 /// Ciphertexts expanded at a time (0.46 MB each).
 const EXPANDED: usize = 64;

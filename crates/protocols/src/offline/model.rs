@@ -20,9 +20,9 @@ use sha2::{Digest, Sha256};
 
 use super::layout::{slots, Packed};
 use super::{report, Progress};
-use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::model::{Plan, ServerModel, Site};
+use crate::share::Cost;
 
 /// Ciphertexts per message: about 6 MB.
 const BATCH: usize = 32;

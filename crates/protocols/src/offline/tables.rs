@@ -6,8 +6,8 @@ use cryptogen_ot::{generate, OtPair, TableShape};
 use cryptogen_party::{Channel, Party};
 use cryptogen_ring::{Prg, Word};
 
-use crate::cost::Cost;
 use crate::error::Result;
+use crate::share::Cost;
 
 /// Leaves of a batch: its rounds cost little against its work even over 80 ms, and it takes about 60 MB of memory.
 const LEAVES: usize = 1 << 25;

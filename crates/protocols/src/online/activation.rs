@@ -11,28 +11,22 @@
 
 use cryptogen_ot::Table;
 use cryptogen_party::{Channel, Client, Party, Role, Server};
-use cryptogen_ring::{Fp, Word};
+use cryptogen_ring::Word;
 use rayon::prelude::*;
 
-use super::tables::{index, join, lift, line, look_up_all, rotation, sub_public};
-use super::{Kind, Online, Tensor};
-use crate::cost::Cost;
+use super::tables::{line, look_up_all};
+use super::Online;
 use crate::error::Result;
 use crate::material::{activation_shape, Mask, TableKeys};
 use crate::model::{Plan, Site, Window};
-use crate::wire::{Incoming, Opening};
+use crate::share::local::{client_index, index, join, lift, rotation, sub_public};
+use crate::share::{Cost, Incoming, Kind, Opening, Tensor};
 
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &Plan, rows: usize) -> Cost {
     let (n, gated) = (plan.model.ff * rows, plan.model.gated);
     let (from_server, from_client) = if gated { (34, 16) } else { (10, 8) };
     Cost::of(&[(Role::Server, from_server * n), (Role::Client, from_client * n)])
-}
-
-/// The client's index share of a neuron's activation input; also used offline to send its rotation ahead.
-pub(crate) fn client_index(plan: &Plan, layer: usize, neuron: usize, x: Fp) -> u32 {
-    let a = &plan.activations[layer];
-    index::<Client>(x, a.segments(neuron).0, a.k)
 }
 
 /// A layer's tables as its look-ups read them: those of each window, and each neuron's window.

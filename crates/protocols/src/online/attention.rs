@@ -22,23 +22,21 @@
 mod client;
 mod exponentials;
 mod openings;
-mod rotary;
 mod server;
 
 use cryptogen_party::{Party, Role};
 use cryptogen_ring::{Fp, Word};
 
-pub(crate) use rotary::{rotation_safe, split_qkv};
-
 use super::scalar::{first_bytes, second_message, ScalarKeys};
-use super::tables::trunc;
-use super::{Online, Tensor};
-use crate::cost::Cost;
+use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::attention::{self as encrypted, NewRows};
+use crate::hybrid::attention as encrypted;
 use crate::hybrid::cache::CacheShape;
 use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
 use crate::model::{Plan, Scalar, Site};
+use crate::share::local::trunc;
+use crate::share::qkv::{split_qkv, NewRows};
+use crate::share::{Cost, Tensor};
 
 /// Messages and bytes of one layer for rows at `positions`.
 pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {

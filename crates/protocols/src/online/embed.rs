@@ -9,8 +9,7 @@ use cryptogen_ring::trunc::{trunc_client, trunc_server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::{Kind, Online, Tensor};
-use crate::cost::Cost;
+use super::Online;
 use crate::error::{ProtocolError, Result};
 use crate::material::Mask;
 use crate::model::ServerModel;
@@ -18,6 +17,7 @@ use crate::offline::keys::PartyKeys;
 use crate::offline::linear::decrypted;
 use crate::offline::model::{embed_slots, EncryptedModel};
 use crate::offline::prepare::fold;
+use crate::share::{Cost, Kind, Tensor};
 
 /// Rounds and bytes of `rows` rows.
 pub fn cost(rows: usize) -> Cost {

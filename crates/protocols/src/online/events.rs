@@ -7,9 +7,6 @@ use zeroize::Zeroizing;
 
 use super::{Online, Row};
 
-/// A party's share of a number of events, modulo `2^64`. Wiped on drop; no Debug or codec.
-pub(crate) type Events = Zeroizing<Word>;
-
 /// Takes the shares of some rows: what is left behind is a share of none.
 fn take<P: Party>(rows: &mut [Row<P>]) -> Word {
     rows.iter_mut().map(|row| std::mem::take(&mut *row.events)).sum()

@@ -10,11 +10,12 @@ use cryptogen_ring::{Fp, Word};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use super::tables::trunc;
-use super::{Kind, Online, Tensor};
+use super::Online;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::linear;
 use crate::model::{Linear, ServerModel, Site};
+use crate::share::local::trunc;
+use crate::share::{Kind, Tensor};
 
 /// Adds a layer's bias, if it has one, to a row of its outputs.
 pub(super) fn add_bias(row: &mut [Fp], bias: Option<&[i64]>) {

@@ -9,11 +9,10 @@ use cryptogen_ring::fp_to_bytes;
 use cryptogen_ring::word::words_to_bytes;
 
 use super::linear::add_bias;
-use super::{Kind, Online, Tensor};
-use crate::cost::Cost;
+use super::Online;
 use crate::error::Result;
 use crate::model::{Plan, ServerModel, Site};
-use crate::wire::Incoming;
+use crate::share::{Cost, Incoming, Kind, Tensor};
 
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &Plan, rows: usize) -> Cost {

@@ -20,16 +20,14 @@ use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use zeroize::{Zeroize, Zeroizing};
 
-pub(crate) use activation::client_index;
 pub use embed::EmbedClient;
-pub(crate) use events::Events;
 
-use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Hybrid;
 use crate::material::{mask, Deferred, Mask, Slot, SlotLayout};
 use crate::model::{Plan, Site};
-use crate::trace::Trace;
+use crate::share::local::{trunc, trunc_word};
+use crate::share::{Cost, Events, Kind, Tensor, Trace};
 
 /// Messages and bytes of a forward pass over rows at `positions`, of which the last `sampled` get logits.
 pub fn cost(plan: &Plan, positions: std::ops::Range<usize>, sampled: usize) -> Cost {
@@ -53,103 +51,6 @@ pub(crate) fn head_cost(plan: &Plan, sampled: usize) -> Cost {
         _ => {
             [norm::cost(plan, 2 * plan.model.layers, sampled), logits::cost(plan, sampled)].into_iter().sum()
         }
-    }
-}
-
-/// What a tensor of shares is, so that steps cannot be confused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The residual stream, `[T, d]`, scale F. The client's share has been known since the offline phase.
-    Hidden,
-    /// A re-masked input of a linear layer: the server holds `x − r'`, the client nothing.
-    Input(Site),
-    /// The output of a linear layer, scale F.
-    Output(Site),
-}
-
-/// One party's share of a matrix of activations. Wiped on drop; no Debug, Clone or codec.
-///
-/// Adding the client's share to the server's does not compile, nor does handing it to the server's step:
-/// ```compile_fail,E0308
-/// use cryptogen_party::{Client, Server};
-/// use cryptogen_protocols::online::Tensor;
-/// fn sum(a: &Tensor<Client>, b: &Tensor<Server>) { a.add(b).unwrap(); }
-/// ```
-/// ```compile_fail,E0308
-/// use cryptogen_party::{Channel, Client, Server};
-/// use cryptogen_protocols::{model::Site, online::{Online, Tensor}};
-/// fn step(o: &mut Online<Server>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
-/// ```
-/// A share cannot be printed, copied or read, so it cannot be sent:
-/// ```compile_fail,E0277
-/// use cryptogen_protocols::online::Tensor;
-/// fn print(x: Tensor<cryptogen_party::Client>) { println!("{x:?}"); }
-/// ```
-/// ```compile_fail,E0599
-/// use cryptogen_protocols::online::Tensor;
-/// fn copy(x: Tensor<cryptogen_party::Client>) { x.clone(); }
-/// ```
-/// ```compile_fail,E0616
-/// use cryptogen_protocols::online::Tensor;
-/// fn read(x: Tensor<cryptogen_party::Client>) { &x.data[0]; }
-/// ```
-/// What is allowed does compile:
-/// ```
-/// use cryptogen_party::{Channel, Client};
-/// use cryptogen_protocols::{model::Site, online::{Online, Tensor}};
-/// fn step(o: &mut Online<Client>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
-/// fn sum(a: &Tensor<Client>, b: &Tensor<Client>) { a.add(b).unwrap(); }
-/// ```
-pub struct Tensor<P: Party> {
-    pub(crate) kind: Kind,
-    pub(crate) rows: usize,
-    pub(crate) data: Wiped<Fp>,
-    _party: std::marker::PhantomData<P>,
-}
-
-impl<P: Party> Tensor<P> {
-    pub(crate) fn new(kind: Kind, rows: usize, data: Vec<Fp>) -> Tensor<P> {
-        Tensor { kind, rows, data: Wiped::new(data), _party: std::marker::PhantomData }
-    }
-
-    /// Rows of the tensor.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub(crate) fn row(&self, i: usize) -> &[Fp] {
-        let n = self.data.len() / self.rows.max(1);
-        &self.data[i * n..(i + 1) * n]
-    }
-
-    pub(crate) fn expect(&self, kind: Kind) -> Result<()> {
-        if self.kind != kind {
-            return Err(ProtocolError::Shape {
-                what: "operand of a step",
-                expected: format!("{kind:?}"),
-                got: format!("{:?}", self.kind),
-            });
-        }
-        Ok(())
-    }
-
-    /// The last row alone, for the final norm and the head.
-    pub fn last(&self) -> Tensor<P> {
-        Tensor::new(self.kind, 1, self.row(self.rows - 1).to_vec())
-    }
-
-    /// Residual connection `h + y`, local.
-    pub fn add(&self, y: &Tensor<P>) -> Result<Tensor<P>> {
-        self.expect(Kind::Hidden)?;
-        if self.data.len() != y.data.len() || !matches!(y.kind, Kind::Output(Site::O(_) | Site::Down(_))) {
-            return Err(ProtocolError::Shape {
-                what: "residual",
-                expected: format!("{} values of an o or down site", self.data.len()),
-                got: format!("{} values of {:?}", y.data.len(), y.kind),
-            });
-        }
-        let data = self.data.iter().zip(y.data.iter()).map(|(a, b)| *a + *b).collect();
-        Ok(Tensor::new(Kind::Hidden, self.rows, data))
     }
 }
 
@@ -329,9 +230,9 @@ impl<P: Party> Online<P> {
         let r = match site {
             Site::Down(layer) => {
                 let r = self.remask_words(row, layer);
-                r.iter().zip(shifts).map(|(r, &k)| tables::trunc_word::<P>(*r, k)).collect()
+                r.iter().zip(shifts).map(|(r, &k)| trunc_word::<P>(*r, k)).collect()
             }
-            _ => self.remask(row, site).iter().zip(shifts).map(|(r, &k)| tables::trunc::<P>(*r, k)).collect(),
+            _ => self.remask(row, site).iter().zip(shifts).map(|(r, &k)| trunc::<P>(*r, k)).collect(),
         };
         Zeroizing::new(r)
     }

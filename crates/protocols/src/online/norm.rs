@@ -14,13 +14,12 @@ use cryptogen_party::{Channel, Client, Party, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
-use super::tables::trunc;
-use super::{Kind, Online, Row, Tensor};
-use crate::cost::Cost;
+use super::{Online, Row};
 use crate::error::{ProtocolError, Result};
 use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
 use crate::model::{Plan, Site};
-use crate::wire::{Incoming, Opening};
+use crate::share::local::trunc;
+use crate::share::{Cost, Incoming, Kind, Opening, Tensor};
 
 /// Messages and bytes of `rows` rows of norm number `norm` ([`Plan::norms`]).
 pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {

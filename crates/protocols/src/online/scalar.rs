@@ -10,11 +10,11 @@ use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Word};
 use zeroize::Zeroizing;
 
-use super::tables::{index, join, lift, line, look_up, rotation, trunc, trunc_word, Lookup};
+use super::tables::{line, look_up, Lookup};
 use crate::error::Result;
 use crate::model::{Plan, Range, Scalar};
-use crate::trace::Trace;
-use crate::wire::{Incoming, Opening};
+use crate::share::local::{index, join, lift, rotation, trunc, trunc_word};
+use crate::share::{Incoming, Opening, Trace};
 
 /// Material of one scalar: keys with the party's shares of their payloads.
 pub struct ScalarKeys {

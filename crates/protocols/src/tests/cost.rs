@@ -5,8 +5,8 @@ use super::online::session;
 use super::steps::{run_step, Step, STEPS};
 use super::tiny::{tiny, Tiny, BOTH};
 use super::{integers, rng};
-use crate::cost::Cost;
 use crate::online::{activation, attention, logits, norm};
+use crate::share::Cost;
 
 /// What two parties sent.
 pub fn measured<A, B>(client: &Ran<A>, server: &Ran<B>) -> Cost {

@@ -13,7 +13,8 @@ use super::rng;
 use super::tiny::Tiny;
 use crate::material::{activation_shape, exp_shape, Deferred, Slot};
 use crate::model::Site;
-use crate::online::{Events, HeadSlot, Online, Row, RowAttention};
+use crate::online::{HeadSlot, Online, Row, RowAttention};
+use crate::share::Events;
 
 struct Attention {
     score: Vec<Fp>,

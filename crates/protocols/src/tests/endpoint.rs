@@ -167,7 +167,7 @@ fn check_session(tiny: &Tiny, want: Stock, passes: &Passes) -> Stock {
     let starts = (0..passes.len()).map(|n| passes[..n].iter().map(|(t, _)| t.len()).sum::<usize>());
     let costs =
         starts.zip(passes).map(|(at, (t, sampled))| online::cost(&tiny.plan, at..at + t.len(), *sampled));
-    let declared: crate::cost::Cost = costs.sum();
+    let declared: crate::share::Cost = costs.sum();
     // every message is one frame here, of five bytes more
     let [sent, received] = [client.3, server.3];
     assert_eq!(declared.messages as u64, sent[1] + received[1]);

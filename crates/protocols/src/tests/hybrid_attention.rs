@@ -16,12 +16,13 @@ use super::tiny::{tiny, Arch};
 use super::{elements, rng};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::schedule::Kernel;
-use crate::hybrid::attention::{client, cost, server, NewRows};
+use crate::hybrid::attention::{client, cost, server};
 use crate::hybrid::cache::{CacheShape, Policy};
 use crate::hybrid::layout::{CacheLayout, Fold};
 use crate::hybrid::planner::LinearPlan;
 use crate::hybrid::{Hybrid, Keys};
 use crate::model::ModelShape;
+use crate::share::qkv::NewRows;
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {
     ModelShape { heads, kv_heads, head_dim, context: 1024, ..tiny(Arch::Gpt).plan.model.clone() }

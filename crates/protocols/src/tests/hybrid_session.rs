@@ -8,10 +8,10 @@ use cryptogen_party::Party;
 use super::clear::Clear;
 use super::endpoint::{client_pass, open_as, pair, server_pass, Logits};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
-use crate::cost::Cost;
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
+use crate::share::Cost;
 
 /// Passes over tokens; a session of its own each.
 type Sessions = [&'static [&'static [usize]]];

@@ -12,8 +12,8 @@ use crate::material::{activation_shape, hi_shape, lo_shape, mask, mask_words, Ma
 use crate::model::{Scalar, Site};
 use crate::offline::model::embed_slots;
 use crate::offline::prepare::fold;
-use crate::online::attention::split_qkv;
-use crate::online::client_index;
+use crate::share::local::client_index;
+use crate::share::qkv::split_qkv;
 
 /// A pair of something: the client's, the server's.
 pub type Pair<T> = [T; 2];

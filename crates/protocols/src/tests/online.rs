@@ -13,7 +13,8 @@ use super::tiny::{tiny, Arch, Tiny, BOTH};
 use super::{elements, integers, rng};
 use crate::error::ProtocolError;
 use crate::model::Site;
-use crate::online::{Kind, Online, Tensor};
+use crate::online::Online;
+use crate::share::{Kind, Tensor};
 
 const ROWS: usize = 4;
 

@@ -10,7 +10,8 @@ use super::dealer::Session;
 use super::tiny::{Arch, Tiny};
 use crate::error::Result;
 use crate::model::Site;
-use crate::online::{Kind, Online, Tensor};
+use crate::online::Online;
+use crate::share::{Kind, Tensor};
 
 /// An interactive step over prepared rows.
 #[derive(Clone, Copy, Debug, PartialEq)]

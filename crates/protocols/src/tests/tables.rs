@@ -11,7 +11,8 @@ use super::cost::measured;
 use super::{between, rng};
 use crate::material::TableKeys;
 use crate::offline::tables;
-use crate::online::tables::{index, join, lift, line, look_up, look_up_all, rotation, sub_public, Lookup};
+use crate::online::tables::{line, look_up, look_up_all, Lookup};
+use crate::share::local::{index, join, lift, rotation, sub_public};
 
 /// Table records of both parties for given payload shares.
 fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {

@@ -8,11 +8,11 @@ use cryptogen_ring::Word;
 use super::clear::Clear;
 use super::endpoint::{client_pass, open_as, pair, server_pass, Logits};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
-use crate::cost::Cost;
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
 use crate::online;
+use crate::share::Cost;
 
 /// A pass.
 struct Step {

@@ -4,9 +4,10 @@ use cryptogen_party::{Channel, Client};
 use cryptogen_ring::Fp;
 
 use super::cost::schedules;
-use super::{shares, NewRows};
+use super::shares;
 use crate::error::Result;
 use crate::hybrid::{exchange, refresh, Hybrid};
+use crate::share::qkv::NewRows;
 
 /// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of the default protocol.
 ///

@@ -4,12 +4,12 @@ use cryptogen_he::evaluate::{MaskedCiphertext, Noise, SeededCiphertext};
 use cryptogen_party::Role;
 
 use super::schedule::{Kernel, Schedule};
-use crate::cost::Cost;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::cache::CacheShape;
 use crate::hybrid::layout::CacheLayout;
 use crate::hybrid::Protocol;
 use crate::model::ModelShape;
+use crate::share::Cost;
 
 /// Rows of a pass for which the layout of `recompute` is chosen.
 const PASS: usize = 64;

@@ -5,9 +5,10 @@ use cryptogen_party::{Channel, Server};
 use cryptogen_ring::Fp;
 
 use super::cost::schedules;
-use super::{kernels, shares, NewRows};
+use super::{kernels, shares};
 use crate::error::Result;
 use crate::hybrid::{exchange, refresh, Hybrid};
+use crate::share::qkv::NewRows;
 
 /// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of the default protocol.
 ///

@@ -11,8 +11,7 @@ use crate::material::{
 };
 use crate::model::Scalar;
 use crate::offline::tables;
-use crate::online::client_index;
-use crate::online::tables::{lift, rotation};
+use crate::share::local::{client_index, lift, rotation};
 
 impl<P: Party> Preparer<'_, P> {
     /// Products and tables of an activation. `up`: the client's `[T, up_dim]` share of its input.

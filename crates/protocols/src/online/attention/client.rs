@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::material::Mask;
 use crate::model::Site;
 use crate::online::scalar::{first_message, second_message, start};
-use crate::online::{Kind, Online, Tensor};
-use crate::wire::{Incoming, Opening};
+use crate::online::Online;
+use crate::share::{Incoming, Kind, Opening, Tensor};
 
 impl Online<Client> {
     /// The client's side.

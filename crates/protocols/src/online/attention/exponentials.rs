@@ -11,8 +11,9 @@ use super::Call;
 use crate::error::{ProtocolError, Result};
 use crate::material::{exp_shape, TableKeys};
 use crate::model::Anchor;
-use crate::online::tables::{index, join, lift, line, look_up_all, rotation, sub_public, trunc, trunc_word};
+use crate::online::tables::{line, look_up_all};
 use crate::online::Online;
+use crate::share::local::{index, join, lift, rotation, sub_public, trunc, trunc_word};
 
 /// Exponentials prepared for opening: keys, rotation share and argument share of every (head, j).
 pub(super) struct Exponentials {

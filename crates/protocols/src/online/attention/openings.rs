@@ -7,10 +7,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Call;
 use crate::error::Result;
-use crate::hybrid::attention::NewRows;
 use crate::material::Mask;
 use crate::online::Online;
-use crate::wire::{Incoming, Opening};
+use crate::share::qkv::NewRows;
+use crate::share::{Incoming, Opening};
 
 /// A sum of products of field elements, low and high halves apart, reduced once at the end.
 #[derive(Clone, Copy, Default, Zeroize)]

@@ -1,11 +1,29 @@
-//! Rotary positions (A5.4), local on shares; and the split of a `qkv` row.
+//! Queries, keys and values: the split of a `qkv` row, and rotary positions (A5.4), local on shares.
 
 use cryptogen_party::Party;
 use cryptogen_ring::trunc::trunc_is_safe;
 use cryptogen_ring::Fp;
+use zeroize::Zeroize;
 
+use super::local::trunc;
 use crate::model::{Plan, Site};
-use crate::online::tables::trunc;
+
+/// One party's shares of the heads of new rows.
+pub struct NewRows {
+    /// `[rows][heads·head_dim]`
+    pub queries: Vec<Vec<Fp>>,
+    /// `[rows][kv_heads·head_dim]`
+    pub keys: Vec<Vec<Fp>>,
+    pub values: Vec<Vec<Fp>>,
+}
+
+impl Drop for NewRows {
+    fn drop(&mut self) {
+        for rows in [&mut self.queries, &mut self.keys, &mut self.values] {
+            rows.iter_mut().for_each(Vec::zeroize);
+        }
+    }
+}
 
 /// A5.4 on one party's share of a row's heads, in place; a no-op without rotary positions.
 fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {

@@ -10,11 +10,11 @@ use crate::error::{ProtocolError, Result};
 /// A message under construction. Nothing goes in from outside this crate but a share minus a mask:
 ///
 /// ```compile_fail,E0624
-/// use cryptogen_protocols::wire::Opening;
+/// use cryptogen_protocols::share::Opening;
 /// fn leak(share: &[cryptogen_ring::Fp]) { Opening::new().differences(share); }
 /// ```
 /// ```compile_fail,E0616
-/// use cryptogen_protocols::wire::Opening;
+/// use cryptogen_protocols::share::Opening;
 /// fn leak(share: &[u8]) { Opening::new().bytes.extend_from_slice(share); }
 /// ```
 #[derive(Default)]
