@@ -1,4 +1,7 @@
-//! The two-party protocols: `offline` makes correlations, `online` spends them. One functionality per file.
+//! The two-party protocols: [`offline`] makes material, [`online`] spends it. One functionality per file.
+//!
+//! Rooms, from the ground up: [`model`], [`share`], [`material`], then the two phases side by side, and [`endpoint`], which joins them.
+//! Which of them may use which: DESIGN.md, held by `tests/walls.rs`.
 
 pub mod endpoint;
 pub mod error;
@@ -13,4 +16,3 @@ pub mod share;
 mod tests;
 
 pub use error::{ProtocolError, Result};
-pub use hybrid::Protocol;

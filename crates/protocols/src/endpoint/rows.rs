@@ -7,10 +7,9 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Deferred, Mask, Slot, SEED_BYTES};
+use crate::material::{Deferred, HeadSlot, Mask, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, Keys, NewRows};
-use crate::online::{HeadSlot, Row, RowAttention};
 use crate::share::local::trunc;
 use crate::share::qkv::{rotation_safe, split_qkv};
 use crate::share::Events;

@@ -3,7 +3,7 @@
 use cryptogen_mpc::store::Unread;
 use cryptogen_ring::Wiped;
 
-use super::keys::used_before;
+use super::table_keys::used_before;
 use crate::error::Result;
 
 /// Bytes of material in memory, or in the store, or used. No Clone, Debug or codec.

@@ -18,9 +18,10 @@ use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use self::packing::{add_scores, add_values, counts, encrypt, parse, query, Group};
-use super::linear::{decrypted, hidden};
+use super::linear::hidden;
 use super::pipeline::pipeline;
 use crate::error::Result;
+use crate::material::decrypted;
 use crate::model::ModelShape;
 use crate::share::Cost;
 

@@ -8,9 +8,9 @@ use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::layout::slots;
-use super::linear::decrypted;
 use crate::error::Result;
+use crate::material::decrypted;
+use crate::material::packing::slots;
 use crate::share::Cost;
 
 /// Outputs (of 8192 values) per exchange, which bounds memory.

@@ -1,7 +1,7 @@
 //! `Linear(W)`: shares `y_c + y_s = W·r'` of many matrices for many tokens at once.
 //!
 //! Functionality: client inputs `r'` `[T, d_in]` of each matrix; outputs `y_c`, `y_s` `[T, width]`, the outputs of all matrices side by side, `y_c` uniform.
-//! Source: `docs/protocols/preprocessed.md` §3.2. Messages C→S: a masked ciphertext (150 KB) per token and group ([`super::layout`]), up to 64 in
+//! Source: `docs/protocols/preprocessed.md` §3.2. Messages C→S: a masked ciphertext (150 KB) per token and group ([`crate::material::packing`]), up to 64 in
 //! a message. Leaks: nothing (flooded, re-randomised).
 //!
 //! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask` for every group, re-randomised, flooded, modulus-switched.
@@ -9,15 +9,15 @@
 
 use std::collections::BTreeMap;
 
-use cryptogen_he::{Combiner, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
+use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, N};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::layout::{Group, Packed};
-use super::model::EncryptedModel;
 use super::pipeline::pipeline;
 use crate::error::Result;
+use crate::material::packing::{Group, Packed};
+use crate::material::{decrypted, EncryptedModel};
 use crate::model::Site;
 use crate::share::Cost;
 
@@ -148,21 +148,6 @@ pub(crate) fn hidden(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result
         .zip(&out)
         .for_each(|(bytes, ct)| bytes.copy_from_slice(&ct.to_bytes(params)));
     Ok((masks, bytes))
-}
-
-/// The messages of masked ciphertexts, `[n][N]`.
-pub(crate) fn decrypted(
-    params: &'static Params,
-    key: &SecretKey,
-    layout: Layout,
-    bytes: &[u8],
-) -> Result<Vec<Fp>> {
-    let mut values = vec![Fp::ZERO; bytes.len() / MaskedCiphertext::BYTES * N];
-    bytes.par_chunks(MaskedCiphertext::BYTES).zip(values.par_chunks_mut(N)).try_for_each(|(b, values)| {
-        values.copy_from_slice(&key.decrypt(&MaskedCiphertext::from_bytes(params, b)?, layout));
-        Ok::<_, crate::error::ProtocolError>(())
-    })?;
-    Ok(values)
 }
 
 /// Adds decrypted results `[rows][N]` of a group to rows of `width` outputs.

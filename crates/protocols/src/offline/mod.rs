@@ -6,8 +6,6 @@
 
 pub mod attention;
 pub mod cross;
-pub mod keys;
-pub mod layout;
 pub mod linear;
 pub mod model;
 mod pipeline;

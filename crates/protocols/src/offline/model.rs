@@ -3,155 +3,25 @@
 //! With it the client computes `Enc(W·r − mask)` for its own masks, any number of tokens at a time, without rotations or
 //! key switching (`docs/decisions/0002-encrypted-model.md`; `docs/protocols/preprocessed.md` §3.1 and §3.2).
 //!
-//! Where everything lies: [`super::layout`]; the embedding, of which a pass needs single columns, is `Eᵀ` in ciphertexts of its own: `F` tokens in
-//! each, slot κ, coefficient c of ciphertext k is `E[k·F + κ][c]`.
+//! Where everything lies: [`ModelLayout`]. Messages: S→C ciphertexts, [`BATCH`] in each.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use cryptogen_he::{Ciphertext, Layout, Params, SecretKey, SeededCiphertext, N};
+use cryptogen_he::{SecretKey, SeededCiphertext};
 use cryptogen_mpc::durable::{self, NotReplaced};
 use cryptogen_party::Channel;
-use cryptogen_ring::{Fp, Prg, Seed};
+use cryptogen_ring::{Prg, Seed};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
-use super::layout::{slots, Packed};
 use super::{report, Progress};
 use crate::error::{ProtocolError, Result};
-use crate::model::{Plan, ServerModel, Site};
+use crate::material::{ModelLayout, Part};
+use crate::model::{Plan, ServerModel};
 use crate::share::Cost;
 
 /// Ciphertexts per message: about 6 MB.
 const BATCH: usize = 32;
-
-/// Where the embedding lies in the encrypted model.
-#[derive(Clone, Copy, Debug)]
-pub struct EmbedLayout {
-    pub layout: Layout,
-    /// coefficients of a slot, `C ≥ d`
-    pub coefficients: usize,
-    d: usize,
-    vocab: usize,
-    start: usize,
-}
-
-impl EmbedLayout {
-    fn new(d: usize, vocab: usize, start: usize) -> EmbedLayout {
-        let (layout, coefficients) = embed_slots(d);
-        EmbedLayout { layout, coefficients, d, vocab, start }
-    }
-
-    /// Tokens in a ciphertext, `F`.
-    pub fn slots(&self) -> usize {
-        N / self.coefficients
-    }
-
-    /// The ciphertext of a token, and its slot there.
-    pub fn place(&self, token: usize) -> (usize, usize) {
-        (self.start + token / self.slots(), token % self.slots())
-    }
-
-    fn count(&self) -> usize {
-        self.vocab.div_ceil(self.slots())
-    }
-
-    /// Message `[F][C]` of ciphertext `k`.
-    fn message(&self, k: usize, embed: &[i32]) -> Vec<Fp> {
-        let mut m = vec![Fp::ZERO; N];
-        let tokens = k * self.slots()..self.vocab.min((k + 1) * self.slots());
-        for (token, slot) in tokens.zip(m.chunks_mut(self.coefficients)) {
-            let row = &embed[token * self.d..][..self.d];
-            slot.iter_mut().zip(row).for_each(|(m, x)| *m = Fp::from_i64(i64::from(*x)));
-        }
-        m
-    }
-}
-
-/// Slots of an embedding's ciphertexts and their coefficients, which passes need without the places of all weights.
-pub(crate) fn embed_slots(d: usize) -> (Layout, usize) {
-    let coefficients = d.next_power_of_two().min(N);
-    (slots(N / coefficients), coefficients)
-}
-
-/// How much of the model a client needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    Whole,
-    /// Head and embedding: where layers are computed on the client's ciphertexts.
-    Ends,
-}
-
-/// Order and position of all matrices: the layers, the head, the embedding.
-pub struct ModelLayout {
-    pub layers: Packed,
-    pub head: Packed,
-    pub embed: EmbedLayout,
-    /// ciphertexts left out
-    first: usize,
-}
-
-impl ModelLayout {
-    /// Lays out the encrypted model of a plan.
-    pub fn new(plan: &Plan) -> ModelLayout {
-        ModelLayout::of(plan, Part::Whole)
-    }
-
-    /// Lays out a part of it.
-    pub fn of(plan: &Plan, part: Part) -> ModelLayout {
-        let matrix = |site: Site| {
-            let l = plan.linear(site);
-            (site, l.d_out, l.d_in)
-        };
-        let sites = (0..plan.model.layers).flat_map(Site::of_layer).map(matrix);
-        let layers = Packed::new(&sites.collect::<Vec<_>>(), 0);
-        let head = Packed::new(&[matrix(Site::Head)], layers.count());
-        let embed = EmbedLayout::new(plan.model.d, plan.model.vocab, layers.count() + head.count());
-        let first = if part == Part::Whole { 0 } else { layers.count() };
-        ModelLayout { layers, head, embed, first }
-    }
-
-    /// Ciphertexts in all.
-    pub fn count(&self) -> usize {
-        self.end() - self.first
-    }
-
-    fn end(&self) -> usize {
-        self.embed.start + self.embed.count()
-    }
-
-    /// Bytes in all.
-    pub fn bytes(&self) -> u64 {
-        (self.count() * SeededCiphertext::BYTES) as u64
-    }
-
-    /// Names the places of all weights, hex: a file of another layout says something else.
-    pub fn id(&self) -> String {
-        let places = format!("{:?} {:?} {:?}", self.layers.groups, self.head.groups, self.embed);
-        Sha256::digest(places).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Message of a ciphertext.
-    fn message(&self, index: usize, model: &ServerModel) -> Vec<Fp> {
-        if index >= self.embed.start {
-            return self.embed.message(index - self.embed.start, &model.embed);
-        }
-        let packed = if index < self.layers.count() { &self.layers } else { &self.head };
-        let (group, k) = packed.locate(index);
-        let d_in = group.d_in();
-        group.message(k, |site, row, column| i64::from(model.weight(site)[row * d_in + column]))
-    }
-
-    fn layout(&self, index: usize) -> Layout {
-        match index {
-            i if i >= self.embed.start => self.embed.layout,
-            i if i >= self.layers.count() => self.head.locate(i).0.layout(),
-            i => self.layers.locate(i).0.layout(),
-        }
-    }
-}
 
 /// Messages and bytes of the model.
 pub fn cost(plan: &Plan, part: Part) -> Cost {
@@ -220,57 +90,4 @@ pub fn receive(
         NotReplaced::Content(e) => e,
         NotReplaced::Draft(e) | NotReplaced::Rename(e) => file_error(e),
     })
-}
-
-/// The client's copy of the encrypted model.
-pub struct EncryptedModel {
-    file: File,
-    path: PathBuf,
-    pub layout: ModelLayout,
-}
-
-impl EncryptedModel {
-    /// Opens a received model.
-    ///
-    /// # Errors
-    /// A missing file or one of the wrong size.
-    pub fn open(path: &Path, plan: &Plan, part: Part) -> Result<EncryptedModel> {
-        let layout = ModelLayout::of(plan, part);
-        let error = |reason: String| ProtocolError::File { path: path.display().to_string(), reason };
-        let file = File::open(path).map_err(|e| error(e.to_string()))?;
-        let len = file.metadata().map_err(|e| error(e.to_string()))?.len();
-        if len != layout.bytes() {
-            return Err(error(format!("expected {} bytes, got {len}", layout.bytes())));
-        }
-        Ok(EncryptedModel { file, path: path.into(), layout })
-    }
-
-    /// Reads ciphertexts and expands them.
-    ///
-    /// # Errors
-    /// Unreadable or malformed ciphertexts.
-    pub fn expanded(
-        &self,
-        params: &'static Params,
-        layout: Layout,
-        range: std::ops::Range<usize>,
-    ) -> Result<Vec<Ciphertext>> {
-        let first = self.layout.first;
-        if range.start < first {
-            return Err(ProtocolError::MissingWeights("of a layer, on the client".into()));
-        }
-        let failed = |e: std::io::Error| ProtocolError::File {
-            path: self.path.display().to_string(),
-            reason: e.to_string(),
-        };
-        let buffer = || vec![0; SeededCiphertext::BYTES];
-        range
-            .into_par_iter()
-            .map_init(buffer, |bytes, index| {
-                let at = (index - first) * SeededCiphertext::BYTES;
-                self.file.read_exact_at(bytes, at as u64).map_err(failed)?;
-                Ok(SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params))
-            })
-            .collect()
-    }
 }

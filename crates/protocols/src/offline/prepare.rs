@@ -14,13 +14,14 @@ use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
 
 use rayon::prelude::*;
 
-use super::keys::PartyKeys;
-use super::layout::Packed;
-use super::model::{embed_slots, EncryptedModel, ModelLayout};
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
-use crate::material::{exp_shape, mask, masks, masks_words, Mask, SlotLayout};
+use crate::material::packing::{fold, Packed};
+use crate::material::{
+    embed_slots, exp_shape, mask, masks, masks_words, EncryptedModel, Mask, ModelLayout, PartyKeys,
+    SlotLayout, SEED_BYTES,
+};
 use crate::model::{Plan, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
@@ -279,7 +280,7 @@ impl<P: Party> Preparer<'_, P> {
 
 /// Bytes of an output head record: seed, share, verdict.
 pub fn head_record_bytes(plan: &Plan) -> usize {
-    crate::material::SEED_BYTES + 8 * plan.model.vocab + 1
+    SEED_BYTES + 8 * plan.model.vocab + 1
 }
 
 /// Bytes of an exponential record: payload share, key.
@@ -322,15 +323,4 @@ fn truncate(shares: &mut [Fp], good: &mut [bool], n: usize, of: impl Fn(usize) -
 /// Repeats every element `n` times.
 fn spread(x: &[Fp], n: usize) -> Vec<Fp> {
     x.iter().flat_map(|v| std::iter::repeat_n(*v, n)).collect()
-}
-
-/// Sums the slots of a message `[F][C]` into its first `d` coefficients.
-pub(crate) fn fold(message: &[Fp], coefficients: usize, d: usize) -> Vec<Fp> {
-    let mut y = vec![Fp::ZERO; d];
-    for slot in message.chunks(coefficients) {
-        for (y, v) in y.iter_mut().zip(slot) {
-            *y += *v;
-        }
-    }
-    y
 }

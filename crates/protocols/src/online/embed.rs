@@ -4,19 +4,16 @@
 //! uniformly random values. Material: the slot's embedding mask. Leaks: nothing.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, N};
-use cryptogen_party::{Channel, Client, Role, Server};
+use cryptogen_party::{Channel, Client, Party, Role, Server};
 use cryptogen_ring::trunc::{trunc_client, trunc_server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::material::Mask;
+use crate::material::packing::fold;
+use crate::material::{decrypted, embed_slots, EncryptedModel, Mask, PartyKeys};
 use crate::model::ServerModel;
-use crate::offline::keys::PartyKeys;
-use crate::offline::linear::decrypted;
-use crate::offline::model::{embed_slots, EncryptedModel};
-use crate::offline::prepare::fold;
 use crate::share::{Cost, Kind, Tensor};
 
 /// Rounds and bytes of `rows` rows.
@@ -107,7 +104,7 @@ impl Online<Server> {
     }
 }
 
-impl<P: cryptogen_party::Party> Online<P> {
+impl<P: Party> Online<P> {
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
         if rows == 0 {

@@ -5,7 +5,8 @@ use cryptogen_party::Party;
 use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 
-use super::{Online, Row};
+use super::Online;
+use crate::material::Row;
 
 /// Takes the shares of some rows: what is left behind is a share of none.
 fn take<P: Party>(rows: &mut [Row<P>]) -> Word {

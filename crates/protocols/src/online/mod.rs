@@ -17,14 +17,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cryptogen_party::Party;
-use cryptogen_ring::{Fp, Seed, Wiped, Word};
+use cryptogen_ring::{Fp, Word};
 use zeroize::{Zeroize, Zeroizing};
 
 pub use embed::EmbedClient;
 
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Hybrid;
-use crate::material::{mask, Deferred, Mask, Slot, SlotLayout};
+use crate::material::{mask, HeadSlot, Mask, Row, SlotLayout};
 use crate::model::{Plan, Site};
 use crate::share::local::{trunc, trunc_word};
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
@@ -52,33 +52,6 @@ pub(crate) fn head_cost(plan: &Plan, sampled: usize) -> Cost {
             [norm::cost(plan, 2 * plan.model.layers, sampled), logits::cost(plan, sampled)].into_iter().sum()
         }
     }
-}
-
-/// Attention material of one row and layer, made when the row was given its position.
-pub struct RowAttention {
-    /// shares of `q_c·v_j + u·k_c,j`, `[heads][t+1]`
-    pub score: Wiped<Fp>,
-    /// shares of `Σ_j a_j·w_j + b_j·v_c,j`, `[heads·head_dim]`
-    pub value: Wiped<Fp>,
-    /// this party's mask of its probabilities, `[heads][t+1]`
-    pub weight_mask: Wiped<Fp>,
-    /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
-    pub exp: Deferred,
-}
-
-/// A row with all its material, at a fixed position of the session.
-pub struct Row<P: Party> {
-    pub(crate) slot: Slot<P>,
-    pub(crate) position: usize,
-    pub(crate) attention: Vec<RowAttention>,
-    /// of the row's look-ups so far, until its logits are computed
-    pub(crate) events: Events,
-}
-
-/// Material of one evaluation of the output head.
-pub struct HeadSlot {
-    pub(crate) seed: Seed,
-    pub(crate) share: Wiped<Fp>,
 }
 
 /// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`, `open_v`: what the server opened

@@ -14,9 +14,9 @@ use cryptogen_party::{Channel, Client, Party, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
-use super::{Online, Row};
+use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
+use crate::material::{hi_masks, hi_shape, lo_shape, Mask, Row, HI_MASKS};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Incoming, Kind, Opening, Tensor};

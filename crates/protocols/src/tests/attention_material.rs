@@ -10,9 +10,9 @@ use super::offline::{check_error, keys};
 use super::tiny::{tiny, Arch};
 use super::{elements, rng};
 use crate::error::Result;
+use crate::material::PartyKeys;
 use crate::model::ModelShape;
 use crate::offline::attention::{self, EncryptedCache, Keys, NewRows, Products};
-use crate::offline::keys::PartyKeys;
 
 /// A decoder shape for attention material.
 fn shape(layers: usize, heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {

@@ -11,9 +11,9 @@ use super::channel::{run, Tap};
 use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
-use crate::material::{activation_shape, exp_shape, Deferred, Slot};
+use crate::material::{activation_shape, exp_shape, Deferred, HeadSlot, Row, RowAttention, Slot};
 use crate::model::Site;
-use crate::online::{HeadSlot, Online, Row, RowAttention};
+use crate::online::Online;
 use crate::share::Events;
 
 struct Attention {

@@ -8,10 +8,9 @@ use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{activation_shape, hi_shape, lo_shape, mask, mask_words, Mask};
+use crate::material::packing::fold;
+use crate::material::{activation_shape, embed_slots, hi_shape, lo_shape, mask, mask_words, Mask};
 use crate::model::{Scalar, Site};
-use crate::offline::model::embed_slots;
-use crate::offline::prepare::fold;
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
 

@@ -15,10 +15,10 @@ use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
 use crate::error::{ProtocolError, Result};
+use crate::material::packing::Packed;
+use crate::material::{EncryptedModel, Part, PartyKeys};
 use crate::model::Site;
-use crate::offline::keys::PartyKeys;
-use crate::offline::layout::Packed;
-use crate::offline::model::{self, EncryptedModel, Part};
+use crate::offline::model::{self};
 use crate::offline::{cross, linear};
 use crate::online::embed::{self, EmbedClient};
 

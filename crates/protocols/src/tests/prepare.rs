@@ -13,10 +13,8 @@ use super::tables::check_key;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::Protocol;
-use crate::material::{activation_shape, exp_shape, SEED_BYTES};
+use crate::material::{activation_shape, exp_shape, EncryptedModel, PartyKeys, SEED_BYTES};
 use crate::model::Site;
-use crate::offline::keys::PartyKeys;
-use crate::offline::model::EncryptedModel;
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 
 /// Records in memory.

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 
 use super::{Block, NewRows, Products};
 use crate::error::Result;
+use crate::material::packing::slots;
 use crate::model::ModelShape;
-use crate::offline::layout::slots;
 
 /// Slots and coefficients of a ciphertext, and the numbers `λ` of its slots: a group of them, as often as it fits.
 #[derive(Clone, Copy)]

@@ -198,6 +198,17 @@ pub(crate) fn slots(f: usize) -> Layout {
     Layout::new(f.trailing_zeros()).expect("a power of two up to N")
 }
 
+/// Sums the slots of a message `[F][C]` into its first `d` coefficients.
+pub(crate) fn fold(message: &[Fp], coefficients: usize, d: usize) -> Vec<Fp> {
+    let mut y = vec![Fp::ZERO; d];
+    for slot in message.chunks(coefficients) {
+        for (y, v) in y.iter_mut().zip(slot) {
+            *y += *v;
+        }
+    }
+    y
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

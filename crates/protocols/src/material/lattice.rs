@@ -1,12 +1,13 @@
-//! The two parties' lattice keys of a connection.
+//! The two parties' lattice keys of a connection, and what is decrypted with them.
 //!
 //! The server's key is the model's (it encrypted the weights); the client makes a fresh one per connection.
 
-use cryptogen_he::{Params, PublicKey, SecretKey};
+use cryptogen_he::{Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
 use cryptogen_party::{Channel, Party};
-use cryptogen_ring::Prg;
+use cryptogen_ring::{Fp, Prg};
+use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{ProtocolError, Result};
 
 /// This party's secret key and the peer's public key.
 pub struct PartyKeys<P: Party> {
@@ -32,4 +33,19 @@ impl<P: Party> PartyKeys<P> {
         let peer = PublicKey::from_bytes(params, &theirs)?;
         Ok(PartyKeys { params, mine, peer, _party: std::marker::PhantomData })
     }
+}
+
+/// The messages of masked ciphertexts, `[n][N]`.
+pub(crate) fn decrypted(
+    params: &'static Params,
+    key: &SecretKey,
+    layout: Layout,
+    bytes: &[u8],
+) -> Result<Vec<Fp>> {
+    let mut values = vec![Fp::ZERO; bytes.len() / MaskedCiphertext::BYTES * N];
+    bytes.par_chunks(MaskedCiphertext::BYTES).zip(values.par_chunks_mut(N)).try_for_each(|(b, values)| {
+        values.copy_from_slice(&key.decrypt(&MaskedCiphertext::from_bytes(params, b)?, layout));
+        Ok::<_, ProtocolError>(())
+    })?;
+    Ok(values)
 }

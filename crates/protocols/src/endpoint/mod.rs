@@ -25,14 +25,13 @@ use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::encoded::Encoded;
 use crate::hybrid::{Hybrid, Protocol};
-use crate::material::SlotLayout;
+use crate::material::{EncryptedModel, Part, PartyKeys, SlotLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
-use crate::offline::keys::PartyKeys;
-use crate::offline::model::{self, EncryptedModel, Part};
+use crate::offline::model;
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
-use crate::offline::Progress;
-use crate::online::Online;
+use crate::offline::{self, Progress};
+use crate::online::{EmbedClient, Online};
 use crate::share::Tensor;
 
 /// The lattice parameters of the default protocol.
@@ -199,14 +198,14 @@ impl<P: Party> Endpoint<P> {
             let batch = self.pools.heads.begin_batch(n)?;
             self.fill(batch, |p, sink| p.heads(n, sink).map(|_| ()))?;
             done += n as u64;
-            super::offline::report(progress, "preparing the output head", done, want.heads)?;
+            offline::report(progress, "preparing the output head", done, want.heads)?;
         }
         let mut done = 0;
         for n in chunks(want.exponentials, EXPONENTIALS_AT_ONCE) {
             let batch = self.pools.exponentials.begin_batch(n)?;
             self.fill(batch, |p, sink| p.exponentials(n, sink))?;
             done += n as u64;
-            super::offline::report(progress, "preparing attention tables", done, want.exponentials)?;
+            offline::report(progress, "preparing attention tables", done, want.exponentials)?;
         }
         Ok(())
     }
@@ -267,7 +266,7 @@ impl Endpoint<Client> {
         self.conn.set_phase(Phase::Online);
         let model =
             self.encrypted.as_ref().ok_or_else(|| ProtocolError::MissingWeights("encrypted model".into()))?;
-        let from = crate::online::EmbedClient { keys: &self.keys, model };
+        let from = EmbedClient { keys: &self.keys, model };
         self.online.embed(&mut self.conn, &from, tokens, heads, &mut self.rng)
     }
 }

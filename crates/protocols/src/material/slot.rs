@@ -4,60 +4,20 @@
 //! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
 //! byte layout, computed from the public plan.
 
-mod deferred;
-mod keys;
-
 use cryptogen_ot::{TableKey, TableShape};
 use cryptogen_party::{Party, Role};
-use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed, Wiped, Word};
-use rayon::prelude::*;
+use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped, Word};
 use zeroize::Zeroize;
 
-pub use deferred::Deferred;
-pub(crate) use keys::record_alpha;
-pub use keys::TableKeys;
-
-use keys::used_before;
-
+use super::deferred::Deferred;
+use super::masks::{mask, mask_words, Mask, HI_MASKS};
+use super::table_keys::{used_before, TableKeys};
 use crate::error::{ProtocolError, Result};
 use crate::model::{ModelShape, Plan, Scalar, Site};
 
 /// Bytes of a slot's seed, at the start of its record.
 pub const SEED_BYTES: usize = 32;
 const WORD: usize = 8;
-
-/// What a random mask of a slot is for; each is derived from the slot's seed and used by one step only.
-#[derive(Clone, Copy, Debug)]
-pub enum Mask {
-    /// Client: share of the embedding, one word per ciphertext coefficient.
-    Embed,
-    /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an activation.
-    Remask,
-    /// Client: opens its share of 1/rms (index: norm).
-    NormScalar,
-    /// Server: `h'` opened for the sum of squares, `h` opened for the product, its share of 1/rms (index: norm).
-    NormSquare,
-    NormInput,
-    NormScale,
-    /// Server: queries, keys and values opened to the client (index: layer).
-    Query,
-    Key,
-    Value,
-    /// Both: `o'` and `1/σ` opened for their product (index: layer).
-    AttentionOut,
-    AttentionScale,
-    /// Server: gate and up opened to the client (index: layer).
-    Gate,
-    Up,
-    /// Server: up once more, modulo `2^64`, for the look-up (index: layer).
-    UpPayload,
-    /// Both: shares of table payloads, modulo `2^64` (index: norm or layer).
-    NormHi,
-    NormLo,
-    SigmaHi,
-    SigmaLo,
-    Activation,
-}
 
 /// Byte offsets of one party's slot record.
 pub struct SlotLayout {
@@ -82,14 +42,6 @@ fn shape(k: u32, payloads: u32) -> TableShape {
 /// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine value and its guard.
 pub fn hi_shape(s: &Scalar) -> TableShape {
     shape(s.hi.k, if s.lo.is_some() { HI_MASKS as u32 } else { 1 })
-}
-
-/// Words of [`Mask::NormHi`] or [`Mask::SigmaHi`] for one scalar: payload shares, of which one range alone uses the first.
-pub(crate) const HI_MASKS: usize = 3;
-
-/// Those of scalar `i`.
-pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
-    core::array::from_fn(|payload| words[HI_MASKS * i + payload])
 }
 
 /// Table class of the fine range.
@@ -201,43 +153,6 @@ impl SlotLayout {
     pub fn activation_deltas(&self, layer: usize) -> usize {
         self.activation_deltas[layer]
     }
-}
-
-/// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
-pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
-    masks(std::slice::from_ref(seed), what, index, n)
-}
-
-/// The same of many slots, one after another. Parallel over slots.
-pub(crate) fn masks(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Fp> {
-    expand(seeds, what, index, n, |prg, out| prg.fill_fp(out))
-}
-
-/// A mask of a slot modulo `2^64`.
-pub fn mask_words(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Word> {
-    masks_words(std::slice::from_ref(seed), what, index, n)
-}
-
-/// The same of many slots, one after another. Parallel over slots.
-pub(crate) fn masks_words(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Word> {
-    expand(seeds, what, index, n, |prg, out| prg.fill_words(out))
-}
-
-fn expand<T: Copy + Default + Send>(
-    seeds: &[Seed],
-    what: Mask,
-    index: usize,
-    n: usize,
-    fill: impl Fn(&mut Prg, &mut [T]) + Sync,
-) -> Vec<T> {
-    let label = format!("{what:?}");
-    let mut out = vec![T::default(); seeds.len() * n];
-    let fill = |seed: &Seed, out: &mut [T]| fill(&mut Prg::new(&seed.derive(&label, index as u64)), out);
-    match seeds {
-        [seed] => fill(seed, &mut out),
-        _ => out.par_chunks_mut(n).zip(seeds).for_each(|(out, seed)| fill(seed, out)),
-    }
-    out
 }
 
 /// A slot in use: single-use, wiped on drop, neither printable nor copyable.

@@ -1,0 +1,82 @@
+//! Random masks of a slot, derived from its seed by what each is for.
+
+use cryptogen_ring::{Fp, Prg, Seed, Word};
+use rayon::prelude::*;
+
+/// What a random mask of a slot is for; each is derived from the slot's seed and used by one step only.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask {
+    /// Client: share of the embedding, one word per ciphertext coefficient.
+    Embed,
+    /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an activation.
+    Remask,
+    /// Client: opens its share of 1/rms (index: norm).
+    NormScalar,
+    /// Server: `h'` opened for the sum of squares, `h` opened for the product, its share of 1/rms (index: norm).
+    NormSquare,
+    NormInput,
+    NormScale,
+    /// Server: queries, keys and values opened to the client (index: layer).
+    Query,
+    Key,
+    Value,
+    /// Both: `o'` and `1/σ` opened for their product (index: layer).
+    AttentionOut,
+    AttentionScale,
+    /// Server: gate and up opened to the client (index: layer).
+    Gate,
+    Up,
+    /// Server: up once more, modulo `2^64`, for the look-up (index: layer).
+    UpPayload,
+    /// Both: shares of table payloads, modulo `2^64` (index: norm or layer).
+    NormHi,
+    NormLo,
+    SigmaHi,
+    SigmaLo,
+    Activation,
+}
+
+/// Words of [`Mask::NormHi`] or [`Mask::SigmaHi`] for one scalar: payload shares, of which one range alone uses the first.
+pub(crate) const HI_MASKS: usize = 3;
+
+/// Those of scalar `i`.
+pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
+    core::array::from_fn(|payload| words[HI_MASKS * i + payload])
+}
+
+/// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
+pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
+    masks(std::slice::from_ref(seed), what, index, n)
+}
+
+/// The same of many slots, one after another. Parallel over slots.
+pub(crate) fn masks(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Fp> {
+    expand(seeds, what, index, n, |prg, out| prg.fill_fp(out))
+}
+
+/// A mask of a slot modulo `2^64`.
+pub fn mask_words(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Word> {
+    masks_words(std::slice::from_ref(seed), what, index, n)
+}
+
+/// The same of many slots, one after another. Parallel over slots.
+pub(crate) fn masks_words(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Word> {
+    expand(seeds, what, index, n, |prg, out| prg.fill_words(out))
+}
+
+fn expand<T: Copy + Default + Send>(
+    seeds: &[Seed],
+    what: Mask,
+    index: usize,
+    n: usize,
+    fill: impl Fn(&mut Prg, &mut [T]) + Sync,
+) -> Vec<T> {
+    let label = format!("{what:?}");
+    let mut out = vec![T::default(); seeds.len() * n];
+    let fill = |seed: &Seed, out: &mut [T]| fill(&mut Prg::new(&seed.derive(&label, index as u64)), out);
+    match seeds {
+        [seed] => fill(seed, &mut out),
+        _ => out.par_chunks_mut(n).zip(seeds).for_each(|(out, seed)| fill(seed, out)),
+    }
+    out
+}
