@@ -224,7 +224,7 @@ impl<P: Party> Endpoint<P> {
             ot: &mut self.ot,
             model: self.encrypted.as_ref(),
             rng: &mut self.rng,
-            protocol: self.protocol,
+            products: !self.protocol.is_hybrid(),
         };
         work(&mut preparer, &mut sink)?;
         // Both parties hold a complete batch before either commits; a crash in between is found when the stores are compared.

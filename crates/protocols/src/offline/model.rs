@@ -3,7 +3,7 @@
 //! With it the client computes `Enc(W·r − mask)` for its own masks, any number of tokens at a time, without rotations or
 //! key switching (`docs/decisions/0002-encrypted-model.md`; `docs/protocols/preprocessed.md` §3.1 and §3.2).
 //!
-//! Where everything lies: [`ModelLayout`]. Messages: S→C ciphertexts, [`BATCH`] in each.
+//! Where everything lies: [`ModelLayout`]. Messages: S→C, `BATCH` ciphertexts in each.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;

@@ -16,7 +16,6 @@ use rayon::prelude::*;
 
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::Protocol;
 use crate::material::packing::{fold, Packed};
 use crate::material::{
     embed_slots, exp_shape, mask, masks, masks_words, EncryptedModel, Mask, ModelLayout, PartyKeys,
@@ -49,8 +48,9 @@ pub struct Preparer<'a, P: Party> {
     /// the client's encrypted model
     pub model: Option<&'a EncryptedModel>,
     pub rng: &'a mut Prg,
-    /// With the paper's protocols linear layers need no material: the client's share is any uniform one, the server's comes online.
-    pub protocol: Protocol,
+    /// Whether linear layers get shares of `W·r`. Without, as for the paper's protocols, the client's share is any uniform one and the
+    /// server's comes online.
+    pub products: bool,
 }
 
 /// Values that only the client knows while slots are filled.
@@ -133,7 +133,7 @@ impl<P: Party> Preparer<'_, P> {
         good: &mut [bool],
         done: impl FnMut(u64) -> Result<()>,
     ) -> Result<Vec<Fp>> {
-        if !self.protocol.is_hybrid() {
+        if self.products {
             return self.shares(packed, seeds, good, done);
         }
         let n = seeds.len() * packed.width();

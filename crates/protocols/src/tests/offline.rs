@@ -18,7 +18,7 @@ use crate::error::{ProtocolError, Result};
 use crate::material::packing::Packed;
 use crate::material::{EncryptedModel, Part, PartyKeys};
 use crate::model::Site;
-use crate::offline::model::{self};
+use crate::offline::model;
 use crate::offline::{cross, linear};
 use crate::online::embed::{self, EmbedClient};
 

@@ -12,7 +12,6 @@ use super::rng;
 use super::tables::check_key;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::Protocol;
 use crate::material::{activation_shape, exp_shape, EncryptedModel, PartyKeys, SEED_BYTES};
 use crate::model::Site;
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
@@ -49,16 +48,7 @@ fn with_preparer<P: Party, T>(
     let mut rng = rng(120 + P::ROLE.index() as u8);
     let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
     let (plan, layout) = (&tiny.plan, &tiny.layout);
-    work(&mut Preparer {
-        ch,
-        plan,
-        layout,
-        keys,
-        ot: &mut ot,
-        model,
-        rng: &mut rng,
-        protocol: Protocol::Preprocessed,
-    })
+    work(&mut Preparer { ch, plan, layout, keys, ot: &mut ot, model, rng: &mut rng, products: true })
 }
 
 fn fill_slots<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<(Vec<bool>, Records)> {
