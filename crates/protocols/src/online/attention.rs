@@ -5,7 +5,7 @@
 //! `k_s,j − mask` once (when row j appeared) and opens `q_s − mask` once per query; what remains are products of masks made offline.
 //! Messages: 6 (S→C, C→S, …) = 3 round trips. Bytes per row and (head, j): `10 + 8`, then `10 + 8`; per head and range `2·10`, with
 //! two ranges `2·16` more; per column `8 + 8 + 8`.
-//! Material: [`RowAttention`], one exponential key per (head, j), 1/σ keys and a share of `a·v + u·b` per row. Leaks: nothing.
+//! Material: [`crate::material::RowAttention`], one exponential key per (head, j), 1/σ keys and a share of `a·v + u·b` per row. Leaks: nothing.
 //!
 //! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − m_v` of the new rows; its half of every exponential.
 //! 2. C→S its half of every exponential; `e'_c − a`.
