@@ -73,7 +73,7 @@ def test_figures_are_those_of_the_files(name: str) -> None:
     """`python -m cryptogen.bench.table` would change nothing."""
     page = (ROOT / name).read_text(encoding="utf-8")
     measured = figures.measured(ROOT / "benches")
-    assert page == figures.filled(page, figures.table(measured, figures.PAGES[name])), "run `make docs`"
+    assert page == figures.filled(page, figures.NAME, figures.table(measured, figures.PAGES[name])), "run `make docs`"
     assert len(figures.BRIEF) == 6 and measured
 
 

@@ -6,7 +6,6 @@ The plots need matplotlib: `pip install cryptogen[bench]`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from cryptogen.errors import NotBuilt
 from cryptogen.protocols import PROTOCOLS
 
-BEGIN, END = "<!-- paper:begin -->", "<!-- paper:end -->"
+from .table import filled
+
 COUNTS = ("ct_pt", "ct_ct", "rotations", "hoisted_rotations", "relinearisations", "masked", "refreshes",
           "refreshes_if_always")  # fmt: skip
 Run = dict[str, Any]
@@ -146,8 +146,7 @@ def main() -> None:
     for result in results[:1]:
         plot(result, top / "docs")
     note = top / "docs" / "paper.md"
-    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
-    note.write_text(pattern.sub(lambda _: f"{BEGIN}\n{page(results)}\n{END}", note.read_text()))
+    note.write_text(filled(note.read_text(), "paper", page(results)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ docs/guide/ranges.md.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +22,8 @@ from cryptogen.tokens import TextCodec
 from cryptogen.weights import Checkpoint, load
 
 from .decode import commit
+from .table import filled
 
-BEGIN, END = "<!-- ranges:begin -->", "<!-- ranges:end -->"
 SEED = 2  # 0 makes the plan, 1 checks it
 CHAIN = 256
 PROMPTS = (
@@ -102,8 +101,7 @@ def _lines(texts: Mapping[str, Any]) -> list[str]:
 def write_docs(figures: Mapping[str, Any]) -> Path:
     """The table between the markers of docs/guide/ranges.md."""
     page = Path(__file__).resolve().parents[3] / "docs" / "guide" / "ranges.md"
-    pattern = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
-    page.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table(figures)}\n{END}", page.read_text(encoding="utf-8")))
+    page.write_text(filled(page.read_text(encoding="utf-8"), "ranges", table(figures)))
     return page
 
 

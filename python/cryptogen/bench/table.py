@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+NAME = "figures"  # of the markers
 Figures = dict[str, Any]
 Cells = Mapping[str, Callable[[Figures], str]]  # heading → what stands below it
 
@@ -82,9 +82,10 @@ def measured(folder: Path) -> list[Figures]:
     return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if not p.name.startswith(others)]
 
 
-def filled(page: str, content: str) -> str:
-    """The page with other content between its markers."""
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{content}\n{END}", page, flags=re.DOTALL)
+def filled(page: str, name: str, content: str) -> str:
+    """The page with other content between its markers `<!-- name:begin -->` and `<!-- name:end -->`."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", page, flags=re.DOTALL)
 
 
 def main() -> None:
@@ -92,7 +93,7 @@ def main() -> None:
     figures = measured(root / "benches")
     for name, cells in PAGES.items():
         page = root / name
-        page.write_text(filled(page.read_text(), table(figures, cells)))
+        page.write_text(filled(page.read_text(), NAME, table(figures, cells)))
 
 
 if __name__ == "__main__":
