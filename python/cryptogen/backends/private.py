@@ -38,36 +38,37 @@ class Steps(Protocol[Share]):
 class _Party(Generic[Share]):
     """What is alike on both sides."""
 
-    def __init__(self, steps: Steps[Share]) -> None:
-        self._steps = steps
+    def __init__(self, endpoint: Steps[Share]) -> None:
+        self._endpoint = endpoint
         self.sampled = 1
 
     @property
     def position(self) -> int:
-        return self._steps.length
+        return self._endpoint.length
 
     def norm(self, h: Share, site: str) -> Share:
-        return self._steps.norm(h, _after_norm(site))
+        return self._endpoint.norm(h, _after_norm(site))
 
     def attention(self, qkv: Share, layer: int) -> Share:
-        return self._steps.attention(qkv, layer)
+        return self._endpoint.attention(qkv, layer)
 
     def activation(self, u: Share, layer: int) -> Share:
-        return self._steps.activation(u, layer)
+        return self._endpoint.activation(u, layer)
 
     def add(self, h: Share, y: Share) -> Share:
-        return self._steps.add(h, y)
+        return self._endpoint.add(h, y)
 
     def last(self, h: Share) -> Share:
-        return self._steps.last(h)
+        return self._endpoint.last(h)
 
 
 class ClientBackend(_Party["ClientTensor"]):
     """The client's side: gives the tokens, gets the logits."""
 
+    _endpoint: ClientEndpoint
+
     def __init__(self, endpoint: ClientEndpoint, plan: Plan) -> None:
         super().__init__(endpoint)
-        self._endpoint = endpoint
         self._scale, self._bound = 2.0**plan.logit_bits, plan.linears["head"].out_bound
         self.raw_logits: NDArray[np.int64] | None = None
         self.range_events: list[int] = []
@@ -93,9 +94,10 @@ class ClientBackend(_Party["ClientTensor"]):
 class ServerBackend(_Party["ServerTensor"]):
     """The server's side: gives the weights, learns the number of rows."""
 
+    _endpoint: ServerEndpoint
+
     def __init__(self, endpoint: ServerEndpoint, model: ServerModel) -> None:
         super().__init__(endpoint)
-        self._endpoint = endpoint
         self._model = model
 
     def embed(self, tokens: Sequence[int]) -> ServerTensor:

@@ -50,7 +50,7 @@ FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
-SIGMA_CUT = 1 / 200  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
+CUT_ROWS = 1 / 200  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
@@ -219,7 +219,7 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
         for i in range(c.layers):
             for sigma_k in SIGMA_K:
                 layer = layer_of(i, k, sigma_k)
-                if all(head.cut <= SIGMA_CUT for head in layer):
+                if all(head.cut <= CUT_ROWS for head in layer):
                     break
             sketches.append(layer)
         if all(s.h - F <= EXP_FINE for layer in sketches for s in layer):

@@ -64,9 +64,7 @@ class Connector:
         stores = self._folder / "stores"
         stores.mkdir(exist_ok=True, mode=0o700)
         try:
-            endpoint = connection.open(
-                plan, str(stores / name), peer, model, digest, self._resync, self._protocol
-            )
+            endpoint = connection.open(plan, str(stores / name), peer, model, digest, self._resync, self._protocol)
         except MaterialMismatch as error:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         record = self._folder / "sessions" / f"{name}.json"

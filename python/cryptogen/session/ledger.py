@@ -11,8 +11,6 @@ from cryptogen import _core
 
 from .costs import Costs, phase_costs
 
-POOLS = ("slots", "heads", "exponentials")
-
 
 class Ledger:
     """One account of all connections of a link. While one is open, its endpoint counts bytes and round trips."""
@@ -25,7 +23,7 @@ class Ledger:
 
     def opened(self, endpoint: _core.ClientEndpoint) -> None:
         """From now on this endpoint counts."""
-        self._earlier, self._seconds = self.costs(), {}
+        self.closed()
         self._endpoint = endpoint
 
     def closed(self) -> None:

@@ -23,8 +23,8 @@ from cryptogen.tokens import TextCodec
 from . import messages
 from .connect import Connector
 from .costs import Costs
-from .ledger import POOLS, Ledger
-from .material import Need, need_ahead, spare
+from .ledger import Ledger
+from .material import POOLS, Need, need_ahead, spare
 from .messages import Message
 from .offer import Offer
 from .rows import Rows

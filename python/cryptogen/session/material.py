@@ -11,6 +11,8 @@ from .messages import LARGEST_BATCH, LARGEST_TABLES
 if TYPE_CHECKING:
     from cryptogen._core import Plan
 
+POOLS = ("slots", "heads", "exponentials")  # of a store: the fields of `Need`
+
 
 @dataclass(frozen=True)
 class Need:
@@ -22,7 +24,7 @@ class Need:
 
     def beyond(self, stock: Mapping[str, int]) -> Need:
         """What is missing."""
-        return Need(*(max(getattr(self, name) - stock[name], 0) for name in ("slots", "heads", "exponentials")))
+        return Need(*(max(getattr(self, name) - stock[name], 0) for name in POOLS))
 
     def requests(self) -> list[Need]:
         """The same in pieces that one message may ask for."""
@@ -53,7 +55,7 @@ def need_ahead(plan: Plan, tokens: int, context: int, again: bool = False) -> Ne
     full, rest = divmod(tokens, context)
     if again:
         parts = [need_again(plan, 1, context), need_again(plan, 1, rest)]
-        return Need(*(full * getattr(parts[0], p) + getattr(parts[1], p) for p in ("slots", "heads", "exponentials")))
+        return Need(*(full * getattr(parts[0], p) + getattr(parts[1], p) for p in POOLS))
     exponentials = full * plan.exponentials_needed(0, context) + plan.exponentials_needed(0, rest)
     return Need(spare(tokens), spare(tokens), exponentials)
 

@@ -45,7 +45,7 @@ pub(crate) fn rotation_safe(plan: &Plan, layer: usize, position: usize, row: &[F
     let Some(rope) = &plan.rope else { return true };
     let spec = plan.linear(Site::Qkv(layer));
     // |q·cos − q'·sin| ≤ √2·|q|·2^bits, with |q| bounded by the truncated output
-    let shift = (0..spec.d_out).map(|i| spec.out_shift(i)).min().unwrap_or(0);
+    let shift = spec.out_shift.iter().copied().min().unwrap_or(0);
     let bound = ((spec.out_bound >> shift) + 1) << (rope.bits + 1);
     let (cos, sin) = plan.rotation(position);
     let rotated = &row[..plan.model.q_dim() + plan.model.kv_dim()];
