@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cryptogen.backends.float import FloatBackend
-from cryptogen.calibration.choose import Limits, calibrate
+from cryptogen.calibration.choose import Limits, Margins, _Sketch, calibrate
+from cryptogen.calibration.observe import CUTS, ROWS, Scores
 from cryptogen.calibration.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
 from cryptogen.calibration.statistics import inspect_plan
 from cryptogen.errors import PlanError
@@ -465,3 +466,41 @@ def test_limits_bound_whatever_enters(make_model: Any, tmp_path: Path) -> None:
         assert (largest[site] <= limits.output(site) * rounding).all(), site
         if site in sites:
             assert (largest[site] >= limits.output(site) * 0.9999).all()
+
+
+def causal(rng: np.random.Generator, size: int, spread: float) -> Any:
+    scores = (rng.standard_normal((size, size)) * spread).astype(np.float32)
+    scores[np.triu_indices(size, 1)] = -np.inf
+    return scores
+
+
+@pytest.mark.parametrize(("size", "spread"), [(2, 5), (ROWS, 1), (ROWS + 1, 60), (2 * ROWS + 1, 15)])
+def test_scores_are_observed_as_their_definition_says(size: int, spread: float) -> None:
+    """A few rows at a time give the same as all at once."""
+    scores, found = causal(np.random.default_rng(0), size, spread), Scores()
+    found.add(scores)
+    rows, own = scores[1:].astype(np.float64), np.diagonal(scores)[1:].astype(np.float64)
+    assert found.pairs == np.isfinite(rows).sum()
+    assert found.absolute == pytest.approx(np.abs(rows[np.isfinite(rows)]).sum(), rel=1e-5)
+    for anchor, level in (("first", rows[:, 0]), ("own", own), ("both", (rows[:, 0] + own) / 2)):
+        x, seen = rows - level[:, None], found.by_anchor[anchor]
+        assert np.allclose(seen.log_sum, np.log(np.exp(x).sum(axis=1)), atol=1e-4)
+        assert seen.high == pytest.approx(x.max(), abs=1e-4)
+        assert seen.low == pytest.approx(x[x > -np.inf].min(), abs=1e-4)
+        cut = [max(np.log(np.exp(np.minimum(x, top)).sum(axis=1)).max(), 0) for top in CUTS]
+        assert np.allclose(seen.cut, cut, atol=1e-4)
+
+
+@pytest.mark.parametrize(("sigma_k", "bits"), [(14, 4), (15, 4), (16, 2)])
+def test_no_row_that_is_cut_off_comes_near_the_end_of_its_window(sigma_k: int, bits: int) -> None:
+    """Many scores above the top at once: σ of the rows so cut stays that many bits below where its index wraps."""
+    seen, margins = Scores(), Margins()
+    for seed in range(4):
+        seen.add(causal(np.random.default_rng(seed), 2 * ROWS, 9))
+    sketch = _Sketch.of(seen, 9, sigma_k, margins, 1.0)
+    top = sketch.pieces * 2.0 ** (sketch.h - F)  # nats
+    x = seen.by_anchor[sketch.anchor]
+    assert x.high > top, "nothing is cut off: this test tests nothing"
+    so_cut = np.interp(top, CUTS, x.cut) / math.log(2)
+    end = sketch.ranges(True).coarse.bits - 12  # log2 of the end over σ at the anchor
+    assert so_cut <= end - bits + 0.5  # a top is rounded to pieces
