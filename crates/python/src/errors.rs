@@ -25,7 +25,7 @@ pub fn session(e: SessionError) -> PyErr {
     let class = match &e {
         E::Interrupted => return PyKeyboardInterrupt::new_err(e.to_string()),
         E::Closed => "ConnectionLost",
-        E::Length { .. } | E::TooLarge { .. } | E::Malformed(_) => "ProtocolViolation",
+        E::Message(_) => "ProtocolViolation",
         E::Peer { .. } => "PeerFailed",
         E::Timeout { .. } => "PeerTimeout",
         E::AddressInUse { .. } => "AddressInUse",

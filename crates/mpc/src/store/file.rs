@@ -86,10 +86,10 @@ impl PoolFile {
 
     /// After a crash: finishes wiping and cuts off what was not committed.
     pub(super) fn recover(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
-        let (expected, got) = (self.offset(entry, entry.committed), self.bytes()?);
+        let (expected, actual) = (self.offset(entry, entry.committed), self.bytes()?);
         // An empty pool may already be compacted, which the state file learns with its next change only.
-        if entry.cursor < entry.committed && got < expected {
-            return Err(StoreError::corrupt(&self.path, format!("{got} bytes, expected {expected}")));
+        if entry.cursor < entry.committed && actual < expected {
+            return Err(StoreError::corrupt(&self.path, format!("{actual} bytes, expected {expected}")));
         }
         self.settle(entry)
     }

@@ -208,9 +208,9 @@ impl Drop for Batch {
 pub(super) fn commit(shared: &Arc<Shared>, mut batches: Vec<Batch>) -> Result<(), StoreError> {
     for batch in &batches {
         let file = &batch.file;
-        let (expected, got) = (batch.records * file.record_bytes, batch.written.load(Ordering::Acquire));
-        if got < expected {
-            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, got });
+        let (expected, actual) = (batch.records * file.record_bytes, batch.written.load(Ordering::Acquire));
+        if actual < expected {
+            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, actual });
         }
         file.file.sync_data().map_err(|e| file.failed("writing", &e))?;
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use cryptogen_he::{MaskedCiphertext, Params, SecretKey, N};
-use cryptogen_party::{ChannelError, Client, Party, Server};
+use cryptogen_party::{ChannelError, Client, MessageError, Party, Server};
 use cryptogen_ring::{Fp, Prg};
 
 use super::channel::{run, run_spoiled, Fault, Ran, Tap};
@@ -243,7 +243,7 @@ fn spoiled_offline_messages_are_errors() {
 pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
     let expected = match fault {
         Fault::Truncate | Fault::Extend => {
-            matches!(error, Some(ProtocolError::Channel(ChannelError::Length { .. })))
+            matches!(error, Some(ProtocolError::Channel(ChannelError::Message(MessageError::Length { .. }))))
         }
         Fault::Hangup => matches!(error, Some(ProtocolError::Channel(ChannelError::Closed))),
         Fault::Ones => matches!(error, Some(ProtocolError::He(_))),
