@@ -1,6 +1,7 @@
 //! One pool: a file of records that are appended in batches and taken from the front.
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -20,6 +21,11 @@ impl Pool {
     /// Bytes per record.
     pub fn record_bytes(&self) -> usize {
         self.file.record_bytes as usize
+    }
+
+    /// The file of the records.
+    pub fn path(&self) -> Arc<Path> {
+        self.file.path.clone()
     }
 
     /// Records left.

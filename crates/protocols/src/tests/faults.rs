@@ -69,7 +69,7 @@ fn numbers_outside_the_field_are_errors() {
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Ones);
         let as_expected = match error {
-            Some(ProtocolError::Malformed { .. }) => !has_no_field_element(arch, step, by, at),
+            Some(ProtocolError::Peer { .. }) => !has_no_field_element(arch, step, by, at),
             None => has_no_field_element(arch, step, by, at),
             _ => false,
         };
