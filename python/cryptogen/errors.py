@@ -10,6 +10,17 @@ class CryptogenError(Exception):
     """Base of all errors of this package."""
 
 
+class InternalError(CryptogenError):
+    """A bug of this package: no caller, no peer and no file can bring it about. The text says how to report it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what  # sizes and names, nothing secret
+        super().__init__(
+            f"internal error: {what}. This is a bug of cryptogen, not a mistake of yours or the peer's: please report "
+            "this line, which holds nothing secret, to the maintainers (CONTRIBUTING.md)"
+        )
+
+
 class InputError(CryptogenError):
     """A caller's value (tokens, sampling options, messages) is outside what the operation accepts."""
 
@@ -135,7 +146,8 @@ class SessionError(CryptogenError):
 
 
 class ConnectionFailed(SessionError):
-    """No connection could be made: nobody listens there, or the name is unknown, or TLS failed."""
+    """No connection could be made: nobody listens there, or the name is unknown, or TLS failed, or an address, a client
+    id, a certificate or a key that was given cannot be used."""
 
 
 class ConnectionLost(SessionError):
@@ -171,7 +183,8 @@ class PeerFailed(SessionError):
 
 
 class ProtocolViolation(SessionError):
-    """The peer sent something that the protocol does not allow: a malformed, oversized or unexpected message."""
+    """The peer's fault: it sent something that the protocol does not allow, a malformed, oversized or unexpected
+    message."""
 
 
 class MaterialError(CryptogenError):
@@ -186,12 +199,16 @@ class MaterialMismatch(MaterialError):
     """The parties' stores disagree on what is left; `resync` drops what only one of them has."""
 
 
+class MaterialSpent(MaterialError):
+    """Single-use material was to be used a second time. It was not, and nothing was sent for it."""
+
+
 class StoreLocked(MaterialError):
     """Another process or thread uses this store."""
 
 
 class StoreError(MaterialError):
-    """The store cannot be read or written, or its content is damaged."""
+    """A file of ours, of the store or beside it, cannot be read or written, or is damaged. The text names it."""
 
 
 class DiskFull(StoreError):
@@ -205,13 +222,13 @@ class CacheRejected(CryptogenError):
 class PlanError(CryptogenError):
     """A plan document that cannot be used: which field, what was expected, what came."""
 
-    def __init__(self, field: str, expected: object, got: object) -> None:
-        super().__init__(f"plan: {field}: expected {expected}, got {got!r}")
-        self.field, self.expected, self.got = field, expected, got
+    def __init__(self, field: str, expected: object, actual: object) -> None:
+        super().__init__(f"plan: {field}: expected {expected}, got {actual!r}")
+        self.field, self.expected, self.actual = field, expected, actual
 
 
 class PlanRejected(CryptogenError):
-    """The numeric plan is malformed, or asks for more than the protocol can represent."""
+    """The numeric plan is malformed, or it or the model asks for more than the protocol can represent."""
 
 
 class PlanUnfaithful(CryptogenError):

@@ -1,4 +1,6 @@
-"""All errors of the package are in one module, and the Rust core raises none that is not there."""
+"""All errors of the package are in one module, and the Rust core raises none that is not there.
+
+Every error of the core with its class and text: `crates/protocols/tests/python_errors.rs`."""
 
 import importlib
 import pkgutil
@@ -10,7 +12,7 @@ import pytest
 import cryptogen
 from cryptogen import errors
 
-TABLE = Path(__file__).resolve().parents[2] / "crates" / "python" / "src" / "errors.rs"
+TABLE = Path(__file__).resolve().parents[2] / "crates" / "python" / "src" / "errors" / "table.rs"
 
 
 def subclasses(kind: type[errors.CryptogenError]) -> set[type[errors.CryptogenError]]:
@@ -30,5 +32,29 @@ def test_the_core_raises_errors_that_exist() -> None:
         pytest.skip("no checkout")
     named = set(re.findall(r'"([A-Z][A-Za-z]+)"', TABLE.read_text(encoding="utf-8")))
     assert len(named) > 15
-    for name in named:
+    for name in named - {"KeyboardInterrupt"}:
         assert issubclass(getattr(errors, name), errors.CryptogenError), name
+        assert str(getattr(errors, name)("a text")).count("a text") == 1, name
+
+
+def test_a_bug_of_ours_says_so_and_how_to_report_it() -> None:
+    text = str(errors.InternalError("keys: expected ours, got theirs"))
+    assert "internal error: keys: expected ours, got theirs." in text
+    assert "bug of cryptogen" in text and "report" in text
+    assert "\n" not in text
+    assert not issubclass(errors.InternalError, errors.InputError | errors.SessionError | errors.MaterialError)
+
+
+def test_the_core_raises_whose_fault_it_is(tmp_path: Path) -> None:
+    core = pytest.importorskip("cryptogen._core", reason="the Rust core is not built (make build)")
+    key = tmp_path / "key"
+    core.ServerKey.load_or_create(str(key))
+    sound = key.read_bytes()
+    for damaged in (b"", sound[:-1], sound[:16] + b"\xff" * (len(sound) - 16)):
+        key.write_bytes(damaged)
+        with pytest.raises(errors.StoreError, match=re.escape(str(key))):
+            core.ServerKey.load_or_create(str(key))
+    with pytest.raises(errors.StoreError, match=re.escape(str(tmp_path))):
+        core.ServerKey.load_or_create(str(tmp_path))  # a folder: the system refuses
+    with pytest.raises(errors.PlanRejected):
+        core.Plan("{", [])

@@ -24,6 +24,12 @@ impl From<NotReplaced> for io::Error {
     }
 }
 
+/// Whether an error of the file system says that a file cannot grow.
+pub fn no_room(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Makes a file with the content that `write` gives it, readable by its owner only, or replaces one of that name.
 ///
 /// The content is written to `draft`, in the same folder, which is brought to the disk and renamed; then the folder is

@@ -5,7 +5,6 @@ use thiserror::Error;
 
 /// Errors of this crate. They name sizes and phases, never secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum OtError {
     /// The pipe to the peer failed. Both parties must set up a new [`crate::OtPair`].
     #[error(transparent)]

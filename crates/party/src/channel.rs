@@ -15,32 +15,39 @@ pub enum Turn {
     ReceiveFirst,
 }
 
-/// Why a message was not delivered. Carries no payload bytes, so it can be logged.
+/// Why what the peer sent is not the message that the protocol prescribes at this point. Carries no payload bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ChannelError {
-    /// The peer has gone away.
-    #[error("channel closed by the peer")]
-    Closed,
-    /// The peer's message has another length than the protocol prescribes at this point.
-    #[error("peer message has {got} bytes, expected {expected}")]
+pub enum MessageError {
+    /// It has another length.
+    #[error("peer message has {actual} bytes, expected {expected}")]
     Length {
         /// Bytes the protocol prescribes.
         expected: usize,
         /// Bytes received (or announced by the frame).
-        got: usize,
+        actual: usize,
     },
-    /// A message exceeds what the transport carries.
-    #[error("message of {got} bytes exceeds the limit of {limit} bytes")]
+    /// It exceeds what the transport carries.
+    #[error("message of {actual} bytes exceeds the limit of {limit} bytes")]
     TooLarge {
         /// Largest message allowed, bytes.
         limit: usize,
-        /// Bytes asked for or announced.
-        got: usize,
+        /// Bytes announced.
+        actual: usize,
     },
-    /// The peer sent something that breaks the framing.
-    #[error("malformed frame: {0}")]
+    /// The bytes are no message of the transport or the protocol.
+    #[error("malformed message: {0}")]
     Malformed(&'static str),
+}
+
+/// Why a message was not delivered. Carries no payload bytes, so it can be logged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ChannelError {
+    /// The peer has gone away.
+    #[error("channel closed by the peer")]
+    Closed,
+    /// The peer sent something else than the protocol prescribes.
+    #[error(transparent)]
+    Message(#[from] MessageError),
     /// The peer reported that it failed (its short text, bounded by the transport).
     #[error("peer failed: {0}")]
     Peer(String),
@@ -67,7 +74,7 @@ pub trait Channel {
     /// the peer, so it bounds the allocation.
     ///
     /// # Errors
-    /// [`ChannelError::Length`] for any other length; [`ChannelError::Closed`] or [`ChannelError::Io`].
+    /// [`MessageError::Length`] for any other length; [`ChannelError::Closed`] or [`ChannelError::Io`].
     fn recv(&mut self, len: usize) -> Result<Vec<u8>, ChannelError>;
 
     /// Sends `bytes` and receives `len` bytes: one round. The parties pass opposite turns ([`crate::Role::turn`]), so one

@@ -7,5 +7,5 @@ mod channel;
 pub mod memory;
 mod party;
 
-pub use channel::{Channel, ChannelError, Turn};
+pub use channel::{Channel, ChannelError, MessageError, Turn};
 pub use party::{Client, Party, Role, Server};

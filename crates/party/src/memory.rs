@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{channel, Receiver, Sender};
 
-use crate::channel::{Channel, ChannelError};
+use crate::channel::{Channel, ChannelError, MessageError};
 
 /// One end of an in-memory channel; counts what it sends.
 pub struct MemoryChannel {
@@ -31,7 +31,7 @@ impl Channel for MemoryChannel {
     fn recv(&mut self, len: usize) -> Result<Vec<u8>, ChannelError> {
         let bytes = self.inbox.recv().map_err(|_| ChannelError::Closed)?;
         if bytes.len() != len {
-            return Err(ChannelError::Length { expected: len, got: bytes.len() });
+            return Err(MessageError::Length { expected: len, actual: bytes.len() }.into());
         }
         Ok(bytes)
     }

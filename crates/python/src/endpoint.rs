@@ -25,13 +25,8 @@ pub fn parse(json: &str) -> PyResult<serde_json::Value> {
 }
 
 fn site(name: &str) -> PyResult<Site> {
-    Site::parse(name).ok_or_else(|| {
-        errors::protocol(ProtocolError::Shape {
-            what: "site",
-            expected: "layers.N.qkv|o|up|down or head".into(),
-            got: name.into(),
-        })
-    })
+    let unknown = || ProtocolError::caller("site", "layers.N.qkv|o|up|down or head", name);
+    Site::parse(name).ok_or_else(|| errors::protocol(unknown()))
 }
 
 /// A Python progress callback as a Rust one; its exception stops the work and is raised afterwards.
@@ -232,11 +227,11 @@ impl ServerEndpoint {
     }
     /// Writes the encrypted cache. `model`: names model and plan.
     fn save_cache(&self, py: Python<'_>, path: &str, model: &str) -> PyResult<()> {
-        self.step(py, |e| e.save_cache(Path::new(path), model))
+        py.detach(|| lock(&self.0).save_cache(Path::new(path), model)).map_err(errors::saved_cache)
     }
     /// Starts a new session with the rows of a saved cache; returns their number.
     fn load_cache(&self, py: Python<'_>, path: &str, model: &str) -> PyResult<usize> {
-        self.step(py, |e| e.load_cache(Path::new(path), model))
+        py.detach(|| lock(&self.0).load_cache(Path::new(path), model)).map_err(errors::saved_cache)
     }
     /// Tells the client what it must know about a cache that was loaded.
     fn send_shape(&self, py: Python<'_>) -> PyResult<()> {

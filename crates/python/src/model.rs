@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cryptogen_he::{Params, SecretKey};
+use cryptogen_he::{HeError, Params, SecretKey};
 use cryptogen_protocols::endpoint::{exponentials_needed, PARAMETERS};
 use cryptogen_protocols::hybrid::cache_layout;
 use cryptogen_protocols::hybrid::encoded::Encoded;
@@ -116,13 +116,7 @@ impl ServerModel {
 }
 
 fn narrow(a: PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
-    let wrong = |v: &i64| {
-        errors::protocol(ProtocolError::Shape {
-            what: "embedding entry",
-            expected: "32 bits".into(),
-            got: v.to_string(),
-        })
-    };
+    let wrong = |v: &i64| errors::protocol(ProtocolError::caller("embedding entry", "32 bits", v));
     // Collecting results would not know the length and take three times the memory.
     let mut out = Vec::with_capacity(a.as_array().len());
     for v in a.as_array() {
@@ -143,7 +137,11 @@ pub struct ServerKey {
 impl ServerKey {
     /// The key itself, for one endpoint.
     pub fn secret(&self) -> PyResult<SecretKey> {
-        SecretKey::from_bytes(Params::get(PARAMETERS), &self.bytes).map_err(|e| errors::protocol(e.into()))
+        self.parse().map_err(|e| errors::protocol(e.into()))
+    }
+
+    fn parse(&self) -> Result<SecretKey, HeError> {
+        SecretKey::from_bytes(Params::get(PARAMETERS), &self.bytes)
     }
 }
 
@@ -152,32 +150,32 @@ impl ServerKey {
     /// Reads the key file, or makes it (mode 0600) on first use.
     #[staticmethod]
     fn load_or_create(path: &str) -> PyResult<ServerKey> {
-        let failed = |reason: String| errors::protocol(ProtocolError::File { path: path.to_owned(), reason });
+        let failed = |e: io::Error| errors::protocol(ProtocolError::file(Path::new(path), e));
+        let corrupt = |reason: String| errors::protocol(ProtocolError::corrupt(Path::new(path), reason));
         let mut all = Zeroizing::new(Vec::new());
         match std::fs::File::open(path) {
             Ok(mut file) => {
-                file.read_to_end(&mut all).map_err(|e| failed(e.to_string()))?;
+                file.read_to_end(&mut all).map_err(failed)?;
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
                 let mut id = [0u8; ID_BYTES];
                 rng.fill_bytes(&mut id);
                 all.extend_from_slice(&id);
                 all.extend_from_slice(&SecretKey::generate(Params::get(PARAMETERS), &mut rng).to_bytes());
                 let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-                file.and_then(|mut f| f.write_all(&all).and_then(|()| f.sync_all()))
-                    .map_err(|e| failed(e.to_string()))?;
+                file.and_then(|mut f| f.write_all(&all).and_then(|()| f.sync_all())).map_err(failed)?;
             }
-            Err(e) => return Err(failed(e.to_string())),
+            Err(e) => return Err(failed(e)),
         }
         if all.len() <= ID_BYTES {
-            return Err(failed(format!("expected more than {ID_BYTES} bytes, got {}", all.len())));
+            return Err(corrupt(format!("expected more than {ID_BYTES} bytes, got {}", all.len())));
         }
         let key = ServerKey {
             id: all[..ID_BYTES].iter().map(|b| format!("{b:02x}")).collect(),
             bytes: Zeroizing::new(all[ID_BYTES..].to_vec()),
         };
-        key.secret()?;
+        key.parse().map_err(|e| corrupt(e.to_string()))?;
         Ok(key)
     }
 

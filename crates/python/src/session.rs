@@ -103,11 +103,8 @@ pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
 /// The protocol of that name.
 pub fn named(protocol: &str) -> PyResult<Protocol> {
     Protocol::parse(protocol).ok_or_else(|| {
-        errors::protocol(ProtocolError::Shape {
-            what: "protocol",
-            expected: Protocol::ALL.map(Protocol::name).join(", "),
-            got: protocol.chars().take(40).collect(),
-        })
+        let (known, given) = (Protocol::ALL.map(Protocol::name).join(", "), protocol.chars().take(40));
+        errors::protocol(ProtocolError::caller("protocol", known, given.collect::<String>()))
     })
 }
 

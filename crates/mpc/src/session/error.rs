@@ -3,35 +3,26 @@
 use std::io;
 use std::path::PathBuf;
 
-use cryptogen_party::ChannelError;
+use cryptogen_party::{ChannelError, MessageError};
 use thiserror::Error;
 
 /// Why a session could not be opened or went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum SessionError {
     /// The peer has gone away.
     #[error("connection closed by the peer")]
     Closed,
-    /// A message has another length than the protocol prescribes.
-    #[error("peer message has {got} bytes, expected {expected}")]
-    Length {
-        /// Bytes the protocol prescribes.
-        expected: usize,
-        /// Bytes announced by the frames so far.
-        got: usize,
-    },
-    /// A frame or control message above the limit.
-    #[error("message of {got} bytes exceeds the limit of {limit} bytes")]
-    TooLarge {
+    /// The peer sent something else than the protocol prescribes.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// We were asked to send a control message above the limit.
+    #[error("message of {actual} bytes exceeds the limit of {limit} bytes")]
+    Unsendable {
         /// Largest allowed, bytes.
         limit: usize,
-        /// Announced or asked for, bytes.
-        got: usize,
+        /// Bytes of the message.
+        actual: usize,
     },
-    /// The peer's bytes are no message of this protocol.
-    #[error("malformed message: {0}")]
-    Malformed(&'static str),
     /// The peer reported a failure.
     #[error("the peer failed during {phase}: {kind}: {text}")]
     Peer {
@@ -77,12 +68,12 @@ pub enum SessionError {
     #[error("TLS: {0}")]
     Tls(String),
     /// The server shows another certificate than the one we pinned.
-    #[error("server certificate fingerprint is {got}, expected {expected}")]
+    #[error("server certificate fingerprint is {actual}, expected {expected}")]
     Fingerprint {
         /// The pinned SHA-256, hex.
         expected: String,
         /// The SHA-256 of the certificate shown, hex.
-        got: String,
+        actual: String,
     },
     /// A certificate, key or fingerprint cannot be used.
     #[error("{}: {reason}", path.display())]
@@ -93,20 +84,20 @@ pub enum SessionError {
         reason: String,
     },
     /// The peers speak different versions of the wire protocol.
-    #[error("wire protocol version of the peer is {got}, ours is {expected}")]
+    #[error("wire protocol version of the peer is {actual}, ours is {expected}")]
     Version {
         /// Our version.
         expected: u32,
         /// The peer's version.
-        got: u32,
+        actual: u32,
     },
     /// The peers run different private-inference protocols.
-    #[error("the peer runs protocol {got:?}, we run {expected:?}")]
+    #[error("the peer runs protocol {actual:?}, we run {expected:?}")]
     Protocol {
         /// Ours.
         expected: String,
         /// The peer's.
-        got: String,
+        actual: String,
     },
     /// The client's access token is missing or wrong.
     #[error("the access token is missing or wrong")]
@@ -115,14 +106,14 @@ pub enum SessionError {
     #[error("client id must be 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit")]
     ClientId,
     /// The parties do not mean the same computation.
-    #[error("the parties disagree on {field}: ours is {expected:?}, the peer's is {got:?}")]
+    #[error("the parties disagree on {field}: ours is {expected:?}, the peer's is {actual:?}")]
     Mismatch {
         /// `model`, `plan`, `tables` or `parameters`.
         field: &'static str,
         /// Ours.
         expected: String,
         /// The peer's.
-        got: String,
+        actual: String,
     },
 }
 
@@ -140,9 +131,7 @@ impl From<SessionError> for ChannelError {
     fn from(error: SessionError) -> ChannelError {
         match error {
             SessionError::Closed => ChannelError::Closed,
-            SessionError::Length { expected, got } => ChannelError::Length { expected, got },
-            SessionError::TooLarge { limit, got } => ChannelError::TooLarge { limit, got },
-            SessionError::Malformed(what) => ChannelError::Malformed(what),
+            SessionError::Message(error) => ChannelError::Message(error),
             SessionError::Peer { phase, kind, text } => {
                 ChannelError::Peer(format!("{phase}: {kind}: {text}"))
             }

@@ -1,7 +1,7 @@
 //! The first messages inside TLS: who is there ([`Connection::hello`], [`Connection::welcome`]) and whether both
 //! mean the same computation ([`Connection::agree`]).
 
-use cryptogen_party::{Client, Party, Server};
+use cryptogen_party::{Client, MessageError, Party, Server};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use sha2::{Digest, Sha256};
@@ -99,19 +99,19 @@ impl Connection<Client> {
             "protocol": me.protocol, "client_id": me.client_id, "token": token,
         }))?;
         let answer = self.recv_control()?;
-        let got = number(&answer, "protocol_version")?;
-        if got != PROTOCOL_VERSION {
-            return Err(SessionError::Version { expected: PROTOCOL_VERSION, got });
+        let actual = number(&answer, "protocol_version")?;
+        if actual != PROTOCOL_VERSION {
+            return Err(SessionError::Version { expected: PROTOCOL_VERSION, actual });
         }
         match answer.get("refused").and_then(Value::as_str) {
             None => {}
             Some("protocol") => {
-                let got = text(&answer, "protocol", NAME_MAX)?;
-                return Err(SessionError::Protocol { expected: me.protocol.clone(), got });
+                let actual = text(&answer, "protocol", NAME_MAX)?;
+                return Err(SessionError::Protocol { expected: me.protocol.clone(), actual });
             }
             Some("token") => return Err(SessionError::Token),
             Some("client_id") => return Err(SessionError::ClientId),
-            Some(_) => return Err(SessionError::Malformed("unknown reason of refusal")),
+            Some(_) => return Err(MessageError::Malformed("unknown reason of refusal").into()),
         }
         self.opened();
         Ok(Welcome { package_version: text(&answer, "package_version", NAME_MAX)? })
@@ -122,7 +122,7 @@ impl Connection<Server> {
     /// Waits for the client's introduction and lets it in or tells it why not.
     ///
     /// # Errors
-    /// `Version`, `Protocol`, `Token`, `ClientId`, `Malformed`, `Tls`, and those of [`Connection::recv_control`].
+    /// `Version`, `Protocol`, `Token`, `ClientId`, `Message`, `Tls`, and those of [`Connection::recv_control`].
     pub fn welcome(&mut self, policy: &Policy) -> Result<Hello, SessionError> {
         let hello = self.recv_control()?;
         let verdict = examine(&hello, policy);
@@ -146,9 +146,9 @@ impl Connection<Server> {
 }
 
 fn examine(hello: &Value, policy: &Policy) -> Result<Hello, SessionError> {
-    let got = number(hello, "protocol_version")?;
-    if got != PROTOCOL_VERSION {
-        return Err(SessionError::Version { expected: PROTOCOL_VERSION, got });
+    let actual = number(hello, "protocol_version")?;
+    if actual != PROTOCOL_VERSION {
+        return Err(SessionError::Version { expected: PROTOCOL_VERSION, actual });
     }
     let given = hello.get("token").and_then(Value::as_str).unwrap_or("");
     if policy.token.as_ref().is_some_and(|token| !token.matches(given)) {
@@ -156,7 +156,7 @@ fn examine(hello: &Value, policy: &Policy) -> Result<Hello, SessionError> {
     }
     let protocol = text(hello, "protocol", NAME_MAX)?;
     if protocol != policy.protocol {
-        return Err(SessionError::Protocol { expected: policy.protocol.clone(), got: protocol });
+        return Err(SessionError::Protocol { expected: policy.protocol.clone(), actual: protocol });
     }
     let client_id = hello.get("client_id").and_then(Value::as_str).unwrap_or("");
     if !is_name(client_id) {
@@ -171,11 +171,11 @@ impl<P: Party> Connection<P> {
     /// trip.
     ///
     /// # Errors
-    /// `Mismatch` with the first field that differs, `Malformed`, and those of [`Connection::recv_control`].
+    /// `Mismatch` with the first field that differs, `Message`, and those of [`Connection::recv_control`].
     pub fn agree(&mut self, mine: &Agreement) -> Result<(), SessionError> {
         self.send_control(&json!({ "agree": mine }))?;
         let answer = self.recv_control()?;
-        let theirs = answer.get("agree").ok_or(SessionError::Malformed("agreement expected"))?;
+        let theirs = answer.get("agree").ok_or(MessageError::Malformed("agreement expected"))?;
         let fields = [
             ("model", &mine.model),
             ("plan", &mine.plan),
@@ -183,11 +183,11 @@ impl<P: Party> Connection<P> {
             ("parameters", &mine.parameters),
         ];
         for (field, ours) in fields {
-            let got = theirs.get(field).and_then(Value::as_str);
-            let got = got.ok_or(SessionError::Malformed("agreement lacks a field"))?;
-            if got != ours {
-                let (expected, got) = (ours.clone(), short(got, DIGEST_MAX));
-                return Err(SessionError::Mismatch { field, expected, got });
+            let actual = theirs.get(field).and_then(Value::as_str);
+            let actual = actual.ok_or(MessageError::Malformed("agreement lacks a field"))?;
+            if actual != ours {
+                let (expected, actual) = (ours.clone(), short(actual, DIGEST_MAX));
+                return Err(SessionError::Mismatch { field, expected, actual });
             }
         }
         Ok(())
@@ -203,10 +203,10 @@ fn is_name(text: &str) -> bool {
 
 fn number(message: &Value, field: &str) -> Result<u32, SessionError> {
     let number = message.get(field).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    number.ok_or(SessionError::Malformed("handshake lacks a number"))
+    Ok(number.ok_or(MessageError::Malformed("handshake lacks a number"))?)
 }
 
 fn text(message: &Value, field: &str, max: usize) -> Result<String, SessionError> {
     let text = message.get(field).and_then(Value::as_str);
-    Ok(short(text.ok_or(SessionError::Malformed("handshake lacks a text"))?, max))
+    Ok(short(text.ok_or(MessageError::Malformed("handshake lacks a text"))?, max))
 }

@@ -129,12 +129,12 @@ impl ServerCertVerifier for Pin {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let got = fingerprint(certificate);
-        if got == self.expected {
+        let actual = fingerprint(certificate);
+        if actual == self.expected {
             return Ok(ServerCertVerified::assertion());
         }
         // Set at most once: a handshake has one certificate.
-        let _ = self.refusal.set((self.expected.clone(), got));
+        let _ = self.refusal.set((self.expected.clone(), actual));
         Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
 

@@ -29,7 +29,7 @@ mod tests;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use cryptogen_party::{Channel, ChannelError, Party};
+use cryptogen_party::{Channel, ChannelError, MessageError, Party};
 use serde_json::{json, Value};
 
 pub use connect::{connect, Listener};
@@ -149,8 +149,8 @@ impl<P: Party> Connection<P> {
     /// Receives the next message, which must be data of exactly `len` bytes.
     ///
     /// # Errors
-    /// `Length` for any other length, `Malformed` for another kind, `Peer` if the peer reports a failure, and those
-    /// of [`Connection::send_bytes`].
+    /// `Message` for any other length or kind, `Peer` if the peer reports a failure, and those of
+    /// [`Connection::send_bytes`].
     pub fn recv_bytes(&mut self, len: usize) -> Result<Vec<u8>, SessionError> {
         self.receiving(|this| {
             let (mut out, mut frames) = (Vec::new(), 0);
@@ -161,12 +161,14 @@ impl<P: Party> Connection<P> {
                 let more = match kind {
                     DATA => false,
                     PART if size > 0 => true,
-                    PART => return Err(SessionError::Malformed("empty piece of a message")),
-                    _ => return Err(SessionError::Malformed("control message where data was expected")),
+                    PART => return Err(MessageError::Malformed("empty piece of a message").into()),
+                    _ => {
+                        return Err(MessageError::Malformed("control message where data was expected").into())
+                    }
                 };
-                let got = out.len() + size;
-                if got > len || (!more && got < len) {
-                    return Err(SessionError::Length { expected: len, got });
+                let actual = out.len() + size;
+                if actual > len || (!more && actual < len) {
+                    return Err(MessageError::Length { expected: len, actual }.into());
                 }
                 // At most a frame, and no more than the protocol expects: growing by doubling would copy megabytes.
                 out.reserve_exact(size);
@@ -185,11 +187,11 @@ impl<P: Party> Connection<P> {
     /// Sends a JSON document of at most 1 MiB.
     ///
     /// # Errors
-    /// `TooLarge`, and those of [`Connection::send_bytes`].
+    /// `Unsendable`, and those of [`Connection::send_bytes`].
     pub fn send_control(&mut self, message: &Value) -> Result<(), SessionError> {
         let text = message.to_string();
         if text.len() > MAX_CONTROL {
-            return Err(SessionError::TooLarge { limit: MAX_CONTROL, got: text.len() });
+            return Err(SessionError::Unsendable { limit: MAX_CONTROL, actual: text.len() });
         }
         self.sending(|this| {
             this.write_frame(CONTROL, text.as_bytes())?;
@@ -201,16 +203,17 @@ impl<P: Party> Connection<P> {
     /// Receives a JSON document of at most 1 MiB. Its content is the peer's: check it.
     ///
     /// # Errors
-    /// `TooLarge`, `Malformed` if it is not JSON or not a control message, and those of [`Connection::send_bytes`].
+    /// `Message` if it is too large, not JSON or not a control message, and those of [`Connection::send_bytes`].
     pub fn recv_control(&mut self) -> Result<Value, SessionError> {
         self.receiving(|this| {
             let (kind, size) = this.read_header()?;
             if kind != CONTROL {
-                return Err(SessionError::Malformed("data where a control message was expected"));
+                return Err(MessageError::Malformed("data where a control message was expected").into());
             }
             let text = this.read_small(size, MAX_CONTROL)?;
             this.counter.received(size + HEADER);
-            serde_json::from_slice(&text).map_err(|_| SessionError::Malformed("control message is not JSON"))
+            serde_json::from_slice(&text)
+                .map_err(|_| MessageError::Malformed("control message is not JSON").into())
         })
     }
 
@@ -283,18 +286,18 @@ impl<P: Party> Connection<P> {
         let kind = self.header[4];
         let size = self.header[..4].iter().rev().fold(0usize, |n, &b| n << 8 | usize::from(b));
         if size > MAX_FRAME {
-            return Err(SessionError::TooLarge { limit: MAX_FRAME, got: size });
+            return Err(MessageError::TooLarge { limit: MAX_FRAME, actual: size }.into());
         }
         match kind {
             DATA | PART | CONTROL => Ok((kind, size)),
             FAILURE => Err(parse_failure(&self.read_small(size, MAX_FAILURE)?)),
-            _ => Err(SessionError::Malformed("unknown kind of frame")),
+            _ => Err(MessageError::Malformed("unknown kind of frame").into()),
         }
     }
 
     fn read_small(&mut self, size: usize, limit: usize) -> Result<Vec<u8>, SessionError> {
         if size > limit {
-            return Err(SessionError::TooLarge { limit, got: size });
+            return Err(MessageError::TooLarge { limit, actual: size }.into());
         }
         let mut out = Vec::new();
         self.wire.read(&mut out, size, &mut self.watch)?;
@@ -305,7 +308,7 @@ impl<P: Party> Connection<P> {
 
 fn parse_failure(bytes: &[u8]) -> SessionError {
     let Ok(message) = serde_json::from_slice::<Value>(bytes) else {
-        return SessionError::Malformed("failure message is not JSON");
+        return MessageError::Malformed("failure message is not JSON").into();
     };
     let field = |name: &str, max| short(message.get(name).and_then(Value::as_str).unwrap_or("unknown"), max);
     SessionError::Peer { phase: field("phase", 40), kind: field("kind", 40), text: field("text", 200) }

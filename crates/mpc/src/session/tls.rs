@@ -118,8 +118,8 @@ impl TlsWire {
                 // Tell the peer why, if the socket takes it; our own error is the one that counts.
                 let _ = self.tls.write_tls(&mut self.socket);
                 Err(match self.refusal.get() {
-                    Some((expected, got)) => {
-                        SessionError::Fingerprint { expected: expected.clone(), got: got.clone() }
+                    Some((expected, actual)) => {
+                        SessionError::Fingerprint { expected: expected.clone(), actual: actual.clone() }
                     }
                     None => SessionError::Tls(short(&error.to_string(), 200)),
                 })

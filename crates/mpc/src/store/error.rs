@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::state::PoolCursor;
+use crate::durable::no_room;
 
 /// Why material could not be stored or handed out.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum StoreError {
     /// The operating system refused.
     #[error("{action} {}: {kind}", path.display())]
@@ -38,14 +38,14 @@ pub enum StoreError {
         dir: PathBuf,
     },
     /// The store was made for another peer, model, plan or role.
-    #[error("store is bound to {field} {got:?}, expected {expected:?}")]
+    #[error("store is bound to {field} {actual:?}, expected {expected:?}")]
     Binding {
         /// `peer`, `model`, `plan` or `role`.
         field: &'static str,
         /// What was asked for.
         expected: String,
         /// What the store holds.
-        got: String,
+        actual: String,
     },
     /// A file is not what we wrote.
     #[error("{} is damaged: {reason}", path.display())]
@@ -72,14 +72,14 @@ pub enum StoreError {
     #[error("pool name {0:?} is not 1 to 64 of a-z 0-9 . _ - starting with a letter or digit")]
     PoolName(String),
     /// The pool holds records of another size.
-    #[error("pool {pool} has records of {got} bytes, expected {expected}")]
+    #[error("pool {pool} has records of {actual} bytes, expected {expected}")]
     RecordBytes {
         /// The pool.
         pool: String,
         /// Bytes asked for.
         expected: u64,
         /// Bytes of the pool on disk.
-        got: u64,
+        actual: u64,
     },
     /// Sizes that no file can have.
     #[error("pool {pool}: {records} records of {record_bytes} bytes are too much")]
@@ -112,14 +112,14 @@ pub enum StoreError {
         pool: String,
     },
     /// A batch was to be committed before all of it was written: an unwritten mask would be zero.
-    #[error("batch of pool {pool} has {got} bytes written, expected {expected}")]
+    #[error("batch of pool {pool} has {actual} bytes written, expected {expected}")]
     Incomplete {
         /// The pool.
         pool: String,
         /// Bytes of the whole batch.
         expected: u64,
         /// Bytes written.
-        got: u64,
+        actual: u64,
     },
     /// A cursor only moves forward, up to the committed end.
     #[error("pool {pool}: cannot skip to {asked}, the cursor is {cursor} and the end is {committed}")]
@@ -133,13 +133,13 @@ pub enum StoreError {
         /// End of the pool.
         committed: u64,
     },
-    /// The two parties hold different stores, or a store id is not 32 hex digits.
-    #[error("store id is {got:?}, expected {expected:?}: the parties' material does not belong together")]
+    /// The two parties hold different stores.
+    #[error("store id is {actual:?}, expected {expected:?}: the parties' material does not belong together")]
     StoreId {
         /// Ours.
         expected: String,
-        /// The peer's, or the one given.
-        got: String,
+        /// The peer's.
+        actual: String,
     },
     /// The two parties have spent different amounts.
     #[error(
@@ -163,7 +163,7 @@ pub enum StoreError {
 impl StoreError {
     pub(super) fn io(action: &'static str, path: &Path, error: &io::Error) -> StoreError {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            kind if no_room(kind) => {
                 StoreError::DiskFull { path: path.to_owned(), needed: None, available: None }
             }
             kind => StoreError::Io { action, path: path.to_owned(), kind },

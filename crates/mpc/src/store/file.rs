@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cryptogen_ring::Wiped;
 use rustix::fs::{fallocate, fstatvfs, FallocateFlags};
@@ -21,7 +21,7 @@ const HEADER: u64 = 16;
 /// The records' file.
 pub(super) struct PoolFile {
     pub(super) name: String,
-    path: PathBuf,
+    pub(super) path: Arc<Path>,
     pub(super) file: File,
     pub(super) record_bytes: u64,
     /// A batch is open behind the committed records.
@@ -43,7 +43,7 @@ impl PoolFile {
         let file = options.read(true).write(true).create(true).truncate(!known).mode(0o600).open(&path);
         let file = file.map_err(|e| StoreError::io("opening", &path, &e))?;
         let (name, batch, held) = (name.to_owned(), AtomicBool::new(false), Mutex::default());
-        let pool = PoolFile { name, path, file, record_bytes, batch, held };
+        let pool = PoolFile { name, path: path.into(), file, record_bytes, batch, held };
         let mut header = [0; HEADER as usize];
         header[..8].copy_from_slice(MAGIC);
         header[8..].copy_from_slice(&record_bytes.to_le_bytes());
@@ -86,10 +86,10 @@ impl PoolFile {
 
     /// After a crash: finishes wiping and cuts off what was not committed.
     pub(super) fn recover(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
-        let (expected, got) = (self.offset(entry, entry.committed), self.bytes()?);
+        let (expected, actual) = (self.offset(entry, entry.committed), self.bytes()?);
         // An empty pool may already be compacted, which the state file learns with its next change only.
-        if entry.cursor < entry.committed && got < expected {
-            return Err(StoreError::corrupt(&self.path, format!("{got} bytes, expected {expected}")));
+        if entry.cursor < entry.committed && actual < expected {
+            return Err(StoreError::corrupt(&self.path, format!("{actual} bytes, expected {expected}")));
         }
         self.settle(entry)
     }
@@ -130,8 +130,11 @@ impl PoolFile {
     /// Gets room for a batch now, so that a full disk shows before any work is done.
     pub(super) fn reserve(&self, at: u64, bytes: u64) -> Result<(), StoreError> {
         let free = fstatvfs(&self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(u64::MAX);
-        let full =
-            || StoreError::DiskFull { path: self.path.clone(), needed: Some(bytes), available: Some(free) };
+        let full = || StoreError::DiskFull {
+            path: self.path.to_path_buf(),
+            needed: Some(bytes),
+            available: Some(free),
+        };
         if bytes > free {
             return Err(full());
         }

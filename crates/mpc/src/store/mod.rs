@@ -103,9 +103,9 @@ impl Store {
         let disk = match Disk::load(dir)? {
             Some(disk) => {
                 for (field, expected) in wanted {
-                    let got = disk.binding.get(field).cloned().unwrap_or_default();
-                    if got != expected {
-                        return Err(StoreError::Binding { field, expected, got });
+                    let actual = disk.binding.get(field).cloned().unwrap_or_default();
+                    if actual != expected {
+                        return Err(StoreError::Binding { field, expected, actual });
                     }
                 }
                 disk
@@ -145,8 +145,8 @@ impl Store {
         let mut inner = self.shared.lock();
         if let Some(file) = inner.files.get(name) {
             if file.record_bytes != expected {
-                let got = file.record_bytes;
-                return Err(StoreError::RecordBytes { pool: name.to_owned(), expected, got });
+                let actual = file.record_bytes;
+                return Err(StoreError::RecordBytes { pool: name.to_owned(), expected, actual });
             }
             return Ok(Pool { shared: self.shared.clone(), file: file.clone() });
         }
@@ -182,21 +182,19 @@ impl Store {
         id.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Names the pair of stores, once. The same id again is accepted.
+    /// Names the pair of stores, once, as the server has proposed. The same id again is accepted.
     ///
     /// # Errors
-    /// `StoreId` if another id is set or this is not 32 hex digits, `Io`, `DiskFull`.
+    /// `StoreId` if another id is set, `PeerState` if this is not 32 hex digits, `Io`, `DiskFull`.
     pub fn set_store_id(&self, id: &str) -> Result<(), StoreError> {
         let mut inner = self.shared.lock();
-        let refuse = |expected: &str| StoreError::StoreId {
-            expected: expected.to_owned(),
-            got: id.chars().take(32).collect(),
-        };
         match &inner.disk.store_id {
             Some(set) if set == id => Ok(()),
-            Some(set) => Err(refuse(set)),
+            Some(set) => {
+                Err(StoreError::StoreId { expected: set.clone(), actual: id.chars().take(32).collect() })
+            }
             None if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                Err(refuse("32 hex digits"))
+                Err(StoreError::PeerState("a store id is not 32 hex digits"))
             }
             None => inner.update(&self.shared.dir, |disk| disk.store_id = Some(id.to_owned())),
         }

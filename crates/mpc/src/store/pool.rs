@@ -1,6 +1,7 @@
 //! One pool: a file of records that are appended in batches and taken from the front.
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -20,6 +21,11 @@ impl Pool {
     /// Bytes per record.
     pub fn record_bytes(&self) -> usize {
         self.file.record_bytes as usize
+    }
+
+    /// The file of the records.
+    pub fn path(&self) -> Arc<Path> {
+        self.file.path.clone()
     }
 
     /// Records left.
@@ -208,9 +214,9 @@ impl Drop for Batch {
 pub(super) fn commit(shared: &Arc<Shared>, mut batches: Vec<Batch>) -> Result<(), StoreError> {
     for batch in &batches {
         let file = &batch.file;
-        let (expected, got) = (batch.records * file.record_bytes, batch.written.load(Ordering::Acquire));
-        if got < expected {
-            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, got });
+        let (expected, actual) = (batch.records * file.record_bytes, batch.written.load(Ordering::Acquire));
+        if actual < expected {
+            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, actual });
         }
         file.file.sync_data().map_err(|e| file.failed("writing", &e))?;
     }

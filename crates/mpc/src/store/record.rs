@@ -1,5 +1,6 @@
 //! Material on its way from the store into the one step that uses it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cryptogen_ring::Wiped;
@@ -82,6 +83,11 @@ impl Unread {
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The file that they are in.
+    pub fn path(&self) -> Arc<Path> {
+        self.file.path.clone()
     }
 
     /// The bytes.

@@ -56,7 +56,10 @@ impl StoreState {
     pub(super) fn check_pair(&self, theirs: &StoreState) -> Result<(), StoreError> {
         if self.store_id.is_none() || self.store_id != theirs.store_id {
             let show = |id: &Option<String>| id.as_deref().unwrap_or("none").chars().take(32).collect();
-            return Err(StoreError::StoreId { expected: show(&self.store_id), got: show(&theirs.store_id) });
+            return Err(StoreError::StoreId {
+                expected: show(&self.store_id),
+                actual: show(&theirs.store_id),
+            });
         }
         if theirs.pools.len() > POOLS_MAX {
             return Err(StoreError::PeerState("too many pools"));
@@ -116,7 +119,7 @@ impl Disk {
             return Err(StoreError::corrupt(&path, reason));
         }
         for (name, e) in &disk.pools {
-            check_name(name)?;
+            check_name(name).map_err(|e| StoreError::corrupt(&path, e))?;
             if !(e.base <= e.wiped
                 && e.wiped <= e.cursor
                 && e.cursor <= e.committed

@@ -128,7 +128,7 @@ fn batches_are_bounded_complete_and_fit_the_disk() {
     }
     assert!(batch.write_records(1, &[0; 16]).is_err() && batch.write_records(0, &[0; 7]).is_err());
     batch.write(0, 0, &[1; 8]).unwrap();
-    let incomplete = StoreError::Incomplete { pool: "a".into(), expected: 16, got: 8 };
+    let incomplete = StoreError::Incomplete { pool: "a".into(), expected: 16, actual: 8 };
     assert_eq!(batch.commit(), Err(incomplete));
     assert!(matches!(pool.begin_batch(1 << 40), Err(StoreError::DiskFull { needed: Some(_), .. })));
     assert!(matches!(pool.begin_batch(usize::MAX), Err(StoreError::Size { .. })));
@@ -163,13 +163,13 @@ fn one_owner_and_one_purpose() {
     assert!(matches!(store.pool("../a", 8), Err(StoreError::PoolName(_))));
     assert!(matches!(store.pool("a", 0), Err(StoreError::Size { .. })));
     let pool = store.pool("a", 8).unwrap();
-    let size = StoreError::RecordBytes { pool: "a".into(), expected: 16, got: 8 };
+    let size = StoreError::RecordBytes { pool: "a".into(), expected: 16, actual: 8 };
     assert_eq!(store.pool("a", 16).err(), Some(size));
     drop(store);
     assert!(Store::open(dir.path(), &binding()).is_err(), "a pool handle keeps the store open");
     drop(pool);
     let other = Binding { model: "other".into(), ..binding() };
-    let mismatch = StoreError::Binding { field: "model", expected: "other".into(), got: "m".into() };
+    let mismatch = StoreError::Binding { field: "model", expected: "other".into(), actual: "m".into() };
     assert_eq!(Store::open(dir.path(), &other).err(), Some(mismatch));
 }
 
@@ -244,6 +244,7 @@ fn parties_compare_and_resynchronise() {
 fn a_restored_backup_skips_forward_and_lies_are_refused() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
+    assert!(matches!(store.set_store_id("../name"), Err(StoreError::PeerState(_))));
     store.set_store_id(&"0".repeat(32)).unwrap();
     let pool = store.pool("a", 8).unwrap();
     fill(&pool, 4);

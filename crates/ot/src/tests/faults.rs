@@ -1,5 +1,5 @@
 use cryptogen_party::memory::MemoryChannel;
-use cryptogen_party::{Channel, ChannelError, Role};
+use cryptogen_party::{Channel, ChannelError, MessageError, Role};
 use cryptogen_ring::Word;
 use rand_core::RngCore;
 use sha2::{Digest, Sha256};
@@ -81,7 +81,7 @@ fn wrong_lengths_and_hangups_are_errors() {
             let [_, (server, _)] = spoil(fault, at);
             let error = server.err().expect("the server must notice");
             assert!(
-                matches!(error, OtError::Channel(ChannelError::Length { .. })),
+                matches!(error, OtError::Channel(ChannelError::Message(MessageError::Length { .. }))),
                 "{fault:?} {at}: {error}"
             );
         }

@@ -79,8 +79,8 @@ impl<P: Party> Endpoint<P> {
     /// With `resync`, stores whose cursors differ (after a crash) are both moved forward to the later one; without it they are refused.
     ///
     /// # Errors
-    /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if the stores do not belong together; `File` for
-    /// damaged keys.
+    /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if the
+    /// stores do not belong together; `Corrupt` for damaged keys.
     pub fn open(
         mut conn: Connection<P>,
         plan: Arc<Plan>,
@@ -264,8 +264,8 @@ impl Endpoint<Client> {
     /// `Short`, connection failures, no encrypted model.
     pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<Tensor<Client>> {
         self.conn.set_phase(Phase::Online);
-        let model =
-            self.encrypted.as_ref().ok_or_else(|| ProtocolError::MissingWeights("encrypted model".into()))?;
+        let missing = || ProtocolError::caller("encrypted model", "one received or opened before", "none");
+        let model = self.encrypted.as_ref().ok_or_else(missing)?;
         let from = EmbedClient { keys: &self.keys, model };
         self.online.embed(&mut self.conn, &from, tokens, heads, &mut self.rng)
     }

@@ -1,5 +1,7 @@
 //! Taking material from the store: rows at their positions with attention material, output heads.
 
+use std::path::Path;
+
 use cryptogen_mpc::session::Phase;
 use cryptogen_mpc::store::Unread;
 use cryptogen_party::{Party, Role};
@@ -21,15 +23,12 @@ impl<P: Party> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Shape` beyond the context, `Short` if the store lacks slots or tables (nothing is spent then), connection failures.
+    /// `Caller` beyond the context, `Short` if the store lacks slots or tables (nothing is spent then),
+    /// connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
         if rows > context {
-            return Err(ProtocolError::Shape {
-                what: "rows of a session",
-                expected: format!("up to {context}"),
-                got: rows.to_string(),
-            });
+            return Err(ProtocolError::caller("rows of a session", format!("up to {context}"), rows));
         }
         self.conn.set_phase(Phase::Offline);
         for n in chunks(n as u64, ROWS_AT_ONCE) {
@@ -181,7 +180,7 @@ impl<P: Party> Endpoint<P> {
             for record in self.pools.heads.take(n - taken)? {
                 let bytes = record.bytes();
                 if bytes.last() == Some(&1) {
-                    heads.push(parse_head(bytes, vocab)?);
+                    heads.push(parse_head(bytes, vocab, &self.pools.heads.path())?);
                 }
             }
             taken += heads.len();
@@ -197,14 +196,13 @@ pub fn exponentials_needed(plan: &Plan, first: usize, n: usize) -> u64 {
     (first..first + n).filter(|t| *t > 0).map(|t| (t as u64 + 1) * per).sum()
 }
 
-fn parse_head(bytes: &[u8], vocab: usize) -> Result<HeadSlot> {
-    let malformed = ProtocolError::Malformed { what: "stored output head" };
-    let mut seed = [0; SEED_BYTES];
-    seed.copy_from_slice(
-        bytes.get(..SEED_BYTES).ok_or(ProtocolError::Malformed { what: "stored output head" })?,
-    );
-    let share = bytes.get(SEED_BYTES..SEED_BYTES + 8 * vocab).and_then(fp_from_bytes).ok_or(malformed)?;
-    Ok(HeadSlot { seed: Seed::from_bytes(seed), share: Wiped::new(share) })
+fn parse_head(bytes: &[u8], vocab: usize, file: &Path) -> Result<HeadSlot> {
+    let end = SEED_BYTES + 8 * vocab;
+    let parts = bytes.get(..end).and_then(|bytes| bytes.split_first_chunk::<SEED_BYTES>());
+    let (seed, share) =
+        parts.ok_or_else(|| ProtocolError::bug("bytes of an output head", end, bytes.len()))?;
+    let above = || ProtocolError::corrupt(file, "a number is above the modulus");
+    Ok(HeadSlot { seed: Seed::from_bytes(*seed), share: Wiped::new(fp_from_bytes(share).ok_or_else(above)?) })
 }
 
 /// Distributes a block's products (zero and without masks if there are none) and tables over its rows and layers.

@@ -18,11 +18,9 @@ const LARGEST: usize = 1 << 24;
 impl<P: Party> Endpoint<P> {
     fn hybrid(&mut self) -> Result<&mut Hybrid<P>> {
         let name = self.protocol.name();
-        self.online.hybrid.as_mut().ok_or(ProtocolError::Shape {
-            what: "protocol of a saved cache",
-            expected: "one with an encrypted cache".into(),
-            got: name.into(),
-        })
+        let other =
+            || ProtocolError::caller("protocol of a saved cache", "one with an encrypted cache", name);
+        self.online.hybrid.as_mut().ok_or_else(other)
     }
 }
 
@@ -30,24 +28,25 @@ impl Endpoint<Server> {
     /// Writes the encrypted cache. `model`: names model and plan.
     ///
     /// # Errors
-    /// `Cache` with the file's name and the reason; `Shape` for a protocol without such a cache.
+    /// `File`; `Caller` for a protocol without such a cache.
     pub fn save_cache(&mut self, path: &Path, model: &str) -> Result<()> {
         let hybrid = self.hybrid()?;
         let binding = binding(model, &hybrid.key_id());
-        hybrid.cache.encrypted_mut()?.save(path, &binding).map_err(rejected)
+        hybrid.cache.encrypted_mut()?.save(path, &binding)
     }
 
     /// Starts a new session with the rows of a saved cache; returns their number. The client calls [`Endpoint::resume_cache`] after it.
     ///
     /// # Errors
-    /// `Cache` if the file is of another model, key, layout or version, or damaged: nothing was sent, and the session is empty.
+    /// `File`; `Corrupt` if the file is of another model, key, layout or version, or damaged. Nothing
+    /// was sent, and the session is empty.
     pub fn load_cache(&mut self, path: &Path, model: &str) -> Result<usize> {
         self.reset();
         let context = self.plan.model.context;
         let hybrid = self.hybrid()?;
         let binding = binding(model, &hybrid.key_id());
         let cache = hybrid.cache.encrypted_mut()?;
-        cache.load(path, &binding, context).map_err(rejected)?;
+        cache.load(path, &binding, context)?;
         Ok(cache.len())
     }
 
@@ -73,7 +72,7 @@ impl Endpoint<Client> {
         length.copy_from_slice(&self.conn.recv_bytes(8)?);
         let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
         if length > LARGEST {
-            return Err(ProtocolError::Malformed { what: "saved cache" });
+            return Err(ProtocolError::peer("saved cache", format!("up to {LARGEST} bytes"), length));
         }
         let bytes = self.conn.recv_bytes(length)?;
         let context = self.plan.model.context;
@@ -86,11 +85,4 @@ impl Endpoint<Client> {
 /// What a file must belong to.
 fn binding(model: &str, key: &[u8]) -> Binding {
     Binding { model: Sha256::digest(model.as_bytes()).into(), key: Sha256::digest(key).into() }
-}
-
-fn rejected(e: ProtocolError) -> ProtocolError {
-    match e {
-        ProtocolError::File { path, reason } => ProtocolError::Cache { path, reason },
-        e => e,
-    }
 }

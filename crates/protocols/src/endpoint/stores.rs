@@ -47,11 +47,12 @@ pub(super) fn compare_stores<P: Party>(
             theirs
         }
     };
-    let malformed = || ProtocolError::Malformed { what: "store state" };
+    let malformed =
+        || ProtocolError::peer("store state", "a protocol, a state and a proposed id", "something else");
     let theirs_is = theirs.get("protocol").and_then(Value::as_str).ok_or_else(malformed)?;
     if theirs_is != protocol.name() {
-        let (expected, got) = (protocol.name().to_owned(), theirs_is.chars().take(40).collect());
-        return Err(SessionError::Mismatch { field: "protocol", expected, got }.into());
+        let (expected, actual) = (protocol.name().to_owned(), theirs_is.chars().take(40).collect());
+        return Err(SessionError::Mismatch { field: "protocol", expected, actual }.into());
     }
     let their_state: StoreState = serde_json::from_value(theirs.get("state").cloned().ok_or_else(malformed)?)
         .map_err(|_| malformed())?;

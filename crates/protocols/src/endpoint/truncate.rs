@@ -24,14 +24,12 @@ impl<P: Party> Endpoint<P> {
     /// Keeps the first `rows` rows of the session. If that is all of them, nothing changes.
     ///
     /// # Errors
-    /// `Shape`, and nothing is dropped: more rows than there are, a pass in progress, a protocol whose cache cannot forget rows.
+    /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol whose
+    /// cache cannot forget rows.
     pub fn truncate(&mut self, rows: usize) -> Result<()> {
         if self.protocol.is_hybrid() {
-            return Err(ProtocolError::Shape {
-                what: "protocol that drops rows",
-                expected: "preprocessed".into(),
-                got: self.protocol.name().into(),
-            });
+            let (what, actual) = ("protocol that drops rows", self.protocol.name());
+            return Err(ProtocolError::caller(what, "preprocessed", actual));
         }
         if self.online.truncate(rows)? {
             self.cache.truncate(rows);
@@ -46,11 +44,8 @@ impl<P: Party> Online<P> {
         let (width, length) = (self.plan.model.kv_dim(), self.length());
         let whole = self.cache.iter().all(|c| c.k.len() == length * width);
         if rows > length || !whole {
-            return Err(ProtocolError::Shape {
-                what: "rows to keep",
-                expected: format!("up to {length}, between two passes"),
-                got: rows.to_string(),
-            });
+            let expected = format!("up to {length}, between two passes");
+            return Err(ProtocolError::caller("rows to keep", expected, rows));
         }
         if rows == length {
             return Ok(false);

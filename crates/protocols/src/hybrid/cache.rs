@@ -15,7 +15,7 @@ pub use file::Binding;
 
 use super::attention::schedule::Kernel;
 use super::layout::CacheLayout;
-use crate::error::{ProtocolError, Result};
+use crate::error::{PlanError, ProtocolError, Result};
 
 /// When blocks are re-encrypted ([`super::refresh`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +62,11 @@ impl CacheShape {
         let layers = vec![LayerShape::default(); layers];
         let shape = CacheShape { layout, policy, matrix, layers, refreshed: 0, refreshed_always: 0 };
         if !shape.survives(1) {
-            return Err(ProtocolError::Shape {
+            return Err(ProtocolError::Plan(PlanError::Unfit {
                 what: "noise of products with fresh cache ciphertexts",
                 expected: "one that can be hidden and decrypted".into(),
-                got: format!("{} ciphertexts of {} tokens summed", layout.packs(), layout.tokens()),
-            });
+                actual: format!("{} ciphertexts of {} tokens summed", layout.packs(), layout.tokens()),
+            }));
         }
         Ok(shape)
     }
@@ -213,7 +213,7 @@ impl EncryptedCache {
     }
 
     pub(super) fn layer(&self, layer: usize) -> Result<&LayerCache> {
-        self.layers.get(layer).ok_or(ProtocolError::Malformed { what: "layer of the cache" })
+        self.layers.get(layer).ok_or_else(|| no_layer(layer, self.layers.len()))
     }
 
     /// Adds encrypted rows, `[pieces][packs]` keys and as many values, each at its offset; returns the blocks to re-encrypt now.
@@ -225,8 +225,8 @@ impl EncryptedCache {
         values: Vec<Ciphertext>,
     ) -> Result<Vec<usize>> {
         let (pieces, packs) = (self.shape.pieces(layer, rows), self.shape.layout.packs());
-        let cache =
-            self.layers.get_mut(layer).ok_or(ProtocolError::Malformed { what: "layer of the cache" })?;
+        let layers = self.layers.len();
+        let cache = self.layers.get_mut(layer).ok_or_else(|| no_layer(layer, layers))?;
         for (blocks, new) in [(&mut cache.keys, keys), (&mut cache.values, values)] {
             let mut new = new.into_iter();
             for piece in &pieces {
@@ -249,6 +249,10 @@ impl EncryptedCache {
         let both = keys.zip(values).enumerate().filter(|(b, _)| blocks.contains(b));
         both.flat_map(|(_, (k, v))| k.iter_mut().chain(v)).collect()
     }
+}
+
+fn no_layer(layer: usize, layers: usize) -> ProtocolError {
+    ProtocolError::bug("layer of the cache", format!("below {layers}"), layer)
 }
 
 /// What a party keeps of the cache.
@@ -276,14 +280,14 @@ impl Cache {
     pub(crate) fn shape_mut(&mut self) -> Result<&mut CacheShape> {
         match self {
             Cache::Client(shape) => Ok(shape),
-            Cache::Server(_) => Err(ProtocolError::Malformed { what: "cache of the client" }),
+            Cache::Server(_) => Err(ProtocolError::bug("cache", "the client's", "the server's")),
         }
     }
 
     /// The server's part.
     pub(crate) fn encrypted_mut(&mut self) -> Result<&mut EncryptedCache> {
         match self {
-            Cache::Client(_) => Err(ProtocolError::Malformed { what: "cache of the server" }),
+            Cache::Client(_) => Err(ProtocolError::bug("cache", "the server's", "the client's")),
             Cache::Server(cache) => Ok(cache),
         }
     }

@@ -51,11 +51,8 @@ impl Conversion {
         let heads = |l: &CacheLayout| (l.kv_heads, l.head_dim);
         if heads(&from) != heads(&to) {
             let text = |(n, dim): (usize, usize)| format!("{n} key heads of {dim} features");
-            return Err(ProtocolError::Shape {
-                what: "layout to convert to",
-                expected: text(heads(&from)),
-                got: text(heads(&to)),
-            });
+            let (expected, actual) = (text(heads(&from)), text(heads(&to)));
+            return Err(ProtocolError::caller("layout to convert to", expected, actual));
         }
         Ok(Conversion { from, to, len })
     }
@@ -151,14 +148,10 @@ pub fn server(
     exchange::receive(ch, after, |i| masks[i].clone())
 }
 
-fn check_count(expected: usize, got: usize) -> Result<()> {
-    match expected == got {
+fn check_count(expected: usize, actual: usize) -> Result<()> {
+    match expected == actual {
         true => Ok(()),
-        false => Err(ProtocolError::Shape {
-            what: "ciphertexts to convert",
-            expected: expected.to_string(),
-            got: got.to_string(),
-        }),
+        false => Err(ProtocolError::caller("ciphertexts to convert", expected, actual)),
     }
 }
 
@@ -179,11 +172,8 @@ impl Rotations {
         ];
         for ((input, from), (output, to)) in conversion.places() {
             if from / ROW != to / ROW {
-                return Err(ProtocolError::Shape {
-                    what: "slots of a conversion by rotations",
-                    expected: "values that stay in their half".into(),
-                    got: format!("slot {from} to {to}"),
-                });
+                let (expected, actual) = ("values that stay in their half", format!("slot {from} to {to}"));
+                return Err(ProtocolError::caller("slots of a conversion by rotations", expected, actual));
             }
             let step = (from + ROW - to) % ROW;
             moves[input].entry(step).or_default().entry(output).or_default().push(to);
@@ -232,15 +222,10 @@ impl Rotations {
             inputs.iter().map(Ciphertext::noise).fold(Noise::none(), |a, b| if b > a { b } else { a });
         let noise = self.noise(worst);
         if !noise.fits() {
-            return Err(ProtocolError::Shape {
-                what: "noise of a conversion by rotations",
-                expected: "what flooding can hide".into(),
-                got: format!(
-                    "{:.0} bits from inputs of {:.0} bits: refresh them first",
-                    noise.bits(),
-                    worst.bits()
-                ),
-            });
+            let (out, input) = (noise.bits(), worst.bits());
+            let actual = format!("{out:.0} bits from inputs of {input:.0} bits: refresh them first");
+            let (what, expected) = ("noise of a conversion by rotations", "what flooding can hide");
+            return Err(ProtocolError::caller(what, expected, actual));
         }
         let context = Context::get();
         let mut outputs = vec![Ciphertext::zero(); self.outputs];

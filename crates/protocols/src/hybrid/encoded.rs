@@ -74,11 +74,7 @@ impl Encoded {
     /// # Errors
     /// A folder that cannot be made, a plan that does not fit.
     pub fn load(&self, plan: &Plan, model: &ServerModel, folder: &Path) -> Result<Loaded> {
-        let failed = |e: std::io::Error| ProtocolError::File {
-            path: folder.display().to_string(),
-            reason: e.to_string(),
-        };
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        std::fs::create_dir_all(folder).map_err(|e| ProtocolError::file(folder, e))?;
         let (layout, mut loaded) = (LinearPlan::new(&plan.model)?, Loaded::default());
         for site in (0..plan.model.layers).flat_map(Site::of_layer) {
             let (p, layer) =

@@ -71,7 +71,7 @@ pub(crate) fn server<P: Party>(
     conn.send_control(&offer.json())?;
     let theirs = conn.recv_control()?;
     let id = theirs.get("key").and_then(Value::as_str).and_then(unhex);
-    let id = id.ok_or(ProtocolError::Malformed { what: "key id" })?;
+    let id = id.ok_or_else(|| ProtocolError::peer("key id", "32 hex digits", "something else"))?;
     // 3.
     let missing = offer.missing(&id, needed);
     let mut keys = match stored {
@@ -121,7 +121,8 @@ impl Offer {
     }
 
     fn parse(v: &Value) -> Result<Offer> {
-        let malformed = || ProtocolError::Malformed { what: "list of evaluation keys" };
+        let malformed =
+            || ProtocolError::peer("list of evaluation keys", "a key id and steps", "something else");
         let id = match v.get("key") {
             None | Some(Value::Null) => None,
             Some(id) => Some(id.as_str().and_then(unhex).ok_or_else(malformed)?),
@@ -192,7 +193,7 @@ impl Stored {
 
     fn load(dir: &Path) -> Result<Option<Stored>> {
         let Some(bytes) = read(dir, EVALUATION_FILE)? else { return Ok(None) };
-        let fault = |reason: &str| corrupt(dir, EVALUATION_FILE, reason);
+        let fault = |reason: &str| ProtocolError::corrupt(&dir.join(EVALUATION_FILE), reason);
         let mut rest = &bytes[..];
         let mut take = |n: usize| {
             let (taken, left) = rest.split_at_checked(n)?;
@@ -229,7 +230,7 @@ fn load_or_make(dir: &Path, rng: &mut Prg) -> Result<(SecretKey, KeyId)> {
         write_atomically(dir, SECRET_FILE, &[&header, &digest(&[&header, &body]), &body])?;
         return Ok((secret, id));
     };
-    let fault = |reason: &str| corrupt(dir, SECRET_FILE, reason);
+    let fault = |reason: &str| ProtocolError::corrupt(&dir.join(SECRET_FILE), reason);
     if bytes.len() != 8 + ID + DIGEST + SecretKey::BYTES || bytes[..8] != *SECRET_MAGIC {
         return Err(fault("not a secret key of this version"));
     }
@@ -238,7 +239,8 @@ fn load_or_make(dir: &Path, rng: &mut Prg) -> Result<(SecretKey, KeyId)> {
     if digest(&[header, body]) != *found {
         return Err(fault("checksum wrong"));
     }
-    Ok((SecretKey::from_bytes(context, body)?, array(&header[8..])))
+    let secret = SecretKey::from_bytes(context, body).map_err(|e| fault(&e.to_string()))?;
+    Ok((secret, array(&header[8..])))
 }
 
 fn digest(parts: &[&[u8]]) -> [u8; DIGEST] {
@@ -262,20 +264,11 @@ fn unhex(text: &str) -> Option<KeyId> {
     (digits.len() == 2 * ID).then(|| std::array::from_fn(|i| digits[2 * i] << 4 | digits[2 * i + 1]))
 }
 
-fn corrupt(dir: &Path, name: &str, reason: &str) -> ProtocolError {
-    ProtocolError::File { path: dir.join(name).display().to_string(), reason: reason.into() }
-}
-
-fn failed(dir: &Path, name: &str) -> impl Fn(std::io::Error) -> ProtocolError {
-    let path = dir.join(name).display().to_string();
-    move |e| ProtocolError::File { path: path.clone(), reason: e.to_string() }
-}
-
 fn read(dir: &Path, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
     match fs::read(dir.join(name)) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(failed(dir, name)(e)),
+        Err(e) => Err(ProtocolError::file(&dir.join(name), e)),
     }
 }
 
@@ -283,5 +276,5 @@ fn read(dir: &Path, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
 pub(crate) fn write_atomically(dir: &Path, name: &str, parts: &[&[u8]]) -> Result<()> {
     let (path, draft) = (dir.join(name), dir.join(format!("{name}.new")));
     durable::replace(&path, &draft, |file| parts.iter().try_for_each(|p| file.write_all(p)))
-        .map_err(|e| failed(dir, name)(e.into()))
+        .map_err(|e| ProtocolError::file(&path, e.into()))
 }

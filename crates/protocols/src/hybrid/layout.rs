@@ -64,11 +64,8 @@ impl CacheLayout {
         let lanes = Lanes::new(tokens)?;
         let lane_heads = m.kv_heads.next_power_of_two();
         if lane_heads > lanes.count() {
-            return Err(ProtocolError::Shape {
-                what: "tokens of a cache ciphertext",
-                expected: format!("up to {} with {} key heads", N / lane_heads.min(N), m.kv_heads),
-                got: tokens.to_string(),
-            });
+            let expected = format!("up to {} with {} key heads", N / lane_heads.min(N), m.kv_heads);
+            return Err(ProtocolError::caller("tokens of a cache ciphertext", expected, tokens));
         }
         let features = (lanes.count() / lane_heads).min(m.head_dim.next_power_of_two());
         let packs = m.head_dim.div_ceil(features);

@@ -241,11 +241,7 @@ impl<P: Party> Hybrid<P> {
 }
 
 fn wrong_party() -> ProtocolError {
-    ProtocolError::Shape {
-        what: "keys",
-        expected: "those of this party".into(),
-        got: "the other party's".into(),
-    }
+    ProtocolError::bug("keys", "those of this party", "the other party's")
 }
 
 impl Hybrid<Client> {

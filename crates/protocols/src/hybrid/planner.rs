@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use cryptogen_he::evaluate::{Lanes, Noise};
 
 use super::diagonals::Packing;
-use crate::error::{ProtocolError, Result};
+use crate::error::{PlanError, ProtocolError, Result};
 use crate::model::{ModelShape, Site};
 
 /// Microseconds of one thread (`cargo run --release -p cryptogen-he --example evaluate`), and 1.6 ms to send a ciphertext at 1 Gbit/s.
@@ -194,11 +194,11 @@ impl LinearPlan {
         let considered = candidates.iter().map(|(us, n, ..)| (*n, *us)).collect();
         candidates.sort_by_key(|c| (c.0, c.1));
         let Some((_, _, one, many)) = candidates.into_iter().next() else {
-            return Err(ProtocolError::Shape {
+            return Err(ProtocolError::Plan(PlanError::Unfit {
                 what: "noise of a linear layer",
                 expected: "what flooding can hide".into(),
-                got: format!("more with {} inputs", m.d.max(m.ff)),
-            });
+                actual: format!("more with {} inputs", m.d.max(m.ff)),
+            }));
         };
         Ok(LinearPlan {
             shapes,

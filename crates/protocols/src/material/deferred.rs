@@ -1,16 +1,18 @@
 //! Material that one step takes as a whole, and that stays in the store until then: a prompt's would fill the memory.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use cryptogen_mpc::store::Unread;
 use cryptogen_ring::Wiped;
 
-use super::table_keys::used_before;
-use crate::error::Result;
+use crate::error::{ProtocolError, Result};
 
 /// Bytes of material in memory, or in the store, or used. No Clone, Debug or codec.
 #[derive(Default)]
 pub enum Deferred {
-    /// In memory.
-    Here(Wiped<u8>),
+    /// In memory; and the file that it is from, to be named if it is damaged.
+    Here(Wiped<u8>, Arc<Path>),
     /// Taken, but not yet read.
     Stored(Unread),
     /// What a use leaves behind.
@@ -25,34 +27,37 @@ impl Deferred {
     /// Those of the store.
     pub fn read(self) -> Result<Deferred> {
         Ok(match self {
-            Deferred::Stored(unread) => Deferred::Here(unread.read()?),
+            Deferred::Stored(unread) => {
+                let file = unread.path();
+                Deferred::Here(unread.read()?, file)
+            }
             other => other,
         })
     }
 
-    /// All of it; it leaves once.
+    /// All of it, and the file that it is from; it leaves once.
     ///
     /// # Errors
-    /// Those of the store; `Shape` for a second use.
-    pub fn take(&mut self) -> Result<Wiped<u8>> {
+    /// Those of the store; `Spent` for a second use.
+    pub fn take(&mut self) -> Result<(Wiped<u8>, Arc<Path>)> {
         match std::mem::take(self).read()? {
-            Deferred::Here(bytes) => Ok(bytes),
-            _ => Err(used_before()),
+            Deferred::Here(bytes, file) => Ok((bytes, file)),
+            _ => Err(ProtocolError::Spent { what: "table key" }),
         }
     }
 
-    /// What is in memory.
-    pub fn bytes(&self) -> Option<&[u8]> {
+    /// What is in memory, and the file that it is from.
+    pub fn bytes(&self) -> Option<(&[u8], &Path)> {
         match self {
-            Deferred::Here(bytes) => Some(bytes),
+            Deferred::Here(bytes, file) => Some((bytes, file)),
             _ => None,
         }
     }
 
     /// The same, to be wiped where it is used.
-    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+    pub fn bytes_mut(&mut self) -> Option<(&mut [u8], &Path)> {
         match self {
-            Deferred::Here(bytes) => Some(bytes),
+            Deferred::Here(bytes, file) => Some((bytes, file)),
             _ => None,
         }
     }

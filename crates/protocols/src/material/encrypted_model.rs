@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use cryptogen_he::{Ciphertext, Layout, Params, SeededCiphertext, N};
+use cryptogen_he::{Ciphertext, HeError, Layout, Params, SeededCiphertext, N};
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -157,11 +157,12 @@ impl EncryptedModel {
     /// A missing file or one of the wrong size.
     pub fn open(path: &Path, plan: &Plan, part: Part) -> Result<EncryptedModel> {
         let layout = ModelLayout::of(plan, part);
-        let error = |reason: String| ProtocolError::File { path: path.display().to_string(), reason };
-        let file = File::open(path).map_err(|e| error(e.to_string()))?;
-        let len = file.metadata().map_err(|e| error(e.to_string()))?.len();
+        let failed = |e: std::io::Error| ProtocolError::file(path, e);
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
         if len != layout.bytes() {
-            return Err(error(format!("expected {} bytes, got {len}", layout.bytes())));
+            let reason = format!("expected {} bytes, got {len}", layout.bytes());
+            return Err(ProtocolError::corrupt(path, reason));
         }
         Ok(EncryptedModel { file, path: path.into(), layout })
     }
@@ -169,7 +170,7 @@ impl EncryptedModel {
     /// Reads ciphertexts and expands them.
     ///
     /// # Errors
-    /// Unreadable or malformed ciphertexts.
+    /// `File`, or `Corrupt`: what the server sent is not looked at before it is used.
     pub fn expanded(
         &self,
         params: &'static Params,
@@ -178,19 +179,19 @@ impl EncryptedModel {
     ) -> Result<Vec<Ciphertext>> {
         let first = self.layout.first;
         if range.start < first {
-            return Err(ProtocolError::MissingWeights("of a layer, on the client".into()));
+            let expected = format!("{first} or a later one");
+            return Err(ProtocolError::bug("ciphertext of the encrypted model", expected, range.start));
         }
-        let failed = |e: std::io::Error| ProtocolError::File {
-            path: self.path.display().to_string(),
-            reason: e.to_string(),
-        };
+        let failed = |e: std::io::Error| ProtocolError::file(&self.path, e);
+        let corrupt = |e: HeError| ProtocolError::corrupt(&self.path, e);
         let buffer = || vec![0; SeededCiphertext::BYTES];
         range
             .into_par_iter()
             .map_init(buffer, |bytes, index| {
                 let at = (index - first) * SeededCiphertext::BYTES;
                 self.file.read_exact_at(bytes, at as u64).map_err(failed)?;
-                Ok(SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params))
+                let ct = SeededCiphertext::from_bytes(params, layout, bytes).map_err(corrupt)?;
+                Ok(ct.expand(params))
             })
             .collect()
     }

@@ -4,6 +4,9 @@
 //! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
 //! byte layout, computed from the public plan.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use cryptogen_ot::{TableKey, TableShape};
 use cryptogen_party::{Party, Role};
 use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped, Word};
@@ -11,7 +14,7 @@ use zeroize::Zeroize;
 
 use super::deferred::Deferred;
 use super::masks::{mask, mask_words, Mask, HI_MASKS};
-use super::table_keys::{used_before, TableKeys};
+use super::table_keys::{self, TableKeys};
 use crate::error::{ProtocolError, Result};
 use crate::model::{ModelShape, Plan, Scalar, Site};
 
@@ -179,18 +182,14 @@ pub struct Slot<P: Party> {
 }
 
 impl<P: Party> Slot<P> {
-    /// Takes ownership of a record that the store has released (and erased).
-    pub fn from_record(layout: &SlotLayout, record: Wiped<u8>) -> Result<Slot<P>> {
+    /// Takes ownership of a record that the store has released (and erased) from `file`.
+    pub fn from_record(layout: &SlotLayout, record: Wiped<u8>, file: Arc<Path>) -> Result<Slot<P>> {
         if record.len() != layout.record_bytes() {
-            return Err(ProtocolError::Shape {
-                what: "slot record",
-                expected: format!("{} bytes", layout.record_bytes()),
-                got: format!("{} bytes", record.len()),
-            });
+            return Err(ProtocolError::bug("bytes of a slot record", layout.record_bytes(), record.len()));
         }
         let (mut pieces, mut start) = (vec![], 0);
         for len in layout.pieces() {
-            pieces.push(Deferred::Here(Wiped::new(record[start..start + len].to_vec())));
+            pieces.push(Deferred::Here(Wiped::new(record[start..start + len].to_vec()), file.clone()));
             start += len;
         }
         Slot::from_pieces(layout, pieces)
@@ -204,12 +203,12 @@ impl<P: Party> Slot<P> {
             placed.push((start, if keys { piece } else { piece.read()? }));
             start += len;
         }
-        let head = placed.first().and_then(|(_, piece)| piece.bytes()?.first_chunk::<SEED_BYTES>());
+        let head = placed.first().and_then(|(_, piece)| piece.bytes()?.0.first_chunk::<SEED_BYTES>());
         match head {
             Some(seed) if start == layout.record_bytes() => {
                 Ok(Slot { seed: Seed::from_bytes(*seed), pieces: placed, _party: std::marker::PhantomData })
             }
-            _ => Err(ProtocolError::Malformed { what: "slot record" }),
+            _ => Err(ProtocolError::bug("bytes of a slot record", layout.record_bytes(), start)),
         }
     }
 
@@ -220,7 +219,7 @@ impl<P: Party> Slot<P> {
 
     /// Whether both parties agreed that the slot can be used.
     pub fn usable(&self, layout: &SlotLayout) -> bool {
-        self.bytes(layout.usable, 1).is_ok_and(|b| b == [1])
+        self.bytes(layout.usable, 1).is_ok_and(|(b, _)| b == [1])
     }
 
     /// A mask derived from the slot's seed.
@@ -235,13 +234,13 @@ impl<P: Party> Slot<P> {
 
     /// `n` field elements at a layout offset.
     pub fn words(&self, offset: usize, n: usize) -> Result<Vec<Fp>> {
-        fp_from_bytes(self.bytes(offset, n * WORD)?)
-            .ok_or(ProtocolError::Malformed { what: "stored field element" })
+        let (bytes, file) = self.bytes(offset, n * WORD)?;
+        fp_from_bytes(bytes).ok_or_else(|| ProtocolError::corrupt(file, "a number is above the modulus"))
     }
 
     /// `n` little-endian 16-bit numbers at a layout offset.
     pub fn half_words(&self, offset: usize, n: usize) -> Result<impl Iterator<Item = u32> + '_> {
-        Ok(self.bytes(offset, 2 * n)?.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8))
+        Ok(self.bytes(offset, 2 * n)?.0.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8))
     }
 
     /// The `i`-th table key of a group that starts at `offset`. The stored copy is wiped: a key leaves once.
@@ -249,16 +248,16 @@ impl<P: Party> Slot<P> {
         let n = shape.record_bytes();
         let (start, piece) = (offset + i * n, self.piece(offset));
         let (first, piece) = &mut self.pieces[piece];
-        let bytes = piece
+        let (bytes, file) = piece
             .bytes_mut()
-            .and_then(|bytes| bytes.get_mut(start - *first..start - *first + n))
-            .ok_or(ProtocolError::Malformed { what: "stored table key" })?;
+            .and_then(|(bytes, file)| Some((bytes.get_mut(start - *first..start - *first + n)?, file)))
+            .ok_or_else(|| beyond(n, start))?;
         if bytes.iter().all(|b| *b == 0) {
-            return Err(used_before());
+            return Err(ProtocolError::Spent { what: "table key" });
         }
-        let key = TableKey::from_record(shape, bytes);
+        let key = table_keys::parse(shape, bytes, file);
         bytes.zeroize();
-        Ok(key?)
+        key
     }
 
     /// All `n` table keys of a layer's activation, with their memory: keys leave once.
@@ -272,9 +271,17 @@ impl<P: Party> Slot<P> {
         self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1)
     }
 
-    fn bytes(&self, offset: usize, n: usize) -> Result<&[u8]> {
+    /// What lies there, and the file that it is from.
+    fn bytes(&self, offset: usize, n: usize) -> Result<(&[u8], &Path)> {
         let (first, piece) = &self.pieces[self.piece(offset)];
-        let bytes = piece.bytes().and_then(|bytes| bytes.get(offset - first..offset - first + n));
-        bytes.ok_or(ProtocolError::Malformed { what: "slot record" })
+        let bytes = piece
+            .bytes()
+            .and_then(|(bytes, file)| Some((bytes.get(offset - first..offset - first + n)?, file)));
+        bytes.ok_or_else(|| beyond(n, offset))
     }
+}
+
+/// What is read of a slot is in memory and inside of it: both follow from the layout.
+fn beyond(n: usize, offset: usize) -> ProtocolError {
+    ProtocolError::bug("part of a slot record", format!("{n} bytes at {offset}"), "fewer")
 }

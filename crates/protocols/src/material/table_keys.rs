@@ -1,6 +1,9 @@
 //! Table keys on their way from a slot to their look-ups.
 
-use cryptogen_ot::TableShape;
+use std::path::Path;
+use std::sync::Arc;
+
+use cryptogen_ot::{OtError, TableKey, TableShape};
 use cryptogen_ring::Wiped;
 
 use crate::error::{ProtocolError, Result};
@@ -12,18 +15,31 @@ pub struct TableKeys {
     /// bytes in front of every key
     prefix: usize,
     bytes: Wiped<u8>,
+    /// where they are from
+    file: Arc<Path>,
 }
 
 impl TableKeys {
-    /// Keys that lie one after another, each behind `prefix` bytes.
-    pub(crate) fn new(shape: TableShape, prefix: usize, bytes: Wiped<u8>) -> Result<TableKeys> {
-        if !bytes.len().is_multiple_of(prefix + shape.record_bytes()) {
-            return Err(ProtocolError::Malformed { what: "stored table keys" });
+    /// Keys that lie one after another, each behind `prefix` bytes, as they are taken from a file.
+    pub(crate) fn new(
+        shape: TableShape,
+        prefix: usize,
+        (bytes, file): (Wiped<u8>, Arc<Path>),
+    ) -> Result<TableKeys> {
+        let stride = prefix + shape.record_bytes();
+        if !bytes.len().is_multiple_of(stride) {
+            let expected = format!("a multiple of {stride}");
+            return Err(ProtocolError::bug("bytes of table keys", expected, bytes.len()));
         }
         if bytes.iter().all(|b| *b == 0) {
-            return Err(used_before());
+            return Err(ProtocolError::Spent { what: "table key" });
         }
-        Ok(TableKeys { shape, prefix, bytes })
+        Ok(TableKeys { shape, prefix, bytes, file })
+    }
+
+    /// One of the keys, from its record.
+    pub(crate) fn parse(&self, record: &[u8]) -> Result<TableKey> {
+        parse(self.shape, record, &self.file)
     }
 
     pub(crate) fn shape(&self) -> TableShape {
@@ -56,7 +72,10 @@ pub(crate) fn record_alpha(record: &[u8]) -> u32 {
     u32::from(record[0]) | u32::from(record[1]) << 8
 }
 
-/// What a second use of a key gets.
-pub(super) fn used_before() -> ProtocolError {
-    ProtocolError::Shape { what: "table key", expected: "a fresh one".into(), got: "one used before".into() }
+/// A key from its record in `file`.
+pub(super) fn parse(shape: TableShape, record: &[u8], file: &Path) -> Result<TableKey> {
+    TableKey::from_record(shape, record).map_err(|e| match e {
+        OtError::Record(_) => ProtocolError::corrupt(file, e),
+        e => e.into(),
+    })
 }

@@ -50,7 +50,7 @@ impl Plan {
                     return Err(PlanError::Value {
                         field: format!("{name}.scalar.lo.k"),
                         expected: format!("{k0:?}"),
-                        got: format!("{k1:?}"),
+                        actual: format!("{k1:?}"),
                     });
                 }
             }
@@ -125,8 +125,8 @@ impl Plan {
     }
 }
 
-fn value(field: String, expected: &str, got: impl ToString) -> PlanError {
-    PlanError::Value { field, expected: expected.into(), got: got.to_string() }
+fn value(field: String, expected: &str, actual: impl ToString) -> PlanError {
+    PlanError::Value { field, expected: expected.into(), actual: actual.to_string() }
 }
 
 pub(super) fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
@@ -142,9 +142,9 @@ fn segment_ok(field: &str, h: u32, k: u32) -> Result<(), PlanError> {
     within(&format!("{field}: segment shift"), i64::from(h), 1, i64::from(most))
 }
 
-pub(super) fn within(field: &str, got: i64, low: i64, high: i64) -> Result<(), PlanError> {
-    if !(low..=high).contains(&got) {
-        return Err(value(field.into(), &format!("{low}..{high}"), got));
+pub(super) fn within(field: &str, actual: i64, low: i64, high: i64) -> Result<(), PlanError> {
+    if !(low..=high).contains(&actual) {
+        return Err(value(field.into(), &format!("{low}..{high}"), actual));
     }
     Ok(())
 }
@@ -157,12 +157,12 @@ pub(super) fn lifted_ok(field: &str, s: u32) -> Result<(), PlanError> {
     Ok(())
 }
 
-pub(super) fn expect(field: &str, expected: i64, got: i64) -> Result<(), PlanError> {
-    if expected != got {
+pub(super) fn expect(field: &str, expected: i64, actual: i64) -> Result<(), PlanError> {
+    if expected != actual {
         return Err(PlanError::Value {
             field: field.into(),
             expected: expected.to_string(),
-            got: got.to_string(),
+            actual: actual.to_string(),
         });
     }
     Ok(())

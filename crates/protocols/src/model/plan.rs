@@ -237,7 +237,7 @@ impl Plan {
                 return Err(PlanError::Value {
                     field: name.into(),
                     expected: "1..2^20".into(),
-                    got: v.to_string(),
+                    actual: v.to_string(),
                 });
             }
         }
@@ -245,7 +245,7 @@ impl Plan {
             return Err(PlanError::Value {
                 field: "head_dim".into(),
                 expected: "up to 4096".into(),
-                got: m.head_dim.to_string(),
+                actual: m.head_dim.to_string(),
             });
         }
         expect("heads mod kv_heads", 0, (m.heads % m.kv_heads) as i64)?;

@@ -32,18 +32,19 @@ impl ServerModel {
         embed: Vec<i32>,
         positions: Option<Vec<i32>>,
     ) -> Result<ServerModel> {
-        let shape = |what: &'static str, expected: usize, got: usize| {
-            if expected == got {
+        let shape = |what: &'static str, expected: usize, actual: usize| {
+            if expected == actual {
                 Ok(())
             } else {
-                Err(ProtocolError::Shape { what, expected: expected.to_string(), got: got.to_string() })
+                Err(ProtocolError::caller(what, expected, actual))
             }
         };
         let m = &plan.model;
         for site in (0..m.layers).flat_map(Site::of_layer).chain([Site::Head]) {
             let name = site.name();
             let l = plan.linear(site);
-            let w = weights.get(&name).ok_or_else(|| ProtocolError::MissingWeights(name.clone()))?;
+            let missing = || ProtocolError::caller("the server's weights", &name, "none of that name");
+            let w = weights.get(&name).ok_or_else(missing)?;
             shape("weight matrix", l.d_in * l.d_out, w.len())?;
             if let Some(b) = biases.get(&name) {
                 shape("bias", l.d_out, b.len())?;

@@ -75,8 +75,7 @@ pub fn receive(
     let layout = ModelLayout::of(plan, part);
     let total = layout.count();
     let draft = path.with_extension("new");
-    let file_error =
-        |e: std::io::Error| ProtocolError::File { path: draft.display().to_string(), reason: e.to_string() };
+    let file_error = |e: std::io::Error| ProtocolError::file(&draft, e);
     let received = durable::replace(path, &draft, |file| -> Result<()> {
         let mut out = BufWriter::new(file);
         for start in (0..total).step_by(BATCH) {

@@ -252,7 +252,7 @@ impl<P: Party> Preparer<'_, P> {
                 .map(|b| match b {
                     0 => Ok(false),
                     1 => Ok(true),
-                    _ => Err(ProtocolError::Malformed { what: "slot verdict" }),
+                    other => Err(ProtocolError::peer("slot verdict", "0 or 1", other)),
                 })
                 .collect::<Result<_>>()?,
         };

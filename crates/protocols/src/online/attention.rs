@@ -183,13 +183,11 @@ impl<P: Party> Online<P> {
     /// The encrypted cache must hold exactly the rows before the new ones.
     fn check_cache(&self, call: &Call, layer: usize) -> Result<()> {
         let Some(hybrid) = &self.hybrid else { return Ok(()) };
-        let (expected, got) = (call.positions.first(), hybrid.cache.shape().length(layer));
+        let (expected, actual) = (call.positions.first(), hybrid.cache.shape().length(layer));
         match expected {
-            Some(&first) if first != got => Err(ProtocolError::Shape {
-                what: "rows of the encrypted cache",
-                expected: first.to_string(),
-                got: got.to_string(),
-            }),
+            Some(&first) if first != actual => {
+                Err(ProtocolError::caller("rows of the encrypted cache", first, actual))
+            }
             _ => Ok(()),
         }
     }

@@ -46,11 +46,8 @@ impl Online<Client> {
             .enumerate()
             .map(|(i, &token)| {
                 if token >= plan.model.vocab {
-                    return Err(ProtocolError::Shape {
-                        what: "token",
-                        expected: format!("below {}", plan.model.vocab),
-                        got: "a larger id".into(),
-                    });
+                    let expected = format!("below {}", plan.model.vocab);
+                    return Err(ProtocolError::caller("token", expected, "a larger id"));
                 }
                 let (k, slot) = m.place(token);
                 let ct = from.model.expanded(from.keys.params, m.layout, k..k + 1)?;
@@ -108,17 +105,16 @@ impl<P: Party> Online<P> {
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
         if rows == 0 {
-            return Err(ProtocolError::Shape {
-                what: "rows of a pass",
-                expected: "1 or more".into(),
-                got: "0".into(),
-            });
+            return Err(ProtocolError::caller("rows of a pass", "1 or more", 0));
         }
-        if heads > rows || self.heads.len() < heads {
+        if heads > rows {
+            return Err(ProtocolError::caller("rows with logits", format!("up to {rows}"), heads));
+        }
+        if self.heads.len() < heads {
             return Err(ProtocolError::Short {
                 what: "output head",
                 needed: heads as u64,
-                available: self.heads.len().min(rows) as u64,
+                available: self.heads.len() as u64,
             });
         }
         self.activate(rows)?;

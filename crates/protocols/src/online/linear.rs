@@ -28,11 +28,7 @@ impl<P: Party> Online<P> {
     /// As [`Online::check`]; the head is evaluated by `logits`.
     fn check_linear(&self, x: &Tensor<P>, site: Site) -> Result<()> {
         if site == Site::Head {
-            return Err(ProtocolError::Shape {
-                what: "linear layer",
-                expected: "one of a layer".into(),
-                got: site.name(),
-            });
+            return Err(ProtocolError::caller("linear layer", "one of a layer", site.name()));
         }
         self.check(x, Kind::Input(site))
     }

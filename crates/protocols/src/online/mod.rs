@@ -155,11 +155,8 @@ impl<P: Party> Online<P> {
             });
         }
         if self.ready.front().is_some_and(|r| r.position != self.length()) {
-            return Err(ProtocolError::Shape {
-                what: "session position",
-                expected: self.ready[0].position.to_string(),
-                got: self.length().to_string(),
-            });
+            let (expected, actual) = (self.ready[0].position, self.length());
+            return Err(ProtocolError::caller("session position", expected, actual));
         }
         self.settle_events();
         self.active = self.ready.drain(..n).collect();
@@ -171,11 +168,7 @@ impl<P: Party> Online<P> {
         x.expect(kind)?;
         let expected = if kind == Kind::Input(Site::Head) { self.head_now.len() } else { self.active.len() };
         if x.rows != expected {
-            return Err(ProtocolError::Shape {
-                what: "rows of a step",
-                expected: expected.to_string(),
-                got: x.rows.to_string(),
-            });
+            return Err(ProtocolError::caller("rows of a step", expected, x.rows));
         }
         Ok(())
     }

@@ -51,11 +51,7 @@ impl<P: Party> Online<P> {
         h.expect(Kind::Hidden)?;
         let expected = if into == Site::Head { self.head_now.len() } else { self.active.len() };
         if h.rows != expected {
-            return Err(ProtocolError::Shape {
-                what: "rows of a norm",
-                expected: expected.to_string(),
-                got: h.rows.to_string(),
-            });
+            return Err(ProtocolError::caller("rows of a norm", expected, h.rows));
         }
         Ok(self.active.len() - h.rows)
     }

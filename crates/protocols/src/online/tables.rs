@@ -59,7 +59,7 @@ pub fn look_up_all<P: Party>(
         |scratch, (keys, records, first, rotations, sums)| {
             let records = records.chunks_exact(keys.stride()).map(|record| &record[keys.prefix()..]);
             for (i, ((record, d), out)) in records.zip(rotations).zip(sums.chunks_mut(width)).enumerate() {
-                let (key, tables) = (TableKey::from_record(keys.shape(), record)?, &sets[of(first + i)]);
+                let (key, tables) = (keys.parse(record)?, &sets[of(first + i)]);
                 key.dot_into(P::ROLE, *d, tables, scratch, out)?;
             }
             Ok::<_, ProtocolError>(())
@@ -75,5 +75,5 @@ pub fn line(delta: Word, sums: &[Word], m: usize) -> Word {
 }
 
 fn too_few() -> ProtocolError {
-    ProtocolError::Malformed { what: "rotations" }
+    ProtocolError::bug("rotations", "one per table key", "fewer")
 }

@@ -74,11 +74,8 @@ impl<P: Party> Tensor<P> {
 
     pub(crate) fn expect(&self, kind: Kind) -> Result<()> {
         if self.kind != kind {
-            return Err(ProtocolError::Shape {
-                what: "operand of a step",
-                expected: format!("{kind:?}"),
-                got: format!("{:?}", self.kind),
-            });
+            let (expected, actual) = (format!("{kind:?}"), format!("{:?}", self.kind));
+            return Err(ProtocolError::caller("operand of a step", expected, actual));
         }
         Ok(())
     }
@@ -92,11 +89,9 @@ impl<P: Party> Tensor<P> {
     pub fn add(&self, y: &Tensor<P>) -> Result<Tensor<P>> {
         self.expect(Kind::Hidden)?;
         if self.data.len() != y.data.len() || !matches!(y.kind, Kind::Output(Site::O(_) | Site::Down(_))) {
-            return Err(ProtocolError::Shape {
-                what: "residual",
-                expected: format!("{} values of an o or down site", self.data.len()),
-                got: format!("{} values of {:?}", y.data.len(), y.kind),
-            });
+            let expected = format!("{} values of an o or down site", self.data.len());
+            let actual = format!("{} values of {:?}", y.data.len(), y.kind);
+            return Err(ProtocolError::caller("residual", expected, actual));
         }
         let data = self.data.iter().zip(y.data.iter()).map(|(a, b)| *a + *b).collect();
         Ok(Tensor::new(Kind::Hidden, self.rows, data))

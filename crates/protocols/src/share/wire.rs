@@ -88,12 +88,14 @@ impl Incoming {
 
     /// Reads `n` field elements; non-canonical ones are refused.
     pub fn words(&mut self, n: usize) -> Result<Vec<Fp>> {
-        fp_from_bytes(self.take(8 * n)?).ok_or(ProtocolError::Malformed { what: "field element" })
+        let above = || ProtocolError::peer("field element", "numbers below the modulus", "one above it");
+        fp_from_bytes(self.take(8 * n)?).ok_or_else(above)
     }
 
     /// Reads `n` integers modulo `2^64`.
     pub fn ring_words(&mut self, n: usize) -> Result<Vec<Word>> {
-        words_from_bytes(self.take(8 * n)?).ok_or(ProtocolError::Malformed { what: "message" })
+        words_from_bytes(self.take(8 * n)?)
+            .ok_or_else(|| ProtocolError::bug("message", "whole words", "a part"))
     }
 
     /// Reads `n` rotations.
@@ -102,8 +104,10 @@ impl Incoming {
     }
 
     fn take(&mut self, n: usize) -> Result<&[u8]> {
-        let bytes =
-            self.bytes.get(self.at..self.at + n).ok_or(ProtocolError::Malformed { what: "message" })?;
+        // A message came in its full length: who reads beyond it asked for less than it reads.
+        let (left, short) = (self.bytes.len() - self.at, "bytes left of a message");
+        let bytes = self.bytes.get(self.at..self.at + n);
+        let bytes = bytes.ok_or_else(|| ProtocolError::bug(short, n, left))?;
         self.at += n;
         Ok(bytes)
     }

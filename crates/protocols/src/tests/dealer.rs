@@ -2,6 +2,8 @@
 //! Only table keys come from the real two-party generation, run here within one process.
 
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use cryptogen_ot::{generate, OtPair, TableKey, TableShape};
 use cryptogen_party::{Client, Party, Role, Server};
@@ -214,16 +216,16 @@ impl Dealer<'_> {
 impl Session {
     /// A party's session with all the material; rows still wait for tokens.
     pub fn online<P: Party>(&self, tiny: &Tiny) -> Online<P> {
-        let p = P::ROLE.index();
+        let (p, file) = (P::ROLE.index(), Arc::<Path>::from(Path::new("dealt")));
         let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone());
         let attention = |a: &Attention| RowAttention {
             score: Wiped::new(a.score.clone()),
             value: Wiped::new(a.value.clone()),
             weight_mask: Wiped::new(a.weight_mask.clone()),
-            exp: Deferred::Here(Wiped::new(a.exp.clone())),
+            exp: Deferred::Here(Wiped::new(a.exp.clone()), file.clone()),
         };
         let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
-            slot: Slot::from_record(&tiny.layout, Wiped::new(slots[p].record.clone()))
+            slot: Slot::from_record(&tiny.layout, Wiped::new(slots[p].record.clone()), file.clone())
                 .expect("a whole record"),
             position,
             attention: slots[p].attention.iter().map(attention).collect(),

@@ -226,7 +226,7 @@ fn missing_material_is_an_error_and_nothing_is_spent() {
             e.take_heads(2),
             Err(ProtocolError::Short { what: "output heads", needed: 2, available: 0 })
         ));
-        assert!(matches!(e.extend(81), Err(ProtocolError::Shape { what: "rows of a session", .. })));
+        assert!(matches!(e.extend(81), Err(ProtocolError::Caller { what: "rows of a session", .. })));
         e.prepare(Stock { slots: 0, heads: 0, exponentials: 2 }, &mut |_, _, _| true).unwrap();
         e
     }

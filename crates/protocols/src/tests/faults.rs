@@ -1,6 +1,6 @@
 //! Spoiled messages of every online step are typed errors, never panics; honest ones hash to the recorded values.
 
-use cryptogen_party::ChannelError;
+use cryptogen_party::{ChannelError, MessageError};
 
 use super::channel::Fault;
 use super::online::session;
@@ -43,7 +43,10 @@ fn wrong_lengths_and_hangups_are_errors() {
     each_message(|arch, step, by, at| {
         for fault in [Fault::Truncate, Fault::Extend] {
             let [error, _] = spoil(arch, step, by, at, fault);
-            let of_length = matches!(error, Some(ProtocolError::Channel(ChannelError::Length { .. })));
+            let of_length = matches!(
+                error,
+                Some(ProtocolError::Channel(ChannelError::Message(MessageError::Length { .. })))
+            );
             assert!(of_length, "{arch:?} {step:?} message {at} of {by}, {fault:?}: {error:?}");
         }
         let [error, sender] = spoil(arch, step, by, at, Fault::Hangup);
@@ -66,7 +69,7 @@ fn numbers_outside_the_field_are_errors() {
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Ones);
         let as_expected = match error {
-            Some(ProtocolError::Malformed { .. }) => !has_no_field_element(arch, step, by, at),
+            Some(ProtocolError::Peer { .. }) => !has_no_field_element(arch, step, by, at),
             None => has_no_field_element(arch, step, by, at),
             _ => false,
         };

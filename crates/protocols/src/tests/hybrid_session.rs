@@ -119,8 +119,8 @@ fn two_protocols_are_refused() {
         |c| open_as(c, tiny, dir.path(), false, Protocol::Preprocessed).err(),
     );
     let got = |e: Option<ProtocolError>| match e {
-        Some(ProtocolError::Session(SessionError::Mismatch { field, expected, got })) => {
-            (field, expected, got)
+        Some(ProtocolError::Session(SessionError::Mismatch { field, expected, actual })) => {
+            (field, expected, actual)
         }
         other => panic!("{other:?}"),
     };

@@ -1,9 +1,10 @@
 //! Online steps over dealt material equal the clear integers.
 
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use cryptogen_party::{Client, Server};
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Wiped};
 
 use super::channel::run;
 use super::clear::Clear;
@@ -12,6 +13,7 @@ use super::steps::{run_step, Out, Step};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use super::{elements, integers, rng};
 use crate::error::ProtocolError;
+use crate::material::{hi_shape, Slot};
 use crate::model::Site;
 use crate::online::Online;
 use crate::share::{Kind, Tensor};
@@ -190,7 +192,7 @@ fn linear_layers_and_logits_equal_the_clear_function() {
 fn the_wrong_operand_is_refused() {
     let (tiny, session) = (tiny(Arch::Gpt), session(Arch::Gpt));
     fn refused<T>(result: crate::Result<T>) {
-        assert!(matches!(result, Err(ProtocolError::Shape { .. })));
+        assert!(matches!(result, Err(ProtocolError::Caller { .. })));
     }
     let wrong =
         |rows: usize| Tensor::<Client>::new(Kind::Output(Site::O(0)), rows, elements(&mut rng(1), rows * 8));
@@ -212,4 +214,34 @@ fn the_wrong_operand_is_refused() {
         |_| (),
     );
     assert!(outcome.0.sent.is_empty(), "nothing is sent before the operand is checked");
+}
+
+#[test]
+fn damaged_and_spent_material_are_told_apart() {
+    let tiny = tiny(Arch::Gpt);
+    let (plan, layout) = (&tiny.plan, &tiny.layout);
+    let file: Arc<Path> = Path::new("slots.records").into();
+    let record =
+        |n: usize, byte: u8| Slot::<Client>::from_record(layout, Wiped::new(vec![byte; n]), file.clone());
+    let whole = |byte: u8| record(layout.record_bytes(), byte).ok().expect("a whole record");
+    let corrupt = |error: Option<ProtocolError>| {
+        assert!(matches!(&error, Some(ProtocolError::Corrupt { file: f, .. }) if **f == *file), "{error:?}");
+    };
+    let spent = |error: Option<ProtocolError>| {
+        assert!(matches!(error, Some(ProtocolError::Spent { .. })), "{error:?}");
+    };
+    let (shape, at) = (hi_shape(&plan.norms[0].scalar), layout.norm_tables(0).0);
+    // Numbers above the modulus, and indices outside of every table.
+    let mut damaged = whole(0xff);
+    corrupt(damaged.words(layout.linear(Site::Qkv(0)), 1).err());
+    corrupt(damaged.table(shape, at, 0).err());
+    spent(damaged.table(shape, at, 0).err());
+    let keys = damaged.activation_keys(layout, plan, 0).ok().expect("keys that nobody has looked at");
+    corrupt(keys.parse(&keys.bytes()[..keys.stride()]).err());
+    spent(damaged.activation_keys(layout, plan, 0).err());
+    // Zeros are what the store leaves of a record that was taken.
+    spent(whole(0).table(shape, at, 0).err());
+    spent(whole(0).activation_keys(layout, plan, 0).err());
+    // The layout gives the length of a record: another one is a bug.
+    assert!(matches!(record(layout.record_bytes() - 1, 1).err(), Some(ProtocolError::Bug { .. })));
 }

@@ -151,7 +151,7 @@ fn spoiled_verdicts_and_interruptions_are_errors() {
         check_error("verdict", fault, server.result.err());
     }
     let (_, server) = slots(tiny, 1, [Some((last, Fault::Ones)), None]);
-    assert!(matches!(server.result.err(), Some(ProtocolError::Malformed { what: "slot verdict" })));
+    assert!(matches!(server.result.err(), Some(ProtocolError::Peer { what: "slot verdict", .. })));
     let (model, (client, server)) = (encrypted(tiny), keys());
     let (client, _) = run(
         |ch| {

@@ -1,5 +1,7 @@
 //! Batches of keys and secret look-ups.
 
+use std::path::Path;
+
 use cryptogen_ot::{OtPair, Table, TableKey, TableShape};
 use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::word::word;
@@ -101,7 +103,8 @@ fn look_ups_equal_the_clear_lines() {
         let sets = [vec![&wide[0], &wide[1]], vec![&wide[1], &wide[0]]];
         let of = |i: usize| usize::from(i % 3 == 2);
         let keys = |records: &[Vec<u8>]| {
-            TableKeys::new(shape, 3, Wiped::new(records.iter().flat_map(front).collect())).unwrap()
+            let bytes = Wiped::new(records.iter().flat_map(front).collect());
+            TableKeys::new(shape, 3, (bytes, Path::new("made").into())).unwrap()
         };
         let many: Vec<TableKeys> = records[0].chunks(33).map(keys).collect();
         assert!(many

@@ -72,7 +72,7 @@ fn run<P: Party>(
         logits.push(pass(&mut e, step)?);
         let (length, ready) = (e.state().length(), e.state().ready_rows());
         let refused = e.truncate(length + 1);
-        assert!(matches!(refused, Err(ProtocolError::Shape { what: "rows to keep", .. })), "{refused:?}");
+        assert!(matches!(refused, Err(ProtocolError::Caller { what: "rows to keep", .. })), "{refused:?}");
         assert_eq!((e.state().length(), e.state().ready_rows()), (length, ready));
         e.truncate(step.keep)?;
         let dropped = step.keep < length;
@@ -159,6 +159,6 @@ fn a_cache_of_ciphertexts_refuses_to_drop_rows() {
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
     for e in [client, server] {
-        assert!(matches!(e, Some(ProtocolError::Shape { what: "protocol that drops rows", .. })), "{e:?}");
+        assert!(matches!(e, Some(ProtocolError::Caller { what: "protocol that drops rows", .. })), "{e:?}");
     }
 }

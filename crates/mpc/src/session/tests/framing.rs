@@ -18,7 +18,7 @@ fn every_other_length_is_refused() {
         let (mut client, mut server) = Connection::memory_pair();
         client.send_bytes(&vec![0; sent]).unwrap();
         assert!(
-            matches!(server.recv_bytes(expected), Err(SessionError::Length { expected: e, .. }) if e == expected)
+            matches!(server.recv_bytes(expected), Err(SessionError::Message(MessageError::Length { expected: e, .. })) if e == expected)
         );
         assert_eq!(server.recv_bytes(expected), Err(SessionError::Closed), "the stream is out of step");
         // The other direction still works: the peer can be told.
@@ -29,14 +29,14 @@ fn every_other_length_is_refused() {
 
 #[test]
 fn frames_that_break_the_rules() {
-    let too_large = SessionError::TooLarge { limit: MAX_FRAME, got: 0xffff_ffff };
+    let too_large = SessionError::Message(MessageError::TooLarge { limit: MAX_FRAME, actual: 0xffff_ffff });
     let cases = [
         (vec![0xff, 0xff, 0xff, 0xff, DATA], too_large),
-        (frame(0, b""), SessionError::Malformed("unknown kind of frame")),
-        (frame(PART, b""), SessionError::Malformed("empty piece of a message")),
-        (frame(CONTROL, b"{}"), SessionError::Malformed("control message where data was expected")),
-        (frame(FAILURE, b"no"), SessionError::Malformed("failure message is not JSON")),
-        (frame(FAILURE, &[b' '; 5000]), SessionError::TooLarge { limit: MAX_FAILURE, got: 5000 }),
+        (frame(0, b""), MessageError::Malformed("unknown kind of frame").into()),
+        (frame(PART, b""), MessageError::Malformed("empty piece of a message").into()),
+        (frame(CONTROL, b"{}"), MessageError::Malformed("control message where data was expected").into()),
+        (frame(FAILURE, b"no"), MessageError::Malformed("failure message is not JSON").into()),
+        (frame(FAILURE, &[b' '; 5000]), MessageError::TooLarge { limit: MAX_FAILURE, actual: 5000 }.into()),
     ];
     for (bytes, error) in cases {
         let (mut connection, peer, _wire) = fed_by_hand::<Client>();
@@ -45,10 +45,11 @@ fn frames_that_break_the_rules() {
     }
     let (mut connection, peer, _wire) = fed_by_hand::<Client>();
     peer.send([(MAX_CONTROL as u32 + 1).to_le_bytes().as_slice(), &[CONTROL]].concat()).unwrap();
-    let too_large = SessionError::TooLarge { limit: MAX_CONTROL, got: MAX_CONTROL + 1 };
+    let too_large =
+        SessionError::Message(MessageError::TooLarge { limit: MAX_CONTROL, actual: MAX_CONTROL + 1 });
     assert_eq!(connection.recv_control(), Err(too_large));
     let large = Value::String("x".repeat(MAX_CONTROL));
-    assert!(matches!(connection.send_control(&large), Err(SessionError::TooLarge { .. })));
+    assert!(matches!(connection.send_control(&large), Err(SessionError::Unsendable { .. })));
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn agreement_names_the_first_difference() {
             assert_eq!((ours, theirs), (Ok(()), Ok(())));
         } else {
             assert!(
-                matches!(&ours, Err(SessionError::Mismatch { field: f, got, .. }) if *f == field && got == value)
+                matches!(&ours, Err(SessionError::Mismatch { field: f, actual, .. }) if *f == field && actual == value)
             );
             assert!(
                 matches!(&theirs, Err(SessionError::Mismatch { field: f, expected, .. }) if *f == field && expected == value)

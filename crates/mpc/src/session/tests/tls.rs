@@ -71,8 +71,8 @@ fn wrong_fingerprint_on_both_sides() {
     let identity = identity(&dir);
     let (address, theirs) = server(&identity, |mut connection| connection.welcome(&policy(None)));
     let mut client = connect(&address, &Trust::Fingerprint("00:".repeat(32)), None).unwrap();
-    let (expected, got) = ("00".repeat(32), identity.fingerprint().to_owned());
-    assert_eq!(client.hello(&introduction(None)), Err(SessionError::Fingerprint { expected, got }));
+    let (expected, actual) = ("00".repeat(32), identity.fingerprint().to_owned());
+    assert_eq!(client.hello(&introduction(None)), Err(SessionError::Fingerprint { expected, actual }));
     assert!(matches!(theirs.join().unwrap(), Err(SessionError::Tls(_))));
     let short = Trust::Fingerprint("abc".into());
     assert!(matches!(connect(&address, &short, None), Err(SessionError::Identity { .. })));
@@ -89,8 +89,8 @@ fn refusals_are_the_same_on_both_sides() {
         (introduction(None), SessionError::Token, SessionError::Token),
         (
             other,
-            SessionError::Protocol { expected: "recompute".into(), got: "preprocessed".into() },
-            SessionError::Protocol { expected: "preprocessed".into(), got: "recompute".into() },
+            SessionError::Protocol { expected: "recompute".into(), actual: "preprocessed".into() },
+            SessionError::Protocol { expected: "preprocessed".into(), actual: "recompute".into() },
         ),
     ] {
         let (address, serving) =
@@ -113,7 +113,7 @@ fn versions_are_compared_by_both() {
     let mut client = connect(&address, &pin(&identity), None).unwrap();
     client.send_control(&json!({"protocol_version": PROTOCOL_VERSION + 1})).unwrap();
     assert_eq!(client.recv_control().unwrap()["protocol_version"], PROTOCOL_VERSION);
-    let version = SessionError::Version { expected: PROTOCOL_VERSION, got: PROTOCOL_VERSION + 1 };
+    let version = SessionError::Version { expected: PROTOCOL_VERSION, actual: PROTOCOL_VERSION + 1 };
     assert_eq!(theirs.join().unwrap(), Err(version.clone()));
 
     let (address, theirs) = server(&identity, |mut connection| {
@@ -201,7 +201,7 @@ fn an_oversized_frame_over_tls() {
     let mut client = connect(&address, &pin(&identity), None).unwrap();
     let Connection { wire, watch, .. } = &mut client;
     wire.write(&[1, 0, 0, 1, CONTROL], &[], watch).unwrap();
-    let too_large = SessionError::TooLarge { limit: MAX_FRAME, got: MAX_FRAME + 1 };
+    let too_large = SessionError::Message(MessageError::TooLarge { limit: MAX_FRAME, actual: MAX_FRAME + 1 });
     assert_eq!(theirs.join().unwrap(), Err(too_large));
 }
 

@@ -4,7 +4,7 @@ use cryptogen_he::evaluate::{MaskedCiphertext, Noise, SeededCiphertext};
 use cryptogen_party::Role;
 
 use super::schedule::{Kernel, Schedule};
-use crate::error::{ProtocolError, Result};
+use crate::error::{PlanError, Result};
 use crate::hybrid::cache::CacheShape;
 use crate::hybrid::layout::CacheLayout;
 use crate::hybrid::Protocol;
@@ -179,12 +179,11 @@ pub(crate) fn cheapest(m: &ModelShape, work: Workload) -> Result<(CacheLayout, S
         }
         candidates.push((self::work(layout, first, rows), layout));
     }
-    let (best, l) =
-        *candidates.iter().min_by_key(|(w, _)| w.micros()).ok_or_else(|| ProtocolError::Shape {
-            what: "key heads of an encrypted cache",
-            expected: "up to 8192".into(),
-            got: m.kv_heads.to_string(),
-        })?;
+    let (best, l) = *candidates.iter().min_by_key(|(w, _)| w.micros()).ok_or_else(|| PlanError::Unfit {
+        what: "key heads of an encrypted cache",
+        expected: "up to 8192".into(),
+        actual: m.kv_heads.to_string(),
+    })?;
     let kernels: Vec<Kernel> = schedules(l, first, rows).iter().map(|s| s.kernel).collect();
     let mut why = format!(
         "T = {} tokens × {} heads × {} features ({:?}, {} ciphertexts per block, kernels {:?}) for {rows} rows at length {}: \

@@ -68,7 +68,7 @@ pub struct Cached<L>(Vec<Vec<Vec<L>>>);
 pub struct Queried<R>(Vec<Vec<Vec<R>>>);
 
 fn missing() -> ProtocolError {
-    ProtocolError::Malformed { what: "order of products" }
+    ProtocolError::bug("operands of a group of products", "one for every product", "fewer")
 }
 
 /// Rotates the ciphertexts `[pack]` of every block of a window by the baby steps.

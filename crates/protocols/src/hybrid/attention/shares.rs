@@ -17,11 +17,8 @@ pub(super) fn row_slots(layout: &CacheLayout, rows: &[Vec<Fp>], pieces: &[Piece]
 
 /// The first `n` weights and the rest.
 pub(super) fn split(weights: &[Fp], n: usize) -> Result<(&[Fp], &[Fp])> {
-    weights.split_at_checked(n).ok_or_else(|| ProtocolError::Shape {
-        what: "attention weights",
-        expected: format!("at least {n}"),
-        got: weights.len().to_string(),
-    })
+    let short = || ProtocolError::bug("attention weights", format!("at least {n}"), weights.len());
+    weights.split_at_checked(n).ok_or_else(short)
 }
 
 impl Schedule {

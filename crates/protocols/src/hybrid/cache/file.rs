@@ -26,10 +26,6 @@ pub struct Binding {
     pub key: [u8; 32],
 }
 
-fn failed(path: &Path, reason: impl std::fmt::Display) -> ProtocolError {
-    ProtocolError::File { path: path.display().to_string(), reason: reason.to_string() }
-}
-
 impl CacheShape {
     /// The public numbers of the cache, for the client's side of a saved conversation.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -49,13 +45,10 @@ impl CacheShape {
     /// Numbers of another layout, or that no cache has.
     pub fn resume(&mut self, bytes: &[u8], context: usize) -> Result<()> {
         let mut reader = bytes;
-        let layers = self.read_layers(&mut reader, context).map_err(|reason| ProtocolError::Shape {
-            what: "saved cache",
-            expected: "one of this model".into(),
-            got: reason,
-        })?;
+        let refused = |reason: String| ProtocolError::peer("saved cache", "one of this model", reason);
+        let layers = self.read_layers(&mut reader, context).map_err(refused)?;
         if !reader.is_empty() {
-            return Err(ProtocolError::Malformed { what: "saved cache" });
+            return Err(refused(format!("{} bytes more", reader.len())));
         }
         self.layers = layers;
         Ok(())
@@ -79,9 +72,9 @@ impl CacheShape {
             ("head dimension", l.head_dim),
             ("layers", self.layers.len()),
         ] {
-            let got = number(what)?;
-            if got != expected {
-                return Err(format!("{what} {got}, expected {expected}"));
+            let actual = number(what)?;
+            if actual != expected {
+                return Err(format!("{what} {actual}, expected {expected}"));
             }
         }
         let mut layers: Vec<LayerShape> = vec![];
@@ -117,7 +110,7 @@ impl EncryptedCache {
     pub fn save(&self, path: &Path, binding: &Binding) -> Result<()> {
         let draft = path.with_extension("new");
         durable::replace(path, &draft, |file| self.write(file, binding))
-            .map_err(|e| failed(path, io::Error::from(e)))
+            .map_err(|e| ProtocolError::file(path, e.into()))
     }
 
     fn write(&self, file: &mut File, binding: &Binding) -> io::Result<()> {
@@ -137,27 +130,30 @@ impl EncryptedCache {
     /// Takes over the rows of a saved cache, which must be of this model, key and layout, with up to `context` rows.
     ///
     /// # Errors
-    /// `File`, and the cache stays as it was.
+    /// `File`, `Corrupt`, and the cache stays as it was.
     pub fn load(&mut self, path: &Path, binding: &Binding, context: usize) -> Result<()> {
-        let file = File::open(path).map_err(|e| failed(path, e))?;
-        let size = file.metadata().map_err(|e| failed(path, e))?.len();
+        let failed = |e: io::Error| ProtocolError::file(path, e);
+        let corrupt = |reason: String| ProtocolError::corrupt(path, reason);
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
         let mut reader = Hashing { inner: BufReader::new(file), hash: Sha256::new() };
         let mut start = vec![0; header(binding).len()];
-        reader.read_exact(&mut start).map_err(|_| failed(path, "a file that ends before its header"))?;
-        check_header(&start, binding).map_err(|reason| failed(path, reason))?;
-        let layers = self.shape.read_layers(&mut reader, context).map_err(|reason| failed(path, reason))?;
+        let short = |_| corrupt("a file that ends before its header".into());
+        reader.read_exact(&mut start).map_err(short)?;
+        check_header(&start, binding).map_err(corrupt)?;
+        let layers = self.shape.read_layers(&mut reader, context).map_err(corrupt)?;
         let shape = CacheShape { layers, ..self.shape.clone() };
         let expected =
             (start.len() + shape.to_bytes().len() + shape.ciphertexts() * Ciphertext::BYTES + DIGEST) as u64;
         if size != expected {
-            return Err(failed(path, format!("{size} bytes, expected {expected}")));
+            return Err(corrupt(format!("{size} bytes, expected {expected}")));
         }
         let layers = self.read(path, &shape, &mut reader)?;
         let Hashing { mut inner, hash } = reader;
         let mut digest = [0; DIGEST];
-        inner.read_exact(&mut digest).map_err(|e| failed(path, e))?;
+        inner.read_exact(&mut digest).map_err(failed)?;
         if hash.finalize()[..] != digest {
-            return Err(failed(path, "the content is damaged: its digest differs"));
+            return Err(corrupt("the content is damaged: its digest differs".into()));
         }
         (self.shape, self.layers) = (shape, layers);
         Ok(())
@@ -169,8 +165,9 @@ impl EncryptedCache {
             let n = shape.layout.blocks(shape.length(layer));
             let mut block = || {
                 let mut one = || {
-                    reader.read_exact(&mut bytes).map_err(|e| failed(path, e))?;
-                    Ciphertext::from_bytes(Context::get(), &bytes).map_err(|e| failed(path, e))
+                    reader.read_exact(&mut bytes).map_err(|e| ProtocolError::file(path, e))?;
+                    Ciphertext::from_bytes(Context::get(), &bytes)
+                        .map_err(|e| ProtocolError::corrupt(path, e))
                 };
                 (0..shape.layout.packs()).map(|_| one()).collect()
             };

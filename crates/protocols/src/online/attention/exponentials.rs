@@ -28,8 +28,8 @@ impl<P: Party> Online<P> {
         let plan = self.plan.clone();
         let spec = &plan.attention[layer];
         let shape = exp_shape(&plan, layer);
-        let (heads, malformed) =
-            (plan.model.heads, || ProtocolError::Malformed { what: "exponential material" });
+        let heads = plan.model.heads;
+        let malformed = || ProtocolError::bug("attention tables of a row", "one per score", "another number");
         let mut out = Exponentials {
             keys: Vec::with_capacity(self.active.len()),
             rotations: Vec::with_capacity(call.entries),

@@ -1,7 +1,7 @@
 //! Refreshes, and the cache as a file.
 
 use super::{check_passes, lazy, new_rows, parties, pass, shape, sum, Shares};
-use crate::error::{ProtocolError, Result};
+use crate::error::{PlanError, ProtocolError, Result};
 use crate::hybrid::attention::schedule::Kernel;
 use crate::hybrid::cache::{Binding, CacheShape, EncryptedCache, Policy};
 use crate::hybrid::layout::CacheLayout;
@@ -24,7 +24,7 @@ fn noise_is_tracked_alike_and_refreshes_come_in_time() {
     println!("{lazy} ciphertexts refreshed of {always}");
     // A plan that cannot work is refused before any work.
     let impossible = CacheShape::new(layout, 1, Policy::Lazy { reserve: 20 });
-    assert!(matches!(impossible, Err(ProtocolError::Shape { .. })));
+    assert!(matches!(impossible, Err(ProtocolError::Plan(PlanError::Unfit { .. }))));
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_saved_cache_goes_on_and_a_wrong_one_is_refused() {
     // Layer 1 has no rows in this test: a cache whose layers disagree is not loaded.
     let mut s = s;
     s.cache.encrypted_mut().unwrap().save(&path, &binding).unwrap();
-    assert!(matches!(cache.load(&path, &binding, 80), Err(ProtocolError::File { .. })));
+    assert!(matches!(cache.load(&path, &binding, 80), Err(ProtocolError::Corrupt { .. })));
 
     let one = ModelShape { layers: 1, ..m.clone() };
     let (mut c1, s1) = check_passes(&one, lazy(&one, 4), &[5, 1]);
@@ -50,7 +50,7 @@ fn a_saved_cache_goes_on_and_a_wrong_one_is_refused() {
     let mut refuse = |bytes: &[u8], binding: &Binding, context: usize, reason: &str| {
         std::fs::write(&path, bytes).unwrap();
         match fresh.load(&path, binding, context) {
-            Err(ProtocolError::File { reason: got, .. }) => {
+            Err(ProtocolError::Corrupt { file, reason: got }) if file == path => {
                 assert!(got.contains(reason), "{got}, not {reason}")
             }
             other => panic!("{reason}: {:?}", other.map(|()| "loaded")),

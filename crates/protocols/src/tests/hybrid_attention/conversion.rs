@@ -106,7 +106,7 @@ fn rotations_and_masks_give_the_same_rows() {
         assert!(decrypted(&secret, &evaluator, &new, &mut rng) == slots(&to, &rows), "{}", conversion.why());
         // A second conversion cannot fit, and says so before it works.
         let back = Rotations::new(&Conversion::new(to, from, len).unwrap()).unwrap();
-        assert!(matches!(back.apply(&evaluator, &new), Err(ProtocolError::Shape { .. })));
+        assert!(matches!(back.apply(&evaluator, &new), Err(ProtocolError::Caller { .. })));
         assert_eq!(evaluator.operations().hoisted_rotations, declared.0);
         assert!(new.iter().all(|ct| !to.survives(Vector, ct.noise())), "the next product needs a refresh");
     }
@@ -118,11 +118,11 @@ fn conversions_that_cannot_be_are_refused() {
     let layout = |m: &ModelShape, t| CacheLayout::new(m, t).unwrap();
     assert!(matches!(
         Conversion::new(layout(&gpt, 4), layout(&other, 4), 9),
-        Err(ProtocolError::Shape { .. })
+        Err(ProtocolError::Caller { .. })
     ));
     // Heads that lie in one half of the slots, then in both.
     let crossing = Conversion::new(layout(&gpt, 4), layout(&gpt, 8), 5).unwrap();
-    assert!(matches!(Rotations::new(&crossing), Err(ProtocolError::Shape { .. })));
+    assert!(matches!(Rotations::new(&crossing), Err(ProtocolError::Caller { .. })));
     assert!(crossing.why().contains("impossible"));
     let (_, _, few) = conversion(&shape(2, 2, 2048), 2, 4, 4);
     let (secret, keys) = keys(&BTreeSet::new());
@@ -130,7 +130,7 @@ fn conversions_that_cannot_be_are_refused() {
     let mut rng = rng(99);
     let cts = encrypted(&secret, &[vec![Fp::ONE; N]], &mut rng);
     let rotations = Rotations::new(&few).unwrap();
-    assert!(matches!(rotations.apply(&evaluator, &cts), Err(ProtocolError::Shape { .. })));
+    assert!(matches!(rotations.apply(&evaluator, &cts), Err(ProtocolError::Caller { .. })));
     let cts = encrypted(&secret, &[vec![Fp::ONE; N], vec![Fp::ONE; N]], &mut rng);
     assert!(matches!(rotations.apply(&evaluator, &cts), Err(ProtocolError::He(_))), "no keys");
 }
