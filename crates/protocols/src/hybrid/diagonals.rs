@@ -65,7 +65,8 @@ impl Packing {
         lanes > 0 && lanes <= self.lanes.count() && self.babies > 0 && self.parts <= self.lanes.n()
     }
 
-    /// Giant steps of the first of two sums, which two threads make; all of them where there are more outputs than one to share out.
+    /// Giant steps done by the first of two threads. With one output ciphertext its sum is split
+    /// between two threads; with several, each thread takes whole outputs and nothing is split.
     pub fn half(&self) -> usize {
         match self.outputs() == 1 {
             true => self.giants().div_ceil(2),

@@ -102,7 +102,9 @@ impl Choice {
     }
 }
 
-/// Sizes of equal parts of `total`, at most `limit`, largest first: fewer things in a part only cost if there are as many parts.
+/// Part sizes worth trying when `total` items are cut into parts of at most `limit`, largest first:
+/// for every possible number of parts, the smallest size that gives it. A larger size with equally
+/// many parts only leaves holes.
 fn sizes(total: usize, limit: usize) -> impl Iterator<Item = usize> {
     let mut next = total.min(limit);
     std::iter::from_fn(move || {

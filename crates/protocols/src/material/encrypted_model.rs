@@ -59,7 +59,8 @@ impl EmbedLayout {
     }
 }
 
-/// Slots of an embedding's ciphertexts and their coefficients, which passes need without the places of all weights.
+/// Layout of the embedding's ciphertexts and coefficients per slot. It follows from `d` alone, so a
+/// forward pass need not lay out the whole model.
 pub(crate) fn embed_slots(d: usize) -> (Layout, usize) {
     let coefficients = d.next_power_of_two().min(N);
     (slots(N / coefficients), coefficients)

@@ -66,8 +66,10 @@ pub struct EncryptedCache {
 }
 
 impl EncryptedCache {
-    /// Forgets rows `rows…`; both parties must do it alike. Values have a ciphertext per row; a key's ciphertexts hold a block, whose last
-    /// rows stay in them unread: what later products say about them is masked like all else, and neither party takes it.
+    /// Forgets rows `rows…`; both parties must do it alike. Values are encrypted row by row, so dropped
+    /// rows are removed. Keys are encrypted block by block, so dropped rows stay inside their
+    /// ciphertexts; later products that touch them are masked like all others, and both parties ignore
+    /// them.
     pub fn truncate(&mut self, rows: usize) {
         self.blocks.retain(|block| block.first < rows);
         for block in self.blocks.iter_mut().filter(|block| block.first + block.rows > rows) {
