@@ -300,7 +300,7 @@ impl Endpoint<Server> {
     }
 }
 
-/// Slots of the paper's protocols lack shares of `W·r`: no other protocol can use them.
+/// Slots of the paper's protocols lack shares of `W·r'`: no other protocol can use them.
 fn slots_pool(protocol: Protocol) -> &'static str {
     match protocol.is_hybrid() {
         true => "slots-online",

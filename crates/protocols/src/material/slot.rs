@@ -1,7 +1,7 @@
 //! One token's worth of prepared material ("slot"), as it lies in the store.
 //!
 //! A slot serves one row of the decoder through all layers. What is random is kept as a seed; what came out of the
-//! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
+//! offline protocols (shares of `W·r'`, of cross products, table keys) is kept as it is. Both parties use the same
 //! byte layout, computed from the public plan.
 
 use cryptogen_ot::{TableKey, TableShape};
@@ -124,7 +124,7 @@ impl SlotLayout {
     pub fn usable(&self) -> usize {
         self.usable
     }
-    /// Where the share of `W·r` of a site lies: those of all layers one behind the other.
+    /// Where the share of `W·r'` of a site lies: those of all layers one behind the other.
     pub fn linear(&self, site: Site) -> usize {
         self.linear[site.index(self.model.layers)]
     }
