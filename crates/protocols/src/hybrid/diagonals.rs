@@ -18,8 +18,11 @@ use zeroize::Zeroizing;
 /// How one layer of shape `[d_out, d_in]` is packed. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
+    /// inputs of the layer
     pub d_in: usize,
+    /// outputs of the layer
     pub d_out: usize,
+    /// positions and lanes of the slots
     pub lanes: Lanes,
     /// rows of `x` in one ciphertext
     pub rows: usize,

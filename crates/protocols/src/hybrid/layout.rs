@@ -46,9 +46,11 @@ pub struct CacheLayout {
     lanes: Lanes,
     /// E', a power of two
     features: usize,
+    /// key heads of the model
     pub kv_heads: usize,
     /// query heads per key head: `members` of a lane
     pub group: usize,
+    /// features of a head
     pub head_dim: usize,
     /// baby steps of the matrix kernels, a power of two that divides T
     babies: usize,

@@ -35,22 +35,30 @@ pub const HELD: usize = 1024;
 /// A packing with what it costs for a number of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
+    /// where everything lies
     pub packing: Packing,
     /// Ciphertexts' worth of rows.
     pub groups: usize,
     /// Its weights are encoded once for the model, not for this call.
     pub kept: bool,
+    /// operations for the rows it was chosen for
     pub work: Work,
 }
 
 /// Operations of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
+    /// fresh ciphertexts from the client
     pub inputs: usize,
+    /// rotations of inputs, several of one ciphertext
     pub hoisted: usize,
+    /// rotations of sums
     pub rotations: usize,
+    /// ciphertext by plaintext
     pub products: usize,
+    /// masked ciphertexts to the client
     pub outputs: usize,
+    /// plaintexts that are encoded for this call
     pub encodings: usize,
 }
 

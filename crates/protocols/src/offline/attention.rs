@@ -45,11 +45,13 @@ const ROWS: usize = 64;
 
 /// This party's inputs for a block of new rows.
 pub struct NewRows {
+    /// position of the first row
     pub first: usize,
     /// `[rows][layers·heads·head_dim]`
     pub queries: Vec<Vec<Fp>>,
     /// `[rows][layers·kv_heads·head_dim]`
     pub keys: Vec<Vec<Fp>>,
+    /// alike
     pub values: Vec<Vec<Fp>>,
     /// `[rows][layers][heads][t+1]`
     pub weights: Vec<Vec<Fp>>,
@@ -115,8 +117,11 @@ pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
 
 /// Keys of this connection.
 pub struct Keys<'a> {
+    /// parameters of both keys
     pub params: &'static Params,
+    /// this party's secret key
     pub mine: &'a SecretKey,
+    /// the peer's public key
     pub peer: &'a PublicKey,
 }
 

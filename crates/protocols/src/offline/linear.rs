@@ -42,8 +42,11 @@ pub fn cost(packed: &Packed, rows: usize) -> Cost {
 
 /// What the client brings to every call: the server's public key and its copy of the model.
 pub struct ClientSide<'a> {
+    /// parameters of the key
     pub params: &'static Params,
+    /// the key that hides what is sent
     pub server_key: &'a PublicKey,
+    /// its copy of the encrypted model
     pub model: &'a EncryptedModel,
 }
 

@@ -53,13 +53,19 @@ pub trait Sink {
 
 /// Everything a party needs to prepare material.
 pub struct Preparer<'a, P: Party> {
+    /// the connection to the peer
     pub ch: &'a mut dyn Channel,
+    /// what is computed
     pub plan: &'a Plan,
+    /// layout of a slot
     pub layout: &'a SlotLayout,
+    /// lattice keys of the connection
     pub keys: &'a PartyKeys<P>,
+    /// transfers of the connection
     pub ot: &'a mut OtPair,
     /// the client's encrypted model
     pub model: Option<&'a EncryptedModel>,
+    /// for seeds, masks and noise
     pub rng: &'a mut Prg,
     /// Whether linear layers get shares of `W·r'`. Without, as for the paper's protocols, the client's share is any uniform one and the
     /// server's comes online.

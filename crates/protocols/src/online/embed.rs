@@ -32,7 +32,9 @@ pub fn cost(rows: usize) -> Cost {
 
 /// What the client needs for embeddings.
 pub struct EmbedClient<'a> {
+    /// lattice keys of the connection
     pub keys: &'a PartyKeys<Client>,
+    /// its copy of the encrypted model
     pub model: &'a EncryptedModel,
 }
 

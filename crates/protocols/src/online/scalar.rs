@@ -24,10 +24,13 @@ use crate::share::{Incoming, Opening, Trace};
 
 /// Material of one scalar: keys with the party's shares of their payloads.
 pub struct ScalarKeys {
+    /// key of the only or coarse range
     pub hi: TableKey,
+    /// payload share that pads its argument
     pub hi_beta: Word,
     /// payload shares that multiply the fine value and the guard of the fine range; unused without one
     pub fine_betas: [Word; 2],
+    /// key of the fine range, and the payload share that pads its argument
     pub lo: Option<(TableKey, Word)>,
 }
 

@@ -25,8 +25,11 @@ const TASK: usize = 32;
 
 /// One look-up of a scalar: a key, its opened rotation, and the tables wanted.
 pub struct Lookup<'a> {
+    /// consumed by the look-up
     pub key: TableKey,
+    /// `ρ`, both parties' together
     pub rotation: u32,
+    /// public, of `2^k` entries
     pub tables: [&'a Table; 4],
 }
 
