@@ -2,8 +2,8 @@
 //!
 //! Functionality: `x_i` and `y_i` → `z_c + z_s = Σ_i x_i ⊙ y_i`, `z_s` uniform.
 //! Source: `docs/protocols/preprocessed.md` §3.3; BFV with one value per slot.
-//! Inputs: client the `x_i`, server the `y_i`, `[terms][n]`, over `F_p`: masks, or shares at scale
-//! F. The products are exact.
+//! Inputs: client the `x_i`, server the `y_i`, `[terms][n]`, over `F_p`: masks, or shares at the
+//! scale of `h'`, `h`, `g` or `up`. The products are exact.
 //! Cost: 2 messages (C→S, S→C) per 32·8192 values. Bytes per 8192 values: 200 736 per term there,
 //! 149 504 back.
 //! Material: spends none; makes the products of a slot. The client's lattice key is the

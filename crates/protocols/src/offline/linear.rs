@@ -3,7 +3,7 @@
 //! Functionality: `r'` of each matrix → `y_c + y_s = W·r'`, `[T, width]`, the outputs of all
 //! matrices side by side, `y_c` uniform.
 //! Source: `docs/protocols/preprocessed.md` §3.2.
-//! Inputs: client `r'`, `[T, d_in]` of each matrix, over `F_p`, as the input is at scale F, and the
+//! Inputs: client `r'`, `[T, d_in]` of each matrix, over `F_p` at the input's scale F, and the
 //! encrypted model; server its lattice key. Results at scale F + `f_w`.
 //! Cost: C→S a message per group ([`crate::material::packing`]) and 64 rows; 149 504 bytes per row
 //! and group.

@@ -3,10 +3,11 @@
 //! Functionality: token ids → shares of `h = TR(E[token] + P[t], shift)`, where `P` is there only
 //! if the model has learned positions.
 //! Source: `docs/protocols/preprocessed.md` §4.1.
-//! Inputs: client `T` token ids and its encrypted model; server its lattice key and `P`, at scale F
-//! + `embed.shift` like `E`. Result: `h`, `[T, d]`, over `F_p` at scale F.
+//! Inputs: client `T` token ids and its encrypted model; server its lattice key and `P`, which has
+//! the scale of `E`, F + `embed.shift`. Result: `h`, `[T, d]`, over `F_p` at scale F.
 //! Cost: 1 message (C→S), 149 504 bytes per row: a masked ciphertext of 8192 numbers.
-//! Material: the slot's mask `Embed`, which is also the client's share before truncation.
+//! Material: the slot's mask `Embed`; added up over slots, it is the client's share of `h` before
+//! truncation.
 //! Leaks: nothing. The ciphertext is padded in every number, re-randomised and flooded.
 //!
 //! 1. C→S `Enc(E[token]) − mask`. The server decrypts, adds up the slots and adds `P[t]`; both
