@@ -5,6 +5,8 @@
 //! modulus `t = p` of the share field, in residue number system. Only ciphertext × plaintext products are needed, so
 //! there are no relinearisation or rotation keys. [`Layout`] says what a plaintext multiplier can do.
 
+#![deny(missing_docs)]
+
 mod codec;
 mod combine;
 mod decrypt;

@@ -8,7 +8,7 @@
 //!    below one product;
 //! 4. flooding, uniform in `[−2^128, 2^128)`; it must exceed 2. and 3. by 40 bits;
 //! 5. the modulus switch divides by the dropped primes (more than `2^111`) and adds at most `(N + 1)/2·(1 + 2^−20)`;
-//! 6. the low bits that do not travel ([`crate::shorten`]) add at most `2^17` through `c_0` and `N·2^3` through `c_1·s`;
+//! 6. the low bits that do not travel (`shorten`) add at most `2^17` through `c_0` and `N·2^3` through `c_1·s`;
 //! 7. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining primes.
 
 use cryptogen_ring::P;

@@ -3,6 +3,8 @@
 //!
 //! No protocol lives here. Errors carry what was expected and what came, never a secret.
 
+#![deny(missing_docs)]
+
 pub mod durable;
 pub mod session;
 pub mod store;

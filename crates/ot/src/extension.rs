@@ -3,11 +3,11 @@
 //! Functionality: the sender has `Δ` and gets `q_i`, the receiver, who puts in bits `r_i`, gets `t_i = q_i ⊕ r_i·Δ`; hashed,
 //! the sender has random pads `(m_0, m_1)` and the receiver `m_r`.
 //! Source: Roy, "SoftSpokenOT: Quieter OT Extension from Small-Field Silent VOLE in the Minicrypt Model", CRYPTO 2022,
-//! figures 7 and 8 without the consistency check (semi-honest), over `F_{2^4}`; pads by the tweakable hash of [`crate::fixed_key`].
+//! figures 7 and 8 without the consistency check (semi-honest), over `F_{2^4}`; pads by the tweakable hash of `fixed_key`.
 //! Cost: one message from receiver to sender, 4 bytes for each transfer (rounded up to 128 transfers); four AES calls each.
 //! Leaks: nothing. Errors: none beyond the channel's, since every string of the right length is a valid message.
 //!
-//! 1. Block `b < 32`: the receiver holds 16 seeds `k_x`, the sender all but that at `x = Δ_b`, four bits of `Δ` ([`puncture`]).
+//! 1. Block `b < 32`: the receiver holds 16 seeds `k_x`, the sender all but that at `x = Δ_b`, four bits of `Δ` (`puncture`).
 //! 2. The receiver sends `d_b = ⊕_x G(k_x) ⊕ r` and keeps the columns `t_{b,j} = ⊕_{x: x_j = 1} G(k_x)`.
 //! 3. The sender computes the columns `q_{b,j} = ⊕_{x: (x ⊕ Δ_b)_j = 1} G(k_x) ⊕ Δ_{b,j}·d_b`. By rows, `q_i = t_i ⊕ r_i·Δ`.
 //! 4. `m_0 = H(i, q_i)`, `m_1 = H(i, q_i ⊕ Δ)`, `m_{r_i} = H(i, t_i)`, `i` counted over the life of the pair. The hash

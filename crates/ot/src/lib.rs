@@ -4,6 +4,8 @@
 //! [`dpf`] spends those on the keys of secret one-hot vectors. Adversary: semi-honest, κ = 128. Whatever the peer
 //! sends is nevertheless checked: it causes a typed error, never a panic.
 
+#![deny(missing_docs)]
+
 pub mod base;
 pub mod dpf;
 pub mod error;

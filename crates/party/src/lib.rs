@@ -2,6 +2,8 @@
 //!
 //! Every other crate in which two parties meet stands on this one. It knows no protocol, no network and no file.
 
+#![deny(missing_docs)]
+
 mod channel;
 #[cfg(any(test, feature = "test-channel"))]
 pub mod memory;

@@ -10,57 +10,122 @@ use thiserror::Error;
 /// A plan document that cannot be used, or a model that no plan makes possible.
 #[derive(Debug, Error)]
 pub enum PlanError {
+    /// Not JSON.
     #[error("the plan is not valid JSON: {0}")]
     Json(String),
+    /// A field, site or table is not there.
     #[error("the plan lacks {0}")]
     Missing(String),
+    /// A value that no plan may have.
     #[error("plan field {field}: expected {expected}, got {actual}")]
-    Value { field: String, expected: String, actual: String },
+    Value {
+        /// The field.
+        field: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
     /// The model does not fit into the ciphertexts of the paper's protocols.
     #[error("{what}: expected {expected}, got {actual}")]
-    Unfit { what: &'static str, expected: String, actual: String },
+    Unfit {
+        /// The part of the model that does not.
+        what: &'static str,
+        /// What fits.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
 }
 
 /// Anything that stops a protocol step, by whose fault it is. The errors of the crates below carry
 /// their own.
 #[derive(Debug, Error)]
 pub enum ProtocolError {
+    /// The plan cannot be used.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The connection failed.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The store of material failed.
     #[error(transparent)]
     Store(#[from] cryptogen_mpc::store::StoreError),
+    /// The session failed, or the parties do not agree on what it is about.
     #[error(transparent)]
     Session(#[from] cryptogen_mpc::session::SessionError),
     /// Bytes that decode to no key or ciphertext are the peer's, who sent them; those of a file of
     /// ours are [`ProtocolError::Corrupt`].
     #[error("lattice encryption: {0}")]
     He(#[from] cryptogen_he::HeError),
+    /// Oblivious transfer failed.
     #[error("oblivious transfer: {0}")]
     Ot(cryptogen_ot::OtError),
     /// The caller asked for what the step does not accept. Nothing was sent for it.
     #[error("{what}: expected {expected}, got {actual}")]
-    Caller { what: &'static str, expected: String, actual: String },
+    Caller {
+        /// The operand or argument.
+        what: &'static str,
+        /// What the step accepts.
+        expected: String,
+        /// What it was given.
+        actual: String,
+    },
     /// The peer sent something that the protocol does not allow.
     #[error("malformed {what} from the peer: expected {expected}, got {actual}")]
-    Peer { what: &'static str, expected: String, actual: String },
+    Peer {
+        /// The message or number.
+        what: &'static str,
+        /// What the protocol allows.
+        expected: String,
+        /// What came.
+        actual: String,
+    },
     /// A file of ours is not what we wrote there, or belongs to something else.
     #[error("file {}: {reason}", file.display())]
-    Corrupt { file: PathBuf, reason: String },
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// How that was noticed.
+        reason: String,
+    },
     /// The operating system did not read or write a file of ours.
     #[error("file {}: {error}", file.display())]
-    File { file: PathBuf, error: io::Error },
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
     /// One-time material was to be used a second time. It was not.
     #[error("{what}: expected a fresh one, got one used before")]
-    Spent { what: &'static str },
+    Spent {
+        /// The material.
+        what: &'static str,
+    },
+    /// Less material is left than a step needs.
     #[error("not enough prepared material: {what} needs {needed}, {available} left")]
-    Short { what: &'static str, needed: u64, available: u64 },
+    Short {
+        /// The kind of material.
+        what: &'static str,
+        /// How much the step needs.
+        needed: u64,
+        /// How much is left.
+        available: u64,
+    },
+    /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
     /// What no caller, no peer and no file can bring about.
     #[error("{what}: expected {expected}, got {actual}")]
-    Bug { what: &'static str, expected: String, actual: String },
+    Bug {
+        /// The value.
+        what: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
 }
 
 impl ProtocolError {

@@ -3,6 +3,8 @@
 //! Rooms, from the ground up: [`model`], [`share`], [`material`], then the two phases side by side, and [`endpoint`], which joins them.
 //! Which of them may use which: DESIGN.md, held by `tests/walls.rs`.
 
+#![deny(missing_docs)]
+
 pub mod endpoint;
 pub mod error;
 pub mod hybrid;

@@ -1,6 +1,8 @@
 //! Arithmetic without parties: the field `F_p`, the pseudorandom generator, local truncation, number-theoretic
 //! transforms and the hot loops (`kernels`).
 
+#![deny(missing_docs)]
+
 pub mod field;
 pub mod kernels;
 pub mod modulus;

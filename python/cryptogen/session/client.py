@@ -292,8 +292,9 @@ class Client:
             yield from self._accepted(chosen, rows.events, position)
 
     def _accepted(self, chosen: list[int], events: tuple[int, ...], position: int) -> Iterator[tuple[int, int]]:
-        """The tokens of a pass, from `position` on; the session is at each of them when it is yielded, whatever has
-        been computed ahead: all but the last are rows of the pass already."""
+        """The tokens of a pass, from `position` on. When a token is yielded, `length` and `save()`
+        describe the session up to that token, even if drafted tokens behind it have been computed:
+        all but the last are rows of the pass already."""
         self._unreported += events[0]
         for n, token in enumerate(chosen):
             computed = n < len(chosen) - 1

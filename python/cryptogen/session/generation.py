@@ -32,7 +32,8 @@ class Run(Protocol):
         ...
 
     def keep(self, length: int) -> None:
-        """Only the first `length` tokens count; until something is appended, more may be kept again."""
+        """Roll back to the first `length` tokens. The roll-back is lazy: until the next append it
+        may be undone by a larger `length`."""
         ...
 
     def expect(self, passes: int, rows: int) -> None:

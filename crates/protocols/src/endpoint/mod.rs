@@ -44,8 +44,11 @@ const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
 /// Records left in each pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stock {
+    /// slots, one for a row
     pub slots: u64,
+    /// heads, one for a row that is sampled
     pub heads: u64,
+    /// exponentials, one per layer, head and pair of rows
     pub exponentials: u64,
 }
 
@@ -300,7 +303,7 @@ impl Endpoint<Server> {
     }
 }
 
-/// Slots of the paper's protocols lack shares of `W·r`: no other protocol can use them.
+/// Slots of the paper's protocols lack shares of `W·r'`: no other protocol can use them.
 fn slots_pool(protocol: Protocol) -> &'static str {
     match protocol.is_hybrid() {
         true => "slots-online",

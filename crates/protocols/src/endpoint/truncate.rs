@@ -1,17 +1,22 @@
 //! Dropping the last rows of a session: drafted tokens that were not accepted.
 //!
-//! Functionality: of `L` rows the first `n` stay, as if the others had never been computed. No message; both parties do it with the same `n`
-//! between two passes (the session protocol names it). Source: verification of drafted tokens, Leviathan et al. 2023; rows of the default
-//! protocol are immutable, so forgetting the last ones is exact. Leaks: `n`, to the server.
+//! Functionality: of `L` rows the first `n` stay, as if the others had never been computed.
+//! Source: `docs/protocols/preprocessed.md` §4.7; verification of drafted tokens, Leviathan et al.
+//! 2023. Rows of the default protocol are immutable, so forgetting the last ones is exact.
+//! Inputs: both `n`, the same between two passes (the session protocol names it), and their state
+//! of the session.
+//! Cost: no message.
+//! Material: spends none. That of dropped rows has been spent and is gone with them; a row that
+//! later stands at the same position takes a fresh slot: no mask and no table ever serves a second
+//! row.
+//! Leaks: `n`, to the server.
 //!
 //! 1. Rows `n…` leave the cache of every layer: both parties' shares and what was opened of them.
 //! 2. The peer's encrypted masks of these rows leave the encrypted cache.
-//! 3. Rows that have a position but no token are dropped too: their material holds products with the rows of 1.
+//! 3. Rows that have a position but no token are dropped too: their material holds products with
+//!    the rows of 1.
 //!
 //! Range events of dropped rows that were not sampled still go to the next row that is (A7).
-//!
-//! One-time material of dropped rows has been spent and is gone with them. A row that later stands at the same position takes a fresh slot:
-//! no mask and no table ever serves a second row.
 
 use cryptogen_party::Party;
 use zeroize::Zeroize;

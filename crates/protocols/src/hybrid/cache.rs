@@ -20,8 +20,11 @@ use crate::error::{PlanError, ProtocolError, Result};
 /// When blocks are re-encrypted ([`super::refresh`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// When their noise would not survive the next product. `reserve`: bits of noise kept free besides, 0 unless one wants to see refreshes.
-    Lazy { reserve: u32 },
+    /// When their noise would not survive the next product.
+    Lazy {
+        /// bits of noise kept free besides, 0 unless one wants to see refreshes
+        reserve: u32,
+    },
     /// After every append, to compare with.
     Always,
 }
@@ -29,8 +32,11 @@ pub enum Policy {
 /// New rows that lie in one block: `rows` of the call at tokens `at..` of the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
+    /// number of the block
     pub block: usize,
+    /// its first token that is new
     pub at: usize,
+    /// rows of the call
     pub rows: Range<usize>,
 }
 

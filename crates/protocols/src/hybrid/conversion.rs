@@ -1,15 +1,26 @@
-//! Cached rows from one layout to another: between the paper's inner and outer encodings, and everything in between.
+//! Cached rows from one layout to another: between the paper's inner and outer encodings, and
+//! everything in between.
 //!
-//! Source: CryptoGen (arXiv 2602.08798), heterogeneous SIMD encodings. Two ways, both tested, neither used by a session: all phases share one layout
-//! (decision 0010). [`Conversion::why`] gives the prices.
+//! Functionality: `len` rows of keys or values of a layer, encrypted in one layout → the same in
+//! another.
+//! Source: CryptoGen (arXiv 2602.08798), heterogeneous SIMD encodings. Two ways, both tested,
+//! neither used by a session: all phases share one layout (decision 0010). [`Conversion::why`]
+//! gives the prices.
+//! Inputs: server the ciphertexts, client its secret key; values `[len][kv_heads][head_dim]` over
+//! `F_p`, at scale F.
+//! Cost: by the parties 2 messages, 205 KB per ciphertext before and after; by the server alone
+//! none.
+//! Material: none.
+//! Leaks: nothing. Uniformly masked and flooded one way, ciphertexts the other.
 //!
-//! *By the parties* ([`client`], [`server`]): a refresh that writes another order. Messages: 2. Bytes: 205 KB per ciphertext before and after.
-//! Leaks: nothing (uniformly masked and flooded one way, ciphertexts the other).
+//! *By the parties* ([`client`], [`server`]): a refresh that writes another order.
 //! 1. S→C the ciphertexts of the old layout, masked in every slot.
-//! 2. C→S the same values in the new layout, encrypted. The server adds its masks in the new layout.
+//! 2. C→S the same values in the new layout, encrypted. The server adds its masks in the new
+//!    layout.
 //!
-//! *By the server alone* ([`Rotations`]): `out_j = Σ_{i, step} mask_{i,step,j} ⊙ rot_step(in_i)`. No messages, a Galois key per distance, and the one
-//! product that the parameters have room for: what comes out can be returned or refreshed, but not multiplied.
+//! *By the server alone* ([`Rotations`]): `out_j = Σ_{i, step} mask_{i,step,j} ⊙ rot_step(in_i)`. A
+//! Galois key per distance, and the one product that the parameters have room for: what comes out
+//! can be returned or refreshed, but not multiplied.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -18,8 +18,11 @@ use zeroize::Zeroizing;
 /// How one layer of shape `[d_out, d_in]` is packed. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
+    /// inputs of the layer
     pub d_in: usize,
+    /// outputs of the layer
     pub d_out: usize,
+    /// positions and lanes of the slots
     pub lanes: Lanes,
     /// rows of `x` in one ciphertext
     pub rows: usize,
@@ -65,7 +68,8 @@ impl Packing {
         lanes > 0 && lanes <= self.lanes.count() && self.babies > 0 && self.parts <= self.lanes.n()
     }
 
-    /// Giant steps of the first of two sums, which two threads make; all of them where there are more outputs than one to share out.
+    /// Giant steps done by the first of two threads. With one output ciphertext its sum is split
+    /// between two threads; with several, each thread takes whole outputs and nothing is split.
     pub fn half(&self) -> usize {
         match self.outputs() == 1 {
             true => self.giants().div_ceil(2),

@@ -1,7 +1,19 @@
 //! Ciphertexts between the parties: both directions of the conversion between shares and slots.
 //!
-//! Shares to ciphertexts: the client encrypts its share, the server adds its own as a plaintext. Ciphertexts to shares: the server subtracts a uniform
-//! mask in every slot and floods; the client's share is what it decrypts, the server's is the mask. Both are exact in the share field.
+//! Functionality: shares of `x` → `Enc(x)` with the server; `Enc(x)` with the server → shares of
+//! `x`. Both are exact in the share field.
+//! Source: CryptoGen (arXiv 2602.08798), which goes from shares to ciphertexts and back between
+//! layers.
+//! Inputs: client and server shares of `n` ciphertexts' slots, `[n][8192]`, over `F_p` at any
+//! scale; the client its secret key.
+//! Cost: 1 message each: C→S, or S→C; 205 KB per ciphertext.
+//! Material: none.
+//! Leaks: nothing. The server sees ciphertexts, the client values minus masks, whose noise is
+//! flooded.
+//!
+//! To ciphertexts: the client encrypts its share, the server adds its own as a plaintext. To
+//! shares: the server subtracts a uniform mask in every slot and floods; the client's share is what
+//! it decrypts, the server's is the mask.
 
 use cryptogen_he::evaluate::{
     Ciphertext, Context, Evaluator, MaskedCiphertext, SecretKey, SeededCiphertext, N,

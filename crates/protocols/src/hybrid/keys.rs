@@ -1,9 +1,19 @@
-//! The client's secret key and the evaluation keys that the server has of it: made once, kept in each party's store, used by all sessions.
+//! The client's secret key and the evaluation keys that the server has of it: made once, kept in
+//! each party's store, used by all sessions.
 //!
-//! Messages: 2 control messages; then C→S, only what the server lacks: public and relinearisation key with the first Galois
-//! keys, `STEPS_AT_ONCE` Galois keys a message. Leaks: nothing (a key id is random).
+//! Functionality: the server gets the evaluation keys of the client's secret key that the plan
+//! needs.
+//! Source: CryptoGen (arXiv 2602.08798), in which the server computes under the client's key; keys
+//! as in `docs/protocols/encrypted-cache.md`.
+//! Inputs: client its secret key, server what it has kept of the evaluation keys; both the public
+//! plan's rotations. No shares.
+//! Cost: 2 control messages; then C→S, only what the server lacks, a message per `STEPS_AT_ONCE`
+//! Galois keys of 1.84 MB each, the first with public and relinearisation key.
+//! Material: none.
+//! Leaks: nothing. A key id is random.
 //!
-//! 1. S→C id of the keys it has and their steps. 2. C→S the id of its key. Another id: everything is missing. 3. C→S what is missing.
+//! 1. S→C id of the keys it has and their steps. 2. C→S the id of its key. Another id: everything
+//!    is missing. 3. C→S what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +31,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{ProtocolError, Result};
 
-/// Galois keys in one message, 2.4 MB each.
+/// Galois keys in one message, 1.84 MB each.
 const STEPS_AT_ONCE: usize = 8;
 const SECRET_FILE: &str = "hybrid.secret";
 const EVALUATION_FILE: &str = "hybrid.keys";

@@ -46,9 +46,11 @@ pub struct CacheLayout {
     lanes: Lanes,
     /// E', a power of two
     features: usize,
+    /// key heads of the model
     pub kv_heads: usize,
     /// query heads per key head: `members` of a lane
     pub group: usize,
+    /// features of a head
     pub head_dim: usize,
     /// baby steps of the matrix kernels, a power of two that divides T
     babies: usize,
@@ -182,7 +184,7 @@ impl CacheLayout {
         scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
     }
 
-    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up to [`TERMS`].
+    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up to `TERMS`.
     pub fn terms(&self, kernel: Kernel) -> usize {
         let cached = match kernel {
             Kernel::Vector => full_block(self.tokens()),

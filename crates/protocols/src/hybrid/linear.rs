@@ -1,9 +1,15 @@
 //! Linear layers `y = W·x` on the client's ciphertexts (ct × pt).
 //!
-//! Functionality: the server holds `x − r'`, the client `r'` and a uniform `y_c` of its own choice; the server gets `W·x − y_c`,
-//! so what follows is as after the default linear layer: the client's share was known before. Source: CryptoGen, ct × pt
-//! stage; packing in [`super::diagonals`]. Messages: 3 (C→S, S→C, C→S). Bytes: 205 KB per input ciphertext, 205 KB per output
-//! ciphertext, 8 per output. Material: none. Leaks: nothing, as 2. is uniformly masked and flooded and 3. padded by `y_c`.
+//! Functionality: `x − r'` with the server, `r'` and a uniform `y_c` with the client → the server
+//! gets `W·x − y_c`, so what follows is as after the default linear layer: the client's share was
+//! known before.
+//! Source: CryptoGen (arXiv 2602.08798), ct × pt stage; packing in [`super::diagonals`].
+//! Inputs: server `x − r'`, `[rows][d_in]`, at scale F, `W` at scale `f_w` and the client's
+//! evaluation keys; client `r'` and `y_c`, `[rows][d_out]`, over `F_p` at scale F + `f_w`.
+//! Cost: 3 messages (C→S, S→C, C→S). 205 KB per input ciphertext, 205 KB per output ciphertext, 8
+//! bytes per output.
+//! Material: `y_c` from the slot, which needs no peer.
+//! Leaks: nothing. 2. is uniformly masked and flooded and 3. padded by `y_c`.
 //!
 //! 1. C→S `Enc(r')`. The server adds `x − r'` as a plaintext: `Enc(x)`.
 //! 2. S→C `Enc(W·x − m)` in lanes, `m` fresh and uniform in every slot.

@@ -75,11 +75,13 @@ impl Protocol {
 /// What was done so far in a session; the server counts operations, both count the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// the server's, on ciphertexts
     pub operations: Operations,
     /// ciphertexts that the client encrypted
     pub encrypted: u64,
-    /// cache ciphertexts that were refreshed, and that would have been by refreshing after every append
+    /// cache ciphertexts that were refreshed
     pub refreshes: u64,
+    /// those that would have been by refreshing after every append
     pub refreshes_if_always: u64,
 }
 

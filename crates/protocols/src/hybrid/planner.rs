@@ -1,7 +1,7 @@
 //! Which packing a linear layer gets: the cheapest by a cost model in microseconds, and the Galois keys that all of them need.
 //!
 //! All layers share one cyclic dimension `n`, so that they share their Galois keys (4.7 MB each at the server). The steps are
-//! those of the best packings for one row (generation) and for [`PREFILL`] rows; for any other number of rows the best packing
+//! those of the best packings for one row (generation) and for `PREFILL` rows; for any other number of rows the best packing
 //! within these steps is taken. Both parties compute the same plan from the public shape of the model.
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,22 +35,30 @@ pub const HELD: usize = 1024;
 /// A packing with what it costs for a number of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
+    /// where everything lies
     pub packing: Packing,
     /// Ciphertexts' worth of rows.
     pub groups: usize,
     /// Its weights are encoded once for the model, not for this call.
     pub kept: bool,
+    /// operations for the rows it was chosen for
     pub work: Work,
 }
 
 /// Operations of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
+    /// fresh ciphertexts from the client
     pub inputs: usize,
+    /// rotations of inputs, several of one ciphertext
     pub hoisted: usize,
+    /// rotations of sums
     pub rotations: usize,
+    /// ciphertext by plaintext
     pub products: usize,
+    /// masked ciphertexts to the client
     pub outputs: usize,
+    /// plaintexts that are encoded for this call
     pub encodings: usize,
 }
 
@@ -102,7 +110,9 @@ impl Choice {
     }
 }
 
-/// Sizes of equal parts of `total`, at most `limit`, largest first: fewer things in a part only cost if there are as many parts.
+/// Part sizes worth trying when `total` items are cut into parts of at most `limit`, largest first:
+/// for every possible number of parts, the smallest size that gives it. A larger size with equally
+/// many parts only leaves holes.
 fn sizes(total: usize, limit: usize) -> impl Iterator<Item = usize> {
     let mut next = total.min(limit);
     std::iter::from_fn(move || {

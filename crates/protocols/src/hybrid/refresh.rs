@@ -1,8 +1,15 @@
-//! Lazy noise refresh: cached ciphertexts are encrypted afresh when their noise would not survive the next product.
+//! Lazy noise refresh: cached ciphertexts are encrypted afresh when their noise would not survive
+//! the next product.
 //!
-//! Source: CryptoGen (arXiv 2602.08798), lazy refresh by masked re-encryption. Noise is a function of public counts, so both parties know when it is due
-//! ([`super::cache::CacheShape::append`]) and no message asks for it. Messages: 2 for all ciphertexts that are due in a layer. Leaks: nothing; the client
-//! sees values minus uniform masks, the server ciphertexts.
+//! Functionality: `Enc(x)` with the server → a fresh `Enc(x)` with the server.
+//! Source: CryptoGen (arXiv 2602.08798), lazy refresh by masked re-encryption.
+//! Inputs: server `n` ciphertexts, client its secret key; `[n][8192]` numbers over `F_p` at any
+//! scale.
+//! Cost: 2 messages for all ciphertexts that are due in a layer (S→C, C→S), 205 KB per ciphertext
+//! each. None where none is due: noise is a function of public counts, so both parties know
+//! ([`super::cache::CacheShape::append`]) and no message asks for it.
+//! Material: none.
+//! Leaks: nothing. The client sees values minus uniform masks, the server ciphertexts.
 //!
 //! 1. S→C `Enc(x − m)`, `m` fresh and uniform.
 //! 2. C→S `Enc'(x − m)`, fresh. The server adds `m`.

@@ -19,6 +19,7 @@ use crate::model::{Plan, ServerModel, Site};
 /// Where the embedding lies in the encrypted model.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbedLayout {
+    /// layout of its ciphertexts
     pub layout: Layout,
     /// coefficients of a slot, `C ≥ d`
     pub coefficients: usize,
@@ -59,7 +60,8 @@ impl EmbedLayout {
     }
 }
 
-/// Slots of an embedding's ciphertexts and their coefficients, which passes need without the places of all weights.
+/// Layout of the embedding's ciphertexts and coefficients per slot. It follows from `d` alone, so a
+/// forward pass need not lay out the whole model.
 pub(crate) fn embed_slots(d: usize) -> (Layout, usize) {
     let coefficients = d.next_power_of_two().min(N);
     (slots(N / coefficients), coefficients)
@@ -68,6 +70,7 @@ pub(crate) fn embed_slots(d: usize) -> (Layout, usize) {
 /// How much of the model a client needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// Everything.
     Whole,
     /// Head and embedding: where layers are computed on the client's ciphertexts.
     Ends,
@@ -75,8 +78,11 @@ pub enum Part {
 
 /// Order and position of all matrices: the layers, the head, the embedding.
 pub struct ModelLayout {
+    /// the matrices of all layers
     pub layers: Packed,
+    /// the output head
     pub head: Packed,
+    /// the embedding
     pub embed: EmbedLayout,
     /// ciphertexts left out
     pub(crate) first: usize,
@@ -147,6 +153,7 @@ impl ModelLayout {
 pub struct EncryptedModel {
     file: File,
     path: PathBuf,
+    /// where everything lies in the file
     pub layout: ModelLayout,
 }
 

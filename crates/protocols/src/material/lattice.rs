@@ -11,8 +11,11 @@ use crate::error::{ProtocolError, Result};
 
 /// This party's secret key and the peer's public key.
 pub struct PartyKeys<P: Party> {
+    /// parameters of both keys
     pub params: &'static Params,
+    /// this party's secret key
     pub mine: SecretKey,
+    /// the peer's public key
     pub peer: PublicKey,
     _party: std::marker::PhantomData<P>,
 }

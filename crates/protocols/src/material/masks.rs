@@ -12,27 +12,37 @@ pub enum Mask {
     Remask,
     /// Client: opens its share of 1/rms (index: norm).
     NormScalar,
-    /// Server: `h'` opened for the sum of squares, `h` opened for the product, its share of 1/rms (index: norm).
+    /// Server: `h'`, opened for the sum of squares (index: norm).
     NormSquare,
+    /// Server: `h`, opened for the product (index: norm).
     NormInput,
+    /// Server: its share of 1/rms (index: norm).
     NormScale,
-    /// Server: queries, keys and values opened to the client (index: layer).
+    /// Server: queries opened to the client (index: layer).
     Query,
+    /// Server: keys opened to the client (index: layer).
     Key,
+    /// Server: values opened to the client (index: layer).
     Value,
-    /// Both: `o'` and `1/σ` opened for their product (index: layer).
+    /// Both: `o'`, opened for the product with `1/σ` (index: layer).
     AttentionOut,
+    /// Both: `1/σ`, opened for the product with `o'` (index: layer).
     AttentionScale,
-    /// Server: gate and up opened to the client (index: layer).
+    /// Server: gate opened to the client (index: layer).
     Gate,
+    /// Server: up opened to the client (index: layer).
     Up,
     /// Server: up once more, modulo `2^64`, for the look-up (index: layer).
     UpPayload,
-    /// Both: shares of table payloads, modulo `2^64` (index: norm or layer).
+    /// Both: payload shares of a norm's only or coarse range, modulo `2^64` (index: norm).
     NormHi,
+    /// The same of a norm's fine range (index: norm).
     NormLo,
+    /// The same of 1/σ, its only or coarse range (index: layer).
     SigmaHi,
+    /// The same of the fine range of 1/σ (index: layer).
     SigmaLo,
+    /// The same of an activation (index: layer).
     Activation,
 }
 

@@ -23,6 +23,7 @@ const RESULT: usize = 24_000;
 /// Rows of a matrix in one slot; what is left of the slot is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
+    /// the matrix
     pub site: Site,
     /// first row of the matrix
     first: usize,
@@ -34,6 +35,7 @@ pub struct Block {
 /// Ciphertexts that are combined into one result for each row of inputs.
 #[derive(Debug)]
 pub struct Group {
+    /// in the order of their slots
     pub blocks: Vec<Block>,
     /// coefficients of a slot, `C`
     coefficients: usize,
@@ -48,6 +50,7 @@ impl Group {
         N / self.coefficients
     }
 
+    /// Layout of its ciphertexts.
     pub fn layout(&self) -> Layout {
         slots(self.slots())
     }
@@ -116,6 +119,7 @@ impl Group {
 
 /// Matrices that are multiplied together, with their inputs all known.
 pub struct Packed {
+    /// in the order of their ciphertexts
     pub groups: Vec<Group>,
     /// where the outputs of each matrix stand in a row of outputs
     places: Vec<(Site, Range<usize>)>,

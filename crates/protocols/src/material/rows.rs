@@ -9,11 +9,11 @@ use crate::share::Events;
 
 /// Attention material of one row and layer, made when the row was given its position.
 pub struct RowAttention {
-    /// shares of `q_c·v_j + u·k_c,j`, `[heads][t+1]`
+    /// shares of `q_c·m_k,j + u·k_c,j`, `[heads][t+1]`
     pub score: Wiped<Fp>,
     /// shares of `Σ_j a_j·w_j + b_j·v_c,j`, `[heads·head_dim]`
     pub value: Wiped<Fp>,
-    /// this party's mask of its probabilities, `[heads][t+1]`
+    /// this party's masks of its weights, `a` or `b`, `[heads][t+1]`
     pub weight_mask: Wiped<Fp>,
     /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
     pub exp: Deferred,

@@ -1,7 +1,7 @@
 //! One token's worth of prepared material ("slot"), as it lies in the store.
 //!
 //! A slot serves one row of the decoder through all layers. What is random is kept as a seed; what came out of the
-//! offline protocols (shares of `W·r`, of cross products, table keys) is kept as it is. Both parties use the same
+//! offline protocols (shares of `W·r'`, of cross products, table keys) is kept as it is. Both parties use the same
 //! byte layout, computed from the public plan.
 
 use std::path::Path;
@@ -127,28 +127,35 @@ impl SlotLayout {
     pub fn usable(&self) -> usize {
         self.usable
     }
-    /// Where the share of `W·r` of a site lies: those of all layers one behind the other.
+    /// Where the share of `W·r'` of a site lies: those of all layers one behind the other.
     pub fn linear(&self, site: Site) -> usize {
         self.linear[site.index(self.model.layers)]
     }
+    /// Where the share of `Σ h'_c·u'` of a norm lies.
     pub fn norm_square(&self, norm: usize) -> usize {
         self.norm_square[norm]
     }
+    /// Where the shares of `h_c·v + b·u` of a norm lie.
     pub fn norm_product(&self, norm: usize) -> usize {
         self.norm_product[norm]
     }
+    /// Where the keys of a norm lie: of the only or coarse range, and of the fine one.
     pub fn norm_tables(&self, norm: usize) -> (usize, usize) {
         self.norm_tables[norm]
     }
+    /// Where the shares of `g_c·u_up + up_c·u_g` of a layer lie.
     pub fn gated(&self, layer: usize) -> usize {
         self.gated[layer]
     }
+    /// Where the shares of `a₂·v₂ + b₂·u₂` of a layer lie.
     pub fn attention_out(&self, layer: usize) -> usize {
         self.attention_out[layer]
     }
+    /// Where the keys of 1/σ of a layer lie, of each range those of all heads.
     pub fn sigma_tables(&self, layer: usize) -> (usize, usize) {
         self.sigma_tables[layer]
     }
+    /// Where the keys of a layer's activation lie, one for each neuron.
     pub fn activation_tables(&self, layer: usize) -> usize {
         self.activation_tables[layer]
     }

@@ -26,16 +26,27 @@ const MAX_WEIGHT_BITS: i64 = 15;
 /// Shape of the decoder.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct ModelShape {
+    /// `gpt2` or `llama`
     pub arch: String,
+    /// number of layers, `L`
     pub layers: usize,
+    /// width of the residual stream
     pub d: usize,
+    /// query heads
     pub heads: usize,
+    /// key heads, which are as many value heads
     pub kv_heads: usize,
+    /// width of a head
     pub head_dim: usize,
+    /// width of the activation
     pub ff: usize,
+    /// whether the activation is SiLU(gate)·up, not GELU
     pub gated: bool,
+    /// whether positions are rotary, not learned
     pub rope: bool,
+    /// tokens
     pub vocab: usize,
+    /// most rows of a session
     pub context: usize,
 }
 
@@ -62,54 +73,81 @@ impl ModelShape {
     }
 }
 
+/// The embedding (A5.1).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Embed {
+    /// truncation of the embedding to scale F
     pub shift: u32,
+    /// bound of `E + P` before it
     pub bound: u64,
 }
 
+/// Rotary positions (A5.4).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Rope {
+    /// scale of both tables
     pub bits: u32,
+    /// table of cosines, `[context·head_dim/2]`
     pub cos: usize,
+    /// table of sines, alike
     pub sin: usize,
 }
 
 /// One range of a positive scalar function (A4). `g`: its guard; `z`: of a coarse range, where the fine one takes over.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Range {
+    /// truncation of the argument
     pub mu: u32,
+    /// log2 of a segment
     pub h: u32,
+    /// index bits
     pub k: u32,
+    /// table of slopes, A
     pub a: usize,
+    /// table of offsets, B
     pub b: usize,
+    /// table of the guard, G
     pub g: usize,
+    /// table of the selector, Z
     pub z: Option<usize>,
 }
 
 /// A positive scalar function with one or two ranges (A4).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Scalar {
+    /// the only range, or the coarse one
     pub hi: Range,
+    /// the fine range
     pub lo: Option<Range>,
+    /// truncation of the result
     pub out_shift: u32,
 }
 
+/// A norm (A5.2).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Norm {
+    /// truncation of `h` before it is squared
     pub pre_shift: u32,
+    /// bound of `h` before that
     pub h_bound: u64,
+    /// 1/√ of the sum of squares
     pub scalar: Scalar,
 }
 
+/// A linear layer (A5.3).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Linear {
+    /// inputs
     pub d_in: usize,
+    /// outputs
     pub d_out: usize,
+    /// truncation of the input, one for each column
     pub in_shift: Vec<u32>,
+    /// bound of the input before it
     pub in_bound: u64,
     /// one for all rows, or one for each
     pub out_shift: Vec<u32>,
+    /// bound of the output before `out_shift`
     pub out_bound: u64,
 }
 
@@ -139,40 +177,61 @@ impl Anchor {
     }
 }
 
+/// A head of a layer's attention (A5.5).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Head {
+    /// what its scores are relative to
     pub anchor: Anchor,
+    /// where the window of scores begins
     pub offset: i64,
+    /// what is subtracted from the argument
     pub center: i64,
+    /// log2 of a segment
     pub h: u32,
+    /// table of slopes, A
     pub a: usize,
+    /// table of offsets, B
     pub b: usize,
+    /// table of the guard, G
     pub g: usize,
+    /// truncation of exponentials to weights
     pub e_shift: u32,
+    /// truncation of the weighted values
     pub o_shift: u32,
+    /// 1/σ
     pub scalar: Scalar,
 }
 
+/// Attention of a layer (A5.5).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Attention {
+    /// index bits of exponentials
     pub k: u32,
+    /// query heads
     pub heads: Vec<Head>,
 }
 
 /// A window of an activation (A5.6): segments of `2^h`, as many below 0 as above.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Window {
+    /// log2 of a segment
     pub h: u32,
+    /// table of slopes, A
     pub a: usize,
+    /// table of offsets, B
     pub b: usize,
+    /// table of the guard, G, if the layer has guards
     pub g: Option<usize>,
 }
 
 /// The windows of a layer's activation and the number of each neuron's.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Activation {
+    /// index bits
     pub k: u32,
+    /// windows that its neurons have
     pub windows: Vec<Window>,
+    /// number of each neuron's window
     pub of: Vec<usize>,
 }
 
@@ -200,12 +259,17 @@ struct Document {
 
 /// A checked plan with its tables. Immutable.
 pub struct Plan {
+    /// shape of the decoder
     pub model: ModelShape,
+    /// embedding
     pub embed: Embed,
+    /// rotary positions, if the model has them
     pub rope: Option<Rope>,
     /// attention norm 0, MLP norm 0, attention norm 1, …, final norm
     pub norms: Vec<Norm>,
+    /// a layer each
     pub attention: Vec<Attention>,
+    /// a layer each
     pub activations: Vec<Activation>,
     linears: Vec<Linear>,
     pub(super) tables: Vec<Vec<i64>>,

@@ -3,10 +3,15 @@
 /// A linear layer of the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Site {
+    /// The matrix of a layer's queries, keys and values.
     Qkv(usize),
+    /// The matrix behind a layer's attention.
     O(usize),
+    /// The matrix in front of a layer's activation; gated: rows of gate, then of up.
     Up(usize),
+    /// The matrix behind a layer's activation.
     Down(usize),
+    /// The output head, which makes the logits.
     Head,
 }
 

@@ -1,10 +1,17 @@
-//! `Linear(W)`: shares `y_c + y_s = W·r'` of many matrices for many tokens at once.
+//! `Linear(W)`: shares of `W·r'` of many matrices for many rows at once.
 //!
-//! Functionality: client inputs `r'` `[T, d_in]` of each matrix; outputs `y_c`, `y_s` `[T, width]`, the outputs of all matrices side by side, `y_c` uniform.
-//! Source: `docs/protocols/preprocessed.md` §3.2. Messages C→S: a masked ciphertext (150 KB) per token and group ([`crate::material::packing`]), up to 64 in
-//! a message. Leaks: nothing (flooded, re-randomised).
+//! Functionality: `r'` of each matrix → `y_c + y_s = W·r'`, `[T, width]`, the outputs of all
+//! matrices side by side, `y_c` uniform.
+//! Source: `docs/protocols/preprocessed.md` §3.2.
+//! Inputs: client `r'`, `[T, d_in]` of each matrix, over `F_p` at the input's scale F, and the
+//! encrypted model; server its lattice key. Results at scale F + `f_w`.
+//! Cost: C→S a message per group ([`crate::material::packing`]) and 64 rows; 149 504 bytes per row
+//! and group.
+//! Material: spends none, the encrypted model stays; makes the shares of `W·r'` of slots and heads.
+//! Leaks: nothing. Combinations are masked, re-randomised and flooded.
 //!
-//! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask` for every group, re-randomised, flooded, modulus-switched.
+//! 1. Client: `ct = Σ_k r'_k ⊙ Enc(W)_k − mask` for every group, re-randomised, flooded,
+//!    modulus-switched.
 //! 2. Server: decrypts; both add up the slots of every block: `y_c[o] = Σ_copies mask[copy][o]`.
 
 use std::collections::BTreeMap;
@@ -35,8 +42,11 @@ pub fn cost(packed: &Packed, rows: usize) -> Cost {
 
 /// What the client brings to every call: the server's public key and its copy of the model.
 pub struct ClientSide<'a> {
+    /// parameters of the key
     pub params: &'static Params,
+    /// the key that hides what is sent
     pub server_key: &'a PublicKey,
+    /// its copy of the encrypted model
     pub model: &'a EncryptedModel,
 }
 

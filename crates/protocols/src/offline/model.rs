@@ -1,9 +1,16 @@
-//! The encrypted model: the server's integer weights under the server's own key, sent to a client once per model.
+//! The encrypted model: the server's integer weights under its own key, sent to a client once per
+//! model.
 //!
-//! With it the client computes `Enc(W·r − mask)` for its own masks, any number of tokens at a time, without rotations or
-//! key switching (`docs/decisions/0002-encrypted-model.md`; `docs/protocols/preprocessed.md` §3.1 and §3.2).
-//!
-//! Where everything lies: [`ModelLayout`]. Messages: S→C, `BATCH` ciphertexts in each.
+//! Functionality: weights with the server → the client holds `Enc(W)` of every matrix and of the
+//! embedding, and can compute `Enc(W·r' − mask)` for its own masks, any number of rows at a time,
+//! without rotations or key switching.
+//! Source: `docs/protocols/preprocessed.md` §3.1; `docs/decisions/0002-encrypted-model.md`.
+//! Inputs: server `W`, integers below `2^15` at scale `f_w`, the embedding at scale F +
+//! `embed.shift`, and its lattice key, which lives as long as the model; client nothing.
+//! Cost: S→C a message per 32 ciphertexts of 200 736 bytes, 24.5 bytes per number. Where everything
+//! lies: [`ModelLayout`].
+//! Material: spends none; makes the client's file, which is used again for every slot and token.
+//! Leaks: nothing but the size, which the shapes imply.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;

@@ -1,7 +1,20 @@
-//! Fills slots: all material that does not depend on a row's position. The linear layers all at once, the rest layer by layer.
+//! Fills slots: all material that does not depend on a row's position. The linear layers all at
+//! once, the rest layer by layer.
 //!
-//! Symmetric skeleton; the client brings masks and its shares, the server its masks. The client checks every truncation whose
-//! input share it knows (A1) and marks slots that would fail; both parties skip them.
+//! Functionality: `n` slots, each with a seed, from which its masks are expanded, and with what
+//! follows from them: shares of `W·r'`, shares of products and table keys of one row through all
+//! layers. Also heads (a seed and a share of `W·r'`) and exponentials (a payload share and a key).
+//! Source: `docs/protocols/preprocessed.md` §3.6; steps in `docs/protocols/offline.md`.
+//! Inputs: both fresh seeds; client the encrypted model, server its lattice key. The client carries
+//! its share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
+//! Cost: that of [`linear`], [`cross`] and the tables, and C→S a message with `2·ff` bytes per slot
+//! for each layer's rotations and one with a byte per slot for the verdicts.
+//! Material: spends none; makes it.
+//! Leaks: to the server which slots the client found unusable, and so that the others' truncations
+//! are safe.
+//!
+//! The client checks every truncation whose input share it knows (A1) and marks slots that would
+//! fail; both parties skip them.
 
 mod tables;
 
@@ -40,15 +53,21 @@ pub trait Sink {
 
 /// Everything a party needs to prepare material.
 pub struct Preparer<'a, P: Party> {
+    /// the connection to the peer
     pub ch: &'a mut dyn Channel,
+    /// what is computed
     pub plan: &'a Plan,
+    /// layout of a slot
     pub layout: &'a SlotLayout,
+    /// lattice keys of the connection
     pub keys: &'a PartyKeys<P>,
+    /// transfers of the connection
     pub ot: &'a mut OtPair,
     /// the client's encrypted model
     pub model: Option<&'a EncryptedModel>,
+    /// for seeds, masks and noise
     pub rng: &'a mut Prg,
-    /// Whether linear layers get shares of `W·r`. Without, as for the paper's protocols, the client's share is any uniform one and the
+    /// Whether linear layers get shares of `W·r'`. Without, as for the paper's protocols, the client's share is any uniform one and the
     /// server's comes online.
     pub products: bool,
 }

@@ -1,6 +1,17 @@
 //! `Table`: keys for secret look-ups, made in bounded batches.
 //!
-//! Source: Half-Tree (EUROCRYPT 2023); see `cryptogen_ot::dpf`. Symmetric; the batch size only bounds memory.
+//! Functionality: shares of payloads → keys that expand to shares of `[j = α]·(1, β, …)` modulo
+//! `2^64`, and shares of `α`, which is uniform and known to nobody.
+//! Source: `docs/protocols/preprocessed.md` §3.4; Half-Tree (EUROCRYPT 2023); see
+//! `cryptogen_ot::dpf`.
+//! Inputs: both their shares of the payloads, `[n][payloads]`, modulo `2^64`, at the scale of what
+//! they pad.
+//! Cost: `k + 3` rounds a batch of `2^25` leaves; bytes from each party about
+//! `4(k + 1) + 16(k − 1) + 40m` a key, and `k(k − 1)/16` more from the server.
+//! Material: spends `k + 1` transfers a key in each direction; makes the keys.
+//! Leaks: nothing.
+//!
+//! Symmetric; the batch size only bounds memory.
 
 use cryptogen_ot::{generate, OtPair, TableShape};
 use cryptogen_party::{Channel, Party};

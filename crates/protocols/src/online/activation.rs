@@ -1,12 +1,21 @@
 //! GELU, and SiLU·up of gated MLPs (A5.6), by a secret segment; re-masked into the `down` layer.
 //!
-//! Source: `docs/protocols/preprocessed.md` §4.5; half-tree table keys with payloads `(1, β)` or `(1, β_w, β_up)`.
-//! Messages: 2 (S→C, C→S) = 1 round trip. Bytes per element: plain `10 + 8`, gated `34 + 16`. All but the products modulo `2^64` (A6).
-//! A neuron's segments, and its tables A, B and guard G (A3), are those of its window.
-//! Material per element: one key; gated: a share of `g_c·u_up + up_c·u_g`. Leaks: nothing.
+//! Functionality: shares of `u` → `x̂ = GELU(u)`; gated: shares of `g`, `up` → `x̂ = SiLU(g)·up`. The
+//! server gets `x − r'`, `x = TR(x̂, in_shift)`; both get shares of each row's range events.
+//! Source: `docs/protocols/preprocessed.md` §4.5; A2, A3, A6.
+//! Inputs: client `u_c`, server `u_s`, `[T, ff]`, gated `[T, 2·ff]` (first `g`, then `up`), over
+//! `F_p` at scale F. The client's share is known offline.
+//! Cost: 2 messages (S→C, C→S), 1 round trip. Bytes per element: plain 10 + 8, gated 34 + 16.
+//! Material: per element a key of payloads `(1, β)` or `(1, β_w, β_up)` and, with the server, the
+//! client's rotation; gated also a share of `g_c·u_up + up_c·u_g`.
+//! Leaks: nothing.
 //!
-//! 1. S→C its rotation; plain: `x_s − β_s`; gated: `g_s − u_g`, `up_s − u_up`, `up_s − β_up,s`, `w_s − β_w,s` with `w = gate·up`.
-//!    (The client's rotation was sent offline: its share of the index has been known since then.)
+//! All but the product `gate·up` is modulo `2^64` (A6). A neuron's segments, and its tables A, B
+//! and guard G (A3), are those of its window.
+//!
+//! 1. S→C its rotation; plain: `u_s − β_s`; gated: `g_s − u_g`, `up_s − u_up`, `up_s − β_up,s`,
+//!    `w_s − β_w,s` with `w = gate·up`. (The client's rotation was sent offline: its share of the
+//!    index has been known since then.)
 //! 2. C→S gated: `w_c − β_w,c`; then `x̂_c − r`.
 
 use cryptogen_ot::Table;

@@ -1,23 +1,36 @@
 //! Softmax attention over a cache that never moves (A5.4, A5.5), re-masked into the `o` layer.
 //!
-//! Source: `docs/protocols/preprocessed.md` §4.4; CryptoGen's unified key/value cache, with the ciphertexts moved offline.
-//! For a query row t and a cached row j: `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`; the server has opened
-//! `k_s,j − mask` once (when row j appeared) and opens `q_s − mask` once per query; what remains are products of masks made offline.
-//! Messages: 6 (S→C, C→S, …) = 3 round trips. Bytes per row and (head, j): `10 + 8`, then `10 + 8`; per head and range `2·10`, with
-//! two ranges `2·16` more; per column `8 + 8 + 8`.
-//! Material: [`crate::material::RowAttention`], one exponential key per (head, j), 1/σ keys and a share of `a·v + u·b` per row. Leaks: nothing.
+//! Functionality: shares of the new rows' queries, keys and values → for row `t` and every head
+//! `x̂ = Σ_j softmax_j(q_t·k_j)·v_j` over the cached rows `j ≤ t`. The server gets `x − r'`,
+//! `x = TR(x̂, in_shift)`; both get shares of each row's range events.
+//! Source: `docs/protocols/preprocessed.md` §4.4; CryptoGen's unified key/value cache, with the
+//! ciphertexts moved offline.
+//! Inputs: client and server shares of `q`, `k`, `v`, `[T, q_dim + 2·kv_dim]`, over `F_p` at scale
+//! F; the client's is known offline. Of earlier rows both have kept their shares of `k` and `v`,
+//! the client also what was opened of them.
+//! Cost: 6 messages (S→C, C→S, …), 3 round trips, whatever `T` and `t`. Bytes of row `t`:
+//! `32·q_dim + 16·kv_dim + heads·(36·(t + 1) + s)`, `s` 36, or 88 for a `1/σ` of two ranges; of row
+//! 0 `16·q_dim + 16·kv_dim`. By message: `docs/protocols/attention.md`.
+//! Material: [`crate::material::RowAttention`] with a key of an exponential per (head, j); per row
+//! and head the keys of `1/σ`, per row a share of `a₂·v₂ + b₂·u₂`.
+//! Leaks: nothing.
 //!
-//! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − m_v` of the new rows; its half of every exponential.
+//! `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`: the server opens `k_s − m_k` once, when the row
+//! appears, and `q_s − u` once per query; what remains are products of masks made offline.
+//!
+//! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − w` of the new rows; its half of every exponential.
 //! 2. C→S its half of every exponential; `e'_c − a`.
-//! 3. S→C `e'_s − b`; its half of 1/σ.
-//! 4. C→S its half of 1/σ, masked fine value and guard; `o'_c − a₂`.
+//! 3. S→C `e'_s − b`; its half of `1/σ`.
+//! 4. C→S its half of `1/σ`, masked fine value and guard; `o'_c − a₂`.
 //! 5. S→C masked fine value and guard; `ρ_s − v₂`, `o'_s − u₂`.
 //! 6. C→S `ρ_c − b₂`; `x̂_c − r`.
 //!
-//! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`, only step 6 concerns it.
+//! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`. Its `q`, `k` and `v` are opened in step 1
+//! like those of other rows, then only the re-mask of step 6 concerns it.
 //!
-//! The paper's protocols take the scores and the sums of values from ciphertexts ([`crate::hybrid::attention`]) instead: no opening of q, k, v (1) or e' (2, 3), all
-//! else is the same code.
+//! The paper's protocols take the scores and the sums of values from ciphertexts
+//! ([`crate::hybrid::attention`]) instead: no opening of q, k, v (1) or e' (2, 3), all else is the
+//! same code.
 
 mod client;
 mod exponentials;

@@ -1,7 +1,17 @@
 //! The embedding of private tokens (A5.1): the client selects a column of the encrypted model.
 //!
-//! Messages: 1 (C→S), one masked ciphertext (150 KB) per row: `Enc(E[token]) − mask`, re-randomised and flooded, so the server sees
-//! uniformly random values. Material: the slot's embedding mask. Leaks: nothing.
+//! Functionality: token ids → shares of `h = TR(E[token] + P[t], shift)`, where `P` is there only
+//! if the model has learned positions.
+//! Source: `docs/protocols/preprocessed.md` §4.1.
+//! Inputs: client `T` token ids and its encrypted model; server its lattice key and `P`, which has
+//! the scale of `E`, F + `embed.shift`. Result: `h`, `[T, d]`, over `F_p` at scale F.
+//! Cost: 1 message (C→S), 149 504 bytes per row: a masked ciphertext of 8192 numbers.
+//! Material: the slot's mask `Embed`; added up over slots, it is the client's share of `h` before
+//! truncation.
+//! Leaks: nothing. The ciphertext is padded in every number, re-randomised and flooded.
+//!
+//! 1. C→S `Enc(E[token]) − mask`. The server decrypts, adds up the slots and adds `P[t]`; both
+//!    truncate.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, N};
 use cryptogen_party::{Channel, Client, Party, Role, Server};
@@ -23,7 +33,9 @@ pub fn cost(rows: usize) -> Cost {
 
 /// What the client needs for embeddings.
 pub struct EmbedClient<'a> {
+    /// lattice keys of the connection
     pub keys: &'a PartyKeys<Client>,
+    /// its copy of the encrypted model
     pub model: &'a EncryptedModel,
 }
 

@@ -1,7 +1,17 @@
-//! Linear layers `y = TR(W·x + b)` (A5.3): the server holds `x − r'` in the clear.
+//! Linear layers `y = TR(W·x + b, out_shift)` (A5.3): the server holds `x − r'` in the clear.
 //!
-//! Default protocol, no message: `y_s = W·(x − r') + share + b`, `y_c` known offline; both truncate locally. The paper's protocols get the same
-//! shares of `W·x` online ([`crate::hybrid::linear`]): only the server's comes from ciphertexts instead of the slot.
+//! Functionality: `x − r'` with the server → shares of `y`.
+//! Source: `docs/protocols/preprocessed.md` §4.3.
+//! Inputs: server `x − r'`, `[T, d_in]`, at scale F, with `W` at scale `f_w` and `b` at scale F +
+//! `f_w`; client nothing, as `y_c` follows from its slots. Result: `y`, `[T, d_out]`, over `F_p` at
+//! scale F.
+//! Cost: no message.
+//! Material: per row shares of `W·r'`, `[d_out]`.
+//! Leaks: nothing.
+//!
+//! Server: `y_s = TR(W·(x − r') + share_s + b)`. Client: `y_c = TR(share_c)`. The paper's protocols
+//! get the same shares of `W·x` online ([`crate::hybrid::linear`]): only the server's comes from
+//! ciphertexts instead of the slot.
 
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::trunc::trunc_server;

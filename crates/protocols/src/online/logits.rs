@@ -1,8 +1,16 @@
-//! The output head (A5.8): the server sends its shares of the logits and of the rows' range events (A7), the client learns both.
+//! The output head (A5.8): the server sends its shares of the logits and of the rows' range events
+//! (A7).
 //!
-//! Message: 1 (S→C), the logits of all rows, `8·vocab` bytes each, then their events, 8 bytes each. Material: one head slot per row.
-//! Leaks, to the client and by design: the logits; and how many look-ups met a guard, of this row and those before it that nobody sampled.
-//! It learns neither which look-ups they were nor where in a table.
+//! Functionality: `x − r'` with the server → the client learns `W·x + b` of every sampled row, not
+//! truncated, and how many range events the row has had.
+//! Source: `docs/protocols/preprocessed.md` §4.6.
+//! Inputs: server `x − r'`, `[rows, d]`, at scale F, with `W` and `b` of the head; both their
+//! shares of events, one integer modulo `2^64` a row. Result: logits `[rows, vocab]` at scale F +
+//! `f_w`.
+//! Cost: 1 message (S→C), `8·(vocab + 1)` bytes per sampled row: all logits, then the events.
+//! Material: a head record per sampled row, with a share of `W·r'`.
+//! Leaks: to the client, by design, the logits, and how many look-ups met a guard, of this row and
+//! those before it that nobody sampled; neither which look-ups they were nor where in a table.
 
 use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::fp_to_bytes;

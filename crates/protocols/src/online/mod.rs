@@ -85,6 +85,7 @@ pub struct Online<P: Party> {
     pub(crate) cache: Vec<LayerCache>,
     /// the paper's protocols; `None`: the default protocol
     pub(crate) hybrid: Option<Hybrid<P>>,
+    /// outcomes of truncations, in test builds
     pub trace: Trace,
 }
 

@@ -1,11 +1,17 @@
-//! Root-mean-square norm `x̂ = h·SCALAR(Σ TR(h)²)` and the re-mask of the linear layer that follows (A5.2).
+//! Root-mean-square norm and the re-mask of the linear layer that follows (A5.2).
 //!
-//! Source: `docs/protocols/preprocessed.md` §4.2; the product's openings double as those of the re-mask.
-//! Messages: 4 (S→C, C→S, S→C, C→S) = 2 round trips. Bytes per row of width d, with two ranges:
+//! Functionality: shares of `h` → `x̂ = h·SCALAR(m)`, `m = Σ h'²`, `h' = TR(h, pre_shift)`. The
+//! server gets `x − r'`, `x = TR(x̂, in_shift)`; both get shares of each row's range events.
+//! Source: `docs/protocols/preprocessed.md` §4.2. The product's openings double as those of the
+//! re-mask.
+//! Inputs: client `h_c`, server `h_s`, `[T, d]`, over `F_p` at scale F; `h_c` is known offline.
+//! Cost: 4 messages (S→C, C→S, S→C, C→S), 2 round trips. Bytes per row, with two ranges:
 //! `16d + 20`, `20 + 16`, `16 + 8`, `8 + 8d`; with one, 10 for 20 and nothing for 16.
-//! Material per row: products `h'_c·u'` (one sum), `h_c·v + b·u` (d), one key per range. Leaks: nothing.
+//! Material: per row shares of `Σ h'_c·u'`, one number, and of `h_c·v + b·u`, `[d]`; a key per
+//! range.
+//! Leaks: nothing.
 //!
-//! 1. S→C `h'_s − u'`, `h_s − u`, its half of the look-up of `m = Σ h'²`.
+//! 1. S→C `h'_s − u'`, `h_s − u`, its half of the look-up of `m`.
 //! 2. C→S its half of the look-up, masked fine value and guard.
 //! 3. S→C masked fine value and guard, `ρ_s − v`.
 //! 4. C→S `ρ_c − b`, `x̂_c − r`.

@@ -1,9 +1,15 @@
-//! A4: a positive scalar function (1/rms, 1/σ) of shared values, for a batch of rows.
+//! A positive scalar function (1/rms, 1/σ) of shared values, for a batch (A4): a part of norm and
+//! attention.
 //!
-//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)` and of its range events. Source: `docs/protocols/arithmetic.md` A4.
-//! Messages ride on those of the caller: (1) each party's rotations and arguments of both ranges, (2) with two ranges,
-//! each party's masked fine values and masked guards of the fine range. Material: one key per range; with two ranges that of the coarse one has
-//! payloads for the argument, the fine value and its guard. Leaks: nothing (all openings are one-time padded).
+//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)` and of its range events.
+//! Source: `docs/protocols/preprocessed.md` §4.2; A4.
+//! Inputs: client `m_c`, server `m_s`, one number a scalar, over `F_p` at the scale of `h'²` or of
+//! `e'`. Result: `ρ` over `F_p` at a scale of the plan.
+//! Cost: no message of its own. (1) In the caller's, from each party 10 bytes per range: rotation
+//! and argument; (2) with two ranges 16 more: masked fine value and masked guard of the fine range.
+//! Material: a key per range; of two ranges that of the coarse one has payloads for the argument,
+//! the fine value and its guard.
+//! Leaks: nothing. All that is opened is one-time padded.
 
 use cryptogen_ot::TableKey;
 use cryptogen_party::Party;
@@ -18,10 +24,13 @@ use crate::share::{Incoming, Opening, Trace};
 
 /// Material of one scalar: keys with the party's shares of their payloads.
 pub struct ScalarKeys {
+    /// key of the only or coarse range
     pub hi: TableKey,
+    /// payload share that pads its argument
     pub hi_beta: Word,
     /// payload shares that multiply the fine value and the guard of the fine range; unused without one
     pub fine_betas: [Word; 2],
+    /// key of the fine range, and the payload share that pads its argument
     pub lo: Option<(TableKey, Word)>,
 }
 

@@ -1,8 +1,16 @@
-//! Secret table look-ups: `index = d + α` with `d` opened and `α` shared inside a DPF key.
+//! Secret table look-ups: `index = ρ + α` with `ρ` opened and `α` shared inside a key.
 //!
-//! A key of payloads `(1, β_1, …)` yields shares of `T[index]` and `β_i·T[index]`; with `Δ = x − β` opened,
-//! `T[index]·x = Δ·T[index] + β·T[index]` needs no further message (piecewise-linear functions, A3). All of it modulo `2^64`; shares over `F_p`
-//! come in by [`lift`](crate::share::local::lift) and leave by [`trunc_word`](crate::share::local::trunc_word) (A6).
+//! Functionality: a key of payloads `(1, β_1, …)` → shares of `T[index]` and `β_i·T[index]` for
+//! each public table `T`. With `Δ = x − β` opened, `T[index]·x = Δ·T[index] + β·T[index]` needs no
+//! further message (piecewise-linear functions, A3).
+//! Source: `docs/protocols/preprocessed.md` §4.
+//! Inputs: both the rotation `ρ`, modulo `2^k`, and public tables of `2^k` integers below `2^46`.
+//! All results are modulo `2^64`; shares over `F_p` come in by [`lift`](crate::share::local::lift)
+//! and leave by [`trunc_word`](crate::share::local::trunc_word) (A6).
+//! Cost: no message of its own. In the caller's, from each party 2 bytes for its rotation and 8 for
+//! an argument.
+//! Material: a key per look-up, which consumes it.
+//! Leaks: nothing. `ρ` and `Δ` are padded by `α` and `β`.
 
 use cryptogen_ot::{DotScratch, Table, TableKey};
 use cryptogen_party::Party;
@@ -17,8 +25,11 @@ const TASK: usize = 32;
 
 /// One look-up of a scalar: a key, its opened rotation, and the tables wanted.
 pub struct Lookup<'a> {
+    /// consumed by the look-up
     pub key: TableKey,
+    /// `ρ`, both parties' together
     pub rotation: u32,
+    /// public, of `2^k` entries
     pub tables: [&'a Table; 4],
 }
 

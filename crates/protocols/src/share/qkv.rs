@@ -14,6 +14,7 @@ pub struct NewRows {
     pub queries: Vec<Vec<Fp>>,
     /// `[rows][kv_heads·head_dim]`
     pub keys: Vec<Vec<Fp>>,
+    /// `[rows][kv_heads·head_dim]`
     pub values: Vec<Vec<Fp>>,
 }
 

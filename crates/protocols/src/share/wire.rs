@@ -1,5 +1,12 @@
-//! Online messages. The only way to put a secret on the wire is [`Opening::masked`], which subtracts a fresh mask:
-//! every online message is one-time padded by construction.
+//! Online messages, one-time padded by construction.
+//!
+//! What the public ways into an [`Opening`] take, they subtract a fresh mask from. Inside this crate
+//! it also takes what was padded before: arguments of look-ups, fine values and guards, all less a
+//! payload share, and rotations.
+//!
+//! Online messages that no `Opening` builds: the embedding's ciphertext (`online/embed.rs`), which is
+//! masked, re-randomised and flooded; logits and range events (`online/logits.rs`), which the client
+//! learns by design; ciphertexts of the paper's protocols.
 
 use cryptogen_party::Channel;
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};

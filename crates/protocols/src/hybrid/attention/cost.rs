@@ -39,9 +39,11 @@ pub struct Work {
     pub operands: usize,
     /// ciphertext products; those of a sum share scaling and relinearisation
     pub products: usize,
+    /// products brought back to two components
     pub relinearisations: usize,
     /// masked ciphertexts to the client
     pub outputs: usize,
+    /// messages, both directions together
     pub messages: usize,
 }
 
@@ -155,7 +157,9 @@ pub fn cost(shape: &CacheShape, layer: usize, rows: usize) -> Cost {
 /// What a cache is used for: passes of `rows` rows that end with `length` rows in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
+    /// new rows of a pass
     pub rows: usize,
+    /// rows in the cache at its end
     pub length: usize,
 }
 

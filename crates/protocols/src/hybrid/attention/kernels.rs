@@ -16,14 +16,20 @@ use crate::error::{ProtocolError, Result};
 
 /// What the kernels need of an encryption scheme. The tests' twin computes on clear slots.
 pub trait Slots: Sync {
+    /// A ciphertext, or what stands for one.
     type Ciphertext: Send + Sync;
+    /// A left operand of products, the cheaper one to prepare.
     type Left: Send + Sync;
+    /// A right operand of products.
     type Right: Send + Sync;
 
     /// Rotations of one ciphertext by each of `steps`; 0 is a copy.
     fn rotations(&self, ct: &Self::Ciphertext, steps: &[usize]) -> Result<Vec<Self::Ciphertext>>;
+    /// `a += b`.
     fn add(&self, a: &mut Self::Ciphertext, b: &Self::Ciphertext);
+    /// Prepares a left operand.
     fn left(&self, ct: &Self::Ciphertext) -> Self::Left;
+    /// Prepares a right operand.
     fn right(&self, ct: &Self::Ciphertext) -> Self::Right;
     /// `Σ left ⊙ right`.
     fn dot(&self, pairs: &[(&Self::Left, &Self::Right)]) -> Result<Self::Ciphertext>;

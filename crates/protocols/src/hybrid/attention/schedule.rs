@@ -30,16 +30,23 @@ pub enum Kernel {
 /// A product, see the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Product {
+    /// row, or block of rows
     pub query: usize,
+    /// block of the cache
     pub block: usize,
+    /// query head of a head group
     pub member: usize,
+    /// giant step of the diagonal, 0 for a row
     pub giant: usize,
+    /// baby step of the diagonal, 0 for a row
     pub baby: usize,
 }
 
 /// The products of one query with a window of blocks: one message.
 pub struct Group {
+    /// row, or block of rows
     pub query: usize,
+    /// in the order of their ciphertexts
     pub products: Vec<Product>,
 }
 
@@ -53,22 +60,30 @@ impl Group {
 
 /// Blocks whose operands are held together, and the queries that meet them.
 pub struct Window {
+    /// blocks of the cache
     pub blocks: Range<usize>,
+    /// a group per query that meets one of them
     pub groups: Vec<Group>,
 }
 
 /// Queries whose operands are held together.
 pub struct Batch {
+    /// rows, or blocks of rows
     pub queries: Vec<usize>,
+    /// in the order of their blocks
     pub windows: Vec<Window>,
 }
 
 /// New rows at positions `first..first + rows`, whose keys and values are in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
+    /// layout of the cache
     pub layout: CacheLayout,
+    /// by rows, or by blocks of rows
     pub kernel: Kernel,
+    /// position of the first new row
     pub first: usize,
+    /// number of new rows
     pub rows: usize,
 }
 

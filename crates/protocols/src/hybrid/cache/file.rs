@@ -22,7 +22,9 @@ const DIGEST: usize = 32;
 /// What a cache file belongs to: the digest of model and plan, and the id of the client's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
+    /// digest of model and plan
     pub model: [u8; 32],
+    /// digest of the key's id
     pub key: [u8; 32],
 }
 

@@ -140,8 +140,9 @@ macro_rules! variant {
                 assert!(nodes.len() >= n + n.max(GROUP), "{} nodes are no room for {n}", nodes.len());
                 let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
                 let blocks = nodes.as_mut_ptr();
-                // The first levels are a vector, two or four; what one of fewer parents makes of the blocks behind them is overwritten by the
-                // right children or lies behind these.
+                // A level with fewer nodes than a group still runs on whole vectors, so the vectors also
+                // transform whatever lies behind the last node. Those results are either overwritten by the
+                // right children or stay beyond them, and are never read.
                 for first in (0..n).step_by(GROUP) {
                     // SAFETY: a step takes the vectors that `n − first` blocks begin, at most `GROUP` blocks from `first` and from `n + first`
                     // on, and so many were just seen to exist.
