@@ -289,7 +289,7 @@ def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: Int
     canonical, plan = model
     recording = Recording(Nearest())
     backend = FixedBackend(integers, plan, recording)
-    qkv = backend.linear(backend.norm(backend.embed(TOKENS[:1]), "layers.0.attn_norm"), "layers.0.qkv")
+    qkv = backend.linear(backend.norm(backend.embed(TOKENS[:1], 1), "layers.0.attn_norm"), "layers.0.qkv")
     before = len(recording.values)
     x = backend.attention(qkv, 0)
     assert len(recording.values) - before == (2 if plan.rope else 0)
@@ -302,7 +302,7 @@ def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: Int
 def test_norms_outside_their_range_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
     _, plan = model
     backend = FixedBackend(integers, plan, Nearest())
-    h = backend.embed(TOKENS[:4])
+    h = backend.embed(TOKENS[:4], 1)
     x = backend.norm(h, "layers.0.attn_norm")
     assert not backend.events
 

@@ -440,7 +440,7 @@ def test_limits_bound_whatever_enters(make_model: Any, tmp_path: Path) -> None:
         largest[name] = np.maximum(largest.get(name, 0.0), np.abs(value.astype(np.float64)).max(axis=0))
 
     backend = FloatBackend(model, see)
-    backend.embed(range(64))  # positions 0…63, of any token at most `limits.embed`
+    backend.embed(range(64), 1)  # positions 0…63, of any token at most `limits.embed`
     assert largest.pop("embed").max() <= limits.embed
     rows = np.concatenate([rng.normal(size=(64, config.d)), rng.standard_cauchy((64, config.d))]).astype(np.float32)
     sites = [site for site in config.linear_shapes() if not site.endswith((".o", ".down"))]

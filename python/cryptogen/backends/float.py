@@ -37,7 +37,7 @@ class FloatBackend:
     def position(self) -> int:
         return self._end
 
-    def embed(self, tokens: Sequence[int]) -> Array:
+    def embed(self, tokens: Sequence[int], sampled: int) -> Array:
         self._start, self._end = self._end, self._end + len(tokens)
         h: Array = self._weights.embed[np.asarray(tokens)]  # [T, d]
         if self._weights.pos is not None:

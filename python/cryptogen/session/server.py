@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.backends.private import ServerBackend, want_of
+from cryptogen.backends.private import ServerBackend
 from cryptogen.defaults import ADDRESS
 from cryptogen.errors import (
     Busy,
@@ -26,7 +26,7 @@ from cryptogen.errors import (
 )
 from cryptogen.models.backend import Backend
 from cryptogen.models.canonical import canonicalise
-from cryptogen.models.decoder import forward
+from cryptogen.models.decoder import forward, want_of
 from cryptogen.numerics.plan import Plan, tables, tables_digest
 from cryptogen.numerics.quantise import quantise
 from cryptogen.paths import data_folder
@@ -249,7 +249,6 @@ class Server:
                 want = want_of(rows, sampled)
                 if want is None:
                     raise ProtocolViolation(f"forward: sampled is {sampled}, expected 0, 1 or {rows}")
-                backend.sampled = sampled
                 parties: Backend[Any] = backend
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
             case messages.Truncate(rows):
