@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import cryptogen
-from cryptogen.bench.processes import ServerProcess
 from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch
 from cryptogen.evaluate.fidelity import fidelity
+from cryptogen.processes import ServerProcess
 from cryptogen.session.chat import Conversation
 from served import TOKEN, Served, cursors, model_with_plan
 

@@ -17,6 +17,7 @@ from cryptogen.evaluate.perplexity import windows
 from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows
 from cryptogen.models.canonical import canonicalise
 from cryptogen.numerics.quantise import quantise
+from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session.link import Progress
 from cryptogen.session.plans import find_plan
@@ -95,7 +96,6 @@ def _rows(
 @contextmanager
 def _private(model: Path, plan: Path | None, progress: Progress | None, protocol: str) -> Iterator[Client]:
     """Two processes on this host; each window is a session of its own."""
-    from cryptogen.bench.processes import ServerProcess
     from cryptogen.session import Client
 
     with tempfile.TemporaryDirectory(prefix="cryptogen-eval-") as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,12 @@ from .costs import Costs
 from .draft import Draft
 from .generation import Run, blocks, run_of
 from .link import Link, Progress
-from .material import need_ahead, need_of
+from .material import Need, need_ahead, need_of
 from .rows import Rows, Token
 from .trust import Trust
+
+if TYPE_CHECKING:
+    from cryptogen import _core
 
 ON_RANGE = ("warn", "stop")
 
@@ -395,3 +399,34 @@ class Client:
         if self.codec is None:
             raise InputError("the server's model has no tokenizer: token ids expected, text given")
         return self.codec.encode(prompt, special=first)
+
+    # --- for measuring
+
+    @property
+    def checked_plan(self) -> _core.Plan:
+        """The server's plan as the core has checked it: how much material rows need, and how rows lie in
+        ciphertexts."""
+        self.connect()
+        return self._link.plan
+
+    def buy(self, need: Need) -> None:
+        """Buys exactly this material, beside what is in the store already. `prepare` works out what tokens need.
+
+        Args:
+            need: How many records of each pool.
+
+        Raises:
+            DiskFull: No room in the store.
+        """
+        self.connect()
+        self._link.buy(need)
+
+    def counters(self) -> dict[str, Any]:
+        """Asks the server what it has done with ciphertexts so far; it follows from the model's shape.
+
+        Returns:
+            `counts`: operations by name, which only grow. `state`: what the server holds now, ciphertexts in its cache
+            and bytes of keys.
+        """
+        self.connect()
+        return self._link.counters()

@@ -240,11 +240,11 @@ class Link:
         if refused is not None:
             raise CacheRejected(f"the server says: {str(refused)[:200]}")
 
-    def counters(self) -> str:
-        """The server's counters of operations on ciphertexts, JSON."""
+    def counters(self) -> dict[str, Any]:
+        """The server's counters of operations on ciphertexts."""
         endpoint = self._open()
         with self._step("offline", messages.Counters()):
-            return endpoint.recv_control()
+            return messages.parse_object(endpoint.recv_control())
 
     def _open(self) -> _core.ClientEndpoint:
         if self._endpoint is None:
