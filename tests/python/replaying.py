@@ -23,12 +23,12 @@ from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend
 from cryptogen.backends.rounding import Replay, Shift
 from cryptogen.errors import ReplayError
-from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import Want, forward, sampled_of
 from cryptogen.numerics.plan import Plan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.weights import Checkpoint
+from cryptogen.weights.canonical import canonicalise
 
 ROWS = 8
 Passes = list[tuple[list[int], Want]]

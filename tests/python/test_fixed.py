@@ -27,12 +27,12 @@ from cryptogen.backends.rounding import (
     truncated_word_shares,
 )
 from cryptogen.calibration.choose import calibrate
-from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics import IntegerModel, Plan, quantise
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import Activation, Window, tables
 from cryptogen.weights import load
+from cryptogen.weights.canonical import Canonical, canonicalise
 from tiny import tiny_gpt2, tiny_llama
 
 P = 2**64 - 2**32 + 1

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.functions import ACTIVATIONS
+from cryptogen.weights.canonical import Canonical
 from cryptogen.weights.checkpoint import Checkpoint
 
 Array = NDArray[np.float32]

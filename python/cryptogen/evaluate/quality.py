@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import windows
 from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows
-from cryptogen.models.canonical import canonicalise
 from cryptogen.numerics.quantise import quantise
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
@@ -23,6 +22,7 @@ from cryptogen.session.link import Progress
 from cryptogen.session.plans import find_plan
 from cryptogen.session.rows import Rows
 from cryptogen.weights import Checkpoint, load
+from cryptogen.weights.canonical import canonicalise
 
 if TYPE_CHECKING:
     from cryptogen.session import Client

@@ -25,13 +25,13 @@ from cryptogen.errors import (
     Refused,
 )
 from cryptogen.models.backend import Backend
-from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward, want_of
 from cryptogen.numerics.plan import Plan, tables, tables_digest
 from cryptogen.numerics.quantise import quantise
 from cryptogen.paths import data_folder
 from cryptogen.protocols import ENCRYPTED_CACHE, store_name
 from cryptogen.weights import Checkpoint, load
+from cryptogen.weights.canonical import canonicalise
 
 from . import messages
 from .offer import make_offer, public_plan, send_offer
