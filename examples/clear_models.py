@@ -11,10 +11,10 @@ import cryptogen
 from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import Random
-from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics import quantise
 from cryptogen.session.plans import find_plan
+from cryptogen.weights.canonical import canonicalise
 
 
 def main(path: str, prompt: str) -> None:

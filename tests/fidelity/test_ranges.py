@@ -16,9 +16,9 @@ import pytest
 import cryptogen
 from cryptogen.bench import ranges
 from cryptogen.bench.demo import smollm2
-from cryptogen.bench.processes import ServerProcess
 from cryptogen.calibration import stress
 from cryptogen.evaluate.fidelity import fidelity
+from cryptogen.processes import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext-2-raw" / "wiki.test.raw"

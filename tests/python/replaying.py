@@ -23,15 +23,15 @@ from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend
 from cryptogen.backends.rounding import Replay, Shift
 from cryptogen.errors import ReplayError
-from cryptogen.models.canonical import canonicalise
-from cryptogen.models.decoder import forward
+from cryptogen.models.decoder import Want, forward, sampled_of
 from cryptogen.numerics.plan import Plan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.weights import Checkpoint
+from cryptogen.weights.canonical import canonicalise
 
 ROWS = 8
-Passes = list[tuple[list[int], str]]
+Passes = list[tuple[list[int], Want]]
 
 
 def passes_over(t: list[int]) -> Passes:
@@ -186,7 +186,6 @@ def _private_run(
         backend = ServerBackend(endpoint, model)
         for n, (tokens, want) in enumerate(agreed.passes):
             agreed.before(n, endpoint)
-            backend.sampled = _sampled(tokens, want)
             forward(backend, config, [0] * len(tokens), want)
         logs["server"] = endpoint.insecure_trace()
 
@@ -201,7 +200,6 @@ def _private_run(
     backend, private = ClientBackend(endpoint, plan), []
     for n, (tokens, want) in enumerate(agreed.passes):
         agreed.before(n, endpoint)
-        backend.sampled = _sampled(tokens, want)
         if forward(backend, config, tokens, want) is None:
             private.append(Pass(np.empty((0, 0), dtype=np.int64), []))
         else:
@@ -219,7 +217,7 @@ class _Agreed:
 
     def material(self, endpoint: Any) -> None:
         rows = sum(len(tokens) for tokens, _ in self.passes)
-        sampled = sum(_sampled(tokens, want) for tokens, want in self.passes)
+        sampled = sum(sampled_of(len(tokens), want) for tokens, want in self.passes)
         tables = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
         endpoint.prepare(rows + 5, sampled + 2, tables, None)
         first = min(5, rows - 1)
@@ -232,7 +230,3 @@ class _Agreed:
             endpoint.truncate(self._cut.rows)
             assert (endpoint.length, endpoint.ready_rows) == (self._cut.rows, 0)
             endpoint.extend(1)
-
-
-def _sampled(tokens: list[int], want: str) -> int:
-    return {"none": 0, "last": 1, "all": len(tokens)}[want]

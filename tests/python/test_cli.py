@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cryptogen.bench.processes import ServerProcess
 from cryptogen.bench.table import row
+from cryptogen.processes import ServerProcess
 from served import Served, model_with_plan, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,10 +161,8 @@ def test_serve_with_a_token_and_ctrl_c(model: Path, tmp_path: Path) -> None:
         where = ["--server", server.address, "--fingerprint", server.fingerprint]
         assert "token" in failing("prepare", *where, "--tokens", 1, data=tmp_path)
         run("prepare", *where, "--tokens", 1, "--token-file", secret, data=tmp_path)
-        server._process.send_signal(signal.SIGINT)
-        assert server._process.wait(20) == 130
-        server._log.seek(0)
-        log = server._log.read()
+        code, log = server.interrupt()
+        assert code == 130
         assert "swordfish" not in log and "Traceback" not in log
 
 

@@ -13,10 +13,10 @@ import pytest
 from cryptogen import errors
 from cryptogen.backends.float import FloatBackend
 from cryptogen.evaluate import perplexity, windows
-from cryptogen.models.canonical import canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import gelu, gelu_new, silu
 from cryptogen.weights import Checkpoint, load
+from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.packages import find_packaged
 from tiny import random_tokens, tiny_gpt2, tiny_llama
 

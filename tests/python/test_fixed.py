@@ -27,12 +27,12 @@ from cryptogen.backends.rounding import (
     truncated_word_shares,
 )
 from cryptogen.calibration.choose import calibrate
-from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics import IntegerModel, Plan, quantise
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import Activation, Window, tables
 from cryptogen.weights import load
+from cryptogen.weights.canonical import Canonical, canonicalise
 from tiny import tiny_gpt2, tiny_llama
 
 P = 2**64 - 2**32 + 1
@@ -289,7 +289,7 @@ def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: Int
     canonical, plan = model
     recording = Recording(Nearest())
     backend = FixedBackend(integers, plan, recording)
-    qkv = backend.linear(backend.norm(backend.embed(TOKENS[:1]), "layers.0.attn_norm"), "layers.0.qkv")
+    qkv = backend.linear(backend.norm(backend.embed(TOKENS[:1], 1), "layers.0.attn_norm"), "layers.0.qkv")
     before = len(recording.values)
     x = backend.attention(qkv, 0)
     assert len(recording.values) - before == (2 if plan.rope else 0)
@@ -302,7 +302,7 @@ def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: Int
 def test_norms_outside_their_range_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
     _, plan = model
     backend = FixedBackend(integers, plan, Nearest())
-    h = backend.embed(TOKENS[:4])
+    h = backend.embed(TOKENS[:4], 1)
     x = backend.norm(h, "layers.0.attn_norm")
     assert not backend.events
 

@@ -10,8 +10,8 @@ import pytest
 from cryptogen import errors
 from cryptogen.backends.float import FloatBackend
 from cryptogen.evaluate import agreement, compare, mean_nll, windows
-from cryptogen.models.canonical import canonicalise
 from cryptogen.weights import load
+from cryptogen.weights.canonical import canonicalise
 from tiny import random_tokens, tiny_gpt2
 
 

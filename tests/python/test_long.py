@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cryptogen.bench.processes import ServerProcess
 from cryptogen.errors import MissingPackage
 from cryptogen.evaluate.fidelity import fidelity
+from cryptogen.processes import ServerProcess
 from cryptogen.session import Client
 from cryptogen.weights import load
 from cryptogen.weights.packages import find_packaged

@@ -16,8 +16,8 @@ import pytest
 from cryptogen.bench import network as net
 from cryptogen.bench import proxy
 from cryptogen.bench.decode import Task, decode
-from cryptogen.bench.processes import Listener
 from cryptogen.errors import ConnectionFailed, InputError
+from cryptogen.processes import Listener
 
 LINK = net.Network("test", 80e6, 0.1)  # 10 MB/s, 50 ms each way
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

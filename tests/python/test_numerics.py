@@ -15,15 +15,15 @@ from cryptogen.backends.float import FloatBackend
 from cryptogen.calibration.choose import Limits, Margins, _Sketch, calibrate
 from cryptogen.calibration.observe import CUTS, ROWS, Scores
 from cryptogen.calibration.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
-from cryptogen.calibration.statistics import inspect_plan
 from cryptogen.errors import PlanError
-from cryptogen.models.canonical import canonicalise
+from cryptogen.evaluate.report import inspect_plan
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import Plan, quantise, tables, tables_digest
 from cryptogen.numerics.pieces import F, fit, make, zeros_from
 from cryptogen.numerics.quantise import weight_bits
 from cryptogen.weights import load
+from cryptogen.weights.canonical import canonicalise
 from tiny import tiny_gpt2, tiny_llama
 
 
@@ -416,7 +416,7 @@ def test_balanced_heads_compute_the_same(make_model: Any, tmp_path: Path, monkey
             tensors[f"layers.{i}.qkv.bias"] = tensors[f"layers.{i}.qkv.bias"] * rows
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     balanced = canonicalise(checkpoint)
-    monkeypatch.setattr("cryptogen.models.canonical._balance", lambda *_: None)
+    monkeypatch.setattr("cryptogen.weights.canonical._balance", lambda *_: None)
     plain = canonicalise(checkpoint)
     tokens = list(range(3, 40))
     want, got = (forward(FloatBackend(model), config, tokens, "all") for model in (plain, balanced))
@@ -440,7 +440,7 @@ def test_limits_bound_whatever_enters(make_model: Any, tmp_path: Path) -> None:
         largest[name] = np.maximum(largest.get(name, 0.0), np.abs(value.astype(np.float64)).max(axis=0))
 
     backend = FloatBackend(model, see)
-    backend.embed(range(64))  # positions 0…63, of any token at most `limits.embed`
+    backend.embed(range(64), 1)  # positions 0…63, of any token at most `limits.embed`
     assert largest.pop("embed").max() <= limits.embed
     rows = np.concatenate([rng.normal(size=(64, config.d)), rng.standard_cauchy((64, config.d))]).astype(np.float32)
     sites = [site for site in config.linear_shapes() if not site.endswith((".o", ".down"))]

@@ -10,9 +10,9 @@ import pytest
 import cryptogen
 from cryptogen import errors
 from cryptogen.bench import paper, paper_tables
-from cryptogen.bench.processes import ServerProcess
 from cryptogen.errors import MissingPackage
 from cryptogen.evaluate.fidelity import fidelity
+from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PROTOCOLS
 from cryptogen.session.chat import Conversation
 from cryptogen.session.offer import receive_offer

@@ -20,11 +20,11 @@ import pytest
 import cryptogen
 from cryptogen.backends.field import Ints
 from cryptogen.bench.shapes import quick_plan
-from cryptogen.models.canonical import canonicalise
 from cryptogen.numerics.pieces import F, zeros_from
 from cryptogen.numerics.plan import ANCHORS, MAX_LIFTED_CUT, MAX_WEIGHT_BITS, Plan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED
+from cryptogen.weights.canonical import canonicalise
 from replaying import NO_CUT, Cut, Passes, ReplayShares, insecure_core, replayed
 from tiny import random_tokens, tiny_gpt2, tiny_llama
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 import cryptogen
-from cryptogen.bench.processes import ServerProcess
 from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch
 from cryptogen.evaluate.fidelity import fidelity
+from cryptogen.processes import ServerProcess
+from cryptogen.protocols import RECOMPUTE
 from cryptogen.session.chat import Conversation
 from served import TOKEN, Served, cursors, model_with_plan
 
@@ -79,6 +80,17 @@ def test_logits_of_all_rows(llama: Served, tmp_path: Path) -> None:
     with llama.client(tmp_path) as client:
         logits = client.logits([5, 9, 300])
     assert logits.shape == (3, llama.model.config.vocab)
+
+
+@pytest.mark.parametrize("protocol", ["preprocessed", RECOMPUTE])
+def test_a_session_goes_on_behind_a_text_that_was_scored(llama: Served, tmp_path: Path, protocol: str) -> None:
+    with llama.client(tmp_path, protocol=protocol) as client:
+        client.score([5, 9, 300])
+        assert client.length == 3
+        answer = [t.id for t in client.generate([7], max_new_tokens=2, stop=(), continue_session=True)]
+        assert client.length == 5  # the last token is not fed yet
+    assert client.length == 0
+    assert not fidelity(llama.model, [5, 9, 300, 7], answer).violations
 
 
 def test_two_clients_at_once(llama: Served, tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ from cryptogen.calibration import model as calibration
 from cryptogen.calibration import stress
 from cryptogen.calibration.model import calibrate_model, stress_tokens
 from cryptogen.errors import InputError, PlanUnfaithful
-from cryptogen.evaluate import texts as evaluate
-from cryptogen.evaluate.texts import Comparison, Faithful, faithful
-from cryptogen.models.canonical import Canonical, canonicalise
+from cryptogen.evaluate.texts import COUNTED_LEAD, Comparison, Faithful, faithful
 from cryptogen.numerics import IntegerModel, Plan, quantise
+from cryptogen.weights.canonical import Canonical, canonicalise
 from tiny import tiny_gpt2, tiny_llama, write_gguf
 
 ROWS = 64
@@ -91,4 +90,4 @@ def test_a_comparison_counts_what_it_says() -> None:
     assert found.agreement == 0.5 and found.agreement_all == pytest.approx(1 / 3)  # one near tie
     nll = [np.log(np.exp(row).sum()) - row[t] for row, t in zip(clear[:2], [1, 2], strict=True)]
     assert found.perplexity_float == pytest.approx(np.exp(np.mean(nll)))
-    assert evaluate.NEAR_TIE == 0.1
+    assert COUNTED_LEAD == 0.1

@@ -74,7 +74,7 @@ class FixedBackend:
         self._end = min(self._end, rows)
         self._keys, self._values = [k[:rows] for k in self._keys], [v[:rows] for v in self._values]
 
-    def embed(self, tokens: Sequence[int]) -> Ints:
+    def embed(self, tokens: Sequence[int], sampled: int) -> Ints:
         """A5.1: `h = TR(E[token] + P[position], shift)`, [T, d], scale F."""
         self._pending += int(self._rows.sum())
         self._rows = np.zeros(len(tokens), dtype=np.int64)

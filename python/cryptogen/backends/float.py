@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.functions import ACTIVATIONS
+from cryptogen.weights.canonical import Canonical
 from cryptogen.weights.checkpoint import Checkpoint
 
 Array = NDArray[np.float32]
@@ -37,7 +37,7 @@ class FloatBackend:
     def position(self) -> int:
         return self._end
 
-    def embed(self, tokens: Sequence[int]) -> Array:
+    def embed(self, tokens: Sequence[int], sampled: int) -> Array:
         self._start, self._end = self._end, self._end + len(tokens)
         h: Array = self._weights.embed[np.asarray(tokens)]  # [T, d]
         if self._weights.pos is not None:

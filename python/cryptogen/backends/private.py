@@ -1,8 +1,7 @@
 """The decoder between two parties. Values are opaque handles to a party's share; both run the same `forward`.
 
 The client runs it on its tokens, the server on as many placeholder tokens: it never sees a token, only their number.
-What each step does and costs: `docs/protocols/`. `sampled` has to be set before every pass, alike on both sides: the
-number of rows whose logits will be asked for (0 for `want="none"`, 1 for `"last"`, T for `"all"`).
+What each step does and costs: `docs/protocols/`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import NumericFailure
-from cryptogen.models.decoder import Want
 from cryptogen.numerics.plan import Plan
 
 if TYPE_CHECKING:
@@ -40,7 +38,6 @@ class _Party(Generic[Share]):
 
     def __init__(self, endpoint: Steps[Share]) -> None:
         self._endpoint = endpoint
-        self.sampled = 1
 
     @property
     def position(self) -> int:
@@ -73,8 +70,8 @@ class ClientBackend(_Party["ClientTensor"]):
         self.raw_logits: NDArray[np.int64] | None = None
         self.range_events: list[int] = []
 
-    def embed(self, tokens: Sequence[int]) -> ClientTensor:
-        return self._endpoint.embed(list(tokens), self.sampled)
+    def embed(self, tokens: Sequence[int], sampled: int) -> ClientTensor:
+        return self._endpoint.embed(list(tokens), sampled)
 
     def linear(self, x: ClientTensor, site: str) -> ClientTensor:
         return self._endpoint.linear(x, site)
@@ -100,8 +97,8 @@ class ServerBackend(_Party["ServerTensor"]):
         super().__init__(endpoint)
         self._model = model
 
-    def embed(self, tokens: Sequence[int]) -> ServerTensor:
-        return self._endpoint.embed(self._model, len(tokens), self.sampled)
+    def embed(self, tokens: Sequence[int], sampled: int) -> ServerTensor:
+        return self._endpoint.embed(self._model, len(tokens), sampled)
 
     def linear(self, x: ServerTensor, site: str) -> ServerTensor:
         return self._endpoint.linear(self._model, x, site)
@@ -109,15 +106,6 @@ class ServerBackend(_Party["ServerTensor"]):
     def logits(self, x: ServerTensor) -> None:
         """Sends the server's share; returns nothing."""
         self._endpoint.logits(self._model, x)
-
-
-def want_of(rows: int, sampled: int) -> Want | None:
-    """Which logits a pass over `rows` rows asks for if `sampled` of them are sampled; None if no pass does."""
-    if sampled == 0:
-        return "none"
-    if sampled == 1:
-        return "last"
-    return "all" if sampled == rows else None
 
 
 def _after_norm(site: str) -> str:

@@ -19,14 +19,15 @@ from typing import Any
 
 from cryptogen import _core
 from cryptogen.errors import InputError
+from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, RECOMPUTE, check_protocol
-from cryptogen.session import Client, Costs, Draft
+from cryptogen.session import Client, Costs, Draft, Need
 from cryptogen.session.link import Progress
-from cryptogen.session.material import Need, spare
+from cryptogen.session.material import spare
 
 from .measure import Note, tokens
+from .memory import own_peak_rss, peak_rss
 from .network import Network, emulate, network
-from .processes import ServerProcess, own_peak_rss
 from .shapes import SHAPES, random_checkpoint, random_tokens, shape
 
 PARTS = ("slots", "heads", "tables", "attention")  # of the offline phase
@@ -116,7 +117,7 @@ def _run(task: Task, blocks: int | None, link: Network | None, progress: Progres
                     figures = _again(client, task, server.pid)
                 else:
                     figures = _measure(client, task, _draft(task, blocks))
-            figures |= {"peak_rss_client": own_peak_rss(), "peak_rss_server": server.peak_rss()}
+            figures |= {"peak_rss_client": own_peak_rss(), "peak_rss_server": peak_rss(server.pid)}
             return figures if link is None else figures | {"network": link.name, "network_by": there.by}
 
 
@@ -131,14 +132,13 @@ def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
     rows = task.context + task.tokens
     if rows > client.config.context:
         raise InputError(f"{task.context} + {task.tokens} rows, the model's context has {client.config.context}")
-    link, setup = client._link, client.costs.setup
+    setup, tables_needed = client.costs.setup, client.checked_plan.exponentials_needed
     batch = max(task.batch_tokens or 0, spare(rows))
-    slots = _cost(client, lambda: link.buy(Need(batch, 0, 0)))
-    before = _cost(client, lambda: link.buy(Need(0, spare(1), link.plan.exponentials_needed(0, task.context))))
+    slots = _cost(client, lambda: client.buy(Need(batch, 0, 0)))
+    before = _cost(client, lambda: client.buy(Need(0, spare(1), tables_needed(0, task.context))))
     heads_bought = max(task.batch_tokens or 0, spare(task.tokens))
-    heads = _cost(client, lambda: link.buy(Need(0, heads_bought, 0)))
-    needed = link.plan.exponentials_needed(task.context, task.tokens)
-    tables = _cost(client, lambda: link.buy(Need(0, 0, needed)))
+    heads = _cost(client, lambda: client.buy(Need(0, heads_bought, 0)))
+    tables = _cost(client, lambda: client.buy(Need(0, 0, tables_needed(task.context, task.tokens))))
     begun = client.costs
     stream = client.generate(
         random_tokens(client.config, task.context),

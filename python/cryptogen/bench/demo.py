@@ -8,12 +8,11 @@ from pathlib import Path
 from cryptogen.console import Bars, RangeWarnings, err, show_costs
 from cryptogen.errors import Disagreed, MissingPackage
 from cryptogen.evaluate.fidelity import Fidelity, fidelity
+from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session import Client
 from cryptogen.weights import load
 from cryptogen.weights.packages import download, find_packaged
-
-from .processes import ServerProcess
 
 PROMPT = "The capital of France is"
 

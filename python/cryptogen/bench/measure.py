@@ -7,17 +7,16 @@ a token is the whole text: as many slots, the tables of all rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cryptogen.errors import InputError
 from cryptogen.protocols import RECOMPUTE
-from cryptogen.session import Client, Costs, PhaseCost
-from cryptogen.session.material import Need, spare
+from cryptogen.session import Client, Costs, Need, PhaseCost
+from cryptogen.session.material import spare
 
-from .processes import peak_rss, reset_peak_rss
+from .memory import peak_rss, reset_peak_rss
 from .shapes import random_tokens
 
 Note = Callable[[str], None]
@@ -78,7 +77,7 @@ def check_lengths(lengths: Sequence[int], n: int, context: int) -> None:
 
 
 def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
-    link, started = client._link, client.costs
+    started, tables_needed = client.costs, client.checked_plan.exponentials_needed
     rows, heads_bought = spare(lengths[-1] + 1 + n), spare(len(lengths) * (n + 2))
     note(f"{rows} slots")
     slots, heads = _buying(client, Need(rows, 0, 0)), _buying(client, Need(0, heads_bought, 0))
@@ -86,19 +85,19 @@ def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: N
     for length in lengths:
         done = client.length
         note(f"{length} rows")
-        link.buy(Need(0, 0, link.plan.exponentials_needed(done, length + 1 - done)))
-        tables = _buying(client, Need(0, 0, link.plan.exponentials_needed(length + 1, n)))
+        client.buy(Need(0, 0, tables_needed(done, length + 1 - done)))
+        tables = _buying(client, Need(0, 0, tables_needed(length + 1, n)))
         stream = client.generate(text[: length - done - pending], max_new_tokens=n + 2, stop=(), continue_session=True)
         next(stream)  # the prefill samples the first token
         next(stream)  # and one row alone lets the server do what it does once, such as encoding weights
         before = client.costs - started
         prefill = before.offline.seconds + before.online.seconds
         reset_peak_rss(server)
-        counted, begun = counters(client), client.costs
+        counted, begun = client.counters(), client.costs
         for _ in stream:
             pass
         decoding = client.costs - begun
-        now = counters(client)
+        now = client.counters()
         offline = Amount.of(slots.offline, rows) + Amount.of(heads.offline, heads_bought)
         offline += Amount.of(tables.offline, n) + Amount.of(decoding.offline, n)
         yield _token(length, offline, Amount.of(decoding.online, n), counted, now, n, server, prefill)
@@ -107,18 +106,17 @@ def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: N
 
 def _again(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
     del n  # one token is enough: it is as many rows as the text
-    link = client._link
     for length in lengths:
         note(f"{length} rows")
         reset_peak_rss(server)
         bought, heads_bought = spare(length), spare(1)
         slots, heads = _buying(client, Need(bought, 0, 0)), _buying(client, Need(0, heads_bought, 0))
-        tables = _buying(client, Need(0, 0, link.plan.exponentials_needed(0, length)))
+        tables = _buying(client, Need(0, 0, client.checked_plan.exponentials_needed(0, length)))
         text = random_tokens(client.config, length)
-        counted, begun = counters(client), client.costs
+        counted, begun = client.counters(), client.costs
         list(client.generate(text, max_new_tokens=1, stop=()))
         whole = client.costs - begun
-        now = counters(client)
+        now = client.counters()
         offline = Amount.of(slots.offline, bought / length) + Amount.of(heads.offline, heads_bought)
         offline += Amount.of(tables.offline) + Amount.of(whole.offline)
         yield _token(length, offline, Amount.of(whole.online), counted, now, 1, server, 0.0)
@@ -138,13 +136,7 @@ def _token(
     return Token(length, offline, online, counts, now["state"], peak_rss(), peak_rss(server), prefill)
 
 
-def counters(client: Client) -> dict[str, Any]:
-    """The server's counters, asked for: `counts` that only grow, `state` as it is now."""
-    found: dict[str, Any] = json.loads(client._link.counters())
-    return found
-
-
 def _buying(client: Client, need: Need) -> Costs:
     before = client.costs
-    client._link.buy(need)
+    client.buy(need)
     return client.costs - before

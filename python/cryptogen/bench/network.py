@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cryptogen.errors import InputError
-
-from .processes import Listener
+from cryptogen.processes import Listener
 
 NETEM, PROXY = "netem", "proxy"
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from cryptogen.errors import InputError
 from cryptogen.evaluate.inspect import layouts
+from cryptogen.processes import ServerProcess
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, PROTOCOLS, RECOMPUTE
 from cryptogen.session import Client
 
 from .decode import commit, machine
 from .measure import Amount, Note, Token, check_lengths, tokens
-from .processes import ServerProcess
 from .shapes import shape
 
 FULL_RECOMPUTE = 128  # rows up to which `recompute` runs all blocks by default
@@ -120,7 +120,7 @@ def _run(task: Paper, blocks: int, layers: int, why: dict[str, Any], note: Note)
                 note(f"{say}: connecting")
                 client = Client(server.address, fingerprint=server.fingerprint, data_dir=folder, protocol=protocol)
                 with client:
-                    why[protocol] = layouts(client._link.plan, protocol).get("layouts", {})
+                    why[protocol] = layouts(client.checked_plan, protocol).get("layouts", {})
                     for token in tokens(client, protocol, lengths, task.tokens, server.pid, partial(_say, note, say)):
                         found[blocks, protocol, token.length] = token
                         seconds = token.offline.seconds + token.online.seconds

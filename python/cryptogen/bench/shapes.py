@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cryptogen.calibration.choose import calibrate
 from cryptogen.errors import InputError
-from cryptogen.models.canonical import canonicalise
 from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.plan import Plan
+from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
 
 SHAPES = {

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
-from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.pieces import ZEROS, F
 from cryptogen.numerics.plan import (
@@ -32,6 +31,7 @@ from cryptogen.numerics.plan import (
     check,
 )
 from cryptogen.numerics.quantise import weight_bits
+from cryptogen.weights.canonical import Canonical
 
 from .observe import CUTS, Anchored, Observation, Scores, observe
 from .ranges import SIGMA_K, Ranges, TableSet, ranges, reciprocal, rsqrt

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cryptogen.errors import PlanError, PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
-from cryptogen.models.canonical import canonicalise
 from cryptogen.numerics.plan import Plan
 from cryptogen.processes import in_processes
 from cryptogen.tokens import TextCodec
 from cryptogen.weights import load
+from cryptogen.weights.canonical import canonicalise
 
 from . import stress
 from .choose import plan_of

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.backends.float import FloatBackend
-from cryptogen.models.canonical import Canonical
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import ANCHORS
+from cryptogen.weights.canonical import Canonical
 
 Array = NDArray[Any]
 ROWS = 128  # of scores at a time

@@ -1,4 +1,4 @@
-"""What a plan costs in probability and material, computed from calibration; printed by `cryptogen inspect`.
+"""What a plan costs in probability, computed from calibration; `cryptogen inspect` prints it.
 
 A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a
 share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the slot instead,
@@ -6,19 +6,18 @@ with probability 2·bound/p.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import ANCHORS, Head, Plan, Scalar
+from cryptogen.numerics.plan import Plan
 
 from .observe import Observation, Scores
 
 P = 2.0**64 - 2.0**32 + 1
 LENGTHS = (128, 512)
-CLASS_HEADING = "text class        rows  perplexity: ours / float    same token  flagged  largest error of the others"
 
 
 def statistics(plan: Plan, seen: Observation) -> dict[str, Any]:
@@ -84,68 +83,6 @@ def discard(plan: Plan) -> float:
     return 2 * total / P
 
 
-def materials(plan: Plan) -> dict[str, int]:
-    """Tables used up by one token, `k=…, payloads=…` → number (a layer's σ and norms one row; exp per cached row)."""
-    c, used = plan.model, Counter[str]()
-    for norm in plan.norms:
-        _count_scalar(used, norm.scalar, 1)
-    for attention, activation in zip(plan.attention, plan.activations, strict=True):
-        used[f"k={attention.k}, payloads=1, per cached row"] += c.heads
-        _count_scalar(used, attention.heads[0].scalar, c.heads)
-        used[f"k={activation.k}, payloads={2 if c.gated else 1}"] += c.ff
-    return dict(used)
-
-
-def inspect_plan(plan: Plan) -> str:
-    """A table for people: sizes, scales, probabilities, material, ranges."""
-    c, s = plan.model, plan.statistics
-    linear = sum(a * b for a, b in c.sites().values())
-    lines = [
-        f"{c.arch}: {c.layers} layers, d {c.d}, {c.heads} heads ({c.kv_heads} kv), vocab {c.vocab}",
-        f"{linear / 1e6:.1f} M weights in {len(c.sites())} matrices",
-        f"plan {plan.digest()[:16]}…, {plan.tables} tables, calibrated on {s.get('tokens', 0)} tokens",
-    ]
-    for length, value in s.get("failure_log2", {}).items():
-        lines.append(f"wrong truncation, per token of a {length}-row context: 2^{value}")
-    lines += [f"    {part:<20} 2^{value}" for part, value in s.get("failure_parts_log2", {}).items()]
-    lines.append(f"slots discarded by the client's check: 2^{s.get('discard_log2')}")
-    lines += [f"tables per token, {kind}: {n}" for kind, n in materials(plan).items()]
-    open_layers = [str(i) for i, a in enumerate(plan.activations) if a.guarded]
-    lines.append(f"activation windows hold for any text, except in layers: {', '.join(open_layers) or 'none'}")
-    safe = sum(_holds(plan, head) for a in plan.attention for head in a.heads)
-    lines.append(f"σ's windows hold for any unflagged row in {safe} of {c.layers * c.heads} heads")
-    if classes := s.get("classes"):
-        lines.append(CLASS_HEADING)
-        lines += [class_line(name, figures) for name, figures in classes.items()]
-    lines.append("layer  residual        score windows (nats)  anchors f/o/b  activation input   activation windows")
-    for i, row in enumerate(s.get("layers", [])):
-        heads, a = plan.attention[i].heads, plan.activations[i]
-        widths = [1 << (h.h + plan.attention[i].k - F) for h in heads]
-        anchors = "/".join(str(sum(h.anchor == name for h in heads)) for name in ANCHORS)
-        gate = f"{row['gate'][0]:.1f} … {row['gate'][1]:.1f}"
-        halves = [w.h + a.k - 1 - F for w in a.windows]
-        wide, window = f"{min(widths)}–{max(widths)}", f"±{2**min(halves)} … ±{2**max(halves)}"
-        lines.append(f"{i:>5}  {row['h']:<14.1f}  {wide:<20}  {anchors:<13}  {gate:<17}  {window}")
-    return "\n".join(lines)
-
-
-def class_line(name: str, figures: dict[str, Any]) -> str:
-    """One class of the calibration's report, under `CLASS_HEADING`."""
-    return (
-        f"{name:<16} {figures['rows']:>5}  {figures['perplexity']:>10.2f} / {figures['perplexity_float']:<10.2f}"
-        f" {figures['agreement']:>10.1%} {figures['flagged']:>8} {figures['largest_error']:>9.3f}"
-    )
-
-
-def _holds(plan: Plan, head: Head) -> bool:
-    """Whether σ stays inside its window in any row that has no score above the head's top."""
-    top = next(f for f in plan.functions if f["kind"] == "exp" and f["tables"][0] == head.a)
-    level = ((top["top"] - top["zero"]) << head.h) / 2**F / math.log(2)
-    hi = head.scalar.hi
-    largest = math.log2(plan.model.context) + int(top["bits"]) - head.e_shift + level
-    return bool(largest <= hi.mu + hi.h + hi.k)
-
-
 def _entered(plan: Plan) -> list[int]:
     """in_shift of the matrix behind each norm."""
     sites = [f"layers.{i}.{n}" for i in range(plan.model.layers) for n in ("qkv", "up")] + ["head"]
@@ -170,12 +107,6 @@ def _head(scores: Scores) -> dict[str, list[float]]:
         for name, x in scores.by_anchor.items()
         if x.chunks
     }
-
-
-def _count_scalar(used: Counter[str], scalar: Scalar, n: int) -> None:
-    used[f"k={scalar.hi.k}, payloads={3 if scalar.lo else 1}"] += n
-    if scalar.lo:
-        used[f"k={scalar.lo.k}, payloads=1"] += n
 
 
 def _mean(values: Any) -> float:

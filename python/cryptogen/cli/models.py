@@ -43,8 +43,8 @@ def calibrate(
     text, nothing is written, and the error names layer and head. About 20 minutes for 135 M weights and 2048 rows.
     """
     from cryptogen.calibration.model import calibrate_model
-    from cryptogen.calibration.statistics import CLASS_HEADING, class_line
     from cryptogen.console import Bars
+    from cryptogen.evaluate.report import CLASS_HEADING, class_line
     from cryptogen.session.plans import beside
 
     existing(text, "text")

@@ -118,8 +118,10 @@ def generate(
 
     proposing = draft_of(draft, draft_tokens)
     with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
-        tokens = client.generate(prompt, max_new_tokens=max_new_tokens, draft=proposing, **options)  # type: ignore[arg-type]
+        tokens = client.generate(
+            prompt, max_new_tokens=max_new_tokens, draft=proposing, temperature=temperature, top_k=top_k, top_p=top_p,
+            seed=seed, on_range=on_range,
+        )  # fmt: skip
         answer: list[Token] = []
         complete = False
         try:

@@ -14,7 +14,9 @@ from cryptogen.models.backend import Backend, Value
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 
-NEAR_TIE = 0.05  # logits: a reference whose two best differ by less does not really prefer one
+# Logits. Where the reference's best token leads the next by less, another choice is excused. Smaller
+# than `texts.COUNTED_LEAD`: every token of a private run is judged, not a share of many rows.
+EXCUSED_LEAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Disagreement:
 
     @property
     def tolerated(self) -> bool:
-        return self.margin < NEAR_TIE
+        return self.margin < EXCUSED_LEAD
 
 
 @dataclass(frozen=True)

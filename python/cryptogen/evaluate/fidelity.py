@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryptogen.backends.float import FloatBackend
-from cryptogen.evaluate.agreement import NEAR_TIE, Disagreement
+from cryptogen.evaluate.agreement import EXCUSED_LEAD, Disagreement
 from cryptogen.models.decoder import forward
 from cryptogen.weights import Checkpoint
 
@@ -28,7 +28,7 @@ class Fidelity:
     def __str__(self) -> str:
         equal = self.tokens - len(self.disagreements)
         ties = len(self.disagreements) - len(self.violations)
-        note = f" ({ties} where the clear model's two best differ by less than {NEAR_TIE})" if ties else ""
+        note = f" ({ties} where the clear model's two best differ by less than {EXCUSED_LEAD})" if ties else ""
         return f"agreement with the clear model: {equal}/{self.tokens} tokens{note}"
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.calibration.statistics import inspect_plan, materials
 from cryptogen.numerics.plan import Plan, tables
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session.messages import LARGEST_BLOCK
+
+from .report import inspect_plan, materials
 
 CONTEXTS = (64, 128, 512)
 

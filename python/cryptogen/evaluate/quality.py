@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import windows
 from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows
-from cryptogen.models.canonical import canonicalise
 from cryptogen.numerics.quantise import quantise
+from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session.link import Progress
 from cryptogen.session.plans import find_plan
 from cryptogen.session.rows import Rows
 from cryptogen.weights import Checkpoint, load
+from cryptogen.weights.canonical import canonicalise
 
 if TYPE_CHECKING:
     from cryptogen.session import Client
@@ -95,7 +96,6 @@ def _rows(
 @contextmanager
 def _private(model: Path, plan: Path | None, progress: Progress | None, protocol: str) -> Iterator[Client]:
     """Two processes on this host; each window is a session of its own."""
-    from cryptogen.bench.processes import ServerProcess
     from cryptogen.session import Client
 
     with tempfile.TemporaryDirectory(prefix="cryptogen-eval-") as folder:

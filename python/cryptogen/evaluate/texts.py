@@ -16,15 +16,16 @@ from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import Random
 from cryptogen.evaluate.perplexity import surprise
 from cryptogen.models.backend import Backend
-from cryptogen.models.canonical import Canonical, canonicalise
 from cryptogen.models.decoder import forward
 from cryptogen.numerics.plan import Plan
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.processes import in_processes
 from cryptogen.weights import Checkpoint, load
+from cryptogen.weights.canonical import Canonical, canonicalise
 
 ROWS = 256  # of one pass: bounds the memory of two rows of logits each
-NEAR_TIE = 0.1  # logits: a reference whose two best differ by less does not really prefer one
+# Logits. Rows where the float model's best token leads the next by less are left out of `Faithful.agreement`.
+COUNTED_LEAD = 0.1
 PERPLEXITY, AGREEMENT, ERROR = 0.005, 0.985, 1.0  # what is good enough; see `Faithful.faults`
 UNLIKELY = 1000.0  # perplexity of text that the model would not write: it says nothing about what is sampled
 Progress = Callable[[str, int, int], None]
@@ -35,9 +36,9 @@ class Faithful:
     """The integers of a plan against the float model on one text from position 0.
 
     `perplexity`, `perplexity_float`: of the text's own tokens. `agreement`: share of rows with the same best token,
-    among those where the float model's two best differ by at least 0.1; `agreement_all`: among all. `flagged`: rows
-    with range events. `largest_error`: largest |logit difference| in rows that are not flagged. `events`: places with
-    range events, most first: (place, events, how far outside).
+    among those where the float model's best leads by at least `COUNTED_LEAD`; `agreement_all`: among all. `flagged`:
+    rows with range events. `largest_error`: largest |logit difference| in rows that are not flagged. `events`: places
+    with range events, most first: (place, events, how far outside).
     """
 
     rows: int
@@ -96,7 +97,7 @@ class Comparison:
         two = np.partition(clear, -2)[-2:]
         same = int(clear.argmax()) == int(ours.argmax())
         self._rows, self._same = self._rows + 1, self._same + same
-        if two[1] - two[0] >= NEAR_TIE:
+        if two[1] - two[0] >= COUNTED_LEAD:
             self._clear, self._clear_same = self._clear + 1, self._clear_same + same
         if count:
             self._flagged += 1

@@ -20,8 +20,12 @@ class Backend(Protocol[Value]):
         """Rows appended so far; the next token stands at this position."""
         ...
 
-    def embed(self, tokens: Sequence[int]) -> Value:
-        """`h_t = E[token_t] (+ P[position + t])`, [T, d]. Opens a call: `position` grows by T."""
+    def embed(self, tokens: Sequence[int], sampled: int) -> Value:
+        """`h_t = E[token_t] (+ P[position + t])`, [T, d]. Opens a call: `position` grows by T.
+
+        `sampled`: how many of the last rows will be given to `logits` at the end of the call; 0 if
+        it will not be called. Two parties take their material by it.
+        """
         ...
 
     def norm(self, h: Value, site: str) -> Value:

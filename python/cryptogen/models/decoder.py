@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from cryptogen.errors import ContextOverflow, InputError
 from cryptogen.models.backend import Backend, Value
 from cryptogen.models.config import ModelConfig
 
-Want = Literal["last", "all", "none"]
+Want = Literal["last", "all", "none"]  # the rows of a pass whose logits are asked for
+WANTS: tuple[Want, ...] = get_args(Want)
 
 
 def forward(backend: Backend[Value], config: ModelConfig, tokens: Sequence[int], want: Want = "last") -> Value | None:
@@ -19,7 +20,7 @@ def forward(backend: Backend[Value], config: ModelConfig, tokens: Sequence[int],
     Raises `InputError` for no tokens or ids outside the vocabulary, `ContextOverflow` when the context is full.
     """
     check_tokens(config, tokens, backend.position)
-    h = backend.embed(tokens)  # [T, d]
+    h = backend.embed(tokens, sampled_of(len(tokens), want))  # [T, d]
     for i in range(config.layers):
         x = backend.norm(h, f"layers.{i}.attn_norm")  # [T, d]
         qkv = backend.linear(x, f"layers.{i}.qkv")  # [T, q_width + 2·kv_width]
@@ -34,6 +35,16 @@ def forward(backend: Backend[Value], config: ModelConfig, tokens: Sequence[int],
     if want == "last":
         h = backend.last(h)  # [1, d]: norm and head are row by row, so only the wanted row pays for them
     return backend.logits(backend.norm(h, "final_norm"))  # [1 or T, vocab]
+
+
+def sampled_of(rows: int, want: Want) -> int:
+    """How many rows of a pass over `rows` rows are sampled."""
+    return {"none": 0, "last": 1, "all": rows}[want]
+
+
+def want_of(rows: int, sampled: int) -> Want | None:
+    """What a pass over `rows` rows asks for if the last `sampled` of them are sampled; None if no pass does."""
+    return next((want for want in WANTS if sampled_of(rows, want) == sampled), None)
 
 
 def check_tokens(config: ModelConfig, tokens: Sequence[int], position: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
-from cryptogen.models.canonical import Canonical
+from cryptogen.weights.canonical import Canonical
 
 from .pieces import F
 from .plan import MAX_WEIGHT_BITS, Plan

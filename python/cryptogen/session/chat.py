@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cryptogen.errors import InputError
-from cryptogen.tokens.chat import END, START
+from cryptogen.tokens.chat import END, START, Message
 
 from .client import Client
 from .rows import Token
@@ -51,7 +51,7 @@ class Conversation:
         if not text.strip():
             raise InputError("the message is empty")
         if self._turns == 0:
-            system = [{"role": "system", "content": self._system}] if self._system is not None else []
-            return self._codec.encode_chat([*system, {"role": "user", "content": text}])  # type: ignore[list-item]
+            messages: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
+            return self._codec.encode_chat([*messages, {"role": "user", "content": text}])
         end = END if self._open else ""
         return self._codec.encode(f"{end}\n{START}user\n{text}{END}\n{START}assistant\n", special=False)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.errors import CacheRejected, ContextOverflow, InputError, NumericFailure, RangeExceeded
+from cryptogen.errors import ContextOverflow, InputError, NumericFailure, RangeExceeded
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import check_tokens
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, RECOMPUTE, check_protocol
@@ -20,9 +21,12 @@ from .costs import Costs
 from .draft import Draft
 from .generation import Run, blocks, run_of
 from .link import Link, Progress
-from .material import need_ahead, need_of
+from .material import Need, need_ahead, need_of
 from .rows import Rows, Token
 from .trust import Trust
+
+if TYPE_CHECKING:
+    from cryptogen import _core
 
 ON_RANGE = ("warn", "stop")
 
@@ -84,8 +88,6 @@ class Client:
         name = check_protocol(protocol)
         self._link = Link(server, trust, data_dir, client_id, batch_tokens, resync, name, progress)
         self._run: Run = run_of(self._link)
-        self._pending: list[int] = []  # sampled, not yet computed
-        self._text: list[int] = []  # fed and sampled in this session
         self._unreported = 0  # range events of rows of this session that no token has carried yet
         self._spoilt = False  # a row could not be sampled: nothing may follow it
 
@@ -144,7 +146,7 @@ class Client:
     @property
     def length(self) -> int:
         """Tokens of the session so far."""
-        return self._run.length
+        return self._link.text.length
 
     def prepare(self, tokens: int, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
@@ -227,7 +229,7 @@ class Client:
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
         before = self.length if continue_session else 0
-        fed = [*self._pending, *tokens] if continue_session else tokens
+        fed = [*self._link.text.pending, *tokens] if continue_session else tokens
         if len(tokens) == 0:
             raise InputError("the prompt is empty: at least 1 token expected")
         check_tokens(self.config, fed, before)
@@ -238,7 +240,7 @@ class Client:
                 raise InputError(f"draft: protocol {ENCRYPTED_CACHE} cannot drop rows from its cache of ciphertexts")
             draft.check(self.config, self.codec)
         ends = self._link.offer.stop if stop is None else frozenset(stop)
-        return self._generate(fed, max_new_tokens, sampler, ends, continue_session, draft, on_range, progress)
+        return self._generate(tokens, max_new_tokens, sampler, ends, continue_session, draft, on_range, progress)
 
     def _generate(
         self,
@@ -272,36 +274,29 @@ class Client:
         self, tokens: list[int], limit: int, sampler: Sampler, draft: Draft | None
     ) -> Iterator[tuple[int, int]]:
         """Up to `limit` tokens with their range events."""
-        run = self._run
+        run, text = self._run, self._link.text
         rows = run.start(tokens, limit)
-        self._text += tokens[len(self._pending) :]
-        self._pending = []
-        yield from self._accepted([sampler.sample(rows.logits[0], run.length)], rows.events, run.length)
+        yield from self._accepted([sampler.sample(rows.logits[0], text.length)], rows.events)
         left = limit - 1
         while left:
-            drafted = draft.propose(self._text, left - 1, sampler) if draft else []
+            drafted = draft.propose(text.tokens, left - 1, sampler) if draft else []
             if draft and drafted:
                 run.expect(draft.passes_for(left), 1 + len(drafted))
-            position = run.length + 1
-            rows = run.next([*self._pending, *drafted])
-            self._pending = []
-            chosen = sampler.verify(drafted, rows.logits, position)
+            rows = run.next(drafted)
+            chosen = sampler.verify(drafted, rows.logits, text.length)
             if draft:
                 draft.stats.add(len(drafted), len(chosen) - 1)
             left -= len(chosen)
-            yield from self._accepted(chosen, rows.events, position)
+            yield from self._accepted(chosen, rows.events)
 
-    def _accepted(self, chosen: list[int], events: tuple[int, ...], position: int) -> Iterator[tuple[int, int]]:
-        """The tokens of a pass, from `position` on. When a token is yielded, `length` and `save()`
-        describe the session up to that token, even if drafted tokens behind it have been computed:
-        all but the last are rows of the pass already."""
+    def _accepted(self, chosen: list[int], events: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """The tokens of a pass. When a token is yielded, `length` and `save()` describe the session
+        up to that token, even if drafted tokens behind it have been computed: all but the last are
+        rows of the pass already."""
         self._unreported += events[0]
-        for n, token in enumerate(chosen):
-            computed = n < len(chosen) - 1
-            self._run.keep(position + n + computed)
-            self._pending = [] if computed else [token]
-            self._text.append(token)
-            found, self._unreported = self._unreported, events[n + 1] if computed else 0
+        for token, ahead in zip(chosen, (*events[1 : len(chosen)], 0), strict=True):
+            self._link.text.take(token)
+            found, self._unreported = self._unreported, ahead
             yield token, found
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
@@ -326,9 +321,7 @@ class Client:
             link.ensure(need_of(link.plan, 0, len(tokens), len(tokens)))
             parts = []
             for part in blocks(tokens):
-                link.extend(len(part) - link.ready_rows)
                 parts.append(link.forward(part, len(part)))
-        self._text = list(tokens)
         return Rows.joined(parts)
 
     def logits(self, tokens: Sequence[int], progress: Progress | None = None) -> NDArray[np.float64]:
@@ -355,8 +348,8 @@ class Client:
 
     def reset(self) -> None:
         """Forgets the session: the next tokens start at position 0."""
-        self._pending, self._text, self._unreported, self._spoilt = [], [], 0, False
-        self._run.reset()
+        self._unreported, self._spoilt = 0, False
+        self._link.reset()
 
     def save(self) -> None:
         """Keeps the session for `resume` by a later connection: the server its encrypted cache, this client the token
@@ -370,7 +363,6 @@ class Client:
         self._cached()
         self._check_sound()
         self._link.save()
-        self._link.keep(self._pending)
 
     def resume(self) -> int:
         """Goes on where `save` was called; then `generate` with `continue_session=True`.
@@ -385,11 +377,6 @@ class Client:
         self._cached()
         self.reset()
         self._link.resume()
-        try:
-            self._pending = self._link.kept()
-        except CacheRejected:
-            self.reset()
-            raise
         return self.length
 
     def _cached(self) -> None:
@@ -413,3 +400,34 @@ class Client:
         if self.codec is None:
             raise InputError("the server's model has no tokenizer: token ids expected, text given")
         return self.codec.encode(prompt, special=first)
+
+    # --- for measuring
+
+    @property
+    def checked_plan(self) -> _core.Plan:
+        """The server's plan as the core has checked it: how much material rows need, and how rows lie in
+        ciphertexts."""
+        self.connect()
+        return self._link.plan
+
+    def buy(self, need: Need) -> None:
+        """Buys exactly this material, beside what is in the store already. `prepare` works out what tokens need.
+
+        Args:
+            need: How many records of each pool.
+
+        Raises:
+            DiskFull: No room in the store.
+        """
+        self.connect()
+        self._link.buy(need)
+
+    def counters(self) -> dict[str, Any]:
+        """Asks the server what it has done with ciphertexts so far; it follows from the model's shape.
+
+        Returns:
+            `counts`: operations by name, which only grow. `state`: what the server holds now, ciphertexts in its cache
+            and bytes of keys.
+        """
+        self.connect()
+        return self._link.counters()

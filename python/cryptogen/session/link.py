@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from cryptogen import _core
-from cryptogen.backends.private import ClientBackend, want_of
+from cryptogen.backends.private import ClientBackend
 from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, MaterialShort, NumericFailure
 from cryptogen.models.backend import Backend
-from cryptogen.models.decoder import check_tokens, forward
+from cryptogen.models.decoder import check_tokens, forward, want_of
 from cryptogen.paths import write_private
 from cryptogen.protocols import RECOMPUTE
 from cryptogen.tokens import TextCodec
@@ -28,13 +28,17 @@ from .material import POOLS, Need, need_ahead, spare
 from .messages import Message
 from .offer import Offer
 from .rows import Rows
+from .text import Text
 from .trust import Trust
 
 Progress = Callable[[str, int, int], None]
 
 
 class Link:
-    """An open session. A step that fails in the middle closes it: shares would no longer match."""
+    """An open session. A step that fails in the middle closes it: shares would no longer match.
+
+    `text` is what the session holds: every step that changes its rows tells it.
+    """
 
     offer: Offer
     codec: TextCodec | None
@@ -51,7 +55,7 @@ class Link:
         protocol: str,
         progress: Progress | None,
     ) -> None:
-        self.protocol, self.ledger = protocol, Ledger()
+        self.protocol, self.ledger, self.text = protocol, Ledger(), Text()
         self._connector = Connector(address, trust, data_dir, name, resync, protocol)
         self._batch_tokens, self._progress = batch_tokens, progress
         self._endpoint: _core.ClientEndpoint | None = None
@@ -68,6 +72,7 @@ class Link:
         opened = self._connector.open()
         self.offer, self.plan, self.codec, self._record = opened.offer, opened.plan, opened.codec, opened.record
         self.ledger.opened(opened.endpoint)
+        self.text.opened(opened.endpoint)
         self._endpoint, self._backend = opened.endpoint, ClientBackend(opened.endpoint, opened.numeric_plan)
         try:
             self._connector.open_model(opened, self._receive_model)
@@ -93,22 +98,11 @@ class Link:
         if self._endpoint is None:
             return
         self.ledger.closed()
+        self.text.closed()
         self._endpoint = None
         del self._backend  # the last references: the connection closes, the store is unlocked
 
     # --- steps
-
-    @property
-    def length(self) -> int:
-        return self._endpoint.length if self._endpoint else 0
-
-    @property
-    def ready_rows(self) -> int:
-        return self._endpoint.ready_rows if self._endpoint else 0
-
-    @property
-    def ready_heads(self) -> int:
-        return self._endpoint.ready_heads if self._endpoint else 0
 
     def has(self, need: Need) -> bool:
         """Whether the store holds so much."""
@@ -133,65 +127,85 @@ class Link:
                 endpoint.prepare(part.slots, part.heads, part.exponentials, self._progress)
 
     def extend(self, rows: int) -> None:
-        """Gives the next rows their positions. Unusable slots may make the store run short: then more are bought."""
-        target = self.ready_rows + rows
-        while (left := target - self.ready_rows) > 0:
-            endpoint, first = self._open(), self.length + self.ready_rows
+        """Makes the next `rows` rows ready: positions and attention material. Unusable slots may
+        make the store run short: then more are bought."""
+        while (left := rows - self.text.ready_rows) > 0:
+            endpoint, first = self._open(), self.text.cached + self.text.ready_rows
             self.ensure(Need(left, 0, self.plan.exponentials_needed(first, left)))
             try:
                 with self.ledger.spending(), self._step("offline", messages.Extend(left)):
                     endpoint.extend(left)
             except MaterialShort:
-                self.buy(Need(spare(target - self.ready_rows), 0, 0))
+                self.buy(Need(spare(rows - self.text.ready_rows), 0, 0))
 
     def heads(self, n: int) -> None:
-        """Takes the material of `n` sampled rows."""
-        while (left := n - self.ready_heads) > 0:
+        """Takes the material of the next `n` sampled rows."""
+        while (left := n - self.text.ready_heads) > 0:
             endpoint = self._open()
             self.ensure(Need(0, left, 0))
             try:
                 with self.ledger.spending(), self._step("offline", messages.Heads(left)):
                     endpoint.take_heads(left)
             except MaterialShort:
-                self.buy(Need(0, spare(n - self.ready_heads), 0))
+                self.buy(Need(0, spare(n - self.text.ready_heads), 0))
 
     def forward(self, tokens: Sequence[int], sampled: int) -> Rows:
-        """One pass, of which the last `sampled` rows come back. The rows must have been given positions.
+        """One pass, of which the last `sampled` rows come back.
 
         `NumericFailure`: the pass is over, the session open, but no row behind it will be right before a `reset`.
         """
         want = want_of(len(tokens), sampled)
         assert want is not None  # callers ask for none, one or all
+        self.extend(len(tokens))
         self.heads(sampled)
         self.ledger.rows += len(tokens)
         with self._step("online", messages.Forward(len(tokens), sampled)):
-            self._backend.sampled = sampled
             backend: Backend[Any] = self._backend
-            logits = forward(backend, self.offer.config, tokens, want)
+            try:
+                logits = forward(backend, self.offer.config, tokens, want)
+            except NumericFailure:
+                self.text.fed(tokens)
+                raise
+            self.text.fed(tokens)
         if logits is None:
             return Rows(np.empty((0, self.offer.config.vocab)), ())
         assert isinstance(logits, np.ndarray)
         self.ledger.range_events += sum(self._backend.range_events)
         return Rows(logits, tuple(self._backend.range_events))
 
-    def truncate(self, rows: int) -> None:
-        """Forgets all rows but the first `rows`, and those that were prepared ahead."""
-        endpoint = self._open()
-        with self._step("offline", messages.Truncate(rows)):
-            endpoint.truncate(rows)
+    def settle(self) -> None:
+        """Drops the rows that do not count, and those that are ready. Before the next pass, not
+        sooner: until then the text may still come to count them."""
+        if self.text.length < self.text.cached:
+            endpoint = self._open()
+            with self._step("offline", messages.Truncate(self.text.length)):
+                endpoint.truncate(self.text.length)
+                self.text.settled()
 
     def reset(self) -> None:
-        endpoint = self._open()
-        with self._step("offline", messages.Reset()):
-            endpoint.reset()
+        """Forgets the text and its rows; without a message if there are none."""
+        if self.text.cached or self.text.ready_rows:
+            endpoint = self._open()
+            with self._step("offline", messages.Reset()):
+                endpoint.reset()
+        self.text.forget()
 
     def save(self) -> None:
-        """The server saves the encrypted cache. `CacheRejected` if it keeps none."""
+        """The server saves the encrypted cache, this client the tokens that are not in it.
+
+        `CacheRejected` if the server keeps none.
+        """
         with self._step("offline", messages.Save()):
             self._asked()
+        self._record.parent.mkdir(exist_ok=True, mode=0o700)
+        write_private(self._record, json.dumps({"pending": self.text.pending, "rows": self.text.cached}))
 
     def resume(self) -> None:
-        """A new session with the rows of the saved cache. `CacheRejected` if the server has none that fits."""
+        """An empty session goes on where the saved one was.
+
+        `CacheRejected`, and it stays empty, if the server has no cache that fits, or this client no
+        record of the same session.
+        """
         endpoint = self._open()
         with self._step("offline", messages.Resume()):
             try:
@@ -200,22 +214,25 @@ class Link:
                 endpoint.reset()  # as the server did
                 raise
             endpoint.resume_cache()
+        try:
+            self.text.resumed(self._recorded())
+        except CacheRejected:
+            self.reset()
+            raise
 
-    def keep(self, tokens: list[int]) -> None:
-        """Stores the tokens of a saved session that are not in the cache yet."""
-        self._record.parent.mkdir(exist_ok=True, mode=0o700)
-        write_private(self._record, json.dumps({"pending": tokens, "rows": self.length}))
+    def _recorded(self) -> list[int]:
+        """The tokens of the saved session that are not in its cache.
 
-    def kept(self) -> list[int]:
-        """Those tokens. `CacheRejected` if they are of another session than the server's cache."""
+        `CacheRejected` if the record is of another one.
+        """
         try:
             found = messages.parse_object(self._record.read_text(encoding="utf-8"))
             pending, rows = found["pending"], found["rows"]
             check_tokens(self.offer.config, pending or [0], 0)
         except (OSError, KeyError, TypeError, CryptogenError):
             raise CacheRejected(f"{self._record}: not the record of a saved session") from None
-        if rows != self.length:
-            raise CacheRejected(f"{self._record} is of a session of {rows} rows, the server's cache has {self.length}")
+        if rows != (there := self.text.cached):
+            raise CacheRejected(f"{self._record} is of a session of {rows} rows, the server's cache has {there}")
         return list(pending)
 
     def _asked(self) -> None:
@@ -223,11 +240,11 @@ class Link:
         if refused is not None:
             raise CacheRejected(f"the server says: {str(refused)[:200]}")
 
-    def counters(self) -> str:
-        """The server's counters of operations on ciphertexts, JSON."""
+    def counters(self) -> dict[str, Any]:
+        """The server's counters of operations on ciphertexts."""
         endpoint = self._open()
         with self._step("offline", messages.Counters()):
-            return endpoint.recv_control()
+            return messages.parse_object(endpoint.recv_control())
 
     def _open(self) -> _core.ClientEndpoint:
         if self._endpoint is None:

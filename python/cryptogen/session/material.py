@@ -16,14 +16,24 @@ POOLS = ("slots", "heads", "exponentials")  # of a store: the fields of `Need`
 
 @dataclass(frozen=True)
 class Need:
-    """Records of the three pools: a slot per row, a head per sampled token, exponential tables per pair of rows."""
+    """How many records of each pool of the store.
+
+    Attributes:
+        slots: One per row.
+        heads: One per sampled token.
+        exponentials: Attention tables: in every layer and head one per pair of rows.
+    """
 
     slots: int
     heads: int
     exponentials: int
 
     def beyond(self, stock: Mapping[str, int]) -> Need:
-        """What is missing."""
+        """What is missing.
+
+        Args:
+            stock: How many records of each pool there are.
+        """
         return Need(*(max(getattr(self, name) - stock[name], 0) for name in POOLS))
 
     def requests(self) -> list[Need]:

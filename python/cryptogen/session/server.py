@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.backends.private import ServerBackend, want_of
+from cryptogen.backends.private import ServerBackend
 from cryptogen.defaults import ADDRESS
 from cryptogen.errors import (
     Busy,
@@ -25,13 +25,13 @@ from cryptogen.errors import (
     Refused,
 )
 from cryptogen.models.backend import Backend
-from cryptogen.models.canonical import canonicalise
-from cryptogen.models.decoder import forward
+from cryptogen.models.decoder import forward, want_of
 from cryptogen.numerics.plan import Plan, tables, tables_digest
 from cryptogen.numerics.quantise import quantise
 from cryptogen.paths import data_folder
 from cryptogen.protocols import ENCRYPTED_CACHE, store_name
 from cryptogen.weights import Checkpoint, load
+from cryptogen.weights.canonical import canonicalise
 
 from . import messages
 from .offer import make_offer, public_plan, send_offer
@@ -249,7 +249,6 @@ class Server:
                 want = want_of(rows, sampled)
                 if want is None:
                     raise ProtocolViolation(f"forward: sampled is {sampled}, expected 0, 1 or {rows}")
-                backend.sampled = sampled
                 parties: Backend[Any] = backend
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
             case messages.Truncate(rows):
