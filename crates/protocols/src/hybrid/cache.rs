@@ -17,15 +17,6 @@ use super::attention::schedule::Kernel;
 use super::layout::CacheLayout;
 use crate::error::{ProtocolError, Result};
 
-/// When blocks are re-encrypted ([`super::refresh`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// When their noise would not survive the next product. `reserve`: bits of noise kept free besides, 0 unless one wants to see refreshes.
-    Lazy { reserve: u32 },
-    /// After every append, to compare with.
-    Always,
-}
-
 /// New rows that lie in one block: `rows` of the call at tokens `at..` of the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -45,7 +36,7 @@ struct LayerShape {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CacheShape {
     layout: CacheLayout,
-    policy: Policy,
+    reserve: u32,
     matrix: bool,
     layers: Vec<LayerShape>,
     refreshed: u64,
@@ -53,14 +44,15 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
-    /// An empty cache.
+    /// An empty cache. Its blocks are re-encrypted ([`super::refresh`]) when their noise would not survive the next
+    /// product. `reserve`: bits of noise kept free besides, 0 unless one wants to see refreshes.
     ///
     /// # Errors
     /// A layout (or reserve) whose products would not survive even with fresh ciphertexts.
-    pub fn new(layout: CacheLayout, layers: usize, policy: Policy) -> Result<CacheShape> {
+    pub fn new(layout: CacheLayout, layers: usize, reserve: u32) -> Result<CacheShape> {
         let matrix = layout.survives(Kernel::Matrix, Noise::fresh().add_plain());
         let layers = vec![LayerShape::default(); layers];
-        let shape = CacheShape { layout, policy, matrix, layers, refreshed: 0, refreshed_always: 0 };
+        let shape = CacheShape { layout, reserve, matrix, layers, refreshed: 0, refreshed_always: 0 };
         if !shape.survives(1) {
             return Err(ProtocolError::Shape {
                 what: "noise of products with fresh cache ciphertexts",
@@ -124,10 +116,8 @@ impl CacheShape {
     fn survives(&self, terms: u32) -> bool {
         let fresh = Noise::fresh().add_plain();
         let mut noise = (0..terms).fold(Noise::none(), |sum, _| sum + fresh);
-        if let Policy::Lazy { reserve } = self.policy {
-            for _ in 0..2 * reserve {
-                noise = noise + noise;
-            }
+        for _ in 0..2 * self.reserve {
+            noise = noise + noise;
         }
         let kernels = [(Kernel::Vector, true), (Kernel::Matrix, self.matrix)];
         kernels.into_iter().all(|(kernel, used)| !used || self.layout.survives(kernel, noise))
@@ -137,7 +127,7 @@ impl CacheShape {
     pub fn after_append(&self, layer: usize, rows: usize) -> Vec<usize> {
         let due = |piece: &Piece| {
             let terms = self.layers.get(layer).and_then(|l| l.terms.get(piece.block)).copied().unwrap_or(0);
-            self.policy == Policy::Always || !self.survives(terms + 1)
+            !self.survives(terms + 1)
         };
         self.pieces(layer, rows).iter().filter(|p| due(p)).map(|p| p.block).collect()
     }

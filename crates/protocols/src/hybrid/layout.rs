@@ -31,15 +31,6 @@ pub enum Encoding {
     Diagonal,
 }
 
-/// Where the features of a score are added up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fold {
-    /// By each party on its shares, free.
-    Shares,
-    /// In the ciphertext, as in the paper: `log2 E'` rotations per ciphertext of scores.
-    Ciphertext,
-}
-
 /// The layout of a cache, computed from the public plan by both parties.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CacheLayout {
@@ -52,7 +43,6 @@ pub struct CacheLayout {
     pub head_dim: usize,
     /// baby steps of the matrix kernels, a power of two that divides T
     babies: usize,
-    fold: Fold,
 }
 
 impl CacheLayout {
@@ -79,7 +69,6 @@ impl CacheLayout {
             group: m.group(),
             head_dim: m.head_dim,
             babies: babies(tokens, packs),
-            fold: Fold::Shares,
         })
     }
 
@@ -144,30 +133,13 @@ impl CacheLayout {
     pub fn steps(&self) -> BTreeSet<usize> {
         let (t, g) = (self.tokens(), self.babies);
         let giants = (1..t / g).map(|giant| t - giant * g);
-        (1..g).chain(giants).map(|d| self.step(d)).chain(self.folding()).collect()
+        (1..g).chain(giants).map(|d| self.step(d)).collect()
     }
 
-    /// The same layout, with another way to add up scores.
-    pub fn with_fold(self, fold: Fold) -> CacheLayout {
-        CacheLayout { fold, ..self }
-    }
-
-    /// Rotations that add up the features of a head inside a ciphertext, `log2 E'` of them; none where that is left to the shares. Where
-    /// a head's features fill both halves of the slots, which no rotation joins, two sums remain.
-    pub fn folding(&self) -> Vec<usize> {
-        match self.fold {
-            Fold::Shares => vec![],
-            Fold::Ciphertext => {
-                let within = self.features.min(self.step(1).max(1));
-                (0..within.ilog2()).map(|k| 1 << k).collect()
-            }
-        }
-    }
-
-    /// The score of token `x` and key head `head` in a ciphertext of scores.
+    /// The score of token `x` and key head `head` in a ciphertext of scores: each party adds up its shares of the
+    /// features.
     pub fn score(&self, slots: &[Fp], x: usize, head: usize) -> Fp {
-        let stride = 1 << self.folding().len();
-        (0..self.features).step_by(stride).map(|e| slots[self.slot(x, head, e)]).sum()
+        (0..self.features).map(|e| slots[self.slot(x, head, e)]).sum()
     }
 
     /// Whether cached ciphertexts with this noise can go through a kernel and come back.
@@ -178,10 +150,7 @@ impl CacheLayout {
             Kernel::Matrix => (fresh.switched(), cached.switched()),
         };
         let sum = |product: Noise, terms: usize| (0..terms).fold(Noise::none(), |sum, _| sum + product);
-        let mut scores = sum(cached.times(query), self.packs()).switched();
-        for _ in self.folding() {
-            scores = scores + scores.switched();
-        }
+        let scores = sum(cached.times(query), self.packs()).switched();
         scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
     }
 

@@ -8,7 +8,6 @@
 
 pub mod attention;
 pub mod cache;
-pub mod conversion;
 pub mod diagonals;
 pub mod encoded;
 mod exchange;
@@ -29,7 +28,7 @@ use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::{Prg, Seed};
 
 use self::attention::cost::Workload;
-use self::cache::{Cache, CacheShape, Policy};
+use self::cache::{Cache, CacheShape};
 use self::encoded::Encoded;
 use self::keys::KeyId;
 use self::layout::CacheLayout;
@@ -159,7 +158,7 @@ impl<P: Party> Hybrid<P> {
         let linear = LinearPlan::new(&plan.model)?;
         let (layout, _) = cache_layout(protocol, &plan.model)?;
         let steps = steps(&linear, &layout);
-        let shape = CacheShape::new(layout, plan.model.layers, Policy::Lazy { reserve: 0 })?;
+        let shape = CacheShape::new(layout, plan.model.layers, 0)?;
         let (keys, key_id) = match P::ROLE {
             Role::Client => {
                 let (secret, id) = keys::client(conn, dir, &steps, rng)?;

@@ -1,7 +1,6 @@
 //! Attention over the encrypted cache: kernels simulated on clear slots, the two parties against the clear function, costs, refreshes, files.
 
 mod cache;
-mod conversion;
 mod simulated;
 
 use std::collections::BTreeSet;
@@ -17,8 +16,8 @@ use super::{elements, rng};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::schedule::Kernel;
 use crate::hybrid::attention::{client, cost, server};
-use crate::hybrid::cache::{CacheShape, Policy};
-use crate::hybrid::layout::{CacheLayout, Fold};
+use crate::hybrid::cache::CacheShape;
+use crate::hybrid::layout::CacheLayout;
 use crate::hybrid::planner::LinearPlan;
 use crate::hybrid::{Hybrid, Keys};
 use crate::model::ModelShape;
@@ -157,7 +156,7 @@ fn check_passes(m: &ModelShape, shape: CacheShape, passes: &[usize]) -> (Hybrid<
 }
 
 fn lazy(m: &ModelShape, tokens: usize) -> CacheShape {
-    CacheShape::new(CacheLayout::new(m, tokens).unwrap(), m.layers, Policy::Lazy { reserve: 0 }).unwrap()
+    CacheShape::new(CacheLayout::new(m, tokens).unwrap(), m.layers, 0).unwrap()
 }
 
 #[test]
@@ -182,15 +181,6 @@ fn both_parties_equal_the_clear_function() {
     for some in [&[Kernel::Vector][..], &[Kernel::Matrix], &[Kernel::Matrix, Kernel::Vector]] {
         assert!(kernels.iter().any(|k| k == some), "{some:?} is among {kernels:?}");
     }
-}
-
-#[test]
-fn folding_in_the_ciphertext_gives_the_same_scores() {
-    // log2 E' rotations per ciphertext of scores, counted by `check_passes`.
-    let m = shape(4, 2, 8);
-    let layout = CacheLayout::new(&m, 64).unwrap().with_fold(Fold::Ciphertext);
-    assert_eq!(layout.folding(), [1, 2, 4]);
-    check_passes(&m, CacheShape::new(layout, m.layers, Policy::Lazy { reserve: 0 }).unwrap(), &[2, 1]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::share::Cost;
 const PASS: usize = 64;
 
 /// Microseconds of both parties together, measured (benches in `docs/paper.md`).
-pub(in crate::hybrid) mod price {
+mod price {
     /// encrypting, sending, expanding, adding the server's share
     pub const INPUT: u64 = 2500;
     /// masking, sending, decrypting
@@ -24,8 +24,6 @@ pub(in crate::hybrid) mod price {
     pub const OPERAND: u64 = 900;
     pub const PRODUCT: u64 = 150;
     pub const RELINEARISATION: u64 = 5000;
-    /// encoding a mask and multiplying with it
-    pub const MASK: u64 = 360;
 }
 
 /// Operations and ciphertexts of one layer's attention.
@@ -94,7 +92,6 @@ impl Schedule {
                     w.operands += n;
                     w.products += 2 * n * packs;
                     w.relinearisations += n + outputs;
-                    w.rotations += n * layout.folding().len();
                     w.outputs += n + outputs;
                 }
             }

@@ -2,13 +2,13 @@
 //!
 //! Source: CryptoGen (arXiv 2602.08798), ARCC kernels. One code for its four kernels:
 //! - inner–inner `q·Kᵀ` and matrix–matrix `Q·Kᵀ`: [`scores`], one output per product, `Σ_packs rot_{−Gg}(Q) ⊙ rot_b(K)`; adding up a head's features is
-//!   left to the shares, where it is free, or done by [`fold`] in `log2 E'` rotations;
+//!   left to the shares, where it is free (decision 0009);
 //! - inner–outer `P·V` and matrix–matrix: [`values`], one output per (member, giant step, pack), `Σ_{blocks, b} P_{G,b} ⊙ rot_b(V)`, scaled and relinearised once.
 //!
 //! Rotations of one ciphertext are hoisted. Cached ciphertexts are left operands, which are the cheaper ones to prepare, because there are more
 //! of them. Where whole rows or diagonals meet is the business of [`Schedule`].
 
-use cryptogen_he::evaluate::{Ciphertext, Context, Evaluator, Left, Right};
+use cryptogen_he::evaluate::{Ciphertext, Evaluator, Left, Right};
 use rayon::prelude::*;
 
 use super::schedule::{Group, Product, Schedule};
@@ -22,7 +22,6 @@ pub trait Slots: Sync {
 
     /// Rotations of one ciphertext by each of `steps`; 0 is a copy.
     fn rotations(&self, ct: &Self::Ciphertext, steps: &[usize]) -> Result<Vec<Self::Ciphertext>>;
-    fn add(&self, a: &mut Self::Ciphertext, b: &Self::Ciphertext);
     fn left(&self, ct: &Self::Ciphertext) -> Self::Left;
     fn right(&self, ct: &Self::Ciphertext) -> Self::Right;
     /// `Σ left ⊙ right`.
@@ -42,10 +41,6 @@ impl Slots for Evaluator<'_> {
         }
         let hoisted = self.hoist(ct);
         steps.par_iter().map(|step| Ok(hoisted.rotate(*step)?)).collect()
-    }
-
-    fn add(&self, a: &mut Ciphertext, b: &Ciphertext) {
-        a.add(Context::get(), b);
     }
 
     fn left(&self, ct: &Ciphertext) -> Left {
@@ -156,28 +151,4 @@ pub fn values<S: Slots>(
         s.dot(&pairs.collect::<Result<Vec<_>>>()?)
     };
     outputs.par_iter().map(one).collect()
-}
-
-/// Adds up a head's features inside the ciphertext: the paper's folding sum.
-///
-/// # Errors
-/// Missing keys.
-pub fn fold<S: Slots>(s: &S, steps: &[usize], mut ct: S::Ciphertext) -> Result<S::Ciphertext> {
-    for step in steps {
-        for rotated in s.rotations(&ct, &[*step])? {
-            s.add(&mut ct, &rotated);
-        }
-    }
-    Ok(ct)
-}
-
-/// [`fold`] of each; nothing to do where features are added up by the shares.
-///
-/// # Errors
-/// Missing keys.
-pub fn fold_all<S: Slots>(s: &S, steps: &[usize], cts: Vec<S::Ciphertext>) -> Result<Vec<S::Ciphertext>> {
-    if steps.is_empty() {
-        return Ok(cts);
-    }
-    cts.into_par_iter().map(|ct| fold(s, steps, ct)).collect()
 }

@@ -31,7 +31,7 @@ pub fn scores(h: &mut Hybrid<Server>, ch: &mut dyn Channel, layer: usize, new: &
     refresh::server(ch, &evaluator, &mut h.rng, cache.blocks_mut(layer, &due))?;
     h.counts.encrypted += 2 * (n + packs * due.len()) as u64;
 
-    let (cache, folding) = (cache.layer(layer)?, layout.folding());
+    let cache = cache.layer(layer)?;
     let mut all = vec![];
     for schedule in schedules(layout, first, rows) {
         let queries = &new.queries[schedule.first - first..][..schedule.rows];
@@ -50,7 +50,6 @@ pub fn scores(h: &mut Hybrid<Server>, ch: &mut dyn Channel, layer: usize, new: &
                 for group in &window.groups {
                     let query = &queries[group.query - batch.queries[0]];
                     let outputs = kernels::scores(&evaluator, group, window.blocks.start, query, &keys)?;
-                    let outputs = kernels::fold_all(&evaluator, &folding, outputs)?;
                     let outputs: Vec<_> = outputs.iter().collect();
                     let masks = exchange::mask(ch, &evaluator, &mut h.rng, &outputs)?;
                     let products = group.products.iter().zip(&masks);

@@ -3,7 +3,7 @@
 use super::{check_passes, lazy, new_rows, parties, pass, shape, sum, Shares};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::attention::schedule::Kernel;
-use crate::hybrid::cache::{Binding, CacheShape, EncryptedCache, Policy};
+use crate::hybrid::cache::{Binding, CacheShape, EncryptedCache};
 use crate::hybrid::layout::CacheLayout;
 use crate::model::ModelShape;
 use crate::tests::channel::Ran;
@@ -14,7 +14,7 @@ fn noise_is_tracked_alike_and_refreshes_come_in_time() {
     // Outer encoding of one feature: 4096 tokens share a ciphertext, and each is an addition.
     let m = shape(1, 1, 1);
     let layout = CacheLayout::new(&m, 4096).unwrap();
-    let mut shape = CacheShape::new(layout, 1, Policy::Lazy { reserve: 2 }).unwrap();
+    let mut shape = CacheShape::new(layout, 1, 2).unwrap();
     for _ in 0..4096 {
         shape.append(0, 1);
         assert!(layout.survives(Kernel::Vector, shape.noise(0, 0)));
@@ -23,7 +23,7 @@ fn noise_is_tracked_alike_and_refreshes_come_in_time() {
     assert!(lazy < always / 10 && always == 2 * 4096, "{lazy} of {always}");
     println!("{lazy} ciphertexts refreshed of {always}");
     // A plan that cannot work is refused before any work.
-    let impossible = CacheShape::new(layout, 1, Policy::Lazy { reserve: 20 });
+    let impossible = CacheShape::new(layout, 1, 20);
     assert!(matches!(impossible, Err(ProtocolError::Shape { .. })));
 }
 
@@ -100,13 +100,8 @@ fn a_saved_cache_goes_on_and_a_wrong_one_is_refused() {
 fn refreshing_changes_nothing_but_the_count() {
     let m = shape(2, 2, 4);
     let layout = CacheLayout::new(&m, 4).unwrap();
-    let passes = [2, 1, 1, 1];
-    let always = CacheShape::new(layout, m.layers, Policy::Always).unwrap();
-    let (_, s) = check_passes(&m, always, &passes);
-    // One pack; a block of keys and one of values per pass.
-    assert_eq!(s.cache_shape().refreshes(), (8, 8));
     // A reserve that leaves room for two ciphertexts in a block: its third append is refreshed.
-    let fits = |reserve| CacheShape::new(layout, m.layers, Policy::Lazy { reserve }).ok();
+    let fits = |reserve| CacheShape::new(layout, m.layers, reserve).ok();
     let reserve = (0..64).rev().find(|r| fits(*r).is_some()).expect("fresh ciphertexts fit");
     let tight = fits(reserve).expect("found above");
     let (_, s) = check_passes(&m, tight, &[1, 1, 1, 1, 1]);

@@ -7,12 +7,12 @@ use cryptogen_he::evaluate::{Noise, ROW};
 use cryptogen_ring::{Fp, Prg};
 use rand_core::RngCore;
 
-use super::{new_rows, shape, sum, Clear};
+use super::{new_rows, shape, Clear};
 use crate::error::Result;
 use crate::hybrid::attention::cost::Workload;
 use crate::hybrid::attention::kernels::{self, Slots};
 use crate::hybrid::attention::schedule::{Kernel, Schedule};
-use crate::hybrid::layout::{CacheLayout, Encoding, Fold};
+use crate::hybrid::layout::{CacheLayout, Encoding};
 use crate::hybrid::Protocol;
 use crate::model::ModelShape;
 use crate::tests::{elements, rng};
@@ -37,10 +37,6 @@ impl Slots for Simulated {
             ct.chunks(ROW).flat_map(|row| [&row[*step..], &row[..*step]].concat()).collect()
         };
         Ok(steps.iter().map(one).collect())
-    }
-
-    fn add(&self, a: &mut Vec<Fp>, b: &Vec<Fp>) {
-        *a = sum(a, b);
     }
 
     fn left(&self, ct: &Vec<Fp>) -> Vec<Fp> {
@@ -100,7 +96,6 @@ fn simulate(m: &ModelShape, layout: CacheLayout, kernel: Kernel, first: usize, r
             for group in &window.groups {
                 let query = &queries[group.query - batch.queries[0]];
                 let outputs = kernels::scores(&s, group, window.blocks.start, query, &k).unwrap();
-                let outputs = kernels::fold_all(&s, &layout.folding(), outputs).unwrap();
                 for (p, slots) in group.products.iter().zip(&outputs) {
                     schedule.take_scores(p, slots, &mut scores);
                 }
@@ -129,18 +124,14 @@ fn kernels_equal_the_clear_function_on_slots() {
         .map(|_| {
             let (kv_heads, group, d) = (1 + pick(5), 1 + pick(3), 1 + pick(20));
             let (log, first, rows) = (pick(6), pick(40), 1 + pick(20));
-            let fold = if pick(3) == 0 { Fold::Ciphertext } else { Fold::Shares };
-            (shape(kv_heads * group, kv_heads, d), 1 << log, first * pick(2), rows, fold)
+            (shape(kv_heads * group, kv_heads, d), 1 << log, first * pick(2), rows)
         })
         // All features of a head in one ciphertext, some, and one; heads that fill both halves of the slots.
-        .chain([(shape(2, 2, 64), 32, 5, 3, Fold::Ciphertext), (shape(1, 1, 8), 4096, 0, 3, Fold::Shares)])
-        .chain([
-            (shape(1, 1, 70), 64, 1, 2, Fold::Ciphertext),
-            (shape(3, 1, 64), 128, 3, 2, Fold::Ciphertext),
-        ])
+        .chain([(shape(2, 2, 64), 32, 5, 3), (shape(1, 1, 8), 4096, 0, 3)])
+        .chain([(shape(1, 1, 70), 64, 1, 2), (shape(3, 1, 64), 128, 3, 2)])
         .collect();
-    for (m, tokens, first, rows, fold) in cases {
-        let layout = CacheLayout::new(&m, tokens).unwrap().with_fold(fold);
+    for (m, tokens, first, rows) in cases {
+        let layout = CacheLayout::new(&m, tokens).unwrap();
         for kernel in [Kernel::Vector, Kernel::Matrix] {
             simulate(&m, layout, kernel, first, rows, &mut rng);
         }
