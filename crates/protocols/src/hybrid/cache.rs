@@ -13,8 +13,7 @@ use cryptogen_party::Role;
 
 pub use file::Binding;
 
-use super::attention::schedule::Kernel;
-use super::layout::CacheLayout;
+use super::layout::{CacheLayout, Kernel};
 use crate::error::{ProtocolError, Result};
 
 /// New rows that lie in one block: `rows` of the call at tokens `at..` of the block.

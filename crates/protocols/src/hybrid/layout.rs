@@ -13,8 +13,6 @@ use cryptogen_he::evaluate::{Lanes, Noise, N};
 use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 
-use super::attention::cost::{cheapest, Workload};
-use super::attention::schedule::Kernel;
 use crate::error::{ProtocolError, Result};
 use crate::model::ModelShape;
 
@@ -29,6 +27,15 @@ pub enum Encoding {
     Outer,
     /// Generalised diagonals (Halevi–Shoup), made by rotation or by encrypting.
     Diagonal,
+}
+
+/// How rows meet the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// One row at a time against a block.
+    Vector,
+    /// T rows at a time against a block, diagonal by diagonal.
+    Matrix,
 }
 
 /// The layout of a cache, computed from the public plan by both parties.
@@ -70,14 +77,6 @@ impl CacheLayout {
             head_dim: m.head_dim,
             babies: babies(tokens, packs),
         })
-    }
-
-    /// The layout with the least modelled time for a workload, and why.
-    ///
-    /// # Errors
-    /// More key heads than a ciphertext has slots.
-    pub fn choose(m: &ModelShape, work: Workload) -> Result<(CacheLayout, String)> {
-        cheapest(m, work)
     }
 
     /// T.

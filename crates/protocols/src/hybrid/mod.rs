@@ -143,7 +143,7 @@ pub fn steps(linear: &LinearPlan, cache: &CacheLayout) -> BTreeSet<usize> {
 /// # Errors
 /// A model that does not fit into ciphertexts.
 pub fn cache_layout(protocol: Protocol, m: &ModelShape) -> Result<(CacheLayout, String)> {
-    CacheLayout::choose(m, Workload::of(protocol, m))
+    attention::cost::cheapest(m, Workload::of(protocol, m))
 }
 
 impl<P: Party> Hybrid<P> {

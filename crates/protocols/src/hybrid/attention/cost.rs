@@ -3,10 +3,10 @@
 use cryptogen_he::evaluate::{MaskedCiphertext, Noise, SeededCiphertext};
 use cryptogen_party::Role;
 
-use super::schedule::{Kernel, Schedule};
+use super::schedule::Schedule;
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::cache::CacheShape;
-use crate::hybrid::layout::CacheLayout;
+use crate::hybrid::layout::{CacheLayout, Kernel};
 use crate::hybrid::Protocol;
 use crate::model::ModelShape;
 use crate::share::Cost;

@@ -13,19 +13,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::hybrid::layout::CacheLayout;
+use crate::hybrid::layout::{CacheLayout, Kernel};
 
 /// Operands of queries held at a time, about 1 MB each.
 const OPERANDS: usize = 64;
-
-/// How rows meet the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
-    /// One row at a time against a block.
-    Vector,
-    /// T rows at a time against a block, diagonal by diagonal.
-    Matrix,
-}
 
 /// A product, see the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use cryptogen_ring::Fp;
 
-use super::schedule::{Kernel, Product, Schedule};
+use super::schedule::{Product, Schedule};
 use crate::error::{ProtocolError, Result};
 use crate::hybrid::cache::Piece;
 use crate::hybrid::exchange::Slots;
-use crate::hybrid::layout::CacheLayout;
+use crate::hybrid::layout::{CacheLayout, Kernel};
 
 /// Slots of ciphertext `i` of new keys (or values): `[piece][pack]`.
 pub(super) fn row_slots(layout: &CacheLayout, rows: &[Vec<Fp>], pieces: &[Piece], i: usize) -> Slots {

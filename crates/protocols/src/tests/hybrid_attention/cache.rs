@@ -2,9 +2,8 @@
 
 use super::{check_passes, lazy, new_rows, parties, pass, shape, sum, Shares};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::attention::schedule::Kernel;
 use crate::hybrid::cache::{Binding, CacheShape, EncryptedCache};
-use crate::hybrid::layout::CacheLayout;
+use crate::hybrid::layout::{CacheLayout, Kernel};
 use crate::model::ModelShape;
 use crate::tests::channel::Ran;
 use crate::tests::rng;

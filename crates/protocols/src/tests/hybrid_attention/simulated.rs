@@ -9,11 +9,10 @@ use rand_core::RngCore;
 
 use super::{new_rows, shape, Clear};
 use crate::error::Result;
-use crate::hybrid::attention::cost::Workload;
 use crate::hybrid::attention::kernels::{self, Slots};
-use crate::hybrid::attention::schedule::{Kernel, Schedule};
-use crate::hybrid::layout::{CacheLayout, Encoding};
-use crate::hybrid::Protocol;
+use crate::hybrid::attention::schedule::Schedule;
+use crate::hybrid::layout::{CacheLayout, Encoding, Kernel};
+use crate::hybrid::{cache_layout, Protocol};
 use crate::model::ModelShape;
 use crate::tests::{elements, rng};
 
@@ -160,7 +159,7 @@ fn the_paper_shapes_fit_and_grow_by_blocks() {
             assert_eq!(layout.ciphertexts(len), packs * len.div_ceil(32));
         }
         for protocol in [Protocol::EncryptedCache, Protocol::Recompute] {
-            let (chosen, why) = CacheLayout::choose(&m, Workload::of(protocol, &m)).unwrap();
+            let (chosen, why) = cache_layout(protocol, &m).unwrap();
             assert!(why.contains("other T") && chosen.packs() > 0);
             println!("{} {} steps: {why}", protocol.name(), chosen.steps().len());
         }
