@@ -179,24 +179,8 @@ pub struct Slot<P: Party> {
 }
 
 impl<P: Party> Slot<P> {
-    /// Takes ownership of a record that the store has released (and erased).
-    pub fn from_record(layout: &SlotLayout, record: Wiped<u8>) -> Result<Slot<P>> {
-        if record.len() != layout.record_bytes() {
-            return Err(ProtocolError::Shape {
-                what: "slot record",
-                expected: format!("{} bytes", layout.record_bytes()),
-                got: format!("{} bytes", record.len()),
-            });
-        }
-        let (mut pieces, mut start) = (vec![], 0);
-        for len in layout.pieces() {
-            pieces.push(Deferred::Here(Wiped::new(record[start..start + len].to_vec())));
-            start += len;
-        }
-        Slot::from_pieces(layout, pieces)
-    }
-
-    /// The same of a record that was taken in pieces of the lengths [`SlotLayout::pieces`]. Reads all but the keys of the activations.
+    /// Takes ownership of a record that the store has released (and erased), in pieces of the lengths
+    /// [`SlotLayout::pieces`]. Reads all but the keys of the activations.
     pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Deferred>) -> Result<Slot<P>> {
         let (mut start, mut placed) = (0, Vec::with_capacity(pieces.len()));
         for (piece, len) in pieces.into_iter().zip(layout.pieces()) {

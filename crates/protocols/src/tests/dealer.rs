@@ -211,6 +211,17 @@ impl Dealer<'_> {
     }
 }
 
+/// A slot of a whole record, as the store would hand it out.
+fn slot<P: Party>(tiny: &Tiny, mut record: &[u8]) -> Slot<P> {
+    let piece = |len| {
+        let (piece, rest) = record.split_at(len);
+        record = rest;
+        Deferred::Here(Wiped::new(piece.to_vec()))
+    };
+    let pieces = tiny.layout.pieces().into_iter().map(piece).collect();
+    Slot::from_pieces(&tiny.layout, pieces).expect("a whole record")
+}
+
 impl Session {
     /// A party's session with all the material; rows still wait for tokens.
     pub fn online<P: Party>(&self, tiny: &Tiny) -> Online<P> {
@@ -223,8 +234,7 @@ impl Session {
             exp: Deferred::Here(Wiped::new(a.exp.clone())),
         };
         let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
-            slot: Slot::from_record(&tiny.layout, Wiped::new(slots[p].record.clone()))
-                .expect("a whole record"),
+            slot: slot(tiny, &slots[p].record),
             position,
             attention: slots[p].attention.iter().map(attention).collect(),
             events: Events::default(),
