@@ -6,7 +6,7 @@
 
 use cryptogen_ot::{TableKey, TableShape};
 use cryptogen_party::{Party, Role};
-use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped, Word};
+use cryptogen_ring::{fp_from_bytes, Fp, Seed, Word};
 use zeroize::Zeroize;
 
 use super::deferred::Deferred;
