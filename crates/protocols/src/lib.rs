@@ -5,13 +5,14 @@
 
 pub mod endpoint;
 pub mod error;
-pub mod hybrid;
 pub mod material;
 pub mod model;
 pub mod offline;
 pub mod online;
 pub mod share;
 
+#[cfg(any(test, feature = "test-sessions"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

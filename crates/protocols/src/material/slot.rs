@@ -179,8 +179,8 @@ pub struct Slot<P: Party> {
 }
 
 impl<P: Party> Slot<P> {
-    /// Takes ownership of a record that the store has released (and erased), in pieces of the lengths
-    /// [`SlotLayout::pieces`]. Reads all but the keys of the activations.
+    /// Takes ownership of a record that the store has released (and erased), in pieces of the
+    /// lengths [`SlotLayout::pieces`]. Reads all but the keys of the activations.
     pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Deferred>) -> Result<Slot<P>> {
         let (mut start, mut placed) = (0, Vec::with_capacity(pieces.len()));
         for (piece, len) in pieces.into_iter().zip(layout.pieces()) {

@@ -13,6 +13,8 @@ use super::rng;
 use super::tiny::Tiny;
 use crate::material::{activation_shape, exp_shape, Deferred, HeadSlot, Row, RowAttention, Slot};
 use crate::model::Site;
+use crate::online::preprocessed::Preprocessed;
+use crate::online::products::Side;
 use crate::online::Online;
 use crate::share::Events;
 
@@ -224,9 +226,10 @@ fn slot<P: Party>(tiny: &Tiny, mut record: &[u8]) -> Slot<P> {
 
 impl Session {
     /// A party's session with all the material; rows still wait for tokens.
-    pub fn online<P: Party>(&self, tiny: &Tiny) -> Online<P> {
+    pub fn online<P: Side>(&self, tiny: &Tiny) -> Online<P> {
         let p = P::ROLE.index();
-        let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone());
+        let products = P::preprocessed(Preprocessed::new(tiny.plan.clone(), tiny.layout.clone()));
+        let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone(), products);
         let attention = |a: &Attention| RowAttention {
             score: Wiped::new(a.score.clone()),
             value: Wiped::new(a.value.clone()),
@@ -250,7 +253,7 @@ impl Session {
 
     /// Both parties' sessions with `rows` in progress (earlier ones gone) and all heads taken.
     pub fn active(&self, tiny: &Tiny, rows: Range<usize>) -> (Online<Client>, Online<Server>) {
-        fn start<P: Party>(mut o: Online<P>, rows: Range<usize>) -> Online<P> {
+        fn start<P: Side>(mut o: Online<P>, rows: Range<usize>) -> Online<P> {
             o.active = o.ready.drain(..rows.end).skip(rows.start).collect();
             o.head_now = o.heads.drain(..).collect();
             o
