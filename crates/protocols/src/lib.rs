@@ -7,13 +7,15 @@
 
 pub mod endpoint;
 pub mod error;
-pub mod hybrid;
 pub mod material;
 pub mod model;
 pub mod offline;
 pub mod online;
 pub mod share;
 
+#[cfg(any(test, feature = "test-sessions"))]
+#[allow(missing_docs)] // parts of tests, named after what they are
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cryptogen_he::evaluate::EvaluationKeys;
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
 use cryptogen_protocols::model::Site;
@@ -13,8 +12,8 @@ use cryptogen_protocols::{ProtocolError, Result};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use serde_json::json;
 
+use crate::encrypted::Kept;
 use crate::errors;
 use crate::model::ServerModel;
 use crate::session::lock;
@@ -89,19 +88,37 @@ macro_rules! endpoint {
 
         /// A party with an open connection; see `_core.pyi`.
         #[pyclass(frozen, module = "cryptogen._core")]
-        pub struct $class(Mutex<Endpoint<$party>>);
+        pub struct $class {
+            endpoint: Mutex<Endpoint<$party>>,
+            kept: Kept<$party>,
+        }
 
         impl $class {
-            pub fn new(e: Endpoint<$party>) -> $class {
-                $class(Mutex::new(e))
+            pub fn new((endpoint, kept): (Endpoint<$party>, Kept<$party>)) -> $class {
+                $class { endpoint: Mutex::new(endpoint), kept }
             }
 
-            fn step<T: Send>(
+            /// What is kept of its protocol.
+            pub fn kept(&self) -> &Kept<$party> {
+                &self.kept
+            }
+
+            /// One step, while no other is in progress.
+            pub fn step<T: Send>(
                 &self,
                 py: Python<'_>,
                 f: impl FnOnce(&mut Endpoint<$party>) -> Result<T> + Send,
             ) -> PyResult<T> {
-                py.detach(|| f(&mut lock(&self.0))).map_err(errors::protocol)
+                self.attempt(py, f).map_err(errors::protocol)
+            }
+
+            /// The same, with its own error: the caller knows what a failure of this step means.
+            pub fn attempt<T: Send>(
+                &self,
+                py: Python<'_>,
+                f: impl FnOnce(&mut Endpoint<$party>) -> Result<T> + Send,
+            ) -> Result<T> {
+                py.detach(|| f(&mut lock(&self.endpoint)))
             }
 
             fn tensor(
@@ -127,15 +144,15 @@ macro_rules! endpoint {
             }
             fn set_idle_timeout(&self, seconds: f64) {
                 let limit = Duration::from_secs_f64(seconds.clamp(0.1, 1e6));
-                lock(&self.0).connection().set_idle_timeout(limit);
+                lock(&self.endpoint).connection().set_idle_timeout(limit);
             }
             fn stats(&self) -> PyResult<String> {
-                let stats = lock(&self.0).connection().stats();
+                let stats = lock(&self.endpoint).connection().stats();
                 serde_json::to_string(&stats)
                     .map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
             }
             fn stock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-                let stock = lock(&self.0).stock();
+                let stock = lock(&self.endpoint).stock();
                 let d = PyDict::new(py);
                 d.set_item("slots", stock.slots)?;
                 d.set_item("heads", stock.heads)?;
@@ -152,7 +169,7 @@ macro_rules! endpoint {
                 progress: Option<Py<PyAny>>,
             ) -> PyResult<()> {
                 let want = Stock { slots, heads, exponentials };
-                Reporter::run(py, progress, |p| lock(&self.0).prepare(want, p))
+                Reporter::run(py, progress, |p| lock(&self.endpoint).prepare(want, p))
             }
             fn extend(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
                 self.step(py, |e| e.extend(rows))
@@ -164,19 +181,19 @@ macro_rules! endpoint {
                 self.step(py, |e| e.truncate(rows))
             }
             fn reset(&self) {
-                lock(&self.0).reset();
+                lock(&self.endpoint).reset();
             }
             #[getter]
             fn length(&self) -> usize {
-                lock(&self.0).state().length()
+                lock(&self.endpoint).state().length()
             }
             #[getter]
             fn ready_rows(&self) -> usize {
-                lock(&self.0).state().ready_rows()
+                lock(&self.endpoint).state().ready_rows()
             }
             #[getter]
             fn ready_heads(&self) -> usize {
-                lock(&self.0).state().ready_heads()
+                lock(&self.endpoint).state().ready_heads()
             }
             fn norm(&self, py: Python<'_>, h: &$tensor, into: &str) -> PyResult<$tensor> {
                 let into = site(into)?;
@@ -205,7 +222,7 @@ macro_rules! endpoint {
             }
             #[cfg(feature = "insecure-trace")]
             fn insecure_trace<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
-                PyArray1::from_vec(py, lock(&self.0).insecure_trace())
+                PyArray1::from_vec(py, lock(&self.endpoint).insecure_trace())
             }
             fn __copy__(&self) -> PyResult<()> {
                 Err(pyo3::exceptions::PyTypeError::new_err("an endpoint cannot be copied"))
@@ -223,40 +240,7 @@ endpoint!(ClientEndpoint, ClientTensor, Client);
 impl ServerEndpoint {
     #[pyo3(signature = (model, progress=None))]
     fn send_model(&self, py: Python<'_>, model: &ServerModel, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        Reporter::run(py, progress, |p| lock(&self.0).send_model(&model.inner, p))
-    }
-    /// Writes the encrypted cache. `model`: names model and plan.
-    fn save_cache(&self, py: Python<'_>, path: &str, model: &str) -> PyResult<()> {
-        py.detach(|| lock(&self.0).save_cache(Path::new(path), model)).map_err(errors::saved_cache)
-    }
-    /// Starts a new session with the rows of a saved cache; returns their number.
-    fn load_cache(&self, py: Python<'_>, path: &str, model: &str) -> PyResult<usize> {
-        py.detach(|| lock(&self.0).load_cache(Path::new(path), model)).map_err(errors::saved_cache)
-    }
-    /// Tells the client what it must know about a cache that was loaded.
-    fn send_shape(&self, py: Python<'_>) -> PyResult<()> {
-        self.step(py, |e| e.send_shape())
-    }
-    /// What was computed on ciphertexts since the connection was opened, and what is held now. JSON.
-    fn counters(&self) -> String {
-        let endpoint = lock(&self.0);
-        let Some(hybrid) = endpoint.state().hybrid() else {
-            return json!({"counts": {}, "state": {}}).to_string();
-        };
-        let (counts, base) = (hybrid.counts(), EvaluationKeys::bytes(0));
-        let o = counts.operations;
-        json!({
-            "counts": {
-                "ct_pt": o.ct_pt, "ct_ct": o.ct_ct, "rotations": o.rotations, "hoisted_rotations": o.hoisted_rotations,
-                "relinearisations": o.relinearisations, "masked": o.masked, "refreshes": counts.refreshes,
-                "refreshes_if_always": counts.refreshes_if_always,
-            },
-            "state": {
-                "cache_ciphertexts": hybrid.cache_shape().ciphertexts(),
-                "galois_key_bytes": hybrid.key_bytes().saturating_sub(base), "evaluation_key_bytes": hybrid.key_bytes(),
-            },
-        })
-        .to_string()
+        Reporter::run(py, progress, |p| lock(&self.endpoint).send_model(&model.inner, p))
     }
     fn embed(
         &self,
@@ -276,7 +260,9 @@ impl ServerEndpoint {
     ) -> PyResult<ServerTensor> {
         let site = self::site(site)?;
         self.tensor(py, |e| {
-            e.share_encoded(&model.encoded);
+            if let Some(handle) = &self.kept {
+                handle.share_encoded(&model.encoded);
+            }
             let (online, ch) = e.online();
             online.linear(ch, &model.inner, &x.0, site)
         })
@@ -293,14 +279,10 @@ impl ServerEndpoint {
 impl ClientEndpoint {
     #[pyo3(signature = (path, progress=None))]
     fn receive_model(&self, py: Python<'_>, path: &str, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        Reporter::run(py, progress, |p| lock(&self.0).receive_model(Path::new(path), p))
+        Reporter::run(py, progress, |p| lock(&self.endpoint).receive_model(Path::new(path), p))
     }
     fn open_model(&self, py: Python<'_>, path: &str) -> PyResult<()> {
         self.step(py, |e| e.open_model(Path::new(path)))
-    }
-    /// Starts a new session with the rows that the server has loaded; returns their number.
-    fn resume_cache(&self, py: Python<'_>) -> PyResult<usize> {
-        self.step(py, |e| e.resume_cache())
     }
     fn embed(&self, py: Python<'_>, tokens: Vec<usize>, heads: usize) -> PyResult<ClientTensor> {
         self.tensor(py, |e| e.embed(&tokens, heads))

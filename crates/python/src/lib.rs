@@ -1,5 +1,6 @@
 //! The Python face of the core: opaque handles, no logic, one error table (`errors.rs`).
 
+mod encrypted;
 mod endpoint;
 mod errors;
 mod model;

@@ -4,16 +4,13 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use cryptogen_he::{HeError, Params, SecretKey};
 use cryptogen_protocols::endpoint::{exponentials_needed, PARAMETERS};
-use cryptogen_protocols::hybrid::cache_layout;
-use cryptogen_protocols::hybrid::encoded::Encoded;
-use cryptogen_protocols::hybrid::planner::LinearPlan;
-use cryptogen_protocols::material::{ModelLayout, Part, SlotLayout};
-use cryptogen_protocols::model::{self, Site};
+use cryptogen_protocols::material::{ModelLayout, SlotLayout};
+use cryptogen_protocols::model;
 use cryptogen_protocols::ProtocolError;
 use cryptogen_ring::{Prg, Seed};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
@@ -21,8 +18,8 @@ use pyo3::prelude::*;
 use rand_core::RngCore;
 use zeroize::Zeroizing;
 
+use crate::encrypted::{Choice, Weights};
 use crate::errors;
-use crate::session::named;
 
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
@@ -46,19 +43,13 @@ impl Plan {
 
     /// How a protocol lays the model out in ciphertexts for `rows` rows, and why: a text per linear layer, then the cache's. None for `preprocessed`.
     fn why(&self, protocol: &str, rows: usize) -> PyResult<Vec<String>> {
-        let (protocol, m) = (named(protocol)?, &self.inner.model);
-        if !protocol.is_hybrid() {
-            return Ok(vec![]);
-        }
-        let mut linear = LinearPlan::new(m).map_err(errors::protocol)?;
-        let (_, cache) = cache_layout(protocol, m).map_err(errors::protocol)?;
-        Ok(Site::of_layer(0).into_iter().map(|site| linear.why(site, rows)).chain([cache]).collect())
+        Choice::named(protocol)?.why(&self.inner.model, rows).map_err(errors::protocol)
     }
 
     /// Size of what a client needs of the model encrypted under the server's key.
     fn encrypted_model_bytes(&self, protocol: &str) -> PyResult<u64> {
-        let part = if named(protocol)?.is_hybrid() { Part::Ends } else { Part::Whole };
-        Ok(ModelLayout::of(&self.inner, part).bytes())
+        let protocol = Choice::named(protocol)?.protocol();
+        Ok(ModelLayout::of(&self.inner, protocol.part()).bytes())
     }
 
     /// Names the layout of the encrypted model.
@@ -79,7 +70,7 @@ impl Plan {
 pub struct ServerModel {
     pub inner: Arc<model::ServerModel>,
     /// The same, encoded for the paper's protocols as far as it has been needed.
-    pub encoded: Arc<Encoded>,
+    pub encoded: Weights,
 }
 
 #[pymethods]
@@ -100,18 +91,6 @@ impl ServerModel {
         let inner = model::ServerModel::new(&plan.inner, weights, biases, embed, positions)
             .map_err(errors::protocol)?;
         Ok(ServerModel { inner: Arc::new(inner), encoded: Arc::default() })
-    }
-
-    /// Encodes the layers for the paper's protocols, or reads them from files of `folder`: `(read, written, warnings)`.
-    fn load_encoded(
-        &self,
-        py: Python<'_>,
-        plan: &Plan,
-        folder: PathBuf,
-    ) -> PyResult<(usize, usize, Vec<String>)> {
-        let loaded =
-            py.detach(|| self.encoded.load(&plan.inner, &self.inner, &folder)).map_err(errors::protocol)?;
-        Ok((loaded.read, loaded.written, loaded.warnings))
     }
 }
 

@@ -9,12 +9,11 @@ use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Toke
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_mpc::{Connection, SessionError};
 use cryptogen_party::{Client, Party, Server};
-use cryptogen_protocols::endpoint::Endpoint;
-use cryptogen_protocols::hybrid::Protocol;
-use cryptogen_protocols::ProtocolError;
+use cryptogen_protocols::endpoint::Protocol;
 use cryptogen_ring::{Prg, Seed};
 use pyo3::prelude::*;
 
+use crate::encrypted::Choice;
 use crate::endpoint::{ClientEndpoint, ServerEndpoint};
 use crate::errors;
 use crate::model::{Plan, ServerKey};
@@ -100,38 +99,27 @@ pub struct ServerConnection(Mutex<Option<Connection<Server>>>);
 #[pyclass(frozen, module = "cryptogen._core")]
 pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
 
-/// The protocol of that name.
-pub fn named(protocol: &str) -> PyResult<Protocol> {
-    Protocol::parse(protocol).ok_or_else(|| {
-        let (known, given) = (Protocol::ALL.map(Protocol::name).join(", "), protocol.chars().take(40));
-        errors::protocol(ProtocolError::caller("protocol", known, given.collect::<String>()))
-    })
-}
-
 /// Slots of one protocol are of no use to another, so a store is bound to its protocol too.
 fn bound(plan_digest: String, protocol: Protocol) -> String {
     match protocol {
-        Protocol::Preprocessed => plan_digest,
-        _ => format!("{plan_digest} {}", protocol.name()),
+        Protocol::PREPROCESSED => plan_digest,
+        _ => format!("{plan_digest} {}", protocol.name),
     }
 }
 
-fn open<P: Party>(
+/// Takes the connection, and opens the store that belongs to it.
+fn take<P: Party>(
     connection: &Mutex<Option<Connection<P>>>,
-    plan: &Plan,
     store: &str,
-    binding: Binding,
-    key: SecretKey,
-    resync: bool,
-    protocol: Protocol,
-) -> PyResult<Endpoint<P>> {
+    binding: &Binding,
+) -> PyResult<(Connection<P>, Store)> {
     let mut conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
-    let store = Store::open(Path::new(store), &binding).map_err(|e| {
+    let store = Store::open(Path::new(store), binding).map_err(|e| {
         // The peer learns that we stop, not where our files lie; our own error matters more than a failure to tell.
         let _ = conn.send_failure("store", "the material store cannot be opened");
         errors::store(e)
     })?;
-    Endpoint::open(conn, plan.inner.clone(), store, key, resync, protocol).map_err(errors::protocol)
+    Ok((conn, store))
 }
 
 macro_rules! control {
@@ -207,11 +195,15 @@ impl ServerConnection {
         resync: bool,
         protocol: &str,
     ) -> PyResult<ServerEndpoint> {
-        let protocol = named(protocol)?;
-        let plan_digest = bound(plan_digest, protocol);
+        let protocol = Choice::named(protocol)?;
+        let plan_digest = bound(plan_digest, protocol.protocol());
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Server };
         let key = key.secret()?;
-        py.detach(|| open(&self.0, plan, store, binding, key, resync, protocol)).map(ServerEndpoint::new)
+        py.detach(|| {
+            let (conn, store) = take(&self.0, store, &binding)?;
+            protocol.open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
+        })
+        .map(ServerEndpoint::new)
     }
 }
 
@@ -260,11 +252,15 @@ impl ClientConnection {
         resync: bool,
         protocol: &str,
     ) -> PyResult<ClientEndpoint> {
-        let protocol = named(protocol)?;
-        let plan_digest = bound(plan_digest, protocol);
+        let protocol = Choice::named(protocol)?;
+        let plan_digest = bound(plan_digest, protocol.protocol());
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Client };
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let key = SecretKey::generate(Params::get(cryptogen_protocols::endpoint::PARAMETERS), &mut rng);
-        py.detach(|| open(&self.0, plan, store, binding, key, resync, protocol)).map(ClientEndpoint::new)
+        py.detach(|| {
+            let (conn, store) = take(&self.0, store, &binding)?;
+            protocol.open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
+        })
+        .map(ClientEndpoint::new)
     }
 }

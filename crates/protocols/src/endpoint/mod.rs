@@ -4,7 +4,6 @@
 //! (Python sends small control messages). Steps: `open`, `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
 
 mod rows;
-mod saved;
 mod stores;
 mod truncate;
 
@@ -16,21 +15,21 @@ use cryptogen_mpc::session::Phase;
 use cryptogen_mpc::store::{Batch, Pool, Store};
 use cryptogen_mpc::Connection;
 use cryptogen_ot::OtPair;
-use cryptogen_party::{Channel, Client, Party, Server};
+use cryptogen_party::{Channel, Client, Server};
 use cryptogen_ring::{Prg, Seed};
 
 pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::encoded::Encoded;
-use crate::hybrid::{Hybrid, Protocol};
 use crate::material::{EncryptedModel, Part, PartyKeys, SlotLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
 use crate::offline::model;
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 use crate::offline::{self, Progress};
+use crate::online::preprocessed::Preprocessed;
+use crate::online::products::Side;
 use crate::online::{EmbedClient, Online};
 use crate::share::Tensor;
 
@@ -52,6 +51,38 @@ pub struct Stock {
     pub exponentials: u64,
 }
 
+/// What both parties must know of a protocol beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol {
+    /// Its name, between the parties and on the command line.
+    pub name: &'static str,
+    /// Whether its products are prepared: shares of `W·r'` in every slot, for which the client
+    /// needs the whole encrypted model, and attention material for every row. Otherwise they come
+    /// from messages online, whatever these are.
+    pub prepared: bool,
+}
+
+impl Protocol {
+    /// The default: correlations made offline, one-time-padded vectors online.
+    pub const PREPROCESSED: Protocol = Protocol { name: "preprocessed", prepared: true };
+
+    /// What the client needs of the encrypted model.
+    pub fn part(self) -> Part {
+        match self.prepared {
+            true => Part::Whole,
+            false => Part::Ends,
+        }
+    }
+
+    /// Slots without shares of `W·r'` are of no use to a protocol that needs them.
+    fn slots_pool(self) -> &'static str {
+        match self.prepared {
+            true => "slots",
+            false => "slots-online",
+        }
+    }
+}
+
 struct Pools {
     slots: Pool,
     heads: Pool,
@@ -59,7 +90,7 @@ struct Pools {
 }
 
 /// A party with an open connection, agreed keys and a matching store.
-pub struct Endpoint<P: Party> {
+pub struct Endpoint<P: Side> {
     conn: Connection<P>,
     plan: Arc<Plan>,
     layout: Arc<SlotLayout>,
@@ -75,40 +106,58 @@ pub struct Endpoint<P: Party> {
     encrypted: Option<EncryptedModel>,
 }
 
-impl<P: Party> Endpoint<P> {
-    /// Exchanges keys, runs the base oblivious transfers and compares the two stores.
+impl<P: Side> Endpoint<P> {
+    /// Exchanges keys, runs the base oblivious transfers and compares the two stores. The session's
+    /// protocol is the default one.
     ///
-    /// Both parties must mean the same `protocol`; for the paper's two, the server gets the evaluation keys that it lacks.
     /// With `resync`, stores whose cursors differ (after a crash) are both moved forward to the later one; without it they are refused.
     ///
     /// # Errors
-    /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if the
-    /// stores do not belong together; `Corrupt` for damaged keys.
+    /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if
+    /// the stores do not belong together.
     pub fn open(
+        conn: Connection<P>,
+        plan: Arc<Plan>,
+        store: Store,
+        key: SecretKey,
+        resync: bool,
+    ) -> Result<Endpoint<P>> {
+        let layout = Arc::new(SlotLayout::new(&plan));
+        let products = P::preprocessed(Preprocessed::new(plan.clone(), layout));
+        let opened = |_: &mut _, _: &_, _: &mut _| Ok((products, ()));
+        Endpoint::open_with(conn, plan, store, key, resync, Protocol::PREPROCESSED, opened).map(|(e, ())| e)
+    }
+
+    /// The same for another `protocol`, which both parties must mean. `products` opens its state:
+    /// it is given the connection, the store's folder and a generator, after everything else has
+    /// been agreed. What it returns besides is the caller's.
+    ///
+    /// # Errors
+    /// Those of [`Endpoint::open`] and of `products`.
+    pub fn open_with<T>(
         mut conn: Connection<P>,
         plan: Arc<Plan>,
         store: Store,
         key: SecretKey,
         resync: bool,
         protocol: Protocol,
-    ) -> Result<Endpoint<P>> {
+        products: impl FnOnce(&mut Connection<P>, &Path, &mut Prg) -> Result<(Box<P::Products>, T)>,
+    ) -> Result<(Endpoint<P>, T)> {
         conn.set_phase(Phase::Setup);
         let params = Params::get(PARAMETERS);
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let layout = Arc::new(SlotLayout::new(&plan));
         let pools = Pools {
-            slots: store.pool(slots_pool(protocol), layout.record_bytes())?,
+            slots: store.pool(protocol.slots_pool(), layout.record_bytes())?,
             heads: store.pool("heads", head_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
         let keys = PartyKeys::exchange(&mut conn, params, key, &mut rng)?;
         let ot = OtPair::setup(P::ROLE, &mut conn, &mut rng)?;
-        let mut online = Online::new(plan.clone(), layout.clone());
-        if protocol.is_hybrid() {
-            online.hybrid = Some(Hybrid::open(&mut conn, &plan, store.directory(), protocol, &mut rng)?);
-        }
-        Ok(Endpoint {
+        let (products, kept) = products(&mut conn, store.directory(), &mut rng)?;
+        let online = Online::new(plan.clone(), layout.clone(), products);
+        let endpoint = Endpoint {
             conn,
             plan,
             layout,
@@ -122,7 +171,8 @@ impl<P: Party> Endpoint<P> {
             online,
             cache: EncryptedCache::default(),
             encrypted: None,
-        })
+        };
+        Ok((endpoint, kept))
     }
 
     /// The connection, for control messages and counters.
@@ -141,13 +191,9 @@ impl<P: Party> Endpoint<P> {
         self.protocol
     }
 
-    /// What the client needs of the encrypted model.
-    fn part(&self) -> Part {
-        if self.protocol.is_hybrid() {
-            Part::Ends
-        } else {
-            Part::Whole
-        }
+    /// The plan that both parties agreed on.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Read access to the session state.
@@ -172,10 +218,7 @@ impl<P: Party> Endpoint<P> {
 
     /// Starts a new session: an empty cache. Rows that were given a position but no token are lost.
     pub fn reset(&mut self) {
-        let mut hybrid = self.online.hybrid.take();
-        hybrid.iter_mut().for_each(Hybrid::reset);
-        self.online = Online::new(self.plan.clone(), self.layout.clone());
-        self.online.hybrid = hybrid;
+        self.online.reset();
         self.cache = EncryptedCache::default();
     }
 
@@ -227,7 +270,7 @@ impl<P: Party> Endpoint<P> {
             ot: &mut self.ot,
             model: self.encrypted.as_ref(),
             rng: &mut self.rng,
-            products: !self.protocol.is_hybrid(),
+            products: self.protocol.prepared,
         };
         work(&mut preparer, &mut sink)?;
         // Both parties hold a complete batch before either commits; a crash in between is found when the stores are compared.
@@ -243,7 +286,7 @@ impl Endpoint<Client> {
     /// Connection failures, a full disk.
     pub fn receive_model(&mut self, path: &Path, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Setup);
-        let part = self.part();
+        let part = self.protocol.part();
         model::receive(&mut self.conn, &self.plan, part, path, progress)?;
         self.open_model(path)
     }
@@ -254,7 +297,7 @@ impl Endpoint<Client> {
     /// An unreadable file or one of the wrong size.
     pub fn open_model(&mut self, path: &Path) -> Result<()> {
         let whole = || EncryptedModel::open(path, &self.plan, Part::Whole);
-        self.encrypted = Some(match self.part() {
+        self.encrypted = Some(match self.protocol.part() {
             Part::Whole => whole()?,
             Part::Ends => EncryptedModel::open(path, &self.plan, Part::Ends).or_else(|_| whole())?,
         });
@@ -281,16 +324,8 @@ impl Endpoint<Server> {
     /// Connection failures, interruption.
     pub fn send_model(&mut self, weights: &ServerModel, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Setup);
-        let part = self.part();
+        let part = self.protocol.part();
         model::send(&mut self.conn, &self.keys.mine, &self.plan, part, weights, &mut self.rng, progress)
-    }
-
-    /// Uses weights of this model that were encoded for the paper's protocols, and encodes into them what they lack: all sessions
-    /// of a model may share them. The default protocol has no use for them.
-    pub fn share_encoded(&mut self, encoded: &Arc<Encoded>) {
-        if let Some(hybrid) = &mut self.online.hybrid {
-            hybrid.encoded = encoded.clone();
-        }
     }
 
     /// Starts a forward pass. See [`Online::embed`].
@@ -300,14 +335,6 @@ impl Endpoint<Server> {
     pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<Tensor<Server>> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, &self.keys, weights, rows, heads)
-    }
-}
-
-/// Slots of the paper's protocols lack shares of `W·r'`: no other protocol can use them.
-fn slots_pool(protocol: Protocol) -> &'static str {
-    match protocol.is_hybrid() {
-        true => "slots-online",
-        false => "slots",
     }
 }
 

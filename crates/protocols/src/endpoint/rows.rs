@@ -12,6 +12,7 @@ use crate::error::{ProtocolError, Result};
 use crate::material::{Deferred, HeadSlot, Mask, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, Keys, NewRows};
+use crate::online::products::Side;
 use crate::share::local::trunc;
 use crate::share::qkv::{rotation_safe, split_qkv};
 use crate::share::Events;
@@ -19,7 +20,7 @@ use crate::share::Events;
 /// Rows given a position at a time.
 const ROWS_AT_ONCE: usize = 64;
 
-impl<P: Party> Endpoint<P> {
+impl<P: Side> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
@@ -57,8 +58,7 @@ impl<P: Party> Endpoint<P> {
             .pools
             .exponentials
             .take_unread(tables as usize, &runs.map(|n| n * bytes).collect::<Vec<_>>())?;
-        if self.protocol.is_hybrid() {
-            // Scores and values come from ciphertexts, online.
+        if !self.protocol.prepared {
             let rows = assemble(&self.plan, first, slots, None, exponentials);
             self.online.add_rows(rows);
             return Ok(());
@@ -205,7 +205,8 @@ fn parse_head(bytes: &[u8], vocab: usize, file: &Path) -> Result<HeadSlot> {
     Ok(HeadSlot { seed: Seed::from_bytes(*seed), share: Wiped::new(fp_from_bytes(share).ok_or_else(above)?) })
 }
 
-/// Distributes a block's products (zero and without masks if there are none) and tables over its rows and layers.
+/// Distributes a block's products (none where the protocol makes them online) and tables over its
+/// rows and layers.
 fn assemble<P: Party>(
     plan: &Plan,
     first: usize,
@@ -230,12 +231,7 @@ fn assemble<P: Party>(
                         weight_mask: Wiped::new(new.weights[i][l * entries..(l + 1) * entries].to_vec()),
                         exp,
                     },
-                    None => RowAttention {
-                        score: Wiped::zeros(entries),
-                        value: Wiped::zeros(values),
-                        weight_mask: Wiped::default(),
-                        exp,
-                    },
+                    None => RowAttention { exp, ..RowAttention::default() },
                 }
             })
             .collect();

@@ -7,8 +7,8 @@ use cryptogen_party::{Party, Role};
 use cryptogen_ring::Prg;
 use serde_json::{json, Value};
 
+use super::Protocol;
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::Protocol;
 use crate::offline::prepare::Sink;
 
 /// A batch of the store that is being filled.
@@ -34,7 +34,7 @@ pub(super) fn compare_stores<P: Party>(
     rng: &mut Prg,
 ) -> Result<()> {
     let mine = json!({
-        "state": store.state(), "resync": resync, "propose": Store::new_store_id(rng), "protocol": protocol.name(),
+        "state": store.state(), "resync": resync, "propose": Store::new_store_id(rng), "protocol": protocol.name,
     });
     let theirs = match P::ROLE {
         Role::Client => {
@@ -50,8 +50,8 @@ pub(super) fn compare_stores<P: Party>(
     let malformed =
         || ProtocolError::peer("store state", "a protocol, a state and a proposed id", "something else");
     let theirs_is = theirs.get("protocol").and_then(Value::as_str).ok_or_else(malformed)?;
-    if theirs_is != protocol.name() {
-        let (expected, actual) = (protocol.name().to_owned(), theirs_is.chars().take(40).collect());
+    if theirs_is != protocol.name {
+        let (expected, actual) = (protocol.name.to_owned(), theirs_is.chars().take(40).collect());
         return Err(SessionError::Mismatch { field: "protocol", expected, actual }.into());
     }
     let their_state: StoreState = serde_json::from_value(theirs.get("state").cloned().ok_or_else(malformed)?)

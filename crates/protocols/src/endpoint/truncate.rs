@@ -18,61 +18,20 @@
 //!
 //! Range events of dropped rows that were not sampled still go to the next row that is (A7).
 
-use cryptogen_party::Party;
-use zeroize::Zeroize;
-
 use super::Endpoint;
-use crate::error::{ProtocolError, Result};
-use crate::online::{LayerCache, Online};
+use crate::error::Result;
+use crate::online::products::Side;
 
-impl<P: Party> Endpoint<P> {
+impl<P: Side> Endpoint<P> {
     /// Keeps the first `rows` rows of the session. If that is all of them, nothing changes.
     ///
     /// # Errors
     /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol whose
     /// cache cannot forget rows.
     pub fn truncate(&mut self, rows: usize) -> Result<()> {
-        if self.protocol.is_hybrid() {
-            let (what, actual) = ("protocol that drops rows", self.protocol.name());
-            return Err(ProtocolError::caller(what, "preprocessed", actual));
-        }
         if self.online.truncate(rows)? {
             self.cache.truncate(rows);
         }
         Ok(())
-    }
-}
-
-impl<P: Party> Online<P> {
-    /// Steps 1 and 3; whether there was anything to drop.
-    fn truncate(&mut self, rows: usize) -> Result<bool> {
-        let (width, length) = (self.plan.model.kv_dim(), self.length());
-        let whole = self.cache.iter().all(|c| c.k.len() == length * width);
-        if rows > length || !whole {
-            let expected = format!("up to {length}, between two passes");
-            return Err(ProtocolError::caller("rows to keep", expected, rows));
-        }
-        if rows == length {
-            return Ok(false);
-        }
-        for layer in &mut self.cache {
-            layer.truncate(rows * width);
-        }
-        self.ready.clear();
-        self.settle_events();
-        self.active.clear();
-        Ok(true)
-    }
-}
-
-impl LayerCache {
-    /// Wipes what lies beyond `len` numbers. The server has no `open_k`.
-    fn truncate(&mut self, len: usize) {
-        for v in [&mut self.k, &mut self.v, &mut self.open_k, &mut self.open_v] {
-            if let Some(dropped) = v.get_mut(len..) {
-                dropped.zeroize();
-            }
-            v.truncate(len);
-        }
     }
 }

@@ -1,13 +1,18 @@
 //! What a forward pass takes: rows with all their material at a fixed position, and evaluations of the output head.
 
 use cryptogen_party::Party;
-use cryptogen_ring::{Fp, Seed, Wiped};
+use cryptogen_ring::{Fp, Seed, Wiped, Word};
+use zeroize::Zeroizing;
 
 use super::deferred::Deferred;
+use super::masks::Mask;
 use super::slot::Slot;
+use crate::model::{Plan, Site};
+use crate::share::local::{trunc, trunc_word};
 use crate::share::Events;
 
 /// Attention material of one row and layer, made when the row was given its position.
+#[derive(Default)]
 pub struct RowAttention {
     /// shares of `q_c·m_k,j + u·k_c,j`, `[heads][t+1]`
     pub score: Wiped<Fp>,
@@ -26,6 +31,32 @@ pub struct Row<P: Party> {
     pub(crate) attention: Vec<RowAttention>,
     /// of the row's look-ups so far, until its logits are computed
     pub(crate) events: Events,
+}
+
+impl<P: Party> Row<P> {
+    /// The client's re-mask `r` of a site of a layer; behind activations see [`Row::remask_words`].
+    pub(crate) fn remask(&self, plan: &Plan, site: Site) -> Vec<Fp> {
+        self.slot.mask(Mask::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
+    }
+
+    /// The same behind an activation, modulo `2^64`.
+    pub(crate) fn remask_words(&self, plan: &Plan, layer: usize) -> Vec<Word> {
+        let site = Site::Down(layer);
+        self.slot.mask_words(Mask::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
+    }
+
+    /// The client's share `r'` of the input of a layer's matrix, `[d_in]`.
+    pub fn input_share(&self, plan: &Plan, site: Site) -> Zeroizing<Vec<Fp>> {
+        let shifts = &plan.linear(site).in_shift;
+        let r = match site {
+            Site::Down(layer) => {
+                let r = self.remask_words(plan, layer);
+                r.iter().zip(shifts).map(|(r, &k)| trunc_word::<P>(*r, k)).collect()
+            }
+            _ => self.remask(plan, site).iter().zip(shifts).map(|(r, &k)| trunc::<P>(*r, k)).collect(),
+        };
+        Zeroizing::new(r)
+    }
 }
 
 /// Material of one evaluation of the output head.

@@ -5,11 +5,10 @@
 //! byte layout, computed from the public plan.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use cryptogen_ot::{TableKey, TableShape};
 use cryptogen_party::{Party, Role};
-use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped, Word};
+use cryptogen_ring::{fp_from_bytes, Fp, Seed, Word};
 use zeroize::Zeroize;
 
 use super::deferred::Deferred;
@@ -189,20 +188,8 @@ pub struct Slot<P: Party> {
 }
 
 impl<P: Party> Slot<P> {
-    /// Takes ownership of a record that the store has released (and erased) from `file`.
-    pub fn from_record(layout: &SlotLayout, record: Wiped<u8>, file: Arc<Path>) -> Result<Slot<P>> {
-        if record.len() != layout.record_bytes() {
-            return Err(ProtocolError::bug("bytes of a slot record", layout.record_bytes(), record.len()));
-        }
-        let (mut pieces, mut start) = (vec![], 0);
-        for len in layout.pieces() {
-            pieces.push(Deferred::Here(Wiped::new(record[start..start + len].to_vec()), file.clone()));
-            start += len;
-        }
-        Slot::from_pieces(layout, pieces)
-    }
-
-    /// The same of a record that was taken in pieces of the lengths [`SlotLayout::pieces`]. Reads all but the keys of the activations.
+    /// Takes ownership of a record that the store has released (and erased), in pieces of the
+    /// lengths [`SlotLayout::pieces`]. Reads all but the keys of the activations.
     pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Deferred>) -> Result<Slot<P>> {
         let (mut start, mut placed) = (0, Vec::with_capacity(pieces.len()));
         for (piece, len) in pieces.into_iter().zip(layout.pieces()) {

@@ -67,8 +67,8 @@ pub struct Preparer<'a, P: Party> {
     pub model: Option<&'a EncryptedModel>,
     /// for seeds, masks and noise
     pub rng: &'a mut Prg,
-    /// Whether linear layers get shares of `W·r'`. Without, as for the paper's protocols, the client's share is any uniform one and the
-    /// server's comes online.
+    /// Whether linear layers get shares of `W·r'`. Without, the client's share is any uniform one
+    /// and the server's comes online.
     pub products: bool,
 }
 

@@ -23,6 +23,7 @@ use cryptogen_party::{Channel, Client, Party, Role, Server};
 use cryptogen_ring::Word;
 use rayon::prelude::*;
 
+use super::products::Side;
 use super::tables::{line, look_up_all};
 use super::Online;
 use crate::error::Result;
@@ -80,7 +81,7 @@ fn gated_line(delta_w: Word, delta_up: Word, sums: &[Word]) -> Word {
     delta_w * a[0] + a[1] + delta_up * b[0] + b[2]
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     /// The keys of all rows. Parallel over rows: they come from the store.
     fn activation_keys(&mut self, layer: usize) -> Result<Vec<TableKeys>> {
         let (plan, layout) = (&self.plan, &self.layout);
@@ -108,7 +109,7 @@ impl Online<Client> {
         let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::heads).zip(&indices))
             .map(|((_, alpha), index)| rotation(*index, alpha, spec.k))
             .collect();
-        let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.remask_words(row, layer)).collect();
+        let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.active[row].remask_words(&plan, layer)).collect();
         let mut m1 = Incoming::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
         let theirs = m1.rotations(n * ff)?;
         rotations.iter_mut().zip(theirs).for_each(|(d, theirs)| *d = join(*d, theirs, spec.k));

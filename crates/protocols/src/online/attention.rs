@@ -28,23 +28,21 @@
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`. Its `q`, `k` and `v` are opened in step 1
 //! like those of other rows, then only the re-mask of step 6 concerns it.
 //!
-//! The paper's protocols take the scores and the sums of values from ciphertexts
-//! ([`crate::hybrid::attention`]) instead: no opening of q, k, v (1) or e' (2, 3), all else is the
-//! same code.
+//! The scores and the sums of values are a protocol's ([`super::products`]), and with them the
+//! openings of q, k, v (1) and e' (2, 3), which are those of [`super::preprocessed`]. All else is
+//! the same in every protocol.
 
 mod client;
 mod exponentials;
-mod openings;
 mod server;
 
-use cryptogen_party::{Party, Role};
+use cryptogen_party::Role;
 use cryptogen_ring::{Fp, Word};
 
+use super::products::{Call, Side};
 use super::scalar::{first_bytes, second_message, ScalarKeys};
 use super::Online;
-use crate::error::{ProtocolError, Result};
-use crate::hybrid::attention as encrypted;
-use crate::hybrid::cache::CacheShape;
+use crate::error::Result;
 use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
 use crate::model::{Plan, Scalar, Site};
 use crate::share::local::trunc;
@@ -61,21 +59,13 @@ pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cos
     [shared_cost(plan, layer, positions), openings].into_iter().sum()
 }
 
-/// The same for the paper's protocols, behind what the cache holds.
-pub fn encrypted_cost(plan: &Plan, layer: usize, shape: &CacheShape, rows: usize) -> Cost {
-    let first = shape.length(layer);
-    [shared_cost(plan, layer, first..first + rows), encrypted::cost::cost(shape, layer, rows)]
-        .into_iter()
-        .sum()
-}
-
 /// (row, head, cached row) that run the softmax.
 fn entries(plan: &Plan, positions: std::ops::Range<usize>) -> usize {
     positions.filter(|t| *t > 0).map(|t| plan.model.heads * (t + 1)).sum()
 }
 
 /// What does not depend on where scores and values come from.
-fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
+pub fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
     let (m, rows) = (&plan.model, positions.len());
     let softmax_rows = positions.clone().filter(|t| *t > 0).count();
     let entries = entries(plan, positions);
@@ -92,43 +82,13 @@ fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> 
     ])
 }
 
-/// The (row, head) pairs that run the softmax, in order, with the row's position; row 0 is left out.
-fn pairs(positions: &[usize], heads: usize) -> Vec<(usize, usize, usize)> {
-    let rows = positions.iter().enumerate().filter(|(_, t)| **t > 0);
-    rows.flat_map(|(i, &t)| (0..heads).map(move |g| (i, g, t))).collect()
-}
-
-/// Everything the two sides share: sizes, specs and material of one call.
-struct Call {
-    positions: Vec<usize>,
-    pairs: Vec<(usize, usize, usize)>,
-    /// start of each pair's (t+1) entries in flat per-(head, j) arrays
-    starts: Vec<usize>,
-    entries: usize,
-    d: usize,
-}
-
 impl Call {
-    fn new(plan: &Plan, positions: Vec<usize>) -> Call {
-        let pairs = pairs(&positions, plan.model.heads);
-        let mut entries = 0;
-        let starts = pairs
-            .iter()
-            .map(|(_, _, t)| {
-                let at = entries;
-                entries += t + 1;
-                at
-            })
-            .collect();
-        Call { positions, pairs, starts, entries, d: plan.model.head_dim }
-    }
-
-    fn specs<'a>(&self, plan: &'a Plan, layer: usize) -> Vec<&'a Scalar> {
-        self.pairs.iter().map(|&(_, g, _)| &plan.attention[layer].heads[g].scalar).collect()
+    fn specs<'a>(&self, plan: &'a Plan) -> Vec<&'a Scalar> {
+        self.pairs.iter().map(|&(_, g, _)| &plan.attention[self.layer].heads[g].scalar).collect()
     }
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     fn active_positions(&self) -> Vec<usize> {
         self.active.iter().map(|r| r.position).collect()
     }
@@ -191,18 +151,6 @@ impl<P: Party> Online<P> {
             self.trace.truncated(new.keys.iter().flatten().copied());
         }
         new
-    }
-
-    /// The encrypted cache must hold exactly the rows before the new ones.
-    fn check_cache(&self, call: &Call, layer: usize) -> Result<()> {
-        let Some(hybrid) = &self.hybrid else { return Ok(()) };
-        let (expected, actual) = (call.positions.first(), hybrid.cache.shape().length(layer));
-        match expected {
-            Some(&first) if first != actual => {
-                Err(ProtocolError::caller("rows of the encrypted cache", first, actual))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Row 0's output: its own value, scaled to where the `o` layer expects products.

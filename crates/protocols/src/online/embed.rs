@@ -14,11 +14,12 @@
 //!    truncate.
 
 use cryptogen_he::{Combiner, MaskedCiphertext, N};
-use cryptogen_party::{Channel, Client, Party, Role, Server};
+use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::trunc::{trunc_client, trunc_server};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
+use super::products::Side;
 use super::Online;
 use crate::error::{ProtocolError, Result};
 use crate::material::packing::fold;
@@ -113,7 +114,7 @@ impl Online<Server> {
     }
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
         if rows == 0 {

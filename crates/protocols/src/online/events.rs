@@ -5,6 +5,7 @@ use cryptogen_party::Party;
 use cryptogen_ring::Word;
 use zeroize::Zeroizing;
 
+use super::products::Side;
 use super::Online;
 use crate::material::Row;
 
@@ -13,7 +14,7 @@ fn take<P: Party>(rows: &mut [Row<P>]) -> Word {
     rows.iter_mut().map(|row| std::mem::take(&mut *row.events)).sum()
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     /// Keeps the events of rows that nobody has sampled for the next row that somebody does.
     pub(crate) fn settle_events(&mut self) {
         *self.pending += take(&mut self.active);

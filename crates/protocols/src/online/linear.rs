@@ -9,9 +9,8 @@
 //! Material: per row shares of `W·r'`, `[d_out]`.
 //! Leaks: nothing.
 //!
-//! Server: `y_s = TR(W·(x − r') + share_s + b)`. Client: `y_c = TR(share_c)`. The paper's protocols
-//! get the same shares of `W·x` online ([`crate::hybrid::linear`]): only the server's comes from
-//! ciphertexts instead of the slot.
+//! Server: `y_s = TR(W·(x − r') + share_s + b)`. Client: `y_c = TR(share_c)`. The server's share of
+//! `W·x` is the protocol's ([`super::products`]); the client's is in its slot, whatever the protocol.
 
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::trunc::trunc_server;
@@ -20,9 +19,9 @@ use cryptogen_ring::{Fp, Word};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
+use super::products::Side;
 use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::linear;
 use crate::model::{Linear, ServerModel, Site};
 use crate::share::local::trunc;
 use crate::share::{Kind, Tensor};
@@ -34,7 +33,7 @@ pub(super) fn add_bias(row: &mut [Fp], bias: Option<&[i64]>) {
     }
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     /// As [`Online::check`]; the head is evaluated by `logits`.
     fn check_linear(&self, x: &Tensor<P>, site: Site) -> Result<()> {
         if site == Site::Head {
@@ -66,21 +65,7 @@ impl Online<Server> {
         self.check_linear(x, site)?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
-        let mut y = match &mut self.hybrid {
-            Some(hybrid) => {
-                let key = site.index(plan.model.layers);
-                linear::server(hybrid, ch, model, (site, key), x.rows, &x.data)?
-            }
-            None => {
-                let mut y = model.multiply(&self.plan, site, &x.data, x.rows);
-                y.par_chunks_mut(l.d_out).zip(&self.active).try_for_each(|(y, row)| {
-                    let share = row.slot.words(self.layout.linear(site), l.d_out)?;
-                    y.iter_mut().zip(share).for_each(|(v, s)| *v += s);
-                    Ok::<_, ProtocolError>(())
-                })?;
-                y
-            }
-        };
+        let mut y = self.products.linear(ch, model, site, &self.active, &x.data)?;
         let bias = model.bias(site);
         y.par_chunks_mut(l.d_out).for_each(|row| {
             add_bias(row, bias);
@@ -102,13 +87,7 @@ impl Online<Client> {
         for row in &self.active {
             y.extend(row.slot.words(self.layout.linear(site), l.d_out)?);
         }
-        if self.hybrid.is_some() {
-            let mut r = Zeroizing::new(Vec::with_capacity(x.rows * l.d_in));
-            (0..x.rows).for_each(|row| r.extend_from_slice(&self.entered(row, site)));
-            if let Some(hybrid) = &mut self.hybrid {
-                linear::client(hybrid, ch, site, x.rows, &r, &y)?;
-            }
-        }
+        self.products.linear(ch, site, &self.active, &y)?;
         y.chunks_mut(l.d_out).for_each(|row| shorten::<Client>(row, l));
         self.log_remask(site, x.rows);
         self.trace.truncated(y.iter().copied());

@@ -10,23 +10,24 @@ mod events;
 mod linear;
 pub mod logits;
 pub mod norm;
+pub mod preprocessed;
+pub mod products;
 pub mod scalar;
 pub mod tables;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cryptogen_party::Party;
-use cryptogen_ring::{Fp, Word};
-use zeroize::{Zeroize, Zeroizing};
+use cryptogen_ring::Fp;
+use zeroize::Zeroizing;
 
 pub use embed::EmbedClient;
 
+use self::products::{Products, Side};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::Hybrid;
 use crate::material::{mask, HeadSlot, Mask, Row, SlotLayout};
 use crate::model::{Plan, Site};
-use crate::share::local::{trunc, trunc_word};
+use crate::share::local::trunc;
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
 
 /// Messages and bytes of a forward pass over rows at `positions`, of which the last `sampled` get logits.
@@ -45,7 +46,7 @@ pub fn cost(plan: &Plan, positions: std::ops::Range<usize>, sampled: usize) -> C
 }
 
 /// The final norm and the output head; a pass that samples no row stops in front of them.
-pub(crate) fn head_cost(plan: &Plan, sampled: usize) -> Cost {
+pub fn head_cost(plan: &Plan, sampled: usize) -> Cost {
     match sampled {
         0 => Cost::default(),
         _ => {
@@ -54,26 +55,8 @@ pub(crate) fn head_cost(plan: &Plan, sampled: usize) -> Cost {
     }
 }
 
-/// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`, `open_v`: what the server opened
-/// (client side); the server keeps its value masks in `open_v` instead.
-#[derive(Default)]
-pub(crate) struct LayerCache {
-    pub k: Vec<Fp>,
-    pub v: Vec<Fp>,
-    pub open_k: Vec<Fp>,
-    pub open_v: Vec<Fp>,
-}
-
-impl Drop for LayerCache {
-    fn drop(&mut self) {
-        for v in [&mut self.k, &mut self.v, &mut self.open_k, &mut self.open_v] {
-            v.as_mut_slice().zeroize();
-        }
-    }
-}
-
 /// One party's state of a generation session.
-pub struct Online<P: Party> {
+pub struct Online<P: Side> {
     pub(crate) plan: Arc<Plan>,
     pub(crate) layout: Arc<SlotLayout>,
     pub(crate) ready: VecDeque<Row<P>>,
@@ -82,17 +65,14 @@ pub struct Online<P: Party> {
     pub(crate) head_now: Vec<HeadSlot>,
     /// events of rows that left without being sampled
     pub(crate) pending: Events,
-    pub(crate) cache: Vec<LayerCache>,
-    /// the paper's protocols; `None`: the default protocol
-    pub(crate) hybrid: Option<Hybrid<P>>,
+    products: Box<P::Products>,
     /// outcomes of truncations, in test builds
     pub trace: Trace,
 }
 
-impl<P: Party> Online<P> {
-    /// An empty session.
-    pub fn new(plan: Arc<Plan>, layout: Arc<SlotLayout>) -> Online<P> {
-        let cache = (0..plan.model.layers).map(|_| LayerCache::default()).collect();
+impl<P: Side> Online<P> {
+    /// An empty session over a protocol's products.
+    pub fn new(plan: Arc<Plan>, layout: Arc<SlotLayout>, products: Box<P::Products>) -> Online<P> {
         Online {
             plan,
             layout,
@@ -101,23 +81,40 @@ impl<P: Party> Online<P> {
             active: vec![],
             head_now: vec![],
             pending: Events::default(),
-            cache,
-            hybrid: None,
+            products,
             trace: Trace::default(),
         }
     }
 
-    /// State of the paper's protocols, if the session runs one of them.
-    pub fn hybrid(&self) -> Option<&Hybrid<P>> {
-        self.hybrid.as_ref()
+    /// Forgets all rows and all material.
+    pub fn reset(&mut self) {
+        self.products.reset();
+        self.ready.clear();
+        self.heads.clear();
+        self.active.clear();
+        self.head_now.clear();
+        self.pending = Events::default();
+        self.trace = Trace::default();
+    }
+
+    /// Keeps the first `rows` rows. If that is all of them, nothing changes; otherwise those that
+    /// have a position but no token are dropped too.
+    ///
+    /// # Errors
+    /// Those of [`Products::truncate`].
+    pub(crate) fn truncate(&mut self, rows: usize) -> Result<bool> {
+        let dropped = self.products.truncate(rows)?;
+        if dropped {
+            self.ready.clear();
+            self.settle_events();
+            self.active.clear();
+        }
+        Ok(dropped)
     }
 
     /// Rows in the cache so far (all layers agree between forward passes).
     pub fn length(&self) -> usize {
-        match &self.hybrid {
-            Some(hybrid) => hybrid.cache_shape().len(),
-            None => self.cache[0].k.len() / self.plan.model.kv_dim(),
-        }
+        self.products.length()
     }
 
     /// Rows that have material and a position but no token yet.
@@ -175,33 +172,23 @@ impl<P: Party> Online<P> {
     }
 
     /// The client's re-mask `r` of a site for an active row (head: of the evaluation in progress); behind activations see
-    /// [`Online::remask_words`].
+    /// [`Row::remask_words`].
     pub(crate) fn remask(&self, row: usize, site: Site) -> Vec<Fp> {
-        let n = self.plan.linear(site).d_in;
         match site {
-            Site::Head => mask(&self.head_now[row].seed, Mask::Remask, 0, n),
-            _ => self.active[row].slot.mask(Mask::Remask, site.index(self.plan.model.layers), n),
+            Site::Head => mask(&self.head_now[row].seed, Mask::Remask, 0, self.plan.linear(site).d_in),
+            _ => self.active[row].remask(&self.plan, site),
         }
     }
 
-    /// The same behind an activation, modulo `2^64`.
-    pub(crate) fn remask_words(&self, row: usize, layer: usize) -> Vec<Word> {
-        let site = Site::Down(layer);
-        let (n, index) = (self.plan.linear(site).d_in, site.index(self.plan.model.layers));
-        self.active[row].slot.mask_words(Mask::Remask, index, n)
-    }
-
     /// The client's share `r'` of an input of a linear layer.
-    pub(crate) fn entered(&self, row: usize, site: Site) -> Zeroizing<Vec<Fp>> {
-        let shifts = &self.plan.linear(site).in_shift;
-        let r = match site {
-            Site::Down(layer) => {
-                let r = self.remask_words(row, layer);
-                r.iter().zip(shifts).map(|(r, &k)| trunc_word::<P>(*r, k)).collect()
+    fn input_share(&self, row: usize, site: Site) -> Zeroizing<Vec<Fp>> {
+        match site {
+            Site::Head => {
+                let (r, shifts) = (Zeroizing::new(self.remask(row, site)), &self.plan.linear(site).in_shift);
+                Zeroizing::new(r.iter().zip(shifts).map(|(r, &k)| trunc::<P>(*r, k)).collect())
             }
-            _ => self.remask(row, site).iter().zip(shifts).map(|(r, &k)| trunc::<P>(*r, k)).collect(),
-        };
-        Zeroizing::new(r)
+            _ => self.active[row].input_share(&self.plan, site),
+        }
     }
 
     /// Logs the client's share `r'` of the inputs of a linear layer.
@@ -210,7 +197,7 @@ impl<P: Party> Online<P> {
             return; // The masks are not worth expanding again.
         }
         for row in 0..rows {
-            let r = self.entered(row, site);
+            let r = self.input_share(row, site);
             self.trace.truncated(r.iter().copied());
         }
     }

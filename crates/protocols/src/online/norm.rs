@@ -16,9 +16,10 @@
 //! 3. S→C masked fine value and guard, `ρ_s − v`.
 //! 4. C→S `ρ_c − b`, `x̂_c − r`.
 
-use cryptogen_party::{Channel, Client, Party, Role, Server};
+use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::Fp;
 
+use super::products::Side;
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
 use super::Online;
 use crate::error::{ProtocolError, Result};
@@ -39,7 +40,7 @@ pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {
     ])
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     fn norm_keys(&mut self, norm: usize, row: usize) -> Result<ScalarKeys> {
         let spec = &self.plan.norms[norm].scalar;
         let (hi, lo) = self.layout.norm_tables(norm);

@@ -3,8 +3,7 @@
 use cryptogen_party::{Party, Role};
 use cryptogen_ring::Fp;
 
-use super::channel::{run, run_spoiled, Fault, Tap};
-use super::cost::measured;
+use super::channel::{measured, run, run_spoiled, Fault, Tap};
 use super::ideal::Pair;
 use super::offline::{check_error, keys};
 use super::tiny::{tiny, Arch};

@@ -1,21 +1,12 @@
 //! Measured messages and bytes equal the declarations. (The offline protocols are measured where they are tested.)
 
-use super::channel::Ran;
+use super::channel::measured;
 use super::online::session;
 use super::steps::{run_step, Step, STEPS};
 use super::tiny::{tiny, Tiny, BOTH};
 use super::{integers, rng};
 use crate::online::{activation, attention, logits, norm};
 use crate::share::Cost;
-
-/// What two parties sent.
-pub fn measured<A, B>(client: &Ran<A>, server: &Ran<B>) -> Cost {
-    Cost {
-        messages: client.sent.len() + server.sent.len(),
-        client_bytes: client.bytes(),
-        server_bytes: server.bytes(),
-    }
-}
 
 fn declared(tiny: &Tiny, step: Step, rows: std::ops::Range<usize>) -> Cost {
     let plan = &tiny.plan;

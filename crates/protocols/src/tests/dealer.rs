@@ -15,6 +15,8 @@ use super::rng;
 use super::tiny::Tiny;
 use crate::material::{activation_shape, exp_shape, Deferred, HeadSlot, Row, RowAttention, Slot};
 use crate::model::Site;
+use crate::online::preprocessed::Preprocessed;
+use crate::online::products::Side;
 use crate::online::Online;
 use crate::share::Events;
 
@@ -213,11 +215,23 @@ impl Dealer<'_> {
     }
 }
 
+/// A slot of a whole record, as the store would hand it out.
+pub fn slot<P: Party>(tiny: &Tiny, mut record: &[u8], file: &Arc<Path>) -> Slot<P> {
+    let piece = |len| {
+        let (piece, rest) = record.split_at(len);
+        record = rest;
+        Deferred::Here(Wiped::new(piece.to_vec()), file.clone())
+    };
+    let pieces = tiny.layout.pieces().into_iter().map(piece).collect();
+    Slot::from_pieces(&tiny.layout, pieces).expect("a whole record")
+}
+
 impl Session {
     /// A party's session with all the material; rows still wait for tokens.
-    pub fn online<P: Party>(&self, tiny: &Tiny) -> Online<P> {
+    pub fn online<P: Side>(&self, tiny: &Tiny) -> Online<P> {
         let (p, file) = (P::ROLE.index(), Arc::<Path>::from(Path::new("dealt")));
-        let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone());
+        let products = P::preprocessed(Preprocessed::new(tiny.plan.clone(), tiny.layout.clone()));
+        let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone(), products);
         let attention = |a: &Attention| RowAttention {
             score: Wiped::new(a.score.clone()),
             value: Wiped::new(a.value.clone()),
@@ -225,8 +239,7 @@ impl Session {
             exp: Deferred::Here(Wiped::new(a.exp.clone()), file.clone()),
         };
         let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
-            slot: Slot::from_record(&tiny.layout, Wiped::new(slots[p].record.clone()), file.clone())
-                .expect("a whole record"),
+            slot: slot(tiny, &slots[p].record, &file),
             position,
             attention: slots[p].attention.iter().map(attention).collect(),
             events: Events::default(),
@@ -242,7 +255,7 @@ impl Session {
 
     /// Both parties' sessions with `rows` in progress (earlier ones gone) and all heads taken.
     pub fn active(&self, tiny: &Tiny, rows: Range<usize>) -> (Online<Client>, Online<Server>) {
-        fn start<P: Party>(mut o: Online<P>, rows: Range<usize>) -> Online<P> {
+        fn start<P: Side>(mut o: Online<P>, rows: Range<usize>) -> Online<P> {
             o.active = o.ready.drain(..rows.end).skip(rows.start).collect();
             o.head_now = o.heads.drain(..).collect();
             o

@@ -2,106 +2,27 @@
 
 use std::path::Path;
 
-use cryptogen_he::{Params, SecretKey};
 use cryptogen_mpc::session::Connection;
 use cryptogen_mpc::store::{Binding, Store};
-use cryptogen_party::{Client, Party, Server};
-use cryptogen_ring::{Prg, Seed};
-use rand_core::OsRng;
+use cryptogen_party::{Client, Party};
 
 use super::clear::Clear;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
-use crate::endpoint::{exponentials_needed, Endpoint, Stock, PARAMETERS};
+use crate::endpoint::{exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::Protocol;
 use crate::model::Site;
 use crate::online;
-
-fn open<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
-    open_as(conn, tiny, dir, resync, Protocol::Preprocessed)
-}
+use crate::online::products::Side;
+use crate::testing::sessions::{client_pass, pair, server_pass, store_and_key, Logits};
 
 /// A party's end over its store in `dir`.
-pub fn open_as<P: Party>(
-    conn: Connection<P>,
-    tiny: &Tiny,
-    dir: &Path,
-    resync: bool,
-    protocol: Protocol,
-) -> Result<Endpoint<P>> {
-    let binding = Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: P::ROLE };
-    let store = Store::open(&dir.join(format!("{:?}", P::ROLE)), &binding)?;
-    let mut rng = Prg::new(&Seed::random(&mut OsRng));
-    let key = SecretKey::generate(Params::get(PARAMETERS), &mut rng);
-    Endpoint::open(conn, tiny.plan.clone(), store, key, resync, protocol)
-}
-
-/// Runs both parties of a connection over the stores in `dir`; each end is dropped with its party.
-pub fn pair<A, B: Send>(
-    client: impl FnOnce(Connection<Client>) -> A,
-    server: impl FnOnce(Connection<Server>) -> B + Send,
-) -> (A, B) {
-    let (near, far) = Connection::memory_pair();
-    std::thread::scope(|scope| {
-        let other = scope.spawn(move || server(far));
-        let own = client(near);
-        (own, other.join().expect("the server panicked"))
-    })
-}
-
-pub fn client_pass(
-    e: &mut Endpoint<Client>,
-    layers: usize,
-    tokens: &[usize],
-    sampled: usize,
-) -> Result<Logits> {
-    let mut h = e.embed(tokens, sampled)?;
-    let (o, ch) = e.online();
-    for l in 0..layers {
-        let x = o.norm(ch, &h, Site::Qkv(l))?;
-        let qkv = o.linear(ch, &x, Site::Qkv(l))?;
-        let x = o.attention(ch, &qkv, l)?;
-        h = h.add(&o.linear(ch, &x, Site::O(l))?)?;
-        let x = o.norm(ch, &h, Site::Up(l))?;
-        let u = o.linear(ch, &x, Site::Up(l))?;
-        let x = o.activation(ch, &u, l)?;
-        h = h.add(&o.linear(ch, &x, Site::Down(l))?)?;
-    }
-    if sampled == 0 {
-        return Ok(Default::default());
-    }
-    let h = if sampled < h.rows() { h.last() } else { h };
-    let x = o.norm(ch, &h, Site::Head)?;
-    o.logits(ch, &x)
-}
-
-pub fn server_pass(e: &mut Endpoint<Server>, tiny: &Tiny, rows: usize, sampled: usize) -> Result<()> {
-    let model = &tiny.model;
-    let mut h = e.embed(model, rows, sampled)?;
-    let (o, ch) = e.online();
-    for l in 0..tiny.plan.model.layers {
-        let x = o.norm(ch, &h, Site::Qkv(l))?;
-        let qkv = o.linear(ch, model, &x, Site::Qkv(l))?;
-        let x = o.attention(ch, &qkv, l)?;
-        h = h.add(&o.linear(ch, model, &x, Site::O(l))?)?;
-        let x = o.norm(ch, &h, Site::Up(l))?;
-        let u = o.linear(ch, model, &x, Site::Up(l))?;
-        let x = o.activation(ch, &u, l)?;
-        h = h.add(&o.linear(ch, model, &x, Site::Down(l))?)?;
-    }
-    if sampled == 0 {
-        return Ok(());
-    }
-    let h = if sampled < h.rows() { h.last() } else { h };
-    let x = o.norm(ch, &h, Site::Head)?;
-    o.logits(ch, model, &x)
+pub fn open<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
+    let (store, key) = store_and_key::<P>(dir)?;
+    Endpoint::open(conn, tiny.plan.clone(), store, key, resync)
 }
 
 /// Tokens of each pass and how many of its rows are sampled.
 type Passes = [(&'static [usize], usize)];
-
-/// Logits and range events of a pass.
-pub type Logits = (Vec<i64>, Vec<u64>);
 
 /// What a party of [`session`] leaves: logits of every pass (client), the log, the rest of the stock, online bytes and messages.
 type Left = (Vec<Logits>, Vec<u64>, Stock, [u64; 2]);
@@ -109,7 +30,7 @@ type Left = (Vec<Logits>, Vec<u64>, Stock, [u64; 2]);
 /// Prepares `want`, then runs `passes` in a session of their own.
 fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left) {
     let layers = tiny.plan.model.layers;
-    fn left<P: Party>(mut e: Endpoint<P>, logits: Vec<Logits>) -> Left {
+    fn left<P: Side>(mut e: Endpoint<P>, logits: Vec<Logits>) -> Left {
         let online = e.connection().stats().online;
         (logits, e.insecure_trace(), e.stock(), [online.bytes_sent, online.messages_sent])
     }
@@ -216,7 +137,7 @@ fn unsafe_slots_are_skipped_by_both() {
 #[test]
 fn missing_material_is_an_error_and_nothing_is_spent() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
-    fn party<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> Endpoint<P> {
+    fn party<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> Endpoint<P> {
         let mut e = open(conn, tiny, dir, false).unwrap();
         assert!(matches!(
             e.extend(1),
@@ -238,7 +159,7 @@ fn missing_material_is_an_error_and_nothing_is_spent() {
 #[test]
 fn stores_that_disagree_are_refused_or_moved_forward() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
-    fn fill<P: Party>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
+    fn fill<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
         let mut e = open(conn, tiny, dir, false).unwrap();
         e.prepare(Stock { slots: 0, heads: 0, exponentials: 5 }, &mut |_, _, _| true).unwrap();
     }

@@ -7,9 +7,8 @@ use cryptogen_he::{MaskedCiphertext, Params, SecretKey, N};
 use cryptogen_party::{ChannelError, Client, MessageError, Party, Server};
 use cryptogen_ring::{Fp, Prg};
 
-use super::channel::{run, run_spoiled, Fault, Ran, Tap};
+use super::channel::{measured, run, run_spoiled, Fault, Ran, Tap};
 use super::clear::Clear;
-use super::cost::measured;
 use super::dealer::insecure_deal;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use super::{elements, ideal, rng};

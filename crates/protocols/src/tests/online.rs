@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use cryptogen_party::{Client, Server};
-use cryptogen_ring::{Fp, Wiped};
+use cryptogen_ring::Fp;
 
 use super::channel::run;
 use super::clear::Clear;
-use super::dealer::{insecure_deal, Session};
+use super::dealer::{insecure_deal, slot, Session};
 use super::steps::{run_step, Out, Step};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use super::{elements, integers, rng};
@@ -221,9 +221,7 @@ fn damaged_and_spent_material_are_told_apart() {
     let tiny = tiny(Arch::Gpt);
     let (plan, layout) = (&tiny.plan, &tiny.layout);
     let file: Arc<Path> = Path::new("slots.records").into();
-    let record =
-        |n: usize, byte: u8| Slot::<Client>::from_record(layout, Wiped::new(vec![byte; n]), file.clone());
-    let whole = |byte: u8| record(layout.record_bytes(), byte).ok().expect("a whole record");
+    let whole = |byte: u8| slot::<Client>(&tiny, &vec![byte; layout.record_bytes()], &file);
     let corrupt = |error: Option<ProtocolError>| {
         assert!(matches!(&error, Some(ProtocolError::Corrupt { file: f, .. }) if **f == *file), "{error:?}");
     };
@@ -242,6 +240,7 @@ fn damaged_and_spent_material_are_told_apart() {
     // Zeros are what the store leaves of a record that was taken.
     spent(whole(0).table(shape, at, 0).err());
     spent(whole(0).activation_keys(layout, plan, 0).err());
-    // The layout gives the length of a record: another one is a bug.
-    assert!(matches!(record(layout.record_bytes() - 1, 1).err(), Some(ProtocolError::Bug { .. })));
+    // The layout gives the pieces of a record: fewer are a bug.
+    let fewer = Slot::<Client>::from_pieces(layout, vec![]).err();
+    assert!(matches!(fewer, Some(ProtocolError::Bug { .. })));
 }

@@ -8,8 +8,7 @@ use cryptogen_ring::word::word;
 use cryptogen_ring::{Fp, Wiped, Word};
 use rand_core::RngCore;
 
-use super::channel::{run, Tap};
-use super::cost::measured;
+use super::channel::{measured, run, Tap};
 use super::{between, rng};
 use crate::material::TableKeys;
 use crate::offline::tables;

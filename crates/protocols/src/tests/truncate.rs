@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use cryptogen_party::Party;
 use cryptogen_ring::Word;
 
 use super::clear::Clear;
-use super::endpoint::{client_pass, open_as, pair, server_pass, Logits};
-use super::tiny::{tiny, Arch, Tiny, BOTH};
+use super::endpoint::open;
+use super::tiny::{tiny, Tiny, BOTH};
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
-use crate::hybrid::Protocol;
 use crate::online;
+use crate::online::products::Side;
 use crate::share::Cost;
+use crate::testing::sessions::{client_pass, pair, server_pass, Logits};
 
 /// A pass.
 struct Step {
@@ -58,7 +58,7 @@ fn starts() -> [usize; STEPS.len()] {
 type Left = (Vec<u64>, Stock, Vec<Logits>, [u64; 2]);
 
 /// Runs the steps.
-fn run<P: Party>(
+fn run<P: Side>(
     mut e: Endpoint<P>,
     pass: impl Fn(&mut Endpoint<P>, &Step) -> Result<Logits>,
 ) -> Result<Left> {
@@ -103,13 +103,13 @@ fn check(tiny: &Tiny, dir: &Path) {
     let layers = tiny.plan.model.layers;
     let (client, server) = pair(
         |conn| {
-            let mut e = open_as(conn, tiny, dir, false, Protocol::Preprocessed)?;
+            let mut e = open(conn, tiny, dir, false)?;
             e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
             run(e, |e, step| client_pass(e, layers, step.tokens, step.sampled))
         },
         |conn| {
-            let mut e = open_as(conn, tiny, dir, false, Protocol::Preprocessed)?;
+            let mut e = open(conn, tiny, dir, false)?;
             e.send_model(&tiny.model, &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
             run(e, |e, step| {
@@ -147,18 +147,5 @@ fn dropped_rows_leave_nothing_behind() {
     for arch in BOTH {
         let dir = tempfile::tempdir().unwrap();
         check(tiny(arch), dir.path());
-    }
-}
-
-#[test]
-fn a_cache_of_ciphertexts_refuses_to_drop_rows() {
-    let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
-    fn party<P: Party>(conn: cryptogen_mpc::Connection<P>, tiny: &Tiny, dir: &Path) -> Option<ProtocolError> {
-        let mut e = open_as(conn, tiny, dir, false, Protocol::EncryptedCache).unwrap();
-        e.truncate(0).err()
-    }
-    let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
-    for e in [client, server] {
-        assert!(matches!(e, Some(ProtocolError::Caller { what: "protocol that drops rows", .. })), "{e:?}");
     }
 }

@@ -3,10 +3,11 @@
 use cryptogen_party::{Channel, Client};
 use cryptogen_ring::Fp;
 
-use super::{encrypted, of_pairs, Call};
+use super::{of_pairs, Call};
 use crate::error::Result;
 use crate::material::Mask;
 use crate::model::Site;
+use crate::online::products::Awaited;
 use crate::online::scalar::{first_message, second_message, start};
 use crate::online::Online;
 use crate::share::{Incoming, Kind, Opening, Tensor};
@@ -22,27 +23,17 @@ impl Online<Client> {
         self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
-        let call = Call::new(&plan, self.active_positions());
-        self.check_cache(&call, layer)?;
+        let call = Call::new(&plan, layer, self.active_positions());
         let (heads, d) = (m.heads, call.d);
-        let specs = call.specs(&plan, layer);
+        let specs = call.specs(&plan);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w3, r3) = first_message(scalar, pairs);
 
         // 1.
         let new = self.new_rows(qkv);
-        let (scores, mut m1) = match &mut self.hybrid {
-            Some(hybrid) => {
-                let scores = encrypted::client::scores(hybrid, ch, layer, &new)?;
-                (scores, Incoming::recv(ch, call.entries, call.entries)?)
-            }
-            None => {
-                let words = n * (m.q_dim() + 2 * m.kv_dim()) + call.entries;
-                let mut m1 = Incoming::recv(ch, words, call.entries)?;
-                (self.opened_scores(&call, layer, &new, &mut m1)?, m1)
-            }
-        };
+        let next = Awaited { words: call.entries, rotations: call.entries };
+        let (scores, mut m1) = self.products.scores(ch, &call, &self.active, &new, next)?;
         let mine = self.exponentials(&call, layer, &scores)?;
 
         // 2.
@@ -50,20 +41,8 @@ impl Online<Client> {
         let mut m2 = Opening::new();
         m2.differences(&mine.deltas).rotations(&mine.rotations);
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
-        let (sums, mut m3) = match &mut self.hybrid {
-            Some(hybrid) => {
-                m2.send(ch)?;
-                let sums = encrypted::client::values(hybrid, ch, layer, n, &weights)?;
-                (sums, Incoming::recv(ch, w3, r3)?)
-            }
-            None => {
-                m2.masked(&weights, &self.weight_masks(&call, layer));
-                m2.send(ch)?;
-                let mut m3 = Incoming::recv(ch, call.entries + w3, r3)?;
-                let open_e = m3.words(call.entries)?;
-                (self.opened_values(&call, layer, &weights, &open_e), m3)
-            }
-        };
+        let next = Awaited { words: w3, rotations: r3 };
+        let (sums, mut m3) = self.products.values(ch, &call, &self.active, &weights, m2, next)?;
 
         // 3.
         let (o, sigma) = self.outputs(&call, layer, sums, &weights);

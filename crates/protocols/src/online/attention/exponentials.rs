@@ -11,6 +11,7 @@ use super::Call;
 use crate::error::{ProtocolError, Result};
 use crate::material::{exp_shape, TableKeys};
 use crate::model::Anchor;
+use crate::online::products::Side;
 use crate::online::tables::{line, look_up_all};
 use crate::online::Online;
 use crate::share::local::{index, join, lift, rotation, sub_public, trunc, trunc_word};
@@ -22,7 +23,7 @@ pub(super) struct Exponentials {
     pub(super) deltas: Vec<Word>,
 }
 
-impl<P: Party> Online<P> {
+impl<P: Side> Online<P> {
     /// This party's half of the exponentials of its scores `[entries]`.
     pub(super) fn exponentials(&mut self, call: &Call, layer: usize, scores: &[Fp]) -> Result<Exponentials> {
         let plan = self.plan.clone();

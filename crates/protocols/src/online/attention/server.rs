@@ -3,7 +3,7 @@
 use cryptogen_party::{Channel, Server};
 use cryptogen_ring::Fp;
 
-use super::{encrypted, of_pairs, Call};
+use super::{of_pairs, Call};
 use crate::error::Result;
 use crate::material::Mask;
 use crate::model::Site;
@@ -22,10 +22,9 @@ impl Online<Server> {
         self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
-        let call = Call::new(&plan, self.active_positions());
-        self.check_cache(&call, layer)?;
+        let call = Call::new(&plan, layer, self.active_positions());
         let (heads, d) = (m.heads, call.d);
-        let specs = call.specs(&plan, layer);
+        let specs = call.specs(&plan);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w3, r3) = first_message(scalar, pairs);
@@ -33,30 +32,20 @@ impl Online<Server> {
         // 1.
         let new = self.new_rows(qkv);
         let mut m1 = Opening::new();
-        let scores = match &mut self.hybrid {
-            Some(hybrid) => encrypted::server::scores(hybrid, ch, layer, &new)?,
-            None => self.opened_scores(&call, layer, &new, &mut m1),
-        };
+        let scores = self.products.scores(ch, &call, &self.active, &new, &mut m1)?;
         let mine = self.exponentials(&call, layer, &scores)?;
         m1.differences(&mine.deltas).rotations(&mine.rotations);
         m1.send(ch)?;
 
         // 2.
-        let opened = if self.hybrid.is_some() { 0 } else { call.entries };
+        let opened = self.products.opened_weights(&call);
         let mut m2 = Incoming::recv(ch, call.entries + opened, call.entries)?;
         let (deltas, rotations) = (m2.ring_words(call.entries)?, m2.rotations(call.entries)?);
-        let open_e = m2.words(opened)?;
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
 
         // 3.
         let mut m3 = Opening::new();
-        let sums = match &mut self.hybrid {
-            Some(hybrid) => encrypted::server::values(hybrid, ch, layer, n, &weights)?,
-            None => {
-                m3.masked(&weights, &self.weight_masks(&call, layer));
-                self.opened_values(&call, layer, &weights, &open_e)
-            }
-        };
+        let sums = self.products.values(ch, &call, &self.active, &weights, &mut m2, &mut m3)?;
         let (o, sigma) = self.outputs(&call, layer, sums, &weights);
         let keys = self.sigma_keys(&call, layer)?;
         let started = start::<Server>(specs, &sigma, keys);

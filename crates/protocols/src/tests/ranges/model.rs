@@ -6,7 +6,7 @@ use std::num::Wrapping;
 use cryptogen_ring::{Fp, Word, P};
 
 use crate::model::{Anchor, Range, Scalar, Site, F};
-use crate::tests::tiny::Tiny;
+use crate::testing::tiny::Tiny;
 
 /// The client's and the server's share of a number modulo p.
 pub type Pair = [Fp; 2];
