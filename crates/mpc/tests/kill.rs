@@ -27,7 +27,7 @@ fn child() {
     let mut out = std::io::stdout().lock();
     loop {
         for pool in [&a, &b] {
-            while pool.available() < 3 {
+            while pool.available() < 8 {
                 let n = 1 + OsRng.next_u32() as usize % 20;
                 let batch = pool.begin_batch(n).unwrap();
                 for i in 0..n {
@@ -38,11 +38,10 @@ fn child() {
                 batch.commit().unwrap();
             }
         }
-        let blocks = store.take_blocks(&[(&a, 1 + OsRng.next_u32() as usize % 3), (&b, 1)]).unwrap();
-        for (name, block) in ["a", "b"].iter().zip(blocks) {
-            for (index, record) in (block.first()..).zip(block.records()) {
-                let content: String = record[..16].iter().map(|x| format!("{x:02x}")).collect();
-                writeln!(out, "took {name} {index} {content}").unwrap();
+        for (name, pool, n) in [("a", &a, 1 + OsRng.next_u32() as usize % 8), ("b", &b, 1)] {
+            for record in pool.take(n).unwrap() {
+                let content: String = record.bytes()[..16].iter().map(|x| format!("{x:02x}")).collect();
+                writeln!(out, "took {name} {} {content}", record.index()).unwrap();
             }
         }
         out.flush().unwrap();

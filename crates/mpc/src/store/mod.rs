@@ -5,8 +5,7 @@
 //! read.** A crash can lose records, it cannot release one twice. Taken records are overwritten with zeros, as soon as they are read
 //! ([`Pool::take`]) or when the pool changes after that ([`Unread`]).
 //!
-//! Cost of a take: one write of the state file and two `fsync`s, for any number of pools
-//! ([`Store::take_blocks`]).
+//! Cost of a take: one write of the state file and two `fsync`s.
 
 mod error;
 mod file;
@@ -29,7 +28,7 @@ use rustix::fs::{flock, FlockOperation};
 
 pub use error::StoreError;
 pub use pool::{Batch, Pool};
-pub use record::{Block, Record, Unread};
+pub use record::{Record, Unread};
 pub use state::{PoolCursor, StoreState};
 
 use file::PoolFile;
@@ -157,22 +156,6 @@ impl Store {
         inner.files.insert(name.to_owned(), file.clone());
         inner.settle(name)?;
         Ok(Pool { shared: self.shared.clone(), file })
-    }
-
-    /// Takes from several pools at the price of one: either all requests are met or nothing is taken.
-    ///
-    /// # Errors
-    /// `Short`, `Io`, `DiskFull`, `Failed`. If reading fails after the cursor has moved, the records are lost.
-    pub fn take_blocks(&self, requests: &[(&Pool, usize)]) -> Result<Vec<Block>, StoreError> {
-        pool::take(&self.shared, requests)
-    }
-
-    /// Commits several batches in one durable step: all or none.
-    ///
-    /// # Errors
-    /// `Incomplete`, `Io`, `DiskFull`, `Failed`; then all batches are rolled back.
-    pub fn commit_all(&self, batches: Vec<Batch>) -> Result<(), StoreError> {
-        pool::commit(&self.shared, batches)
     }
 
     /// A fresh random store id for both parties; the server proposes it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::file::PoolFile;
-use super::record::{Block, Record, Unread};
+use super::record::{Record, Unread};
 use super::state::{fits, PoolEntry};
 use super::Shared;
 
@@ -49,12 +49,14 @@ impl Pool {
     /// # Errors
     /// `Short` (nothing taken), `Io`, `DiskFull`, `Failed`. If reading fails, the records are lost.
     pub fn take(&self, n: usize) -> Result<Vec<Record>, StoreError> {
-        let (needed, available) = (n as u64, self.available());
-        if needed > available {
-            return Err(StoreError::Short { pool: self.file.name.clone(), needed, available });
-        }
-        let blocks = take(&self.shared, &vec![(self, 1); n])?;
-        Ok(blocks.into_iter().map(Block::into_record).collect())
+        let record_bytes = self.file.record_bytes;
+        self.take_with(n, |start, first| {
+            let record = |i: u64| {
+                let bytes = self.file.read(start + i * record_bytes, record_bytes as usize)?;
+                Ok(Record { index: first + i, bytes })
+            };
+            (0..n as u64).map(record).collect()
+        })
     }
 
     /// Takes the next `n` records and leaves them in the file, cut into pieces of `lengths` bytes, which together are the `n` records: each is
@@ -68,18 +70,40 @@ impl Pool {
         if Some(len) != records.checked_mul(record_bytes) {
             return Err(StoreError::Bounds { record: 0, offset: 0, len, records, record_bytes });
         }
-        let pieces = take_with(&self.shared, &[(self, n)], |pool, start, first, _| {
+        self.take_with(n, |start, first| {
             let mut offset = 0;
             let piece = |len: &usize| {
                 let record = first + offset / record_bytes;
-                pool.file.hold(record);
+                self.file.hold(record);
                 let at = start + offset;
                 offset += *len as u64;
-                Unread { file: pool.file.clone(), at, len: *len, record, _shared: pool.shared.clone() }
+                Unread { file: self.file.clone(), at, len: *len, record, _shared: self.shared.clone() }
             };
-            Ok(lengths.iter().map(piece).collect::<Vec<_>>())
+            Ok(lengths.iter().map(piece).collect())
+        })
+    }
+
+    /// Moves the cursor, durably, then has `read(place in the file, first index)` read or hold the
+    /// `n` records, then wipes what is not held.
+    fn take_with<T>(
+        &self,
+        n: usize,
+        read: impl FnOnce(u64, u64) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let name = &self.file.name;
+        let mut inner = self.shared.lock();
+        let (needed, entry) = (n as u64, inner.entry(name));
+        let (first, available) = (entry.cursor, entry.committed - entry.cursor);
+        if needed > available {
+            return Err(StoreError::Short { pool: name.clone(), needed, available });
+        }
+        // The one line that single use hangs on: nothing is read before this is on disk.
+        inner.update(&self.shared.dir, |disk| {
+            disk.pools.entry(name.clone()).or_default().cursor += needed;
         })?;
-        Ok(pieces.into_iter().flatten().collect())
+        let taken = read(self.file.offset(&inner.entry(name), first), first)?;
+        inner.settle(name)?;
+        Ok(taken)
     }
 
     /// Throws records away up to logical index `cursor`. Forward only.
@@ -187,9 +211,20 @@ impl Batch {
     ///
     /// # Errors
     /// `Incomplete` if fewer bytes were written than the batch has, `DiskFull`, `Io`, `Failed`; nothing is committed.
-    pub fn commit(self) -> Result<(), StoreError> {
-        let shared = self.shared.clone();
-        commit(&shared, vec![self])
+    pub fn commit(mut self) -> Result<(), StoreError> {
+        let file = &self.file;
+        let (expected, actual) = (self.records * file.record_bytes, self.written.load(Ordering::Acquire));
+        if actual < expected {
+            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, actual });
+        }
+        file.file.sync_data().map_err(|e| file.failed("writing", &e))?;
+        let mut inner = self.shared.lock();
+        let saved = inner.update(&self.shared.dir, |disk| {
+            disk.pools.entry(file.name.clone()).or_default().committed += self.records;
+        });
+        drop(inner); // Dropping the batch locks again.
+        self.done = saved.is_ok();
+        saved
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
@@ -208,71 +243,4 @@ impl Drop for Batch {
             let _ = inner.settle(&self.file.name);
         }
     }
-}
-
-/// [`super::Store::commit_all`].
-pub(super) fn commit(shared: &Arc<Shared>, mut batches: Vec<Batch>) -> Result<(), StoreError> {
-    for batch in &batches {
-        let file = &batch.file;
-        let (expected, actual) = (batch.records * file.record_bytes, batch.written.load(Ordering::Acquire));
-        if actual < expected {
-            return Err(StoreError::Incomplete { pool: file.name.clone(), expected, actual });
-        }
-        file.file.sync_data().map_err(|e| file.failed("writing", &e))?;
-    }
-    let mut inner = shared.lock();
-    let saved = inner.update(&shared.dir, |disk| {
-        for batch in &batches {
-            disk.pools.entry(batch.file.name.clone()).or_default().committed += batch.records;
-        }
-    });
-    batches.iter_mut().for_each(|batch| batch.done = saved.is_ok());
-    drop(inner); // Dropping the batches locks again.
-    saved
-}
-
-/// [`super::Store::take_blocks`].
-pub(super) fn take(shared: &Arc<Shared>, requests: &[(&Pool, usize)]) -> Result<Vec<Block>, StoreError> {
-    take_with(shared, requests, |pool, at, first, n| {
-        let record_bytes = pool.record_bytes();
-        Ok(Block { first, record_bytes, bytes: pool.file.read(at, n * record_bytes)? })
-    })
-}
-
-/// Moves the cursors, durably, then has `read(pool, place in the file, first index, records)` read or hold what was taken, then wipes what is not
-/// held.
-fn take_with<T>(
-    shared: &Arc<Shared>,
-    requests: &[(&Pool, usize)],
-    read: impl Fn(&Pool, u64, u64, usize) -> Result<T, StoreError>,
-) -> Result<Vec<T>, StoreError> {
-    let mut inner = shared.lock();
-    let mut next = inner.disk.clone();
-    let mut firsts = Vec::with_capacity(requests.len());
-    for (pool, n) in requests {
-        let (name, needed) = (&pool.file.name, *n as u64);
-        let entry = next.pools.entry(name.clone()).or_default();
-        let available = entry.committed - entry.cursor;
-        if needed > available {
-            return Err(StoreError::Short { pool: name.clone(), needed, available });
-        }
-        firsts.push(entry.cursor);
-        entry.cursor += needed;
-    }
-    // The one line that single use hangs on: nothing is read before this is on disk.
-    inner.update(&shared.dir, |disk| *disk = next)?;
-    let mut taken = Vec::with_capacity(requests.len());
-    for ((pool, n), &first) in requests.iter().zip(&firsts) {
-        let entry = inner.entry(&pool.file.name);
-        taken.push(read(pool, pool.file.offset(&entry, first), first, *n)?);
-    }
-    let mut settled: Option<&PoolFile> = None;
-    for (pool, _) in requests {
-        // Again does no harm.
-        if !settled.is_some_and(|file| std::ptr::eq(file, &*pool.file)) {
-            inner.settle(&pool.file.name)?;
-        }
-        settled = Some(&pool.file);
-    }
-    Ok(taken)
 }

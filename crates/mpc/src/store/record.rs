@@ -11,8 +11,8 @@ use super::Shared;
 
 /// One record, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
 pub struct Record {
-    index: u64,
-    bytes: Wiped<u8>,
+    pub(super) index: u64,
+    pub(super) bytes: Wiped<u8>,
 }
 
 impl Record {
@@ -24,40 +24,6 @@ impl Record {
     /// The content.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-/// Consecutive records in one buffer, taken and never to be taken again. No Clone, Debug or codec; wiped on drop.
-pub struct Block {
-    pub(super) first: u64,
-    pub(super) record_bytes: usize,
-    pub(super) bytes: Wiped<u8>,
-}
-
-impl Block {
-    /// Logical index of the first record.
-    pub fn first(&self) -> u64 {
-        self.first
-    }
-
-    /// Number of records.
-    pub fn len(&self) -> usize {
-        self.bytes.len() / self.record_bytes
-    }
-
-    /// Whether there is no record.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// The records' contents, in order, each `record_bytes` long.
-    pub fn records(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.bytes.chunks_exact(self.record_bytes)
-    }
-
-    /// The first of its records, which is meant to be the only one.
-    pub(super) fn into_record(self) -> Record {
-        Record { index: self.first, bytes: self.bytes }
     }
 }
 

@@ -137,24 +137,6 @@ fn batches_are_bounded_complete_and_fit_the_disk() {
 }
 
 #[test]
-fn several_pools_move_together_or_not_at_all() {
-    let dir = TempDir::new().unwrap();
-    let store = open(&dir);
-    let (a, b) = (store.pool("a", 8).unwrap(), store.pool("b", 4).unwrap());
-    let batches = [(&a, 8), (&b, 4)].map(|(pool, bytes)| {
-        let batch = pool.begin_batch(3).unwrap();
-        batch.write_records(0, &vec![9; 3 * bytes]).unwrap();
-        batch
-    });
-    store.commit_all(batches.into()).unwrap();
-    assert!(matches!(store.take_blocks(&[(&a, 2), (&b, 4)]), Err(StoreError::Short { .. })));
-    assert_eq!((at(&a), at(&b)), ((0, 3), (0, 3)));
-    let blocks = store.take_blocks(&[(&a, 2), (&b, 1), (&a, 1)]).unwrap();
-    assert_eq!(blocks.iter().map(|b| (b.first(), b.len())).collect::<Vec<_>>(), [(0, 2), (0, 1), (2, 1)]);
-    assert_eq!((at(&a), at(&b)), ((3, 3), (1, 3)));
-}
-
-#[test]
 fn one_owner_and_one_purpose() {
     let dir = TempDir::new().unwrap();
     let store = open(&dir);
