@@ -234,7 +234,7 @@ fn damaged_and_spent_material_are_told_apart() {
     corrupt(damaged.words(layout.linear(Site::Qkv(0)), 1).err());
     corrupt(damaged.table(shape, at, 0).err());
     spent(damaged.table(shape, at, 0).err());
-    let keys = damaged.activation_keys(layout, plan, 0).ok().expect("keys that nobody has looked at");
+    let keys = damaged.activation_keys(layout, plan, 0).expect("keys that nobody has looked at");
     corrupt(keys.parse(&keys.bytes()[..keys.stride()]).err());
     spent(damaged.activation_keys(layout, plan, 0).err());
     // Zeros are what the store leaves of a record that was taken.
