@@ -152,7 +152,7 @@ impl CacheLayout {
         scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
     }
 
-    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up to [`TERMS`].
+    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up to `TERMS`.
     pub fn terms(&self, kernel: Kernel) -> usize {
         let cached = match kernel {
             Kernel::Vector => full_block(self.tokens()),

@@ -1,7 +1,7 @@
 //! Which packing a linear layer gets: the cheapest by a cost model in microseconds, and the Galois keys that all of them need.
 //!
 //! All layers share one cyclic dimension `n`, so that they share their Galois keys (4.7 MB each at the server). The steps are
-//! those of the best packings for one row (generation) and for [`PREFILL`] rows; for any other number of rows the best packing
+//! those of the best packings for one row (generation) and for `PREFILL` rows; for any other number of rows the best packing
 //! within these steps is taken. Both parties compute the same plan from the public shape of the model.
 
 use std::collections::{BTreeSet, HashMap};
