@@ -35,9 +35,10 @@ def figures() -> dict[str, Any]:
     return found
 
 
-# White space asks layer 10, head 7 for scores up to 45 nats above its anchors: they are cut off, and most of its rows
-# flagged (docs/decisions/0021-ranges.md, *Considered*).
-FLAGGED = ("spaces",)
+# Repeated words and white space ask this head for scores up to 45 nats above its anchors: they are
+# cut off, and flagged (docs/decisions/0021-ranges.md, *Considered*). The rows stay near the float model's.
+WIDE_HEAD = "score, layer 10, head 7 "
+REPETITIVE = ("one-word", "few-words", "spaces")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,7 +46,10 @@ def test_the_integers_follow_the_float_model(figures: dict[str, Any], name: str)
     if name not in figures:
         pytest.skip(f"{name}: no such text here, or it is shorter")
     found = figures[name]
-    if found["faults"] and name.partition(",")[0] in FLAGGED and found["flagged"] > found["rows"] / 10:
+    if found["faults"] and name.partition(",")[0] in REPETITIVE and WIDE_HEAD in found["faults"][-1]:
+        assert abs(found["perplexity"] / found["perplexity_float"] - 1) < 0.05
+        assert found["flagged"] > found["rows"] / 50
+        assert found["largest_error"] < 2
         pytest.xfail(f"{name}: {'; '.join(found['faults'])}")
     assert found["faults"] == []
 

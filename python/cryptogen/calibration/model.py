@@ -23,6 +23,7 @@ from .observe import Observation, observe
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text
 CHAT = "chat"
+MORE_SEEDS = (3, 4, 5, 6)  # of repetitive classes; 0 is every class's own, 1 the check's, 2 that of `bench ranges`
 
 
 def calibrate_model(
@@ -52,7 +53,7 @@ def calibrate_model(
     needed = size * (max(windows) + 1) + 2
     if len(tokens) < needed or size > config.context:
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
-    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(codec, rows).values())
+    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + _measured(codec, rows)
     seen = Observation(config)
     for done, part in enumerate(in_processes(partial(_observe, str(path)), chosen), 1):
         seen.merge(part)
@@ -73,12 +74,23 @@ def _observe(source: str, window: Sequence[int]) -> Observation:
     return observe(canonical_of(source), [window, *starts])
 
 
+def _measured(codec: TextCodec, rows: int) -> list[list[int]]:
+    """The stress text that a plan is made from: one of every class, and several of a class of which
+    one shows little."""
+    more = [_tokens(codec, name, rows, seed) for seed in MORE_SEEDS for name in stress.REPETITIVE]
+    return [*stress_tokens(codec, rows).values(), *more]
+
+
 def stress_tokens(codec: TextCodec, rows: int, seed: int = 0) -> dict[str, list[int]]:
     """The first `rows` tokens of every class; of a chat too, if the model has a chat format."""
-    texts = {name: codec.encode(stress.text(name, 8 * rows, seed))[:rows] for name in stress.names()}
+    texts = {name: _tokens(codec, name, rows, seed) for name in stress.names()}
     if codec.chat is not None:
         texts[CHAT] = codec.encode_chat(stress.conversation(8 * rows, seed))[:rows]
     return texts
+
+
+def _tokens(codec: TextCodec, name: str, rows: int, seed: int) -> list[int]:
+    return codec.encode(stress.text(name, 8 * rows, seed))[:rows]
 
 
 def _figures(found: Mapping[str, Faithful]) -> dict[str, dict[str, float]]:
