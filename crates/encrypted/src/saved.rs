@@ -1,6 +1,14 @@
-//! A conversation that goes on later: the server saves the encrypted cache, the client what it must know about it.
+//! A conversation that goes on later: the server saves the encrypted cache, the client what it must
+//! know about it. After CryptoGen's persistent cache (arXiv 2602.08798).
 //!
-//! Saving: no message. Loading: 1. S→C the cache's public numbers. Both then hold a session of as many rows. Leaks: nothing, they follow from what was done.
+//! Functionality: a saved cache → both parties hold a session of as many rows as it has.
+//! Inputs: server the file, its ciphertexts `[layers][blocks]`; client its secret key, and the
+//! tokens that it keeps itself.
+//! Cost: saving no message; loading 1 message (S→C), a few bytes per layer.
+//! Material: none.
+//! Leaks: nothing. The numbers follow from what was done before.
+//!
+//! 1. S→C the cache's public numbers: rows, and the noise of its ciphertexts.
 
 use std::path::Path;
 

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where protocols lie, below `src`: folders, and two files in rooms that hold other things.
-const PLACES: [&str; 5] = ["offline", "online", "hybrid", "hybrid.rs", "endpoint/truncate.rs"];
+/// Where protocols lie, below `crates`: folders, and a file in a room that holds other things.
+const PLACES: [&str; 4] =
+    ["protocols/src/offline", "protocols/src/online", "protocols/src/endpoint/truncate.rs", "encrypted/src"];
 
 /// The lines of a header, in this order. `Inputs` by holder, shape and scale.
 const LINES: [&str; 5] = ["Functionality", "Inputs", "Cost", "Material", "Leaks"];
@@ -18,36 +19,41 @@ const DESIGN: &str = "docs/protocols/preprocessed.md";
 const PAPER: &str = "arXiv 2602.08798";
 
 /// Files that hold no protocol, with the reason.
-const OTHERS: [(&str, &str); 22] = [
-    ("offline/mod.rs", "lists the protocols of the phase"),
-    ("offline/attention/packing.rs", "where numbers lie in ciphertexts"),
-    ("offline/pipeline.rs", "threads"),
-    ("offline/prepare/tables.rs", "a part of offline/prepare.rs"),
-    ("online/mod.rs", "the state of a session"),
-    ("online/attention/client.rs", "a side of online/attention.rs"),
-    ("online/attention/server.rs", "a side of online/attention.rs"),
-    ("online/attention/exponentials.rs", "steps 1 and 2 of online/attention.rs"),
-    ("online/attention/openings.rs", "steps 1 to 3 of online/attention.rs"),
-    ("online/events.rs", "sums of a party's own shares, which online/logits.rs sends"),
-    ("hybrid/mod.rs", "the state of a session"),
-    ("hybrid/attention/client.rs", "a side of hybrid/attention.rs"),
-    ("hybrid/attention/server.rs", "a side of hybrid/attention.rs"),
-    ("hybrid/attention/cost.rs", "counts and prices"),
-    ("hybrid/attention/kernels.rs", "the server's products of ciphertexts"),
-    ("hybrid/attention/schedule.rs", "the order of products"),
-    ("hybrid/attention/shares.rs", "where shares lie in slots"),
-    ("hybrid/cache.rs", "the server's object and its public numbers"),
-    ("hybrid/diagonals.rs", "where numbers lie in slots"),
-    ("hybrid/layout.rs", "where numbers lie in slots"),
-    ("hybrid/pass.rs", "counts"),
-    ("hybrid/planner.rs", "counts and prices"),
+const OTHERS: [(&str, &str); 24] = [
+    ("protocols/src/offline/mod.rs", "lists the protocols of the phase"),
+    ("protocols/src/offline/attention/packing.rs", "where numbers lie in ciphertexts"),
+    ("protocols/src/offline/pipeline.rs", "threads"),
+    ("protocols/src/offline/prepare/tables.rs", "a part of offline/prepare.rs"),
+    ("protocols/src/online/mod.rs", "the state of a session"),
+    ("protocols/src/online/attention/client.rs", "a side of online/attention.rs"),
+    ("protocols/src/online/attention/server.rs", "a side of online/attention.rs"),
+    ("protocols/src/online/attention/exponentials.rs", "steps 1 and 2 of online/attention.rs"),
+    ("protocols/src/online/events.rs", "sums of a party's own shares, which online/logits.rs sends"),
+    ("protocols/src/online/products.rs", "what a party asks of a protocol"),
+    ("protocols/src/online/preprocessed.rs", "its part of online/linear.rs and online/attention.rs"),
+    ("encrypted/src/lib.rs", "the state of a session"),
+    ("encrypted/src/handle.rs", "what steps and sessions ask of that state"),
+    ("encrypted/src/attention/client.rs", "a side of attention.rs"),
+    ("encrypted/src/attention/server.rs", "a side of attention.rs"),
+    ("encrypted/src/attention/cost.rs", "counts and prices"),
+    ("encrypted/src/attention/kernels.rs", "the server's products of ciphertexts"),
+    ("encrypted/src/attention/schedule.rs", "the order of products"),
+    ("encrypted/src/attention/shares.rs", "where shares lie in slots"),
+    ("encrypted/src/cache.rs", "the server's object and its public numbers"),
+    ("encrypted/src/diagonals.rs", "where numbers lie in slots"),
+    ("encrypted/src/layout.rs", "where numbers lie in slots"),
+    ("encrypted/src/pass.rs", "counts"),
+    ("encrypted/src/planner.rs", "counts and prices"),
 ];
 /// The same, of whole folders.
-const OTHER_FOLDERS: [(&str, &str); 2] =
-    [("hybrid/cache/", "the cache as a file"), ("hybrid/encoded", "the server's weights, encoded")];
+const OTHER_FOLDERS: [(&str, &str); 3] = [
+    ("encrypted/src/cache/", "the cache as a file"),
+    ("encrypted/src/encoded", "the server's weights, encoded"),
+    ("encrypted/src/tests", "tests"),
+];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn walk(path: PathBuf, files: &mut Vec<PathBuf>) {
@@ -57,7 +63,7 @@ fn walk(path: PathBuf, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The files of all places, by their path below `src`.
+/// The files of all places, by their path below `crates`.
 fn files() -> BTreeSet<String> {
     let mut files = vec![];
     PLACES.iter().for_each(|place| walk(root().join(place), &mut files));
