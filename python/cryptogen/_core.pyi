@@ -83,7 +83,7 @@ class _Connection:
 
 @final
 class ServerConnection(_Connection):
-    def welcome(self, token: str | None) -> str: ...  # returns the client id
+    def welcome(self, access_token: str | None) -> str: ...  # returns the client id
     def open(
         self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
         protocol: str,
@@ -93,7 +93,7 @@ class ServerConnection(_Connection):
 class ClientConnection(_Connection):
     @staticmethod
     def connect(address: str, fingerprint: str | None, ca_file: str | None) -> ClientConnection: ...
-    def hello(self, client_id: str, token: str | None) -> None: ...
+    def hello(self, client_id: str, access_token: str | None) -> None: ...
     def open(
         self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
     ) -> ClientEndpoint: ...

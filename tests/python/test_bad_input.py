@@ -21,7 +21,7 @@ from cryptogen.protocols import PREPROCESSED
 from cryptogen.session import messages
 from cryptogen.session.offer import Offer, receive_offer
 from cryptogen.session.plans import beside
-from served import TOKEN, Served, cursors, model_with_plan, serving
+from served import ACCESS_TOKEN, Served, cursors, model_with_plan, serving
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def test_malformed_fingerprint(served: Served, tmp_path: Path) -> None:
         served.client(tmp_path, fingerprint="abc").connect()
 
 
-@pytest.mark.parametrize("token", [None, "", "wrong"])
-def test_wrong_token(served: Served, tmp_path: Path, token: str | None) -> None:
-    with pytest.raises((errors.WrongToken, errors.PeerFailed)):
-        served.client(tmp_path, token=token).connect()
+@pytest.mark.parametrize("access_token", [None, "", "wrong"])
+def test_wrong_access_token(served: Served, tmp_path: Path, access_token: str | None) -> None:
+    with pytest.raises((errors.WrongAccessToken, errors.PeerFailed)):
+        served.client(tmp_path, access_token=access_token).connect()
 
 
 def test_port_in_use(served: Served, tmp_path: Path) -> None:
@@ -248,10 +248,11 @@ def test_full_disk_is_typed_and_loses_nothing(tmp_path: Path) -> None:
         code = (
             "import sys, cryptogen\n"
             "try:\n"
-            "    with cryptogen.Client(sys.argv[1], token=sys.argv[2], data_dir=sys.argv[3]) as c: c.prepare(60)\n"
+            "    where, secret, folder = sys.argv[1:]\n"
+            "    with cryptogen.Client(where, access_token=secret, data_dir=folder) as c: c.prepare(60)\n"
             "except cryptogen.errors.DiskFull as e: print(e); sys.exit(7)\n"
         )
-        command = [sys.executable, "-c", code, served.address, TOKEN, str(tmp_path)]
+        command = [sys.executable, "-c", code, served.address, ACCESS_TOKEN, str(tmp_path)]
         limit = (1_000_000, 1_000_000)
         done = subprocess.run(
             command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), capture_output=True, text=True
@@ -289,7 +290,7 @@ def test_store_of_another_server(served: Served, tmp_path: Path) -> None:
 
 def _connection(served: Served) -> _core.ClientConnection:
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
-    connection.hello(f"test-{threading.get_ident()}", TOKEN)
+    connection.hello(f"test-{threading.get_ident()}", ACCESS_TOKEN)
     return connection
 
 
@@ -298,7 +299,7 @@ def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
     from cryptogen.numerics.plan import tables, tables_digest
 
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
-    connection.hello(f"test-{abs(hash(folder))}", TOKEN)
+    connection.hello(f"test-{abs(hash(folder))}", ACCESS_TOKEN)
     offer, documents = receive_offer(connection, folder)
     plan = Plan.from_json(documents["plan"].decode())
     made = tables(plan)

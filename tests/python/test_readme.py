@@ -119,7 +119,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "public.txt").write_text("the rain in spain falls on the plain " * 8, encoding="utf-8")
     plan = calibrate_model(folder / "model.gguf", folder / "public.txt", windows=[0], size=48)
     plan.save(folder / "model.gguf.plan.json")
-    (folder / "token.txt").write_text("a long secret\n", encoding="utf-8")
+    (folder / "access-token.txt").write_text("a long secret\n", encoding="utf-8")
     return folder
 
 

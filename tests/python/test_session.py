@@ -19,7 +19,7 @@ from cryptogen.evaluate.fidelity import fidelity
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import RECOMPUTE
 from cryptogen.session.chat import Conversation
-from served import TOKEN, Served, cursors, model_with_plan
+from served import ACCESS_TOKEN, Served, cursors, model_with_plan
 
 PROMPT = "the end"
 
@@ -191,4 +191,4 @@ def _only_forward(before: tuple[dict[str, int], ...], after: tuple[dict[str, int
 
 def test_errors_are_of_the_package(llama: Served, tmp_path: Path) -> None:
     with pytest.raises(CryptogenError):
-        llama.client(tmp_path, token=TOKEN + "?").connect()
+        llama.client(tmp_path, access_token=ACCESS_TOKEN + "?").connect()

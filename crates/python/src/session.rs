@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptogen_he::{Params, SecretKey};
-use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Token, Trust};
+use cryptogen_mpc::session::{self as rust, AccessToken, Agreement, Introduction, Policy, Trust};
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_mpc::{Connection, SessionError};
 use cryptogen_party::{Client, Party, Server};
@@ -184,11 +184,11 @@ impl ClientConnection {
 #[pymethods]
 impl ServerConnection {
     /// Lets the client in; returns its id.
-    fn welcome(&self, py: Python<'_>, token: Option<String>) -> PyResult<String> {
+    fn welcome(&self, py: Python<'_>, access_token: Option<String>) -> PyResult<String> {
         let policy = Policy {
             package_version: env!("CARGO_PKG_VERSION").into(),
             protocol: FAMILY.into(),
-            token: token.map(Token::new),
+            access_token: access_token.map(AccessToken::new),
         };
         py.detach(|| self.with(|c| c.welcome(&policy).map(|hello| hello.client_id)))
     }
@@ -237,12 +237,12 @@ impl ClientConnection {
     }
 
     /// Introduces us to the server.
-    fn hello(&self, py: Python<'_>, client_id: String, token: Option<String>) -> PyResult<()> {
+    fn hello(&self, py: Python<'_>, client_id: String, access_token: Option<String>) -> PyResult<()> {
         let me = Introduction {
             package_version: env!("CARGO_PKG_VERSION").into(),
             protocol: FAMILY.into(),
             client_id,
-            token: token.map(Token::new),
+            access_token: access_token.map(AccessToken::new),
         };
         py.detach(|| self.with(|c| c.hello(&me).map(|_| ())))
     }

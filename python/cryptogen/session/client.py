@@ -34,7 +34,7 @@ ON_RANGE = ("warn", "stop")
 class Client:
     """Private generation with a server's model.
 
-        with cryptogen.Client("host:7766", fingerprint="…", token="…") as client:
+        with cryptogen.Client("host:7766", fingerprint="…", access_token="…") as client:
             for token in client.generate("The capital of France is", max_new_tokens=8):
                 print(token.text, end="")
             print(client.costs.online.seconds)
@@ -48,7 +48,7 @@ class Client:
             remembered under the address once the server has shown it. None takes the remembered one, unless there is a
             `ca_file`; one of the three is needed.
         ca_file: PEM file of the authorities that may vouch for the server. Not looked at if `fingerprint` is given.
-        token: The access token that the server asks for; None if it asks for none.
+        access_token: The access token that the server asks for; None if it asks for none.
         client_id: The name under which the server keeps this client's material: 1 to 64 of `A-Z a-z 0-9 . _ -`, the
             first a letter or digit. None takes a random name, made on first use and kept in `data_dir`. Clients that
             are connected to a server at the same time need different names.
@@ -74,7 +74,7 @@ class Client:
         *,
         fingerprint: str | None = None,
         ca_file: str | Path | None = None,
-        token: str | None = None,
+        access_token: str | None = None,
         client_id: str | None = None,
         data_dir: str | Path | None = None,
         batch_tokens: int | None = None,
@@ -84,7 +84,7 @@ class Client:
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}, expected 1 or more")
-        trust = Trust(fingerprint, str(ca_file) if ca_file else None, token)
+        trust = Trust(fingerprint, str(ca_file) if ca_file else None, access_token)
         name = check_protocol(protocol)
         self._link = Link(server, trust, data_dir, client_id, batch_tokens, resync, name, progress)
         self._run: Run = run_of(self._link)
@@ -99,7 +99,7 @@ class Client:
         Raises:
             ConnectionFailed: Nobody listens there, or TLS failed, or `client_id` is not a name.
             WrongFingerprint: The server shows another certificate, or nothing is known that vouches for it.
-            WrongToken: The access token is missing or wrong.
+            WrongAccessToken: The access token is missing or wrong.
             PeerFailed: The server refuses: all places are taken, or it failed.
             VersionMismatch: The parties speak different versions of the protocol.
             AgreementMismatch: They do not mean the same model, plan or tables.

@@ -46,11 +46,11 @@ class Connector:
         self._known = KnownServers(self._folder)
 
     def open(self) -> Opened:
-        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongToken`, `VersionMismatch`, `AgreementMismatch`,
+        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`, `AgreementMismatch`,
         `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
         fingerprint = self._trust.pinned(self._address, self._known)
         connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
-        connection.hello(self._name, self._trust.token)
+        connection.hello(self._name, self._trust.access_token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
         offer, documents = receive_offer(connection, self._folder / "documents", self._protocol)

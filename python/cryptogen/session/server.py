@@ -47,7 +47,7 @@ POLL = 0.5  # seconds between looks at the stop flag
 class Server:
     """Serves one model.
 
-        server = cryptogen.Server("path/to/model", token="a long secret")
+        server = cryptogen.Server("path/to/model", access_token="a long secret")
         server.serve("0.0.0.0:7766")     # until Ctrl-C
 
     Args:
@@ -57,7 +57,7 @@ class Server:
         data_dir: Folder in which a folder `server` (mode 0700) holds the certificate, the lattice key and every
             client's material. None: `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
             `~/.local/share/cryptogen`.
-        token: The access token that clients have to present. None lets in anybody who reaches the port.
+        access_token: The access token that clients have to present. None lets in anybody who reaches the port.
         certificate: PEM file of a certificate with its chain, given together with `key`. None: a self-signed one, made
             on first use and kept in `data_dir`, whose fingerprint clients pin.
         key: PEM file of the certificate's key, which nobody but its owner may read (mode 0600).
@@ -85,7 +85,7 @@ class Server:
         plan: str | Path | Plan | None = None,
         *,
         data_dir: str | Path | None = None,
-        token: str | None = None,
+        access_token: str | None = None,
         certificate: str | Path | None = None,
         key: str | Path | None = None,
         max_clients: int = 8,
@@ -99,7 +99,7 @@ class Server:
         self.config = checkpoint.config
         self.plan = public_plan(find_plan(checkpoint, plan))
         self.folder = data_folder("server", data_dir)
-        self._token, self._idle_timeout = token, idle_timeout
+        self._access_token, self._idle_timeout = access_token, idle_timeout
         self._places = threading.BoundedSemaphore(max_clients)
         self._max_clients = max_clients
         self._caches = None if cache_dir is None else Path(cache_dir)
@@ -151,7 +151,7 @@ class Server:
             ConnectionFailed: The address cannot be used on this host.
         """
         listener = _core.Listener(address, self._identity)
-        if self._token is None:
+        if self._access_token is None:
             log.warning("no access token: anybody who reaches this port may use the model")
         self._stop.clear()
         if ready:
@@ -175,7 +175,7 @@ class Server:
         name, wire = "a client", _Replaceable(connection)
         free = self._places.acquire(blocking=False)
         try:
-            name = connection.welcome(self._token)
+            name = connection.welcome(self._access_token)
             if not free:
                 raise Busy(f"{self._max_clients} clients are connected already")
             log.info("%s: connected", name)
