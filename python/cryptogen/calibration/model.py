@@ -12,7 +12,7 @@ from cryptogen.errors import PlanError, PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
 from cryptogen.numerics.plan import Plan
 from cryptogen.processes import in_processes
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 from cryptogen.weights import load
 from cryptogen.weights.canonical import canonicalise
 
@@ -44,22 +44,22 @@ def calibrate_model(
     Raises WeightsError (model), OSError (text), PlanError (text too short, model without a tokenizer), PlanUnfaithful.
     """
     checkpoint = load(path)
-    codec, config = checkpoint.tokenizer, checkpoint.config
-    if codec is None:
+    tokenizer, config = checkpoint.tokenizer, checkpoint.config
+    if tokenizer is None:
         raise PlanError("model", "a tokenizer beside the weights", str(path))
     rows = min(context or config.context, config.context)
-    tokens = codec.encode(Path(text_file).read_text(encoding="utf-8"))
+    tokens = tokenizer.encode(Path(text_file).read_text(encoding="utf-8"))
     needed = size * (max(windows) + 1) + 2
     if len(tokens) < needed or size > config.context:
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
-    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(codec, rows).values())
+    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(tokenizer, rows).values())
     seen = Observation(config)
     for done, part in enumerate(in_processes(partial(_observe, str(path)), chosen), 1):
         seen.merge(part)
         if progress:
             progress("measuring texts", done, len(chosen))
     plan = plan_of(canonicalise(checkpoint), seen, model_digest=checkpoint.digest)
-    unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(codec, rows, seed=1)}
+    unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(tokenizer, rows, seed=1)}
     found = faithful_texts(str(path), plan, unseen, progress)
     if faults := {name: result.faults() for name, result in found.items() if result.faults()}:
         raise PlanUnfaithful(faults)
@@ -73,11 +73,11 @@ def _observe(source: str, window: Sequence[int]) -> Observation:
     return observe(canonical_of(source), [window, *starts])
 
 
-def stress_tokens(codec: TextCodec, rows: int, seed: int = 0) -> dict[str, list[int]]:
+def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, list[int]]:
     """The first `rows` tokens of every class; of a chat too, if the model has a chat format."""
-    texts = {name: codec.encode(stress.text(name, 8 * rows, seed))[:rows] for name in stress.names()}
-    if codec.chat is not None:
-        texts[CHAT] = codec.encode_chat(stress.conversation(8 * rows, seed))[:rows]
+    texts = {name: tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows] for name in stress.names()}
+    if tokenizer.chat is not None:
+        texts[CHAT] = tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]
     return texts
 
 

@@ -15,7 +15,7 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import check_tokens
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.sampling import Sampler
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 
 from .costs import Costs
 from .draft import Draft
@@ -133,10 +133,10 @@ class Client:
         return self._link.offer.config
 
     @property
-    def codec(self) -> TextCodec | None:
+    def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer."""
         self.connect()
-        return self._link.codec
+        return self._link.tokenizer
 
     @property
     def costs(self) -> Costs:
@@ -238,7 +238,7 @@ class Client:
         if draft is not None:
             if self._link.protocol == ENCRYPTED_CACHE:
                 raise InputError(f"draft: protocol {ENCRYPTED_CACHE} cannot drop rows from its cache of ciphertexts")
-            draft.check(self.config, self.codec)
+            draft.check(self.config, self.tokenizer)
         ends = self._link.offer.stop if stop is None else frozenset(stop)
         return self._generate(tokens, max_new_tokens, sampler, ends, continue_session, draft, on_range, progress)
 
@@ -256,7 +256,7 @@ class Client:
         link = self._link
         if not continue_session:
             self.reset()
-        decoder = link.codec.stream() if link.codec else None
+        decoder = link.tokenizer.stream() if link.tokenizer else None
         generated = 0
         with link.reporting(progress), self._spoiling():
             for token, events in self._sampled(tokens, limit, sampler, draft):
@@ -397,9 +397,9 @@ class Client:
         """
         if not isinstance(prompt, str):
             return [int(t) for t in prompt]
-        if self.codec is None:
+        if self.tokenizer is None:
             raise InputError("the server's model has no tokenizer: token ids expected, text given")
-        return self.codec.encode(prompt, special=first)
+        return self.tokenizer.encode(prompt, special=first)
 
     # --- for measuring
 

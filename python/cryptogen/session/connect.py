@@ -16,7 +16,7 @@ from cryptogen.errors import DiskFull, MaterialMismatch, PlanError, ProtocolViol
 from cryptogen.numerics.plan import ModelShape, Plan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import PREPROCESSED, store_name
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 
 from .offer import Offer, receive_offer
 from .trust import Trust
@@ -30,7 +30,7 @@ class Opened:
     offer: Offer
     numeric_plan: Plan
     plan: _core.Plan
-    codec: TextCodec | None
+    tokenizer: Tokenizer | None
     record: Path  # of a saved session with this server, if there is one
 
 
@@ -68,7 +68,7 @@ class Connector:
         except MaterialMismatch as error:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         record = self._folder / "sessions" / f"{name}.json"
-        return Opened(endpoint, offer, numeric, plan, _codec(offer, documents.get("tokenizer")), record)
+        return Opened(endpoint, offer, numeric, plan, _tokenizer(offer, documents.get("tokenizer")), record)
 
     def _way_out(self) -> str:
         return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
@@ -111,9 +111,9 @@ def _checked_plan(offer: Offer, document: bytes) -> tuple[Plan, list[NDArray[np.
         raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
 
 
-def _codec(offer: Offer, document: bytes | None) -> TextCodec | None:
+def _tokenizer(offer: Offer, document: bytes | None) -> Tokenizer | None:
     if document is None:
         return None
-    codec = TextCodec.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
-    codec.chat = offer.chat
-    return codec
+    tokenizer = Tokenizer.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
+    tokenizer.chat = offer.chat
+    return tokenizer

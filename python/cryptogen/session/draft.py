@@ -12,7 +12,7 @@ from cryptogen.errors import InputError
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 from cryptogen.sampling import Sampler
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 from cryptogen.weights import Checkpoint, load
 
 from .messages import LARGEST_BLOCK
@@ -82,12 +82,12 @@ class Draft:
         self._backend = FloatBackend(self._model)
         self._seen: list[int] = []  # tokens in the backend's cache
 
-    def check(self, config: ModelConfig, codec: TextCodec | None) -> None:
+    def check(self, config: ModelConfig, tokenizer: Tokenizer | None) -> None:
         """Compares the vocabulary with the served model's; by size alone if a tokenizer is lacking.
 
         Args:
             config: The served model's shape.
-            codec: Its tokenizer; None if it has none.
+            tokenizer: Its tokenizer; None if it has none.
 
         Raises:
             InputError: The vocabularies differ.
@@ -95,9 +95,9 @@ class Draft:
         own, mine = self._model.config, self._model.tokenizer
         if own.vocab != config.vocab:
             raise InputError(f"draft: a vocabulary of {config.vocab} tokens expected, the draft has {own.vocab}")
-        if codec is None or mine is None:
+        if tokenizer is None or mine is None:
             return
-        theirs, ours = codec.vocabulary(), mine.vocabulary()
+        theirs, ours = tokenizer.vocabulary(), mine.vocabulary()
         if different := sum(ours.get(name) != i for name, i in theirs.items()) + len(ours.keys() - theirs.keys()):
             raise InputError(f"draft: the served model's vocabulary expected, {different} tokens of it differ")
 

@@ -18,7 +18,7 @@ from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import check_tokens, forward, want_of
 from cryptogen.paths import write_private
 from cryptogen.protocols import RECOMPUTE
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 
 from . import messages
 from .connect import Connector
@@ -41,7 +41,7 @@ class Link:
     """
 
     offer: Offer
-    codec: TextCodec | None
+    tokenizer: Tokenizer | None
     plan: _core.Plan
 
     def __init__(
@@ -70,7 +70,7 @@ class Link:
         """Opens a session and fetches the encrypted model if there is none yet. Errors: `Connector.open`'s."""
         started = time.perf_counter()
         opened = self._connector.open()
-        self.offer, self.plan, self.codec, self._record = opened.offer, opened.plan, opened.codec, opened.record
+        self.offer, self.plan, self.tokenizer, self._record = opened.offer, opened.plan, opened.tokenizer, opened.record
         self.ledger.opened(opened.endpoint)
         self.text.opened(opened.endpoint)
         self._endpoint, self._backend = opened.endpoint, ClientBackend(opened.endpoint, opened.numeric_plan)

@@ -127,11 +127,11 @@ class Server:
         self._core_plan = _core.Plan(self.plan.to_json(), made)
         self._weights = _core.ServerModel(self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos)
         self._documents = {"plan": self.plan.to_json().encode()}
-        codec = checkpoint.tokenizer
-        if codec is not None:
-            self._documents["tokenizer"] = codec.to_json().encode()
+        tokenizer = checkpoint.tokenizer
+        if tokenizer is not None:
+            self._documents["tokenizer"] = tokenizer.to_json().encode()
         digests = (weights.digest(), tables_digest(made))
-        self.offer = make_offer(self.config, codec, checkpoint.stop, digests, self._key.key_id, self._documents)
+        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._key.key_id, self._documents)
 
     @property
     def fingerprint(self) -> str:
