@@ -123,7 +123,7 @@ class _Endpoint(Generic[_T]):
     def prepare(self, slots: int, heads: int, exponentials: int, progress: _Progress | None = None) -> None: ...
     def extend(self, rows: int) -> None: ...  # give the next rows a position and their attention material
     def take_heads(self, n: int) -> None: ...
-    def truncate(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
+    def crop(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
     def reset(self) -> None: ...  # a new session: empty cache
     @property
     def length(self) -> int: ...  # rows in the cache

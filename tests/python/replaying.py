@@ -149,7 +149,7 @@ def replayed(
     oracle = FixedBackend(weights, plan, replay)
     for n, ((tokens, want), got) in enumerate(zip(passes, private, strict=True)):
         if n == cut.before:
-            oracle.truncate(cut.rows)
+            oracle.crop(cut.rows)
         if forward(oracle, checkpoint.config, tokens, want) is not None:
             assert np.array_equal(oracle.raw_logits, got.logits), f"pass {n}"
             assert oracle.range_events == got.range_events, f"pass {n}"
@@ -227,6 +227,6 @@ class _Agreed:
 
     def before(self, n: int, endpoint: Any) -> None:
         if n == self._cut.before:
-            endpoint.truncate(self._cut.rows)
+            endpoint.crop(self._cut.rows)
             assert (endpoint.length, endpoint.ready_rows) == (self._cut.rows, 0)
             endpoint.extend(1)

@@ -155,7 +155,7 @@ def test_closed_client_and_batch(served: Served, tmp_path: Path) -> None:
         '{"op": "rewind"}', '{"op": ["reset"]}', '{"op": "reset", "extra": 1}', '{"op": "extend"}',
         '{"op": "extend", "rows": 0}', '{"op": "extend", "rows": 65}', '{"op": "extend", "rows": true}',
         '{"op": "extend", "rows": 1.0}', '{"op": "forward", "rows": 4, "sampled": 2}', "[]", "3",
-        '{"op": "truncate"}', '{"op": "truncate", "rows": -1}', '{"op": "truncate", "rows": 1}',
+        '{"op": "crop"}', '{"op": "crop", "rows": -1}', '{"op": "crop", "rows": 1}',
         '{"op": "prepare", "slots": -1, "heads": 0, "exponentials": 0}',
         '{"op": "prepare", "slots": 99999999999, "heads": 0, "exponentials": 0}',
     ],

@@ -347,7 +347,7 @@ def test_events_wait_for_the_next_row_that_is_sampled(model: tuple[Canonical, Pl
     (first, early), (both, late) = seen
     assert len(first) == 1 and early == first[0] >= 2  # of rows 0 and 3, sampled with row 6
     assert len(both) == 2 and sum(both) == late - early and both[0] >= 1
-    backend.truncate(2)
+    backend.crop(2)
     forward(backend, canonical.config, TOKENS[4:5], "last")
     assert sum(backend.events.values()) == late + backend.range_events[0]
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where protocols lie, below `src`: folders, and two files in rooms that hold other things.
-const PLACES: [&str; 5] = ["offline", "online", "hybrid", "hybrid.rs", "endpoint/truncate.rs"];
+const PLACES: [&str; 5] = ["offline", "online", "hybrid", "hybrid.rs", "endpoint/crop.rs"];
 
 /// The lines of a header, in this order. `Inputs` by holder, shape and scale.
 const LINES: [&str; 5] = ["Functionality", "Inputs", "Cost", "Material", "Leaks"];

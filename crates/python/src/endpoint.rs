@@ -160,8 +160,8 @@ macro_rules! endpoint {
             fn take_heads(&self, py: Python<'_>, n: usize) -> PyResult<()> {
                 self.step(py, |e| e.take_heads(n))
             }
-            fn truncate(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
-                self.step(py, |e| e.truncate(rows))
+            fn crop(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
+                self.step(py, |e| e.crop(rows))
             }
             fn reset(&self) {
                 lock(&self.0).reset();

@@ -69,7 +69,7 @@ class FixedBackend:
         """Rows appended so far."""
         return self._end
 
-    def truncate(self, rows: int) -> None:
+    def crop(self, rows: int) -> None:
         """Forgets all rows but the first `rows`."""
         self._end = min(self._end, rows)
         self._keys, self._values = [k[:rows] for k in self._keys], [v[:rows] for v in self._values]

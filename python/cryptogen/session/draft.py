@@ -126,7 +126,7 @@ class Draft:
         known = 0
         while known < min(len(self._seen), len(text) - 1) and self._seen[known] == text[known]:
             known += 1
-        self._backend.truncate(known)
+        self._backend.crop(known)
         self._seen = list(text[:known])  # what is known to be there if this is interrupted
         new = list(text[known:])
         while len(tokens) < count:

@@ -178,8 +178,8 @@ class Link:
         sooner: until then the text may still come to count them."""
         if self.text.length < self.text.cached:
             endpoint = self._open()
-            with self._step("offline", messages.Truncate(self.text.length)):
-                endpoint.truncate(self.text.length)
+            with self._step("offline", messages.Crop(self.text.length)):
+                endpoint.crop(self.text.length)
                 self.text.settled()
 
     def reset(self) -> None:

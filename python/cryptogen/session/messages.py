@@ -70,11 +70,11 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class Truncate:
+class Crop:
     """The session keeps its first `rows` rows and forgets the others: drafted tokens that were not accepted."""
 
     rows: int
-    op: ClassVar[str] = "truncate"
+    op: ClassVar[str] = "crop"
     limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (0, LARGEST["context"])}
 
 
@@ -118,10 +118,10 @@ class Bye:
     limits: ClassVar[dict[str, tuple[int, int]]] = {}
 
 
-Message = SendModel | Prepare | Extend | Heads | Forward | Truncate | Reset | Save | Resume | Counters | Bye
+Message = SendModel | Prepare | Extend | Heads | Forward | Crop | Reset | Save | Resume | Counters | Bye
 _KINDS: dict[str, type[Message]] = {
     "model": SendModel, "prepare": Prepare, "extend": Extend, "heads": Heads, "forward": Forward,
-    "truncate": Truncate, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
+    "crop": Crop, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
 }  # fmt: skip
 
 

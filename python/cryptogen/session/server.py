@@ -251,10 +251,10 @@ class Server:
                     raise ProtocolViolation(f"forward: sampled is {sampled}, expected 0, 1 or {rows}")
                 parties: Backend[Any] = backend
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
-            case messages.Truncate(rows):
+            case messages.Crop(rows):
                 if rows > endpoint.length:
-                    raise ProtocolViolation(f"truncate: {rows} rows to keep, the session has {endpoint.length}")
-                endpoint.truncate(rows)
+                    raise ProtocolViolation(f"crop: {rows} rows to keep, the session has {endpoint.length}")
+                endpoint.crop(rows)
             case messages.Reset():
                 endpoint.reset()
             case messages.Save() | messages.Resume():

@@ -3,10 +3,10 @@
 //! Every public step has a counterpart that the peer must call at the same time; which step comes next is agreed by the callers
 //! (Python sends small control messages). Steps: `open`, `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
 
+mod crop;
 mod rows;
 mod saved;
 mod stores;
-mod truncate;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ mod attention_material;
 mod channel;
 mod clear;
 mod cost;
+mod crop;
 mod dealer;
 mod endpoint;
 mod faults;
@@ -23,7 +24,6 @@ mod ranges;
 mod steps;
 mod tables;
 mod tiny;
-mod truncate;
 mod uniform;
 
 use cryptogen_ring::{Fp, Prg, Seed, P};

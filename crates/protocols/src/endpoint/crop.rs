@@ -31,13 +31,13 @@ impl<P: Party> Endpoint<P> {
     /// # Errors
     /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol whose
     /// cache cannot forget rows.
-    pub fn truncate(&mut self, rows: usize) -> Result<()> {
+    pub fn crop(&mut self, rows: usize) -> Result<()> {
         if self.protocol.is_hybrid() {
             let (what, actual) = ("protocol that drops rows", self.protocol.name());
             return Err(ProtocolError::caller(what, "preprocessed", actual));
         }
-        if self.online.truncate(rows)? {
-            self.cache.truncate(rows);
+        if self.online.crop(rows)? {
+            self.cache.crop(rows);
         }
         Ok(())
     }
@@ -45,7 +45,7 @@ impl<P: Party> Endpoint<P> {
 
 impl<P: Party> Online<P> {
     /// Steps 1 and 3; whether there was anything to drop.
-    fn truncate(&mut self, rows: usize) -> Result<bool> {
+    fn crop(&mut self, rows: usize) -> Result<bool> {
         let (width, length) = (self.plan.model.kv_dim(), self.length());
         let whole = self.cache.iter().all(|c| c.k.len() == length * width);
         if rows > length || !whole {
@@ -56,7 +56,7 @@ impl<P: Party> Online<P> {
             return Ok(false);
         }
         for layer in &mut self.cache {
-            layer.truncate(rows * width);
+            layer.crop(rows * width);
         }
         self.ready.clear();
         self.settle_events();
@@ -67,7 +67,7 @@ impl<P: Party> Online<P> {
 
 impl LayerCache {
     /// Wipes what lies beyond `len` numbers. The server has no `open_k`.
-    fn truncate(&mut self, len: usize) {
+    fn crop(&mut self, len: usize) {
         for v in [&mut self.k, &mut self.v, &mut self.open_k, &mut self.open_v] {
             if let Some(dropped) = v.get_mut(len..) {
                 dropped.zeroize();

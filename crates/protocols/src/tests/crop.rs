@@ -71,10 +71,10 @@ fn run<P: Party>(
         e.take_heads(step.sampled)?;
         logits.push(pass(&mut e, step)?);
         let (length, ready) = (e.state().length(), e.state().ready_rows());
-        let refused = e.truncate(length + 1);
+        let refused = e.crop(length + 1);
         assert!(matches!(refused, Err(ProtocolError::Caller { what: "rows to keep", .. })), "{refused:?}");
         assert_eq!((e.state().length(), e.state().ready_rows()), (length, ready));
-        e.truncate(step.keep)?;
+        e.crop(step.keep)?;
         let dropped = step.keep < length;
         assert_eq!(
             (e.state().length(), e.state().ready_rows()),
@@ -121,7 +121,7 @@ fn check(tiny: &Tiny, dir: &Path) {
     let mut clear = Clear::new(tiny, client.0, server.0);
     for ((step, first), logits) in STEPS.iter().zip(starts()).zip(client.2) {
         assert_eq!(logits, clear.forward(step.tokens, first, step.sampled));
-        clear.truncate(step.keep);
+        clear.crop(step.keep);
     }
     clear.finish();
     // Every row took a slot and tables of its own: nothing of a dropped row served again. One run in a hundred refuses a slot whose rotated
@@ -155,7 +155,7 @@ fn a_cache_of_ciphertexts_refuses_to_drop_rows() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
     fn party<P: Party>(conn: cryptogen_mpc::Connection<P>, tiny: &Tiny, dir: &Path) -> Option<ProtocolError> {
         let mut e = open_as(conn, tiny, dir, false, Protocol::EncryptedCache).unwrap();
-        e.truncate(0).err()
+        e.crop(0).err()
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
     for e in [client, server] {
