@@ -194,9 +194,9 @@ def _again(client: Client, task: Task, server: int) -> dict[str, Any]:
     setup = client.costs.setup
     (token,) = tokens(client, task.protocol, [task.context], 1, server, lambda line: None)
     figures: dict[str, Any] = {"setup_seconds": setup.seconds, "setup_bytes": setup.bytes}
-    for phase, amount in (("offline", token.offline), ("online", token.online)):
-        figures[f"{phase}_seconds_per_token"] = amount.seconds
-        figures[f"{phase}_bytes_per_token"] = amount.bytes_sent + amount.bytes_received
+    for phase, cost in (("offline", token.offline), ("online", token.online)):
+        figures[f"{phase}_seconds_per_token"] = cost.seconds
+        figures[f"{phase}_bytes_per_token"] = cost.bytes_sent + cost.bytes_received
     figures["offline_round_trips_per_token"] = token.offline.round_trips
     figures["round_trips_per_token"] = token.online.round_trips
     return figures | {"batch_tokens": spare(task.context)}

@@ -23,8 +23,8 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Amount:
-    """Costs that can be scaled: what a phase took, per token."""
+class PerToken:
+    """What a phase took for one token: a `PhaseCost` with fractions."""
 
     seconds: float = 0.0
     bytes_sent: float = 0.0
@@ -32,13 +32,13 @@ class Amount:
     round_trips: float = 0.0
 
     @staticmethod
-    def of(cost: PhaseCost, shares: float = 1.0) -> Amount:
-        """`1/shares` of a cost."""
+    def of(cost: PhaseCost, tokens: float = 1.0) -> PerToken:
+        """Of a cost that was paid for so many tokens."""
         values = (cost.seconds, cost.bytes_sent, cost.bytes_received, cost.round_trips)
-        return Amount(*(v / shares for v in values))
+        return PerToken(*(v / tokens for v in values))
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(
+    def __add__(self, other: PerToken) -> PerToken:
+        return PerToken(
             self.seconds + other.seconds,
             self.bytes_sent + other.bytes_sent,
             self.bytes_received + other.bytes_received,
@@ -51,8 +51,8 @@ class Token:
     """One token after `length` others."""
 
     length: int
-    offline: Amount
-    online: Amount
+    offline: PerToken
+    online: PerToken
     counts: Mapping[str, float]  # operations of this token
     state: Mapping[str, int]  # what the server holds afterwards: ciphertexts in the cache, bytes of keys
     peak_rss_client: int
@@ -98,9 +98,9 @@ def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: N
             pass
         decoding = client.costs - begun
         now = client.counters()
-        offline = Amount.of(slots.offline, rows) + Amount.of(heads.offline, heads_bought)
-        offline += Amount.of(tables.offline, n) + Amount.of(decoding.offline, n)
-        yield _token(length, offline, Amount.of(decoding.online, n), counted, now, n, server, prefill)
+        offline = PerToken.of(slots.offline, rows) + PerToken.of(heads.offline, heads_bought)
+        offline += PerToken.of(tables.offline, n) + PerToken.of(decoding.offline, n)
+        yield _token(length, offline, PerToken.of(decoding.online, n), counted, now, n, server, prefill)
         pending = 1  # the last token sampled is fed with the next ones
 
 
@@ -117,15 +117,15 @@ def _again(client: Client, lengths: Sequence[int], n: int, server: int, note: No
         list(client.generate(text, max_new_tokens=1, stop=()))
         whole = client.costs - begun
         now = client.counters()
-        offline = Amount.of(slots.offline, bought / length) + Amount.of(heads.offline, heads_bought)
-        offline += Amount.of(tables.offline) + Amount.of(whole.offline)
-        yield _token(length, offline, Amount.of(whole.online), counted, now, 1, server, 0.0)
+        offline = PerToken.of(slots.offline, bought / length) + PerToken.of(heads.offline, heads_bought)
+        offline += PerToken.of(tables.offline) + PerToken.of(whole.offline)
+        yield _token(length, offline, PerToken.of(whole.online), counted, now, 1, server, 0.0)
 
 
 def _token(
     length: int,
-    offline: Amount,
-    online: Amount,
+    offline: PerToken,
+    online: PerToken,
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     n: int,
