@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "KERNELS", "PARAMETERS", "VERSION", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity", "Listener",
-    "Plan", "ServerConnection", "ServerEndpoint", "ServerKey", "ServerModel", "ServerTensor",
+    "KERNELS", "PARAMETERS", "VERSION", "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
+    "Listener", "ServerConnection", "ServerEndpoint", "ServerKey", "ServerModel", "ServerTensor",
 ]  # fmt: skip
 VERSION: str
 KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
@@ -21,10 +21,10 @@ PARAMETERS: str  # name of the lattice parameter set
 _Progress = Callable[[str, int, int], None]  # (phase, done, total); an exception stops the work
 
 @final
-class Plan:
-    """A checked plan with its tables (`numerics.plan.Plan.to_json()`, `numerics.plan.tables`)."""
+class CheckedPlan:
+    """A checked plan with its tables (`numerics.plan.NumericPlan.to_json()`, `numerics.plan.tables`)."""
 
-    def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> Plan: ...
+    def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> CheckedPlan: ...
     def exponentials_needed(self, first: int, rows: int) -> int: ...
     def why(self, protocol: str, rows: int) -> list[str]: ...  # layouts in ciphertexts and their reasons
     def encrypted_model_bytes(self, protocol: str) -> int: ...  # what a client needs of it
@@ -39,13 +39,14 @@ class ServerModel:
 
     def __new__(
         cls,
-        plan: Plan,
+        plan: CheckedPlan,
         matrices: Mapping[str, NDArray[np.int16]],
         biases: Mapping[str, NDArray[np.int64]],
         embed: NDArray[np.int64],
         positions: NDArray[np.int64] | None,
     ) -> ServerModel: ...
-    def load_encoded(self, plan: Plan, folder: str) -> tuple[int, int, list[str]]: ...  # files read, written; warnings
+    # files read, written; warnings
+    def load_encoded(self, plan: CheckedPlan, folder: str) -> tuple[int, int, list[str]]: ...
 
 @final
 class ServerKey:
@@ -85,7 +86,7 @@ class _Connection:
 class ServerConnection(_Connection):
     def welcome(self, access_token: str | None) -> str: ...  # returns the client id
     def open(
-        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
+        self, plan: CheckedPlan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
         protocol: str,
     ) -> ServerEndpoint: ...
 
@@ -95,7 +96,7 @@ class ClientConnection(_Connection):
     def connect(address: str, fingerprint: str | None, ca_file: str | None) -> ClientConnection: ...
     def hello(self, client_id: str, access_token: str | None) -> None: ...
     def open(
-        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
+        self, plan: CheckedPlan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
     ) -> ClientEndpoint: ...
 
 class _Tensor:

@@ -24,7 +24,7 @@ from cryptogen.backends.private import ClientBackend, ServerBackend
 from cryptogen.backends.rounding import Replay, Shift
 from cryptogen.errors import ReplayError
 from cryptogen.models.decoder import Want, forward, sampled_of
-from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.weights import Checkpoint
@@ -134,7 +134,7 @@ def replayed(
     core: Any,
     tmp_path: Path,
     checkpoint: Checkpoint,
-    plan: Plan,
+    plan: NumericPlan,
     protocol: str = PREPROCESSED,
     passes: Passes = PASSES,
     cut: Cut = NO_CUT,
@@ -163,7 +163,7 @@ def _private_run(
     core: Any,
     agreed: _Agreed,
     folder: Path,
-    plan: Plan,
+    plan: NumericPlan,
     weights: IntegerModel,
     config: Any,
     protocol: str,
@@ -212,8 +212,8 @@ def _private_run(
 class _Agreed:
     """What both parties do alike before the passes."""
 
-    def __init__(self, core: Any, plan: Plan, cut: Cut, passes: Passes) -> None:
-        self.plan, self._cut, self.passes = core.Plan(plan.to_json(), tables(plan)), cut, passes
+    def __init__(self, core: Any, plan: NumericPlan, cut: Cut, passes: Passes) -> None:
+        self.plan, self._cut, self.passes = core.CheckedPlan(plan.to_json(), tables(plan)), cut, passes
 
     def material(self, endpoint: Any) -> None:
         rows = sum(len(tokens) for tokens, _ in self.passes)

@@ -16,7 +16,7 @@ import pytest
 
 import cryptogen
 from cryptogen import _core, errors
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session import messages
 from cryptogen.session.offer import Offer, receive_offer
@@ -92,7 +92,7 @@ def test_no_model_no_plan_or_another_models_plan(tmp_path: Path) -> None:
     with pytest.raises(errors.MissingFile, match="no such file"):
         cryptogen.Server(tmp_path / "nothing", data_dir=tmp_path)
     model = model_with_plan(tmp_path)
-    plan = Plan.load(beside(model))
+    plan = NumericPlan.load(beside(model))
     beside(model).unlink()
     with pytest.raises(errors.MissingPlan, match="cryptogen calibrate"):
         cryptogen.Server(model, data_dir=tmp_path)
@@ -301,10 +301,10 @@ def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
     connection.hello(f"test-{abs(hash(folder))}", ACCESS_TOKEN)
     offer, documents = receive_offer(connection, folder)
-    plan = Plan.from_json(documents["plan"].decode())
+    plan = NumericPlan.from_json(documents["plan"].decode())
     made = tables(plan)
     connection.agree(offer.model, offer.documents["plan"], tables_digest(made))
-    core = _core.Plan(plan.to_json(), made)
+    core = _core.CheckedPlan(plan.to_json(), made)
     return connection.open(
         core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, PREPROCESSED
     )

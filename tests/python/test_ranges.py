@@ -17,7 +17,7 @@ import cryptogen
 from cryptogen import errors
 from cryptogen.backends.float import FloatBackend
 from cryptogen.models.decoder import forward
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.protocols import ENCRYPTED_CACHE, RECOMPUTE
 from cryptogen.session import Draft
 from cryptogen.session.chat import Conversation
@@ -250,7 +250,7 @@ class Strict:
 def strict(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strict")
     path = model_with_plan(folder)
-    model, plan, rng = cryptogen.load(path), Plan.load(beside(path)), np.random.default_rng(0)
+    model, plan, rng = cryptogen.load(path), NumericPlan.load(beside(path)), np.random.default_rng(0)
     assert model.tokenizer is not None
     margin = 0.0
     while margin < 0.05:

@@ -26,17 +26,17 @@ use crate::session::named;
 
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
-pub struct Plan {
+pub struct CheckedPlan {
     pub inner: Arc<model::Plan>,
 }
 
 #[pymethods]
-impl Plan {
+impl CheckedPlan {
     #[new]
-    fn new(json: &str, tables: Vec<PyReadonlyArray1<'_, i64>>) -> PyResult<Plan> {
+    fn new(json: &str, tables: Vec<PyReadonlyArray1<'_, i64>>) -> PyResult<CheckedPlan> {
         let tables = tables.iter().map(|t| t.as_array().to_vec()).collect();
         let inner = model::Plan::parse(json, tables).map_err(|e| errors::protocol(e.into()))?;
-        Ok(Plan { inner: Arc::new(inner) })
+        Ok(CheckedPlan { inner: Arc::new(inner) })
     }
 
     /// Exponential tables that `rows` rows from position `first` on consume.
@@ -86,7 +86,7 @@ pub struct ServerModel {
 impl ServerModel {
     #[new]
     fn new(
-        plan: &Plan,
+        plan: &CheckedPlan,
         matrices: HashMap<String, PyReadonlyArray2<'_, i16>>,
         biases: HashMap<String, PyReadonlyArray1<'_, i64>>,
         embed: PyReadonlyArray2<'_, i64>,
@@ -106,7 +106,7 @@ impl ServerModel {
     fn load_encoded(
         &self,
         py: Python<'_>,
-        plan: &Plan,
+        plan: &CheckedPlan,
         folder: PathBuf,
     ) -> PyResult<(usize, usize, Vec<String>)> {
         let loaded =

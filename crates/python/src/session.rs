@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 
 use crate::endpoint::{ClientEndpoint, ServerEndpoint};
 use crate::errors;
-use crate::model::{Plan, ServerKey};
+use crate::model::{CheckedPlan, ServerKey};
 
 /// Name of the lattice parameter set that both parties must use.
 pub const PARAMETERS: &str = "N8192Q196";
@@ -118,7 +118,7 @@ fn bound(plan_digest: String, protocol: Protocol) -> String {
 
 fn open<P: Party>(
     connection: &Mutex<Option<Connection<P>>>,
-    plan: &Plan,
+    plan: &CheckedPlan,
     store: &str,
     binding: Binding,
     key: SecretKey,
@@ -198,7 +198,7 @@ impl ServerConnection {
     fn open(
         &self,
         py: Python<'_>,
-        plan: &Plan,
+        plan: &CheckedPlan,
         store: &str,
         peer: String,
         model: String,
@@ -252,7 +252,7 @@ impl ClientConnection {
     fn open(
         &self,
         py: Python<'_>,
-        plan: &Plan,
+        plan: &CheckedPlan,
         store: &str,
         peer: String,
         model: String,

@@ -25,7 +25,7 @@ from cryptogen.numerics.plan import (
     Linear,
     ModelShape,
     Norm,
-    Plan,
+    NumericPlan,
     Rope,
     Window,
     check,
@@ -76,7 +76,7 @@ def calibrate(
     margins: Margins | None = None,
     model_digest: str = "",
     progress: Callable[[int], None] | None = None,
-) -> Plan:
+) -> NumericPlan:
     """Runs the float model on token windows (each from position 0, two tokens or more) and chooses every constant.
 
     Raises PlanError if there is nothing to calibrate on or a range cannot be represented. Cost: one float forward
@@ -85,7 +85,7 @@ def calibrate(
     return plan_of(model, observe(model, windows, progress), margins, model_digest)
 
 
-def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None, model_digest: str = "") -> Plan:
+def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None, model_digest: str = "") -> NumericPlan:
     """The plan from what has been observed. Raises PlanError as `calibrate` does."""
     if seen.tokens < 2:
         raise PlanError("calibration text", "two tokens or more", seen.tokens)
@@ -97,7 +97,7 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
     attention = _attention(seen, margins, tables)
     activations = [_activation(seen, i, margins, limits, tables) for i in range(c.layers)]
     bits = {site: weight_bits(model.weight[site]) for site in c.linear_shapes()}
-    plan = Plan(
+    plan = NumericPlan(
         version=VERSION,
         model_digest=model_digest,
         model=ModelShape.of(c),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptogen.errors import PlanError, PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.processes import in_processes
 from cryptogen.tokens import Tokenizer
 from cryptogen.weights import load
@@ -32,7 +32,7 @@ def calibrate_model(
     size: int = 512,
     context: int | None = None,
     progress: Progress | None = None,
-) -> Plan:
+) -> NumericPlan:
     """Calibrates a model on windows `tokens[size·i : size·(i+1)]` of a text file and on every class of the stress text.
 
     `context`: rows of a stress text, default the model's context; σ's windows depend on it. First rows see few others

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session.messages import LARGEST_BLOCK
 
@@ -14,9 +14,9 @@ from .report import inspect_plan, materials
 CONTEXTS = (64, 128, 512)
 
 
-def facts(plan: Plan, protocol: str = PREPROCESSED) -> dict[str, Any]:
+def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
     """For `--json`."""
-    core = _core.Plan(plan.to_json(), tables(plan))
+    core = _core.CheckedPlan(plan.to_json(), tables(plan))
     s = plan.statistics
     contexts = [n for n in CONTEXTS if n <= plan.model.context]
     return {
@@ -33,14 +33,14 @@ def facts(plan: Plan, protocol: str = PREPROCESSED) -> dict[str, Any]:
     } | layouts(core, protocol)
 
 
-def layouts(core: _core.Plan, protocol: str) -> dict[str, Any]:
+def layouts(core: _core.CheckedPlan, protocol: str) -> dict[str, Any]:
     """How rows lie in ciphertexts, and why: for one new row and for a pass of a prompt."""
     if protocol == PREPROCESSED:
         return {}
     return {"layouts": {str(rows): core.why(protocol, rows) for rows in (1, LARGEST_BLOCK)}}
 
 
-def as_text(plan: Plan, protocol: str = PREPROCESSED) -> str:
+def as_text(plan: NumericPlan, protocol: str = PREPROCESSED) -> str:
     """For people."""
     f = facts(plan, protocol)
     tables_needed = ", ".join(f"{n} at row {row}" for row, n in f["exponential_tables"].items())

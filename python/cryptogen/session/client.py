@@ -168,7 +168,7 @@ class Client:
             raise InputError(f"prepare {tokens} tokens for a context of {context}, expected 1 or more")
         with self._link.reporting(progress):
             again = self._link.protocol == RECOMPUTE
-            self._link.buy(need_ahead(self._link.plan, tokens, context, again))
+            self._link.buy(need_ahead(self._link.checked_plan, tokens, context, again))
 
     def generate(
         self,
@@ -318,7 +318,7 @@ class Client:
         self.reset()
         link = self._link
         with link.reporting(progress), self._spoiling():
-            link.ensure(need_of(link.plan, 0, len(tokens), len(tokens)))
+            link.ensure(need_of(link.checked_plan, 0, len(tokens), len(tokens)))
             parts = []
             for part in blocks(tokens):
                 parts.append(link.forward(part, len(part)))
@@ -404,11 +404,11 @@ class Client:
     # --- for measuring
 
     @property
-    def checked_plan(self) -> _core.Plan:
+    def checked_plan(self) -> _core.CheckedPlan:
         """The server's plan as the core has checked it: how much material rows need, and how rows lie in
         ciphertexts."""
         self.connect()
-        return self._link.plan
+        return self._link.checked_plan
 
     def buy(self, need: Need) -> None:
         """Buys exactly this material, beside what is in the store already. `prepare` works out what tokens need.

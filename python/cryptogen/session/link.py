@@ -42,7 +42,7 @@ class Link:
 
     offer: Offer
     tokenizer: Tokenizer | None
-    plan: _core.Plan
+    checked_plan: _core.CheckedPlan
 
     def __init__(
         self,
@@ -70,7 +70,8 @@ class Link:
         """Opens a session and fetches the encrypted model if there is none yet. Errors: `Connector.open`'s."""
         started = time.perf_counter()
         opened = self._connector.open()
-        self.offer, self.plan, self.tokenizer, self._record = opened.offer, opened.plan, opened.tokenizer, opened.record
+        self.offer, self.checked_plan = opened.offer, opened.checked_plan
+        self.tokenizer, self._record = opened.tokenizer, opened.record
         self.ledger.opened(opened.endpoint)
         self.text.opened(opened.endpoint)
         self._endpoint, self._backend = opened.endpoint, ClientBackend(opened.endpoint, opened.numeric_plan)
@@ -115,7 +116,7 @@ class Link:
             return
         if self._batch_tokens is not None:
             context = min(self._batch_tokens, self.offer.config.context)
-            batch = need_ahead(self.plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
+            batch = need_ahead(self.checked_plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
             missing = Need(*(max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS))
         self.buy(missing)
 
@@ -131,7 +132,7 @@ class Link:
         make the store run short: then more are bought."""
         while (left := rows - self.text.ready_rows) > 0:
             endpoint, first = self._open(), self.text.cached + self.text.ready_rows
-            self.ensure(Need(left, 0, self.plan.exponentials_needed(first, left)))
+            self.ensure(Need(left, 0, self.checked_plan.exponentials_needed(first, left)))
             try:
                 with self.ledger.spending(), self._step("offline", messages.Extend(left)):
                     endpoint.extend(left)

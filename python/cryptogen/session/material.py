@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .messages import LARGEST_BATCH, LARGEST_TABLES
 
 if TYPE_CHECKING:
-    from cryptogen._core import Plan
+    from cryptogen._core import CheckedPlan
 
 POOLS = ("slots", "heads", "exponentials")  # of a store: the fields of `Need`
 
@@ -48,19 +48,19 @@ class Need:
         return pieces
 
 
-def need_of(plan: Plan, first: int, rows: int, sampled: int) -> Need:
+def need_of(plan: CheckedPlan, first: int, rows: int, sampled: int) -> Need:
     """For rows first … first + rows − 1 of one session, `sampled` of them sampled."""
     return Need(spare(rows), spare(sampled), plan.exponentials_needed(first, rows))
 
 
-def need_again(plan: Plan, first: int, tokens: int) -> Need:
+def need_again(plan: CheckedPlan, first: int, tokens: int) -> Need:
     """For `tokens` tokens without a cache: the first computes `first` rows, each further one a row more."""
     lengths = range(first, first + tokens)
     exponentials = sum(plan.exponentials_needed(0, rows) for rows in lengths)
     return Need(spare(sum(lengths)), spare(tokens), exponentials)
 
 
-def need_ahead(plan: Plan, tokens: int, context: int, again: bool = False) -> Need:
+def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False) -> Need:
     """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows; `again`: without a cache."""
     full, rest = divmod(tokens, context)
     if again:

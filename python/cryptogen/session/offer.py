@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from cryptogen.errors import CryptogenError, ProtocolViolation, UnknownProtocol
 from cryptogen.models.config import ModelConfig
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.paths import write_private
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.tokens import ChatML, Tokenizer
@@ -94,7 +94,7 @@ class Offer:
         return Offer(config, value["model"], value["tables"], value["key_id"], frozenset(stop), chat, documents)
 
 
-def public_plan(plan: Plan) -> Plan:
+def public_plan(plan: NumericPlan) -> NumericPlan:
     """The plan without the record of its calibration, which the protocol does not need."""
     return replace(plan, statistics={})
 

@@ -26,7 +26,7 @@ from cryptogen.errors import (
 )
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward, want_of
-from cryptogen.numerics.plan import Plan, tables, tables_digest
+from cryptogen.numerics.plan import NumericPlan, tables, tables_digest
 from cryptogen.numerics.quantise import quantise
 from cryptogen.paths import data_folder
 from cryptogen.protocols import ENCRYPTED_CACHE, store_name
@@ -82,7 +82,7 @@ class Server:
     def __init__(
         self,
         model: str | Path | Checkpoint,
-        plan: str | Path | Plan | None = None,
+        plan: str | Path | NumericPlan | None = None,
         *,
         data_dir: str | Path | None = None,
         access_token: str | None = None,
@@ -115,7 +115,7 @@ class Server:
 
     def _load_encoded(self, folder: Path) -> None:
         start = time.monotonic()
-        read, written, warnings = self._weights.load_encoded(self._core_plan, str(folder))
+        read, written, warnings = self._weights.load_encoded(self._checked_plan, str(folder))
         for warning in warnings:
             log.warning("weights cache: %s", warning)
         seconds = time.monotonic() - start
@@ -124,8 +124,10 @@ class Server:
     def _prepare_model(self, checkpoint: Checkpoint) -> None:
         made = tables(self.plan)
         weights = quantise(canonicalise(checkpoint), self.plan, consume=True)
-        self._core_plan = _core.Plan(self.plan.to_json(), made)
-        self._weights = _core.ServerModel(self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos)
+        self._checked_plan = _core.CheckedPlan(self.plan.to_json(), made)
+        self._weights = _core.ServerModel(
+            self._checked_plan, weights.matrices, weights.biases, weights.embed, weights.pos
+        )
         self._documents = {"plan": self.plan.to_json().encode()}
         tokenizer = checkpoint.tokenizer
         if tokenizer is not None:
@@ -202,7 +204,7 @@ class Server:
         store = self.folder / "stores" / client / store_name(pair, protocol)
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         endpoint = connection.open(
-            self._core_plan, str(store), client, self.offer.model, plan_digest, self._key, False, protocol
+            self._checked_plan, str(store), client, self.offer.model, plan_digest, self._key, False, protocol
         )
         wire.current = endpoint
         backend = ServerBackend(endpoint, self._weights)
