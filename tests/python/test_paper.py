@@ -1,4 +1,4 @@
-"""The paper's two protocols beside ours: the same tokens, the comparison's figures, refusals."""
+"""The paper's two protocols beside `preprocessed`: the same tokens, the comparison's figures, refusals."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 //!
 //! Functionality: of `L` rows the first `n` stay, as if the others had never been computed.
 //! Source: `docs/protocols/preprocessed.md` §4.7; verification of drafted tokens, Leviathan et al.
-//! 2023. Rows of the default protocol are immutable, so forgetting the last ones is exact.
+//! 2023. Rows of `preprocessed` are immutable, so forgetting the last ones is exact.
 //! Inputs: both `n`, the same between two passes (the session protocol names it), and their state
 //! of the session.
 //! Cost: no message.

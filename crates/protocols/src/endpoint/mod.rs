@@ -34,7 +34,7 @@ use crate::offline::{self, Progress};
 use crate::online::{EmbedClient, Online};
 use crate::share::Tensor;
 
-/// The lattice parameters of the default protocol.
+/// The lattice parameters of `preprocessed`.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
 /// Slots prepared at a time: the encrypted model is read once for all of them, and a row's sums take 0.46 MB of the client's memory.
 const SLOTS_AT_ONCE: usize = 256;
@@ -286,7 +286,7 @@ impl Endpoint<Server> {
     }
 
     /// Uses weights of this model that were encoded for the paper's protocols, and encodes into them what they lack: all sessions
-    /// of a model may share them. The default protocol has no use for them.
+    /// of a model may share them. `preprocessed` has no use for them.
     pub fn share_encoded(&mut self, encoded: &Arc<Encoded>) {
         if let Some(hybrid) = &mut self.online.hybrid {
             hybrid.encoded = encoded.clone();

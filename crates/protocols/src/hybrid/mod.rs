@@ -1,4 +1,4 @@
-//! The paper's two protocols beside ours: linear layers and attention on the client's ciphertexts, online.
+//! The paper's two protocols beside `preprocessed`: linear layers and attention on the client's ciphertexts, online.
 //!
 //! Source: CryptoGen (arXiv 2602.08798). `encrypted-cache` keeps an encrypted key/value cache and computes one new row per token; `recompute` is
 //! the same without a cache between tokens, as BOLT does when it is made to generate. Everything non-linear, the embedding and the output head are
@@ -40,7 +40,7 @@ use crate::model::{ModelShape, Plan};
 /// How a session computes linear layers and attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Ours: correlations made offline, one-time-padded vectors online.
+    /// Correlations made offline, one-time-padded vectors online.
     Preprocessed,
     /// CryptoGen's: ciphertexts online, with an encrypted cache.
     EncryptedCache,

@@ -83,7 +83,7 @@ pub struct Online<P: Party> {
     /// events of rows that left without being sampled
     pub(crate) pending: Events,
     pub(crate) cache: Vec<LayerCache>,
-    /// the paper's protocols; `None`: the default protocol
+    /// the paper's protocols; `None`: `preprocessed`
     pub(crate) hybrid: Option<Hybrid<P>>,
     /// outcomes of truncations, in test builds
     pub trace: Trace,

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::hybrid::{exchange, refresh, Hybrid};
 use crate::share::qkv::NewRows;
 
-/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of the default protocol.
+/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of `preprocessed`.
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts.

@@ -1,4 +1,4 @@
-//! Scores and sums of values of the default protocol: from openings and products of masks made offline.
+//! Scores and sums of values of `preprocessed`: from openings and products of masks made offline.
 
 use cryptogen_party::{Client, Party, Server};
 use cryptogen_ring::Fp;
