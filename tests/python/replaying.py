@@ -223,7 +223,7 @@ class _Agreed:
         first = min(5, rows - 1)
         endpoint.extend(first)
         endpoint.extend(rows - first)  # blocks need not be passes
-        endpoint.take_heads(sampled)
+        endpoint.take_logits(sampled)
 
     def before(self, n: int, endpoint: Any) -> None:
         if n == self._cut.before:

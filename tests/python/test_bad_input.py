@@ -156,8 +156,8 @@ def test_closed_client_and_batch(served: Served, tmp_path: Path) -> None:
         '{"op": "extend", "rows": 0}', '{"op": "extend", "rows": 65}', '{"op": "extend", "rows": true}',
         '{"op": "extend", "rows": 1.0}', '{"op": "forward", "rows": 4, "sampled": 2}', "[]", "3",
         '{"op": "crop"}', '{"op": "crop", "rows": -1}', '{"op": "crop", "rows": 1}',
-        '{"op": "prepare", "slots": -1, "heads": 0, "exponentials": 0}',
-        '{"op": "prepare", "slots": 99999999999, "heads": 0, "exponentials": 0}',
+        '{"op": "prepare", "rows": -1, "logits": 0, "exponentials": 0}',
+        '{"op": "prepare", "rows": 99999999999, "logits": 0, "exponentials": 0}',
     ],
 )  # fmt: skip
 def test_server_refuses_what_is_not_in_the_protocol(served: Served, tmp_path: Path, text: str) -> None:

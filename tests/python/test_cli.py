@@ -52,7 +52,7 @@ def model(tmp_path_factory) -> Path:
 def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
     where = ["--server", served.address]
     stdout, _ = run("prepare", *where, "--fingerprint", served.fingerprint, "--tokens", 12, "--json", data=tmp_path)
-    assert json.loads(stdout)["left"]["slots"] >= 12
+    assert json.loads(stdout)["left"]["rows"] >= 12
     first, _ = run("generate", "the end", *where, "--max-new-tokens", 3, "--json", data=tmp_path)
     answer = json.loads(first)
     assert 1 <= len(answer["tokens"]) <= 3
@@ -133,7 +133,7 @@ def test_bench_decode_with_a_draft() -> None:
     assert 0 < figures["acceptance_rate"] <= 1
     assert 1 < figures["tokens_per_pass"] <= 5
     assert figures["round_trips_per_token"] < 8 * 3 + 3  # a pass yields several tokens
-    parts = [figures[f"offline_{part}_seconds_per_token"] for part in ("slots", "heads", "tables", "attention")]
+    parts = [figures[f"offline_{part}_seconds_per_token"] for part in ("rows", "logits", "exponentials", "attention")]
     assert sum(parts) == pytest.approx(figures["offline_seconds_per_token"])
 
 

@@ -102,7 +102,7 @@ def test_greedy_text_is_the_same_with_any_draft(served: Served, tmp_path: Path) 
             done, stats = client.costs - before, draft.stats
             assert answer == plain
             assert done.tokens == n and done.rows == len(prompt) + stats.passes + stats.drafted
-            assert done.spent["slots"] >= done.rows and done.spent["heads"] >= 1 + stats.passes + stats.drafted
+            assert done.spent["rows"] >= done.rows and done.spent["logits"] >= 1 + stats.passes + stats.drafted
             assert done.online.round_trips == pytest.approx(round_trips * (1 + stats.passes), abs=n)
             assert stats.accepted + stats.passes == n - 1  # each pass gives one more token than it accepts
             if model is served.model:

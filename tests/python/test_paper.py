@@ -64,12 +64,12 @@ def test_material_bought_ahead_and_one_store_per_protocol(llama: Served, tmp_pat
         client.prepare(4, context=4)
         bought = client.costs.left
     with llama.client(tmp_path, protocol=protocol, access_token=None) as client:
-        assert client.costs.left == bought and bought["slots"] >= (10 if protocol == "recompute" else 4)
+        assert client.costs.left == bought and bought["rows"] >= (10 if protocol == "recompute" else 4)
         before = client.costs.offline
         list(client.generate([5, 6], max_new_tokens=2, stop=()))
-        assert client.costs.left["slots"] < bought["slots"] and client.costs.offline.seconds > before.seconds
+        assert client.costs.left["rows"] < bought["rows"] and client.costs.offline.seconds > before.seconds
     with llama.client(tmp_path, access_token=None) as client:
-        assert client.costs.left == {"slots": 0, "heads": 0, "exponentials": 0}
+        assert client.costs.left == {"rows": 0, "logits": 0, "exponentials": 0}
     assert len(list((tmp_path / "client" / "stores").iterdir())) == 2
     whole, ends = sorted((tmp_path / "client" / "models").iterdir(), key=lambda path: -path.stat().st_size)
     assert ends.name == f"{whole.name}-ends"  # layers are not needed where they are computed on our ciphertexts
@@ -97,7 +97,7 @@ def test_command_line(llama: Served, tmp_path: Path) -> None:
     ]
     assert len(tokens[0]) >= 1 and tokens[1:] == tokens[:-1]
     left = json.loads(run("prepare", *where, "--tokens", 3, "--protocol", "recompute", "--json", data=tmp_path)[0])
-    assert left["left"]["slots"] >= 6
+    assert left["left"]["rows"] >= 6
 
 
 def test_other_commands_take_a_protocol(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ impl CheckedPlan {
         Ok(CheckedPlan { inner: Arc::new(inner) })
     }
 
-    /// Exponential tables that `rows` rows from position `first` on consume.
+    /// Exponentials that `rows` rows from position `first` on consume.
     fn exponentials_needed(&self, first: usize, rows: usize) -> u64 {
         exponentials_needed(&self.inner, first, rows)
     }
@@ -67,9 +67,9 @@ impl CheckedPlan {
         ModelLayout::new(&self.inner).id()
     }
 
-    /// Size of one slot in either party's store.
+    /// Size of the material of one row in either party's store.
     #[getter]
-    fn slot_bytes(&self) -> usize {
+    fn row_bytes(&self) -> usize {
         SlotLayout::new(&self.inner).record_bytes()
     }
 }

@@ -108,7 +108,7 @@ pub fn named(protocol: &str) -> PyResult<Protocol> {
     })
 }
 
-/// Slots of one protocol are of no use to another, so a store is bound to its protocol too.
+/// Material of one protocol is of no use to another, so a store is bound to its protocol too.
 fn bound(plan_digest: String, protocol: Protocol) -> String {
     match protocol {
         Protocol::Preprocessed => plan_digest,

@@ -51,7 +51,7 @@ SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fai
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
 CUT_ROWS = 1 / 1000  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
-PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
+PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many rows
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
 
@@ -164,7 +164,7 @@ def _scaled(largest: float, bits: int) -> int:
 
 
 def _bound(largest: float, limit: float, bits: int) -> int:
-    """By construction, or from the largest calibrated value, where that keeps the client from discarding many slots."""
+    """By construction, or from the largest calibrated value, where that keeps the client from discarding many rows."""
     return _scaled(min(LOOSE * largest, limit), bits)
 
 

@@ -1,7 +1,7 @@
 """What a plan costs in probability, computed from calibration; `cryptogen inspect` prints it.
 
 A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a
-share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the slot instead,
+share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the row instead,
 with probability 2·bound/p.
 """
 
@@ -68,7 +68,7 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
 
 
 def discard(plan: NumericPlan) -> float:
-    """Expected fraction of slots that the client's offline check throws away."""
+    """Expected fraction of rows whose material the client's offline check throws away."""
     c = plan.model
     total = c.d * plan.embed.bound + sum(c.d * norm.h_bound for norm in plan.norms)
     for site, linear in plan.linears.items():

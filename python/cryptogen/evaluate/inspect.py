@@ -24,8 +24,8 @@ def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
         "model": plan.model_digest,
         "parameters": _core.PARAMETERS,
         "encrypted_model_bytes": core.encrypted_model_bytes(protocol),
-        "slot_bytes": core.slot_bytes,
-        "exponential_tables": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
+        "row_bytes": core.row_bytes,
+        "exponentials": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
         "tables_per_token": materials(plan),
         "failure_log2": s.get("failure_log2", {}),
         "discard_log2": s.get("discard_log2"),
@@ -43,14 +43,14 @@ def layouts(core: _core.CheckedPlan, protocol: str) -> dict[str, Any]:
 def as_text(plan: NumericPlan, protocol: str = PREPROCESSED) -> str:
     """For people."""
     f = facts(plan, protocol)
-    tables_needed = ", ".join(f"{n} at row {row}" for row, n in f["exponential_tables"].items())
+    exponentials = ", ".join(f"{n} at row {row}" for row, n in f["exponentials"].items())
     return "\n".join(
         [
             inspect_plan(plan),
             "",
             "cost",
             f"  once per model and client: the encrypted model, {f['encrypted_model_bytes'] / 1e9:.2f} GB",
-            f"  material per token on disk: {f['slot_bytes'] / 1e6:.2f} MB; attention tables: {tables_needed}",
+            f"  material per token on disk: {f['row_bytes'] / 1e6:.2f} MB; exponentials: {exponentials}",
             f"  online: {f['round_trips']} round trips per pass",
             "security",
             f"  lattice parameters {f['parameters']} (≥ 128 bits, estimate in crates/he/params), statistical 40 bits,",

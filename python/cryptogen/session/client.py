@@ -154,7 +154,7 @@ class Client:
         Args:
             tokens: For how many tokens, beside what is in the store already; 1 or more. A token of the prompt counts
                 like one that is generated.
-            context: Rows of the sessions that they will be spent in: longer ones need more attention tables per token.
+            context: Rows of the sessions that they will be spent in: longer ones need more exponentials per token.
                 More than the model's context counts as that. None: `tokens`.
             progress: As in `Client`, for this call. None: the client's.
 
@@ -300,7 +300,7 @@ class Client:
             yield token, found
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
-        """Every row of a new session, logits and range events: what evaluation needs. A head is spent per row.
+        """Every row of a new session, logits and range events: what evaluation needs. It spends logits for every row.
 
         Args:
             tokens: Token ids of the text, 1 or more, up to the model's context.

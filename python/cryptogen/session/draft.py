@@ -67,7 +67,7 @@ class Draft:
     Args:
         model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has to be the served
             model's.
-        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a slot and a head, accepted or not.
+        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a row and its logits, accepted or not.
 
     Raises:
         InputError: `tokens` is not in 1 to 63.

@@ -52,7 +52,7 @@ class Cached:
         self._answer = range(begun, begun + limit - 1)
         there = text.length + text.ready_rows
         new = max(self._answer.stop - there, 0)
-        link.ensure(need_of(link.checked_plan, there, new, max(limit - text.ready_heads, 0)))
+        link.ensure(need_of(link.checked_plan, there, new, max(limit - text.ready_logits, 0)))
         return feed(link, fed)
 
     def next(self, drafted: list[int]) -> Rows:
@@ -68,7 +68,7 @@ class Cached:
         link, text = self._link, self._link.text
         link.settle()
         tables = link.checked_plan.exponentials_needed
-        if not link.has(Need(rows - text.ready_rows, rows - text.ready_heads, tables(text.length, rows))):
+        if not link.has(Need(rows - text.ready_rows, rows - text.ready_logits, tables(text.length, rows))):
             middle = max((text.length + self._answer.stop - rows) // 2, text.length)
             link.ensure(Need(spare(passes * rows), spare(passes * rows), passes * tables(middle, rows)))
 

@@ -124,11 +124,11 @@ class Link:
         """Makes material and stores it, on both sides."""
         for part in need.requests():
             endpoint = self._open()
-            with self._step("offline", messages.Prepare(part.slots, part.heads, part.exponentials)):
-                endpoint.prepare(part.slots, part.heads, part.exponentials, self._progress)
+            with self._step("offline", messages.Prepare(part.rows, part.logits, part.exponentials)):
+                endpoint.prepare(part.rows, part.logits, part.exponentials, self._progress)
 
     def extend(self, rows: int) -> None:
-        """Makes the next `rows` rows ready: positions and attention material. Unusable slots may
+        """Makes the next `rows` rows ready: positions and attention material. Unusable records may
         make the store run short: then more are bought."""
         while (left := rows - self.text.ready_rows) > 0:
             endpoint, first = self._open(), self.text.cached + self.text.ready_rows
@@ -139,16 +139,16 @@ class Link:
             except MaterialShort:
                 self.buy(Need(spare(rows - self.text.ready_rows), 0, 0))
 
-    def heads(self, n: int) -> None:
-        """Takes the material of the next `n` sampled rows."""
-        while (left := n - self.text.ready_heads) > 0:
+    def take_logits(self, n: int) -> None:
+        """Takes the material for the logits of the next `n` sampled rows."""
+        while (left := n - self.text.ready_logits) > 0:
             endpoint = self._open()
             self.ensure(Need(0, left, 0))
             try:
-                with self.ledger.spending(), self._step("offline", messages.Heads(left)):
-                    endpoint.take_heads(left)
+                with self.ledger.spending(), self._step("offline", messages.Logits(left)):
+                    endpoint.take_logits(left)
             except MaterialShort:
-                self.buy(Need(0, spare(n - self.text.ready_heads), 0))
+                self.buy(Need(0, spare(n - self.text.ready_logits), 0))
 
     def forward(self, tokens: Sequence[int], sampled: int) -> Rows:
         """One pass, of which the last `sampled` rows come back.
@@ -158,7 +158,7 @@ class Link:
         want = want_of(len(tokens), sampled)
         assert want is not None  # callers ask for none, one or all
         self.extend(len(tokens))
-        self.heads(sampled)
+        self.take_logits(sampled)
         self.ledger.rows += len(tokens)
         with self._step("online", messages.Forward(len(tokens), sampled)):
             backend: Backend[Any] = self._backend

@@ -39,8 +39,8 @@ from .plans import find_plan
 
 log = logging.getLogger("cryptogen.server")
 Ready = Callable[[str, str], None]  # (address, fingerprint)
-MOST_TOKENS = 1 << 16  # material that one client may keep here, in slots or heads
-MOST_TABLES = 1 << 28
+MOST_TOKENS = 1 << 16  # material that one client may keep here, in rows or logits
+MOST_EXPONENTIALS = 1 << 28
 POLL = 0.5  # seconds between looks at the stop flag
 
 
@@ -234,19 +234,19 @@ class Server:
         match message:
             case messages.SendModel():
                 endpoint.send_model(self._weights, None)
-            case messages.Prepare(slots, heads, exponentials):
+            case messages.Prepare(rows, logits, exponentials):
                 stock = endpoint.stock()
-                limits = {"slots": MOST_TOKENS, "heads": MOST_TOKENS, "exponentials": MOST_TABLES}
-                for name, more in (("slots", slots), ("heads", heads), ("exponentials", exponentials)):
+                limits = {"rows": MOST_TOKENS, "logits": MOST_TOKENS, "exponentials": MOST_EXPONENTIALS}
+                for name, more in (("rows", rows), ("logits", logits), ("exponentials", exponentials)):
                     if stock[name] + more > limits[name]:
                         raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {limits[name]} are kept")
-                endpoint.prepare(slots, heads, exponentials, None)
+                endpoint.prepare(rows, logits, exponentials, None)
             case messages.Extend(rows):
                 if endpoint.length + endpoint.ready_rows + rows > self.config.context:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")
                 endpoint.extend(rows)
-            case messages.Heads(n):
-                endpoint.take_heads(n)
+            case messages.Logits(n):
+                endpoint.take_logits(n)
             case messages.Forward(rows, sampled):
                 want = want_of(rows, sampled)
                 if want is None:

@@ -36,25 +36,26 @@ use crate::share::Tensor;
 
 /// The lattice parameters of `preprocessed`.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
-/// Slots prepared at a time: the encrypted model is read once for all of them, and a row's sums take 0.46 MB of the client's memory.
-const SLOTS_AT_ONCE: usize = 256;
+/// Rows whose material is prepared at a time: the encrypted model is read once for all of them, and
+/// a row's sums take 0.46 MB of the client's memory.
+const ROWS_PREPARED_AT_ONCE: usize = 256;
 /// Exponential tables prepared at a time.
 const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
 
 /// Records left in each pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stock {
-    /// slots, one for a row
-    pub slots: u64,
-    /// heads, one for a row that is sampled
-    pub heads: u64,
+    /// material of one row each
+    pub rows: u64,
+    /// material for the logits of one row each
+    pub logits: u64,
     /// exponentials, one per layer, head and pair of rows
     pub exponentials: u64,
 }
 
 struct Pools {
-    slots: Pool,
-    heads: Pool,
+    rows: Pool,
+    logits: Pool,
     exponentials: Pool,
 }
 
@@ -97,8 +98,8 @@ impl<P: Party> Endpoint<P> {
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let layout = Arc::new(SlotLayout::new(&plan));
         let pools = Pools {
-            slots: store.pool(slots_pool(protocol), layout.record_bytes())?,
-            heads: store.pool("heads", head_record_bytes(&plan))?,
+            rows: store.pool(rows_pool(protocol), layout.record_bytes())?,
+            logits: store.pool("logits", head_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
@@ -164,8 +165,8 @@ impl<P: Party> Endpoint<P> {
     /// Records left.
     pub fn stock(&self) -> Stock {
         Stock {
-            slots: self.pools.slots.available(),
-            heads: self.pools.heads.available(),
+            rows: self.pools.rows.available(),
+            logits: self.pools.logits.available(),
             exponentials: self.pools.exponentials.available(),
         }
     }
@@ -186,29 +187,29 @@ impl<P: Party> Endpoint<P> {
     pub fn prepare(&mut self, want: Stock, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Offline);
         let mut done = 0;
-        for n in chunks(want.slots, SLOTS_AT_ONCE) {
-            let batch = self.pools.slots.begin_batch(n)?;
+        for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
+            let batch = self.pools.rows.begin_batch(n)?;
             self.fill(batch, |p, sink| {
                 p.slots(n, sink, &mut |what, step, steps| {
-                    progress(what, done * steps + step * n as u64, want.slots * steps)
+                    progress(what, done * steps + step * n as u64, want.rows * steps)
                 })
                 .map(|_| ())
             })?;
             done += n as u64;
         }
         let mut done = 0;
-        for n in chunks(want.heads, SLOTS_AT_ONCE) {
-            let batch = self.pools.heads.begin_batch(n)?;
+        for n in chunks(want.logits, ROWS_PREPARED_AT_ONCE) {
+            let batch = self.pools.logits.begin_batch(n)?;
             self.fill(batch, |p, sink| p.heads(n, sink).map(|_| ()))?;
             done += n as u64;
-            offline::report(progress, "preparing the output head", done, want.heads)?;
+            offline::report(progress, "preparing logits", done, want.logits)?;
         }
         let mut done = 0;
         for n in chunks(want.exponentials, EXPONENTIALS_AT_ONCE) {
             let batch = self.pools.exponentials.begin_batch(n)?;
             self.fill(batch, |p, sink| p.exponentials(n, sink))?;
             done += n as u64;
-            offline::report(progress, "preparing attention tables", done, want.exponentials)?;
+            offline::report(progress, "preparing exponentials", done, want.exponentials)?;
         }
         Ok(())
     }
@@ -303,11 +304,11 @@ impl Endpoint<Server> {
     }
 }
 
-/// Slots of the paper's protocols lack shares of `W·r'`: no other protocol can use them.
-fn slots_pool(protocol: Protocol) -> &'static str {
+/// Material of rows in the paper's protocols lacks shares of `W·r'`: no other protocol can use them.
+fn rows_pool(protocol: Protocol) -> &'static str {
     match protocol.is_hybrid() {
-        true => "slots-online",
-        false => "slots",
+        true => "rows-online",
+        false => "rows",
     }
 }
 

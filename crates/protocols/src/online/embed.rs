@@ -124,7 +124,7 @@ impl<P: Party> Online<P> {
         }
         if self.heads.len() < heads {
             return Err(ProtocolError::Short {
-                what: "output head",
+                what: "logits",
                 needed: heads as u64,
                 available: self.heads.len() as u64,
             });

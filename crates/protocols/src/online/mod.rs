@@ -141,7 +141,7 @@ impl<P: Party> Online<P> {
     }
 
     /// Evaluations of the output head that are ready.
-    pub fn ready_heads(&self) -> usize {
+    pub fn ready_logits(&self) -> usize {
         self.heads.len()
     }
 

@@ -22,8 +22,8 @@ type Left = Vec<(Vec<Logits>, Vec<u64>)>;
 fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
     let rows = |s: &&[&[usize]]| s.iter().map(|p| p.len()).sum::<usize>();
     Stock {
-        slots: sessions.iter().map(rows).sum::<usize>() as u64,
-        heads: sessions.iter().map(|s| s.len() as u64).sum(),
+        rows: sessions.iter().map(rows).sum::<usize>() as u64,
+        logits: sessions.iter().map(|s| s.len() as u64).sum(),
         exponentials: sessions.iter().map(|s| exponentials_needed(&tiny.plan, 0, rows(s))).sum(),
     }
 }
@@ -40,7 +40,7 @@ fn run<P: Party>(
         let mut logits = vec![];
         for tokens in *passes {
             e.extend(tokens.len())?;
-            e.take_heads(1)?;
+            e.take_logits(1)?;
             let plan = e.state().plan.clone();
             declared.extend(e.online().0.hybrid.as_mut().map(|h| h.cost(&plan, tokens.len(), 1)));
             logits.push(pass(e, tokens)?);
@@ -60,7 +60,7 @@ fn check(tiny: &Tiny, dir: &Path, protocol: Protocol, sessions: &Sessions) {
             e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
             let left = run(&mut e, sessions, |e, tokens| client_pass(e, layers, tokens, 1))?;
-            assert_eq!(e.stock(), Stock { slots: 0, heads: 0, exponentials: 0 });
+            assert_eq!(e.stock(), Stock { rows: 0, logits: 0, exponentials: 0 });
             Ok(left)
         },
         |conn| -> Result<_> {
