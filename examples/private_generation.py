@@ -12,7 +12,7 @@ import cryptogen
 
 def main(model: str, prompt: str, tokens: int = 8) -> None:
     with tempfile.TemporaryDirectory() as folder:  # by default keys and material live in ~/.local/share/cryptogen
-        server = cryptogen.Server(model, data_dir=folder, token="a long secret")
+        server = cryptogen.Server(model, data_dir=folder, access_token="a long secret")
         listening, where = threading.Event(), []
 
         def ready(address: str, fingerprint: str) -> None:
@@ -22,7 +22,9 @@ def main(model: str, prompt: str, tokens: int = 8) -> None:
         threading.Thread(target=server.serve, args=("127.0.0.1:0", ready), daemon=True).start()
         listening.wait()
 
-        client = cryptogen.Client(where[0], fingerprint=server.fingerprint, token="a long secret", data_dir=folder)
+        client = cryptogen.Client(
+            where[0], fingerprint=server.fingerprint, access_token="a long secret", data_dir=folder
+        )
         with client:
             print(prompt, end="")
             for token in client.generate(prompt, max_new_tokens=tokens):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "KERNELS", "PARAMETERS", "VERSION", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity", "Listener",
-    "Plan", "ServerConnection", "ServerEndpoint", "ServerKey", "ServerModel", "ServerTensor",
+    "KERNELS", "PARAMETERS", "VERSION", "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
+    "Listener", "ServerConnection", "ServerEndpoint", "ServerKey", "ServerModel", "ServerTensor",
 ]  # fmt: skip
 VERSION: str
 KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
@@ -21,17 +21,17 @@ PARAMETERS: str  # name of the lattice parameter set
 _Progress = Callable[[str, int, int], None]  # (phase, done, total); an exception stops the work
 
 @final
-class Plan:
-    """A checked plan with its tables (`numerics.plan.Plan.to_json()`, `numerics.plan.tables`)."""
+class CheckedPlan:
+    """A checked plan with its tables (`numerics.plan.NumericPlan.to_json()`, `numerics.plan.tables`)."""
 
-    def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> Plan: ...
+    def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> CheckedPlan: ...
     def exponentials_needed(self, first: int, rows: int) -> int: ...
     def why(self, protocol: str, rows: int) -> list[str]: ...  # layouts in ciphertexts and their reasons
     def encrypted_model_bytes(self, protocol: str) -> int: ...  # what a client needs of it
     @property
     def encrypted_model_layout(self) -> str: ...  # names where its weights lie, hex
     @property
-    def slot_bytes(self) -> int: ...
+    def row_bytes(self) -> int: ...
 
 @final
 class ServerModel:
@@ -39,13 +39,14 @@ class ServerModel:
 
     def __new__(
         cls,
-        plan: Plan,
+        plan: CheckedPlan,
         matrices: Mapping[str, NDArray[np.int16]],
         biases: Mapping[str, NDArray[np.int64]],
         embed: NDArray[np.int64],
         positions: NDArray[np.int64] | None,
     ) -> ServerModel: ...
-    def load_encoded(self, plan: Plan, folder: str) -> tuple[int, int, list[str]]: ...  # files read, written; warnings
+    # files read, written; warnings
+    def load_encoded(self, plan: CheckedPlan, folder: str) -> tuple[int, int, list[str]]: ...
 
 @final
 class ServerKey:
@@ -83,9 +84,9 @@ class _Connection:
 
 @final
 class ServerConnection(_Connection):
-    def welcome(self, token: str | None) -> str: ...  # returns the client id
+    def welcome(self, access_token: str | None) -> str: ...  # returns the client id
     def open(
-        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
+        self, plan: CheckedPlan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
         protocol: str,
     ) -> ServerEndpoint: ...
 
@@ -93,9 +94,9 @@ class ServerConnection(_Connection):
 class ClientConnection(_Connection):
     @staticmethod
     def connect(address: str, fingerprint: str | None, ca_file: str | None) -> ClientConnection: ...
-    def hello(self, client_id: str, token: str | None) -> None: ...
+    def hello(self, client_id: str, access_token: str | None) -> None: ...
     def open(
-        self, plan: Plan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
+        self, plan: CheckedPlan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
     ) -> ClientEndpoint: ...
 
 class _Tensor:
@@ -119,18 +120,18 @@ class _Endpoint(Generic[_T]):
     def send_failure(self, kind: str, text: str) -> None: ...
     def set_idle_timeout(self, seconds: float) -> None: ...
     def stats(self) -> str: ...  # JSON per phase: bytes, messages, round trips
-    def stock(self) -> dict[str, int]: ...  # slots, heads, exponentials left in the store
-    def prepare(self, slots: int, heads: int, exponentials: int, progress: _Progress | None = None) -> None: ...
+    def stock(self) -> dict[str, int]: ...  # rows, logits, exponentials left in the store
+    def prepare(self, rows: int, logits: int, exponentials: int, progress: _Progress | None = None) -> None: ...
     def extend(self, rows: int) -> None: ...  # give the next rows a position and their attention material
-    def take_heads(self, n: int) -> None: ...
-    def truncate(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
+    def take_logits(self, n: int) -> None: ...
+    def crop(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
     def reset(self) -> None: ...  # a new session: empty cache
     @property
     def length(self) -> int: ...  # rows in the cache
     @property
     def ready_rows(self) -> int: ...  # rows that have a position and material but no token yet
     @property
-    def ready_heads(self) -> int: ...
+    def ready_logits(self) -> int: ...
     def norm(self, h: _T, into: str) -> _T: ...  # into: the linear site that follows
     def attention(self, qkv: _T, layer: int) -> _T: ...
     def activation(self, u: _T, layer: int) -> _T: ...
@@ -145,7 +146,7 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
     def load_cache(self, path: str, model: str) -> int: ...  # a new session; its rows
     def send_shape(self) -> None: ...  # after `load_cache`
     def send_model(self, model: ServerModel, progress: _Progress | None = None) -> None: ...
-    def embed(self, model: ServerModel, rows: int, heads: int) -> ServerTensor: ...
+    def embed(self, model: ServerModel, rows: int, sampled: int) -> ServerTensor: ...
     def linear(self, model: ServerModel, x: ServerTensor, site: str) -> ServerTensor: ...
     def logits(self, model: ServerModel, x: ServerTensor) -> None: ...
 
@@ -154,7 +155,7 @@ class ClientEndpoint(_Endpoint[ClientTensor]):
     def resume_cache(self) -> int: ...  # counterpart of `send_shape`: a new session; its rows
     def receive_model(self, path: str, progress: _Progress | None = None) -> None: ...
     def open_model(self, path: str) -> None: ...
-    def embed(self, tokens: list[int], heads: int) -> ClientTensor: ...
+    def embed(self, tokens: list[int], sampled: int) -> ClientTensor: ...
     def linear(self, x: ClientTensor, site: str) -> ClientTensor: ...
     # [rows, vocab], scale 2^logit_bits; range events of each row
     def logits(self, x: ClientTensor) -> tuple[NDArray[np.int64], NDArray[np.uint64]]: ...

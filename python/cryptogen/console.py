@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .session.costs import PHASES, Costs
 from .session.draft import DraftStats
+from .session.material import POOLS
 
 err = Console(stderr=True, highlight=False)
 
@@ -111,5 +112,4 @@ def costs_json(costs: Costs) -> dict[str, Any]:
 
 
 def _counts(counts: Any) -> str:
-    names = {"slots": "token slots", "heads": "output heads", "exponentials": "attention tables"}
-    return ", ".join(f"{counts.get(key, 0)} {name}" for key, name in names.items())
+    return ", ".join(f"{counts.get(pool, 0)} {pool}" for pool in POOLS)

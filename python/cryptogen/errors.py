@@ -166,8 +166,8 @@ class WrongFingerprint(SessionError):
     """The server's certificate is not the one that the client pinned."""
 
 
-class WrongToken(SessionError):
-    """The server does not accept the client's token."""
+class WrongAccessToken(SessionError):
+    """The server does not accept the client's access token."""
 
 
 class VersionMismatch(SessionError):

@@ -21,5 +21,5 @@ def check_protocol(name: object) -> str:
 
 
 def store_name(pair: str, protocol: str) -> str:
-    """Folder of a pair's store: material of one protocol is of no use to another, its slots hold other things."""
+    """Folder of a pair's store: material of one protocol is of no use to another, its rows hold other things."""
     return pair if protocol == PREPROCESSED else f"{pair}-{protocol}"

@@ -24,7 +24,7 @@ from cryptogen.backends.private import ClientBackend, ServerBackend
 from cryptogen.backends.rounding import Replay, Shift
 from cryptogen.errors import ReplayError
 from cryptogen.models.decoder import Want, forward, sampled_of
-from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.weights import Checkpoint
@@ -134,7 +134,7 @@ def replayed(
     core: Any,
     tmp_path: Path,
     checkpoint: Checkpoint,
-    plan: Plan,
+    plan: NumericPlan,
     protocol: str = PREPROCESSED,
     passes: Passes = PASSES,
     cut: Cut = NO_CUT,
@@ -149,7 +149,7 @@ def replayed(
     oracle = FixedBackend(weights, plan, replay)
     for n, ((tokens, want), got) in enumerate(zip(passes, private, strict=True)):
         if n == cut.before:
-            oracle.truncate(cut.rows)
+            oracle.crop(cut.rows)
         if forward(oracle, checkpoint.config, tokens, want) is not None:
             assert np.array_equal(oracle.raw_logits, got.logits), f"pass {n}"
             assert oracle.range_events == got.range_events, f"pass {n}"
@@ -163,7 +163,7 @@ def _private_run(
     core: Any,
     agreed: _Agreed,
     folder: Path,
-    plan: Plan,
+    plan: NumericPlan,
     weights: IntegerModel,
     config: Any,
     protocol: str,
@@ -212,8 +212,8 @@ def _private_run(
 class _Agreed:
     """What both parties do alike before the passes."""
 
-    def __init__(self, core: Any, plan: Plan, cut: Cut, passes: Passes) -> None:
-        self.plan, self._cut, self.passes = core.Plan(plan.to_json(), tables(plan)), cut, passes
+    def __init__(self, core: Any, plan: NumericPlan, cut: Cut, passes: Passes) -> None:
+        self.plan, self._cut, self.passes = core.CheckedPlan(plan.to_json(), tables(plan)), cut, passes
 
     def material(self, endpoint: Any) -> None:
         rows = sum(len(tokens) for tokens, _ in self.passes)
@@ -223,10 +223,10 @@ class _Agreed:
         first = min(5, rows - 1)
         endpoint.extend(first)
         endpoint.extend(rows - first)  # blocks need not be passes
-        endpoint.take_heads(sampled)
+        endpoint.take_logits(sampled)
 
     def before(self, n: int, endpoint: Any) -> None:
         if n == self._cut.before:
-            endpoint.truncate(self._cut.rows)
+            endpoint.crop(self._cut.rows)
             assert (endpoint.length, endpoint.ready_rows) == (self._cut.rows, 0)
             endpoint.extend(1)

@@ -20,7 +20,7 @@ from cryptogen.bench.shapes import quick_plan  # noqa: E402
 from cryptogen.session.plans import beside  # noqa: E402
 
 MAKERS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
-TOKEN = "a token for tests"
+ACCESS_TOKEN = "an access token for tests"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Served:
     model: cryptogen.weights.Checkpoint  # type: ignore[name-defined]
 
     def client(self, data: Path, **options: object) -> cryptogen.Client:
-        options = {"fingerprint": self.fingerprint, "token": TOKEN} | options
+        options = {"fingerprint": self.fingerprint, "access_token": ACCESS_TOKEN} | options
         return cryptogen.Client(self.address, data_dir=data, **options)  # type: ignore[arg-type]
 
 
@@ -49,7 +49,7 @@ def serving(folder: Path, kind: str = "llama", **options: object) -> Iterator[Se
     """Serves a tiny model (or the one at `model`) from a thread of this process."""
     path = options.pop("model", None) or model_with_plan(folder, kind)
     model = cryptogen.load(path)  # type: ignore[arg-type]
-    server = cryptogen.Server(model, data_dir=folder / "data", **({"token": TOKEN} | options))  # type: ignore[arg-type]
+    server = cryptogen.Server(model, data_dir=folder / "data", **({"access_token": ACCESS_TOKEN} | options))  # type: ignore[arg-type]
     ready, found = threading.Event(), []
 
     def serve() -> None:

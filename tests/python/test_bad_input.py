@@ -16,12 +16,12 @@ import pytest
 
 import cryptogen
 from cryptogen import _core, errors
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session import messages
 from cryptogen.session.offer import Offer, receive_offer
 from cryptogen.session.plans import beside
-from served import TOKEN, Served, cursors, model_with_plan, serving
+from served import ACCESS_TOKEN, Served, cursors, model_with_plan, serving
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def test_malformed_fingerprint(served: Served, tmp_path: Path) -> None:
         served.client(tmp_path, fingerprint="abc").connect()
 
 
-@pytest.mark.parametrize("token", [None, "", "wrong"])
-def test_wrong_token(served: Served, tmp_path: Path, token: str | None) -> None:
-    with pytest.raises((errors.WrongToken, errors.PeerFailed)):
-        served.client(tmp_path, token=token).connect()
+@pytest.mark.parametrize("access_token", [None, "", "wrong"])
+def test_wrong_access_token(served: Served, tmp_path: Path, access_token: str | None) -> None:
+    with pytest.raises((errors.WrongAccessToken, errors.PeerFailed)):
+        served.client(tmp_path, access_token=access_token).connect()
 
 
 def test_port_in_use(served: Served, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_no_model_no_plan_or_another_models_plan(tmp_path: Path) -> None:
     with pytest.raises(errors.MissingFile, match="no such file"):
         cryptogen.Server(tmp_path / "nothing", data_dir=tmp_path)
     model = model_with_plan(tmp_path)
-    plan = Plan.load(beside(model))
+    plan = NumericPlan.load(beside(model))
     beside(model).unlink()
     with pytest.raises(errors.MissingPlan, match="cryptogen calibrate"):
         cryptogen.Server(model, data_dir=tmp_path)
@@ -155,9 +155,9 @@ def test_closed_client_and_batch(served: Served, tmp_path: Path) -> None:
         '{"op": "rewind"}', '{"op": ["reset"]}', '{"op": "reset", "extra": 1}', '{"op": "extend"}',
         '{"op": "extend", "rows": 0}', '{"op": "extend", "rows": 65}', '{"op": "extend", "rows": true}',
         '{"op": "extend", "rows": 1.0}', '{"op": "forward", "rows": 4, "sampled": 2}', "[]", "3",
-        '{"op": "truncate"}', '{"op": "truncate", "rows": -1}', '{"op": "truncate", "rows": 1}',
-        '{"op": "prepare", "slots": -1, "heads": 0, "exponentials": 0}',
-        '{"op": "prepare", "slots": 99999999999, "heads": 0, "exponentials": 0}',
+        '{"op": "crop"}', '{"op": "crop", "rows": -1}', '{"op": "crop", "rows": 1}',
+        '{"op": "prepare", "rows": -1, "logits": 0, "exponentials": 0}',
+        '{"op": "prepare", "rows": 99999999999, "logits": 0, "exponentials": 0}',
     ],
 )  # fmt: skip
 def test_server_refuses_what_is_not_in_the_protocol(served: Served, tmp_path: Path, text: str) -> None:
@@ -248,10 +248,11 @@ def test_full_disk_is_typed_and_loses_nothing(tmp_path: Path) -> None:
         code = (
             "import sys, cryptogen\n"
             "try:\n"
-            "    with cryptogen.Client(sys.argv[1], token=sys.argv[2], data_dir=sys.argv[3]) as c: c.prepare(60)\n"
+            "    where, secret, folder = sys.argv[1:]\n"
+            "    with cryptogen.Client(where, access_token=secret, data_dir=folder) as c: c.prepare(60)\n"
             "except cryptogen.errors.DiskFull as e: print(e); sys.exit(7)\n"
         )
-        command = [sys.executable, "-c", code, served.address, TOKEN, str(tmp_path)]
+        command = [sys.executable, "-c", code, served.address, ACCESS_TOKEN, str(tmp_path)]
         limit = (1_000_000, 1_000_000)
         done = subprocess.run(
             command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), capture_output=True, text=True
@@ -289,7 +290,7 @@ def test_store_of_another_server(served: Served, tmp_path: Path) -> None:
 
 def _connection(served: Served) -> _core.ClientConnection:
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
-    connection.hello(f"test-{threading.get_ident()}", TOKEN)
+    connection.hello(f"test-{threading.get_ident()}", ACCESS_TOKEN)
     return connection
 
 
@@ -298,12 +299,12 @@ def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
     from cryptogen.numerics.plan import tables, tables_digest
 
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
-    connection.hello(f"test-{abs(hash(folder))}", TOKEN)
+    connection.hello(f"test-{abs(hash(folder))}", ACCESS_TOKEN)
     offer, documents = receive_offer(connection, folder)
-    plan = Plan.from_json(documents["plan"].decode())
+    plan = NumericPlan.from_json(documents["plan"].decode())
     made = tables(plan)
     connection.agree(offer.model, offer.documents["plan"], tables_digest(made))
-    core = _core.Plan(plan.to_json(), made)
+    core = _core.CheckedPlan(plan.to_json(), made)
     return connection.open(
         core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, PREPROCESSED
     )

@@ -40,7 +40,7 @@ def failing(*arguments: object, **options: object) -> str:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served"), token=None) as server:
+    with serving(tmp_path_factory.mktemp("served"), access_token=None) as server:
         yield server
 
 
@@ -52,7 +52,7 @@ def model(tmp_path_factory) -> Path:
 def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
     where = ["--server", served.address]
     stdout, _ = run("prepare", *where, "--fingerprint", served.fingerprint, "--tokens", 12, "--json", data=tmp_path)
-    assert json.loads(stdout)["left"]["slots"] >= 12
+    assert json.loads(stdout)["left"]["rows"] >= 12
     first, _ = run("generate", "the end", *where, "--max-new-tokens", 3, "--json", data=tmp_path)
     answer = json.loads(first)
     assert 1 <= len(answer["tokens"]) <= 3
@@ -133,7 +133,7 @@ def test_bench_decode_with_a_draft() -> None:
     assert 0 < figures["acceptance_rate"] <= 1
     assert 1 < figures["tokens_per_pass"] <= 5
     assert figures["round_trips_per_token"] < 8 * 3 + 3  # a pass yields several tokens
-    parts = [figures[f"offline_{part}_seconds_per_token"] for part in ("slots", "heads", "tables", "attention")]
+    parts = [figures[f"offline_{part}_seconds_per_token"] for part in ("rows", "logits", "exponentials", "attention")]
     assert sum(parts) == pytest.approx(figures["offline_seconds_per_token"])
 
 
@@ -146,21 +146,21 @@ def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> Non
     known = ["--fingerprint", served.fingerprint]
     assert "empty" in failing("generate", "", *where, data=tmp_path)
     assert "128" in failing("generate", "x " * 200, *where, *known, data=tmp_path)
-    assert "no such file" in failing("generate", "x", *where, "--token-file", tmp_path / "none", data=tmp_path)
+    assert "no such file" in failing("generate", "x", *where, "--access-token-file", tmp_path / "none", data=tmp_path)
     assert "--server" in failing("generate", "x", code=2)
     assert "refused" in failing("generate", "x", "--server", "127.0.0.1:1", *known, data=tmp_path)
     assert "expected" in failing("calibrate", model, "--text", model / "config.json", "--windows", "a-b")
 
 
 def test_serve_with_a_token_and_ctrl_c(model: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "token"
+    secret = tmp_path / "access-token"
     secret.write_text("swordfish\n")
     arguments = ["serve", str(model), "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]
-    arguments += ["--token-file", str(secret)]
+    arguments += ["--access-token-file", str(secret)]
     with ServerProcess("cryptogen", arguments) as server:
         where = ["--server", server.address, "--fingerprint", server.fingerprint]
-        assert "token" in failing("prepare", *where, "--tokens", 1, data=tmp_path)
-        run("prepare", *where, "--tokens", 1, "--token-file", secret, data=tmp_path)
+        assert "access token" in failing("prepare", *where, "--tokens", 1, data=tmp_path)
+        run("prepare", *where, "--tokens", 1, "--access-token-file", secret, data=tmp_path)
         code, log = server.interrupt()
         assert code == 130
         assert "swordfish" not in log and "Traceback" not in log

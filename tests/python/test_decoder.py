@@ -131,11 +131,11 @@ def smollm2() -> Checkpoint:
 
 def test_golden_smollm2(smollm2: Checkpoint, shared: Path) -> None:
     golden = json.loads((shared / "golden/smollm2-135m/golden.json").read_text())
-    codec = smollm2.tokenizer
-    assert codec is not None
+    tokenizer = smollm2.tokenizer
+    assert tokenizer is not None
     for case in golden["prompts"]:
-        assert codec.encode(case["text"]) == case["ids"]
-        assert codec.decode(case["greedy_32"], skip_special=False) == case["greedy_text"]
+        assert tokenizer.encode(case["text"]) == case["ids"]
+        assert tokenizer.decode(case["greedy_32"], skip_special=False) == case["greedy_text"]
         row = logits(smollm2, case["ids"], "last")[0]
         np.testing.assert_allclose([row[t] for t, _ in case["top10"]], [x for _, x in case["top10"]], atol=1e-3)
         assert greedy(smollm2, case["ids"], 32) == case["greedy_32"]

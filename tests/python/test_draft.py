@@ -102,7 +102,7 @@ def test_greedy_text_is_the_same_with_any_draft(served: Served, tmp_path: Path) 
             done, stats = client.costs - before, draft.stats
             assert answer == plain
             assert done.tokens == n and done.rows == len(prompt) + stats.passes + stats.drafted
-            assert done.spent["slots"] >= done.rows and done.spent["heads"] >= 1 + stats.passes + stats.drafted
+            assert done.spent["rows"] >= done.rows and done.spent["logits"] >= 1 + stats.passes + stats.drafted
             assert done.online.round_trips == pytest.approx(round_trips * (1 + stats.passes), abs=n)
             assert stats.accepted + stats.passes == n - 1  # each pass gives one more token than it accepts
             if model is served.model:
@@ -196,12 +196,12 @@ def test_up_to_the_end_of_the_context(llama: Served, tmp_path: Path) -> None:
 def test_drafts_that_do_not_fit_are_refused_before_any_work(llama: Served, tmp_path: Path) -> None:
     small = cryptogen.load(tiny_llama(tmp_path / "small", vocab_size=480))
     renamed = cryptogen.load(tiny_llama(tmp_path / "renamed"))
-    codec = renamed.tokenizer
-    assert codec is not None
-    document = json.loads(codec.to_json())
+    tokenizer = renamed.tokenizer
+    assert tokenizer is not None
+    document = json.loads(tokenizer.to_json())
     names = document["model"]["vocab"]
     names["a"], names["b"] = names["b"], names["a"]
-    renamed = dataclasses.replace(renamed, tokenizer=type(codec).from_json(json.dumps(document)))
+    renamed = dataclasses.replace(renamed, tokenizer=type(tokenizer).from_json(json.dumps(document)))
     for tokens in (0, 64):
         with pytest.raises(errors.InputError, match="1 to 63"):
             Draft(small, tokens)

@@ -57,4 +57,4 @@ def test_the_core_raises_whose_fault_it_is(tmp_path: Path) -> None:
     with pytest.raises(errors.StoreError, match=re.escape(str(tmp_path))):
         core.ServerKey.load_or_create(str(tmp_path))  # a folder: the system refuses
     with pytest.raises(errors.PlanRejected):
-        core.Plan("{", [])
+        core.CheckedPlan("{", [])

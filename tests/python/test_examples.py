@@ -26,7 +26,7 @@ def private_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served"), token=None) as server:
+    with serving(tmp_path_factory.mktemp("served"), access_token=None) as server:
         yield server
 
 
@@ -57,7 +57,7 @@ def test_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
     path = tiny_llama(tmp_path / "long", max_position_embeddings=512)
     quick_plan(cryptogen.load(path)).save(beside(path))
-    with serving(tmp_path, token=None, model=path) as server:
+    with serving(tmp_path, access_token=None, model=path) as server:
         example("conversation").main(server.address, server.fingerprint, tokens=2)
     assert capsys.readouterr().out.count("rows in the cache") == 2
 

@@ -28,7 +28,7 @@ from cryptogen.backends.rounding import (
 )
 from cryptogen.calibration.choose import calibrate
 from cryptogen.models.decoder import forward
-from cryptogen.numerics import IntegerModel, Plan, quantise
+from cryptogen.numerics import IntegerModel, NumericPlan, quantise
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import Activation, Window, tables
 from cryptogen.weights import load
@@ -38,16 +38,18 @@ from tiny import tiny_gpt2, tiny_llama
 P = 2**64 - 2**32 + 1
 TOKENS = np.random.default_rng(5).integers(0, 512, 40).tolist()
 
+Model = tuple[Canonical, NumericPlan]
+
 
 @pytest.fixture(scope="module", params=[tiny_gpt2, tiny_llama])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Canonical, Plan]:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     canonical = canonicalise(load(request.param(tmp_path_factory.mktemp("model") / "m")))
     rng = np.random.default_rng(0)
     return canonical, calibrate(canonical, [rng.integers(0, 512, 64).tolist() for _ in range(4)])
 
 
 @pytest.fixture(scope="module")
-def integers(model: tuple[Canonical, Plan]) -> IntegerModel:
+def integers(model: Model) -> IntegerModel:
     return quantise(*model)
 
 
@@ -248,7 +250,7 @@ def dot(a: Any, b: Any) -> int:
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
-def test_logits_follow_float(model: tuple[Canonical, Plan], integers: IntegerModel, seed: int | None) -> None:
+def test_logits_follow_float(model: Model, integers: IntegerModel, seed: int | None) -> None:
     canonical, plan = model
     want = forward(FloatBackend(canonical), canonical.config, TOKENS, "all")
     rounding = Nearest() if seed is None else Random(np.random.default_rng(seed))
@@ -261,7 +263,7 @@ def test_logits_follow_float(model: tuple[Canonical, Plan], integers: IntegerMod
     assert np.array_equal(backend.raw_logits / 2.0**plan.logit_bits, got)
 
 
-def test_prefill_and_decode_replayed(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_prefill_and_decode_replayed(model: Model, integers: IntegerModel) -> None:
     canonical, plan = model
     calls = [TOKENS[:1], TOKENS[1:20], TOKENS[20:21], TOKENS[21:24]]
     recording = Recording(Random(np.random.default_rng(9)))
@@ -276,7 +278,7 @@ def test_prefill_and_decode_replayed(model: tuple[Canonical, Plan], integers: In
     replay.finish()
 
 
-def test_split_calls_equal_one_call_without_chance(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_split_calls_equal_one_call_without_chance(model: Model, integers: IntegerModel) -> None:
     canonical, plan = model
     whole = forward(FixedBackend(integers, plan, Nearest()), canonical.config, TOKENS, "last")
     backend = FixedBackend(integers, plan, Nearest())
@@ -285,7 +287,7 @@ def test_split_calls_equal_one_call_without_chance(model: tuple[Canonical, Plan]
     assert np.array_equal(last, whole)
 
 
-def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_row_zero_attends_to_itself(model: Model, integers: IntegerModel) -> None:
     canonical, plan = model
     recording = Recording(Nearest())
     backend = FixedBackend(integers, plan, recording)
@@ -299,7 +301,7 @@ def test_row_zero_attends_to_itself(model: tuple[Canonical, Plan], integers: Int
     assert np.array_equal(x[0], v << shift)
 
 
-def test_norms_outside_their_range_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_norms_outside_their_range_are_counted(model: Model, integers: IntegerModel) -> None:
     _, plan = model
     backend = FixedBackend(integers, plan, Nearest())
     h = backend.embed(TOKENS[:4], 1)
@@ -332,7 +334,7 @@ def test_norms_outside_their_range_are_counted(model: tuple[Canonical, Plan], in
     assert backend.range_events == [0, 1, 2, 1]  # of rows 0…3, all sampled
 
 
-def test_events_wait_for_the_next_row_that_is_sampled(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_events_wait_for_the_next_row_that_is_sampled(model: Model, integers: IntegerModel) -> None:
     canonical, plan = model
     loud, scalar = [TOKENS[i] for i in (0, 3)], plan.norms[0].scalar.hi
     square = (integers.embed[loud] / 2.0**plan.embed.shift) ** 2
@@ -347,12 +349,12 @@ def test_events_wait_for_the_next_row_that_is_sampled(model: tuple[Canonical, Pl
     (first, early), (both, late) = seen
     assert len(first) == 1 and early == first[0] >= 2  # of rows 0 and 3, sampled with row 6
     assert len(both) == 2 and sum(both) == late - early and both[0] >= 1
-    backend.truncate(2)
+    backend.crop(2)
     forward(backend, canonical.config, TOKENS[4:5], "last")
     assert sum(backend.events.values()) == late + backend.range_events[0]
 
 
-def test_scores_outside_their_window_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_scores_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
     """A key of row 1 is turned up until its score is above those that are computed exactly: flagged, and saturated."""
     _, plan = model
     m, tables_ = plan.model, tables(plan)
@@ -379,11 +381,11 @@ def test_scores_outside_their_window_are_counted(model: tuple[Canonical, Plan], 
         assert backend._rows.tolist() == [0, 0, backend.events.total()]
 
 
-def exp_of(plan: Plan, a: int) -> int:
+def exp_of(plan: NumericPlan, a: int) -> int:
     return next(i for i, f in enumerate(plan.functions) if f["tables"][0] == a)
 
 
-def test_sums_outside_their_window_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_sums_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
     _, plan = model
     heads = FixedBackend(integers, plan, Nearest())._heads[0]
     for g, head in enumerate(plan.attention[0].heads):
@@ -399,7 +401,7 @@ def test_sums_outside_their_window_are_counted(model: tuple[Canonical, Plan], in
         assert heads.scalar.outside(sigma[[1], g], g) > 2
 
 
-def guarded(plan: Plan) -> Plan:
+def guarded(plan: NumericPlan) -> NumericPlan:
     """With open windows in layer 1: the first half of the neurons with a guard that flags, the others with zeros."""
     functions, tables_ = list(plan.functions), plan.tables
     windows, spec = [], plan.activations[1]
@@ -411,10 +413,10 @@ def guarded(plan: Plan) -> Plan:
     of = tuple(int(i >= plan.model.ff // 2) for i in range(plan.model.ff))
     activations = (plan.activations[0], Activation(spec.k, tuple(windows), of))
     changed = dataclasses.replace(plan, activations=activations, functions=tuple(functions), tables=tables_)
-    return Plan.from_json(changed.to_json())
+    return NumericPlan.from_json(changed.to_json())
 
 
-def test_activations_outside_their_window_are_counted(model: tuple[Canonical, Plan], integers: IntegerModel) -> None:
+def test_activations_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
     _, plan = model
     plan = guarded(plan)
     backend = FixedBackend(integers, plan, Nearest())

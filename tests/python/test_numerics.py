@@ -19,7 +19,7 @@ from cryptogen.errors import PlanError
 from cryptogen.evaluate.report import inspect_plan
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
-from cryptogen.numerics import Plan, quantise, tables, tables_digest
+from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
 from cryptogen.numerics.pieces import F, fit, make, zeros_from
 from cryptogen.numerics.quantise import weight_bits
 from cryptogen.weights import load
@@ -28,7 +28,7 @@ from tiny import tiny_gpt2, tiny_llama
 
 
 @pytest.fixture(scope="module", params=[tiny_gpt2, tiny_llama])
-def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NumericPlan:
     model = canonicalise(load(request.param(tmp_path_factory.mktemp("model") / "m")))
     return calibrate(model, [list(range(3, 67)), list(range(200, 264))])
 
@@ -251,22 +251,22 @@ def test_weight_bits() -> None:
         weight_bits(np.array([[40000.0]], dtype=np.float32))
 
 
-def test_plan_round_trip(plan: Plan, tmp_path: Path) -> None:
+def test_plan_round_trip(plan: NumericPlan, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
-    again = Plan.load(tmp_path / "plan.json")
+    again = NumericPlan.load(tmp_path / "plan.json")
     assert again == plan and again.digest() == plan.digest()
     assert tables_digest(tables(again)) == tables_digest(tables(plan))
     assert len(tables(plan)) == plan.tables
     assert all(np.abs(t).max() < 1 << 46 for t in tables(plan))
 
 
-def test_statistics_are_small_probabilities(plan: Plan) -> None:
+def test_statistics_are_small_probabilities(plan: NumericPlan) -> None:
     assert plan.statistics["failure_log2"]["512"] < -16
     assert plan.statistics["discard_log2"] < -8
     assert "tables per token" in inspect_plan(plan)
 
 
-def change(plan: Plan, path: str, value: Any) -> str:
+def change(plan: NumericPlan, path: str, value: Any) -> str:
     document: Any = json.loads(plan.to_json())
     at = document
     *parents, last = [int(p) if p.isdigit() else p for p in path.split("/")]
@@ -334,9 +334,9 @@ def change(plan: Plan, path: str, value: Any) -> str:
         ("functions/0/below", None),  # then there is no selector
     ],
 )
-def test_bad_documents_are_refused(plan: Plan, path: str, value: Any) -> None:
+def test_bad_documents_are_refused(plan: NumericPlan, path: str, value: Any) -> None:
     with pytest.raises(PlanError):
-        Plan.from_json(change(plan, path, value))
+        NumericPlan.from_json(change(plan, path, value))
 
 
 @pytest.mark.parametrize(
@@ -353,30 +353,30 @@ def test_bad_documents_are_refused(plan: Plan, path: str, value: Any) -> None:
         ("silu", "offset", 0),
     ],
 )
-def test_bad_functions_are_refused(plan: Plan, kind: str, name: str, value: Any) -> None:
+def test_bad_functions_are_refused(plan: NumericPlan, kind: str, name: str, value: Any) -> None:
     found = [i for i, f in enumerate(plan.functions) if f["kind"] == kind]
     if not found:
         pytest.skip(f"this model has no {kind}")
     with pytest.raises(PlanError, match=r"functions\["):
-        Plan.from_json(change(plan, f"functions/{found[0]}/{name}", value))
+        NumericPlan.from_json(change(plan, f"functions/{found[0]}/{name}", value))
 
 
-def test_windows_that_do_not_go_together(plan: Plan) -> None:
+def test_windows_that_do_not_go_together(plan: NumericPlan) -> None:
     window = dataclasses.asdict(plan.activations[0].windows[0])
     open_one = {**window, "g": window["b"]}
     for guards in ([window, open_one], [open_one, window]):
         with pytest.raises(PlanError, match="guard"):
-            Plan.from_json(change(plan, "activations/0/windows", guards))
-    Plan.from_json(change(plan, "activations/0/windows", [open_one, open_one]))
-    Plan.from_json(change(plan, "activations/0/windows", [window] * 64))
+            NumericPlan.from_json(change(plan, "activations/0/windows", guards))
+    NumericPlan.from_json(change(plan, "activations/0/windows", [open_one, open_one]))
+    NumericPlan.from_json(change(plan, "activations/0/windows", [window] * 64))
     with pytest.raises(PlanError, match="windows"):
-        Plan.from_json(change(plan, "activations/0/windows", [window] * 65))
+        NumericPlan.from_json(change(plan, "activations/0/windows", [window] * 65))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}", "[" * 100_000, '{"version": 2}'])
 def test_what_is_not_a_plan_is_refused(text: str) -> None:
     with pytest.raises(PlanError):
-        Plan.from_json(text)
+        NumericPlan.from_json(text)
 
 
 def test_a_plan_of_another_model_does_not_quantise(tmp_path: Path) -> None:

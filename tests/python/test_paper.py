@@ -1,4 +1,4 @@
-"""The paper's two protocols beside ours: the same tokens, the comparison's figures, refusals."""
+"""The paper's two protocols beside `preprocessed`: the same tokens, the comparison's figures, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptogen.protocols import PROTOCOLS
 from cryptogen.session.chat import Conversation
 from cryptogen.session.offer import receive_offer
 from cryptogen.weights.packages import find_packaged
-from served import TOKEN, Served, model_with_plan, serving
+from served import ACCESS_TOKEN, Served, model_with_plan, serving
 from test_cli import failing, run
 
 PROMPT = "the end"
@@ -26,7 +26,7 @@ HYBRID = PROTOCOLS[1:]
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("llama"), token=None) as server:
+    with serving(tmp_path_factory.mktemp("llama"), access_token=None) as server:
         yield server
 
 
@@ -51,7 +51,7 @@ def test_the_clear_models_tokens(served: Served, tmp_path: Path, protocol: str) 
 def test_a_long_prompt_and_a_reset(llama: Served, tmp_path: Path) -> None:
     """More rows than one pass takes, more than one ciphertext of the cache holds; a new session forgets them."""
     ids = [(7 * i + 3) % llama.model.config.vocab for i in range(70)]
-    with llama.client(tmp_path, protocol="encrypted-cache", token=None) as client:
+    with llama.client(tmp_path, protocol="encrypted-cache", access_token=None) as client:
         answer = [t.id for t in client.generate(ids, max_new_tokens=2, stop=())]
         assert not fidelity(llama.model, ids, answer).violations
         again = [t.id for t in client.generate([5, 6], max_new_tokens=2, stop=())]
@@ -60,26 +60,26 @@ def test_a_long_prompt_and_a_reset(llama: Served, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", HYBRID)
 def test_material_bought_ahead_and_one_store_per_protocol(llama: Served, tmp_path: Path, protocol: str) -> None:
-    with llama.client(tmp_path, protocol=protocol, token=None) as client:
+    with llama.client(tmp_path, protocol=protocol, access_token=None) as client:
         client.prepare(4, context=4)
         bought = client.costs.left
-    with llama.client(tmp_path, protocol=protocol, token=None) as client:
-        assert client.costs.left == bought and bought["slots"] >= (10 if protocol == "recompute" else 4)
+    with llama.client(tmp_path, protocol=protocol, access_token=None) as client:
+        assert client.costs.left == bought and bought["rows"] >= (10 if protocol == "recompute" else 4)
         before = client.costs.offline
         list(client.generate([5, 6], max_new_tokens=2, stop=()))
-        assert client.costs.left["slots"] < bought["slots"] and client.costs.offline.seconds > before.seconds
-    with llama.client(tmp_path, token=None) as client:
-        assert client.costs.left == {"slots": 0, "heads": 0, "exponentials": 0}
+        assert client.costs.left["rows"] < bought["rows"] and client.costs.offline.seconds > before.seconds
+    with llama.client(tmp_path, access_token=None) as client:
+        assert client.costs.left == {"rows": 0, "logits": 0, "exponentials": 0}
     assert len(list((tmp_path / "client" / "stores").iterdir())) == 2
     whole, ends = sorted((tmp_path / "client" / "models").iterdir(), key=lambda path: -path.stat().st_size)
     assert ends.name == f"{whole.name}-ends"  # layers are not needed where they are computed on our ciphertexts
-    with llama.client(tmp_path, protocol=HYBRID[0], token=None) as client:  # the other one, from either file
+    with llama.client(tmp_path, protocol=HYBRID[0], access_token=None) as client:  # the other one, from either file
         ends.unlink()
         assert len(list(client.generate([5], max_new_tokens=1, stop=()))) == 1
 
 
 def test_chat_and_logits(llama: Served, tmp_path: Path) -> None:
-    with llama.client(tmp_path, protocol="encrypted-cache", token=None) as client:
+    with llama.client(tmp_path, protocol="encrypted-cache", access_token=None) as client:
         chat = Conversation(client, system="x")
         list(chat.say("a", max_new_tokens=2))
         rows = client.costs.rows
@@ -97,7 +97,7 @@ def test_command_line(llama: Served, tmp_path: Path) -> None:
     ]
     assert len(tokens[0]) >= 1 and tokens[1:] == tokens[:-1]
     left = json.loads(run("prepare", *where, "--tokens", 3, "--protocol", "recompute", "--json", data=tmp_path)[0])
-    assert left["left"]["slots"] >= 6
+    assert left["left"]["rows"] >= 6
 
 
 def test_other_commands_take_a_protocol(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_unknown_protocols(llama: Served, tmp_path: Path) -> None:
     for command in (["generate", "x", "--server", llama.address], ["bench", "decode"], ["demo"]):
         assert "unknown protocol" in failing(*command, "--protocol", "magic", data=tmp_path)
     connection = cryptogen._core.ClientConnection.connect(llama.address, llama.fingerprint, None)  # type: ignore[attr-defined]
-    connection.hello("liar", TOKEN)
+    connection.hello("liar", ACCESS_TOKEN)
     with pytest.raises((errors.PeerFailed, errors.ConnectionLost)):
         receive_offer(connection, tmp_path, "magic")
         connection.recv_control()

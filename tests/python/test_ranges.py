@@ -17,7 +17,7 @@ import cryptogen
 from cryptogen import errors
 from cryptogen.backends.float import FloatBackend
 from cryptogen.models.decoder import forward
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.protocols import ENCRYPTED_CACHE, RECOMPUTE
 from cryptogen.session import Draft
 from cryptogen.session.chat import Conversation
@@ -150,7 +150,7 @@ def command(served: Served, data: Path, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def open_server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("open"), token=None) as server:
+    with serving(tmp_path_factory.mktemp("open"), access_token=None) as server:
         yield server
 
 
@@ -250,7 +250,7 @@ class Strict:
 def strict(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strict")
     path = model_with_plan(folder)
-    model, plan, rng = cryptogen.load(path), Plan.load(beside(path)), np.random.default_rng(0)
+    model, plan, rng = cryptogen.load(path), NumericPlan.load(beside(path)), np.random.default_rng(0)
     assert model.tokenizer is not None
     margin = 0.0
     while margin < 0.05:
@@ -261,7 +261,7 @@ def strict(tmp_path_factory):
     bound = sizes[2] - margin / 2
     head = dataclasses.replace(plan.linears["head"], out_bound=int(bound * 2**plan.logit_bits))
     dataclasses.replace(plan, linears=plan.linears | {"head": head}).save(beside(path))
-    with serving(folder, token=None, model=path, cache_dir=folder / "caches") as server:
+    with serving(folder, access_token=None, model=path, cache_dir=folder / "caches") as server:
         yield Strict(server, text, prompt, clear_tokens(model, prompt, 2)[0], bound)
 
 

@@ -21,7 +21,7 @@ import cryptogen
 from cryptogen.backends.field import Ints
 from cryptogen.bench.shapes import quick_plan
 from cryptogen.numerics.pieces import F, zeros_from
-from cryptogen.numerics.plan import ANCHORS, MAX_LIFTED_CUT, MAX_WEIGHT_BITS, Plan, tables
+from cryptogen.numerics.plan import ANCHORS, MAX_LIFTED_CUT, MAX_WEIGHT_BITS, NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED
 from cryptogen.weights.canonical import canonicalise
@@ -48,9 +48,9 @@ class Watched(ReplayShares):
 
 
 class Mutilation:
-    """A plan's document, changed field by field; `Plan.from_json` checks what comes of it."""
+    """A plan's document, changed field by field; `NumericPlan.from_json` checks what comes of it."""
 
-    def __init__(self, plan: Plan, rng: np.random.Generator, wild: bool) -> None:
+    def __init__(self, plan: NumericPlan, rng: np.random.Generator, wild: bool) -> None:
         self.rng, self.wild, self.doc = rng, wild, json.loads(plan.to_json())
         d = self.doc
         self.bounds()
@@ -71,8 +71,8 @@ class Mutilation:
         if wild:
             self.linears()
 
-    def plan(self) -> Plan:
-        return Plan.from_json(json.dumps(self.doc))
+    def plan(self) -> NumericPlan:
+        return NumericPlan.from_json(json.dumps(self.doc))
 
     def integer(self, low: int, high: int) -> int:
         """low…high, the ends more often than others."""

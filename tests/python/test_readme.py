@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from cryptogen import _core
 from cryptogen.bench import table as figures
 from cryptogen.defaults import PORT
+from cryptogen.numerics.plan import VERSION as PLAN_VERSION
 from cryptogen.weights import load
 from tiny import tiny_llama, write_gguf
 
@@ -66,6 +68,22 @@ def test_first_screen() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in "\n".join(readme.splitlines()[:30])
     assert readme.count("<!-- figures:begin -->") == readme.count("<!-- figures:end -->") == 1
+
+
+def test_the_table_of_versions_is_that_of_the_code() -> None:
+    def constant(path: str, expression: str) -> str:
+        (found,) = re.findall(expression, (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+        return str(found)
+
+    package = constant("Cargo.toml", r'^version = "([\d.]+)"')
+    wire = constant("crates/mpc/src/session/handshake.rs", r"PROTOCOL_VERSION: u32 = (\d+);")
+    store = constant("crates/mpc/src/store/state.rs", r"^const FORMAT: u32 = (\d+);")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"| {package} | {wire} | {store} | {PLAN_VERSION} |" in changelog
+    formats = f"with stores of format {store} and plans of version {PLAN_VERSION};"
+    readme = f"Version {package} speaks wire protocol {wire}, {formats}"
+    assert readme in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert package == _core.VERSION == constant("pyproject.toml", r'^version = "([\d.]+)"')
 
 
 @pytest.mark.parametrize("name", figures.PAGES)
@@ -119,7 +137,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "public.txt").write_text("the rain in spain falls on the plain " * 8, encoding="utf-8")
     plan = calibrate_model(folder / "model.gguf", folder / "public.txt", windows=[0], size=48)
     plan.save(folder / "model.gguf.plan.json")
-    (folder / "token.txt").write_text("a long secret\n", encoding="utf-8")
+    (folder / "access-token.txt").write_text("a long secret\n", encoding="utf-8")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,12 +15,12 @@ from pathlib import Path
 import pytest
 
 import cryptogen
-from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch
+from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch, StoreError
 from cryptogen.evaluate.fidelity import fidelity
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import RECOMPUTE
 from cryptogen.session.chat import Conversation
-from served import TOKEN, Served, cursors, model_with_plan
+from served import ACCESS_TOKEN, Served, cursors, model_with_plan
 
 PROMPT = "the end"
 
@@ -35,7 +36,7 @@ def test_the_clear_models_tokens_and_a_second_prompt_from_the_cache(served: Serv
         first = client.costs
         assert first.rows == client.length == len(ids) + 4  # the last token is not fed yet
         assert first.online.round_trips > 0 and first.offline.bytes > first.online.bytes > 0
-        assert first.spent["slots"] >= first.rows and first.spent["heads"] >= 5
+        assert first.spent["rows"] >= first.rows and first.spent["logits"] >= 5
 
         more = client.encode(" of it", first=False)
         second = [t.id for t in client.generate(" of it", max_new_tokens=3, stop=(), continue_session=True)]
@@ -54,7 +55,7 @@ def test_material_bought_ahead_is_enough_and_outlives_the_connection(llama: Serv
         calls = []
         answer = [t.id for t in client.generate(ids, max_new_tokens=4, stop=(), progress=lambda *a: calls.append(a))]
         assert not calls  # nothing had to be bought
-        assert client.costs.left["slots"] <= bought["slots"] - len(ids) - 3
+        assert client.costs.left["rows"] <= bought["rows"] - len(ids) - 3
     assert not fidelity(llama.model, ids, answer).violations
 
 
@@ -142,6 +143,18 @@ def test_mismatched_stores_are_refused_until_resynced(llama: Served, tmp_path: P
         assert len(list(client.generate([3], max_new_tokens=2, stop=()))) == 2
 
 
+def test_a_store_of_an_older_format_is_refused_with_both_versions(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path, client_id="older") as client:
+        client.prepare(2)
+    state = next((tmp_path / "client").glob("**/state.json"))
+    document = json.loads(state.read_text())
+    version = document["format"]
+    state.write_text(json.dumps(document | {"format": version - 1}))
+    with pytest.raises(StoreError, match=f"format {version - 1}, expected {version}: made by another version") as found:
+        llama.client(tmp_path, client_id="older").connect()
+    assert str(state) in str(found.value)
+
+
 @pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_kill_and_restart_never_reuses_material(tmp_path: Path, rounds: int) -> None:
     """Kills either party at random moments. Cursors only move forward, and a resynced pair gives the right tokens."""
@@ -191,4 +204,4 @@ def _only_forward(before: tuple[dict[str, int], ...], after: tuple[dict[str, int
 
 def test_errors_are_of_the_package(llama: Served, tmp_path: Path) -> None:
     with pytest.raises(CryptogenError):
-        llama.client(tmp_path, token=TOKEN + "?").connect()
+        llama.client(tmp_path, access_token=ACCESS_TOKEN + "?").connect()

@@ -13,12 +13,12 @@ from cryptogen.calibration import stress
 from cryptogen.calibration.model import calibrate_model, stress_tokens
 from cryptogen.errors import InputError, PlanUnfaithful
 from cryptogen.evaluate.texts import COUNTED_LEAD, Comparison, Faithful, faithful
-from cryptogen.numerics import IntegerModel, Plan, quantise
+from cryptogen.numerics import IntegerModel, NumericPlan, quantise
 from cryptogen.weights.canonical import Canonical, canonicalise
 from tiny import tiny_gpt2, tiny_llama, write_gguf
 
 ROWS = 64
-Model = tuple[Canonical, IntegerModel, Plan, dict[str, list[int]]]
+Model = tuple[Canonical, IntegerModel, NumericPlan, dict[str, list[int]]]
 
 
 @pytest.fixture(scope="module", params=[tiny_llama, tiny_gpt2])

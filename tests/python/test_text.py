@@ -15,7 +15,7 @@ class Rows:
 
     length: int = 0
     ready_rows: int = 0
-    ready_heads: int = 0
+    ready_logits: int = 0
 
 
 def opened() -> tuple[Text, Rows]:
@@ -107,10 +107,10 @@ def test_of_a_resumed_cache_only_the_number_of_rows_is_known() -> None:
     assert (text.cached, text.tokens) == (9, [7, 8, 1, 2])
 
 
-def test_rows_and_heads_that_are_ready_are_the_endpoints() -> None:
+def test_rows_and_logits_that_are_ready_are_the_endpoints() -> None:
     text, rows = opened()
-    rows.ready_rows, rows.ready_heads = 16, 3
-    assert (text.ready_rows, text.ready_heads) == (16, 3)
+    rows.ready_rows, rows.ready_logits = 16, 3
+    assert (text.ready_rows, text.ready_logits) == (16, 3)
 
 
 def test_nothing_outlives_the_session() -> None:
@@ -124,7 +124,7 @@ def test_nothing_outlives_the_session() -> None:
     text, rows = opened()
     rows.ready_rows = 4
     text.closed()  # the endpoint may go: it is asked no more
-    assert (text.ready_rows, text.ready_heads) == (0, 0)
+    assert (text.ready_rows, text.ready_logits) == (0, 0)
 
 
 def test_a_wrong_order_of_steps_is_noticed() -> None:

@@ -9,48 +9,48 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptogen import errors
-from cryptogen.tokens import ChatML, StreamDecoder, TextCodec
+from cryptogen.tokens import ChatML, StreamDecoder, Tokenizer
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
 from cryptogen.weights import load
 from tiny import tiny_llama, tokenizer_json, write_gguf, write_llama2c
 
-CODEC = TextCodec.from_json(tokenizer_json())
+TOKENIZER = Tokenizer.from_json(tokenizer_json())
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *"▁aetonih", "th", "the", "▁the", "he", "▁t"]
-SPM = TextCodec(bpe_from_pieces([Piece(p, -float(i), i < 3) for i, p in enumerate(PIECES)], 0, 1, True))
+SPM = Tokenizer(bpe_from_pieces([Piece(p, -float(i), i < 3) for i, p in enumerate(PIECES)], 0, 1, True))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-def streamed(codec: TextCodec, tokens: list[int]) -> list[str]:
-    stream = codec.stream()
+def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+    stream = tokenizer.stream()
     return [*(stream.push(t) for t in tokens), stream.finish()]
 
 
 @given(TEXT)
 def test_byte_level_round_trip(text: str) -> None:
-    tokens = CODEC.encode(text)
-    assert CODEC.decode(tokens, skip_special=False) == text
+    tokens = TOKENIZER.encode(text)
+    assert TOKENIZER.decode(tokens, skip_special=False) == text
 
 
-@pytest.mark.parametrize("codec", [CODEC, SPM])
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, SPM])
 @given(text=TEXT)
-def test_stream_is_decode(codec: TextCodec, text: str) -> None:
-    tokens = codec.encode(text.replace("\N{REPLACEMENT CHARACTER}", ""))
-    assert "".join(streamed(codec, tokens)) == codec.decode(tokens)
+def test_stream_is_decode(tokenizer: Tokenizer, text: str) -> None:
+    tokens = tokenizer.encode(text.replace("\N{REPLACEMENT CHARACTER}", ""))
+    assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
 
 
 @given(st.lists(st.integers(0, 511), max_size=30))
 def test_any_tokens_stream(tokens: list[int]) -> None:
-    assert "".join(streamed(CODEC, tokens)) == CODEC.decode(tokens)
+    assert "".join(streamed(TOKENIZER, tokens)) == TOKENIZER.decode(tokens)
 
 
 def test_stream_holds_partial_characters_only() -> None:
-    pieces = streamed(CODEC, CODEC.encode("né €🙂!"))
+    pieces = streamed(TOKENIZER, TOKENIZER.encode("né €🙂!"))
     assert "".join(pieces) == "né €🙂!"
     assert not any("\N{REPLACEMENT CHARACTER}" in p for p in pieces)
     assert pieces[0] == "n"  # at once
     assert pieces[1] == ""  # first byte of é
-    cut = CODEC.encode("🙂")[:-1]
-    assert "\N{REPLACEMENT CHARACTER}" in streamed(CODEC, cut)[-1]
+    cut = TOKENIZER.encode("🙂")[:-1]
+    assert "\N{REPLACEMENT CHARACTER}" in streamed(TOKENIZER, cut)[-1]
 
 
 def test_stream_gives_up_on_invalid_bytes() -> None:
@@ -82,10 +82,10 @@ def test_tokenizers_of_every_format_agree(tmp_path: Path) -> None:
 
 
 def test_chat() -> None:
-    codec = CODEC.with_chat_template("<|im_start|>...")
-    assert codec.chat == ChatML(1, 2)
-    tokens = codec.encode_chat([{"role": "user", "content": "hello"}])
-    assert codec.decode(tokens, skip_special=False) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    tokenizer = TOKENIZER.with_chat_template("<|im_start|>...")
+    assert tokenizer.chat == ChatML(1, 2)
+    tokens = tokenizer.encode_chat([{"role": "user", "content": "hello"}])
+    assert tokenizer.decode(tokens, skip_special=False) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     assert tokens[0] == 1
     assert tokens.count(2) == 1
     polite = ChatML(1, 2, "Be kind.")
@@ -97,17 +97,17 @@ def test_chat() -> None:
     with pytest.raises(errors.InputError):
         polite.render([{"role": "tool", "content": "x"}])  # type: ignore[typeddict-item]
     with pytest.raises(errors.InputError):
-        CODEC.encode_chat([{"role": "user", "content": "x"}])
-    assert CODEC.with_chat_template("[INST]").chat is None
+        TOKENIZER.encode_chat([{"role": "user", "content": "x"}])
+    assert TOKENIZER.with_chat_template("[INST]").chat is None
 
 
-def test_codec_errors(tmp_path: Path) -> None:
+def test_tokenizer_errors(tmp_path: Path) -> None:
     with pytest.raises(errors.MissingFile):
-        TextCodec.from_file(tmp_path / "no.json")
+        Tokenizer.from_file(tmp_path / "no.json")
     with pytest.raises(errors.TokenizerError):
-        TextCodec.from_json("not json")
+        Tokenizer.from_json("not json")
     with pytest.raises(errors.InputError):
-        CODEC.decode([-1])
+        TOKENIZER.decode([-1])
     with pytest.raises(errors.TokenizerError):
-        CODEC.encode("\ud800")
-    assert TextCodec.from_json(CODEC.to_json()).encode("the end") == CODEC.encode("the end")
+        TOKENIZER.encode("\ud800")
+    assert Tokenizer.from_json(TOKENIZER.to_json()).encode("the end") == TOKENIZER.encode("the end")

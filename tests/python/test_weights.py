@@ -300,15 +300,15 @@ def test_wheel_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_stories_under_both_layouts(shared: Path) -> None:
     """The trained model writes a story only if RoPE pairs the right rows."""
     checkpoint = load(shared / "data/stories260K/stories260K.bin")
-    codec = checkpoint.tokenizer
-    assert codec is not None
-    backend, tokens = FloatBackend(checkpoint), codec.encode("Once upon a time")
+    tokenizer = checkpoint.tokenizer
+    assert tokenizer is not None
+    backend, tokens = FloatBackend(checkpoint), tokenizer.encode("Once upon a time")
     assert tokens == [1, 403, 407, 261, 378]
     for _ in range(60):
         row = forward(backend, checkpoint.config, tokens[backend.position :])
         assert row is not None
         tokens.append(int(row[0].argmax()))
-    assert codec.decode(tokens).startswith(
+    assert tokenizer.decode(tokens).startswith(
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw"
     )
 

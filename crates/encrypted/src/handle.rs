@@ -91,7 +91,7 @@ impl<P: Party> Products<P> for Handle<P> {
     }
 
     /// Blocks of ciphertexts are sums of rows, so no row leaves them.
-    fn truncate(&mut self, _: usize) -> Result<bool> {
+    fn crop(&mut self, _: usize) -> Result<bool> {
         Err(ProtocolError::caller("protocol that drops rows", "preprocessed", self.variant.name()))
     }
 

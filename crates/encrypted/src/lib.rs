@@ -1,4 +1,4 @@
-//! The paper's two protocols beside the default one: linear layers and attention on the client's
+//! The paper's two protocols beside `preprocessed`: linear layers and attention on the client's
 //! ciphertexts, online.
 //!
 //! Source: CryptoGen (arXiv 2602.08798). `encrypted-cache` keeps an encrypted key/value cache and

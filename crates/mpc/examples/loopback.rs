@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let serving = std::thread::spawn(move || -> Result<(), SessionError> {
         let mut server = listener.accept(&mut || false)?;
         let (package_version, protocol) = ("0".into(), "loopback".into());
-        server.welcome(&Policy { package_version, protocol, token: None })?;
+        server.welcome(&Policy { package_version, protocol, access_token: None })?;
         for _ in 0..MESSAGES {
             server.recv_bytes(MESSAGE)?;
         }
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trust = Trust::Fingerprint(identity.fingerprint().to_owned());
     let mut client = connect(&address, &trust, None)?;
     let (package_version, protocol) = ("0".into(), "loopback".into());
-    client.hello(&Introduction { package_version, protocol, client_id: "c".into(), token: None })?;
+    client.hello(&Introduction { package_version, protocol, client_id: "c".into(), access_token: None })?;
 
     let message = vec![1; MESSAGE];
     let start = Instant::now();

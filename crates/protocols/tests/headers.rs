@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Where protocols lie, below `crates`: folders, and a file in a room that holds other things.
 const PLACES: [&str; 4] =
-    ["protocols/src/offline", "protocols/src/online", "protocols/src/endpoint/truncate.rs", "encrypted/src"];
+    ["protocols/src/offline", "protocols/src/online", "protocols/src/endpoint/crop.rs", "encrypted/src"];
 
 /// The lines of a header, in this order. `Inputs` by holder, shape and scale.
 const LINES: [&str; 5] = ["Functionality", "Inputs", "Cost", "Material", "Leaks"];

@@ -139,7 +139,7 @@ fn session() -> Vec<Row> {
             "VersionMismatch",
             "the peer runs protocol \"y\", we run \"x\"",
         ),
-        (E::Token, "WrongToken", "the access token is missing or wrong"),
+        (E::AccessToken, "WrongAccessToken", "the access token is missing or wrong"),
         (
             E::ClientId,
             "ConnectionFailed",

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::endpoint::{ClientEndpoint, ServerEndpoint};
 use crate::errors;
-use crate::model::{Plan, ServerModel};
+use crate::model::{CheckedPlan, ServerModel};
 
 /// A protocol by its name: one of the two, or the default.
 #[derive(Clone, Copy)]
@@ -93,7 +93,7 @@ impl ServerModel {
     fn load_encoded(
         &self,
         py: Python<'_>,
-        plan: &Plan,
+        plan: &CheckedPlan,
         folder: PathBuf,
     ) -> PyResult<(usize, usize, Vec<String>)> {
         let loaded =

@@ -154,31 +154,31 @@ macro_rules! endpoint {
             fn stock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
                 let stock = lock(&self.endpoint).stock();
                 let d = PyDict::new(py);
-                d.set_item("slots", stock.slots)?;
-                d.set_item("heads", stock.heads)?;
+                d.set_item("rows", stock.rows)?;
+                d.set_item("logits", stock.logits)?;
                 d.set_item("exponentials", stock.exponentials)?;
                 Ok(d)
             }
-            #[pyo3(signature = (slots, heads, exponentials, progress=None))]
+            #[pyo3(signature = (rows, logits, exponentials, progress=None))]
             fn prepare(
                 &self,
                 py: Python<'_>,
-                slots: u64,
-                heads: u64,
+                rows: u64,
+                logits: u64,
                 exponentials: u64,
                 progress: Option<Py<PyAny>>,
             ) -> PyResult<()> {
-                let want = Stock { slots, heads, exponentials };
+                let want = Stock { rows, logits, exponentials };
                 Reporter::run(py, progress, |p| lock(&self.endpoint).prepare(want, p))
             }
             fn extend(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
                 self.step(py, |e| e.extend(rows))
             }
-            fn take_heads(&self, py: Python<'_>, n: usize) -> PyResult<()> {
-                self.step(py, |e| e.take_heads(n))
+            fn take_logits(&self, py: Python<'_>, n: usize) -> PyResult<()> {
+                self.step(py, |e| e.take_logits(n))
             }
-            fn truncate(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
-                self.step(py, |e| e.truncate(rows))
+            fn crop(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
+                self.step(py, |e| e.crop(rows))
             }
             fn reset(&self) {
                 lock(&self.endpoint).reset();
@@ -192,8 +192,8 @@ macro_rules! endpoint {
                 lock(&self.endpoint).state().ready_rows()
             }
             #[getter]
-            fn ready_heads(&self) -> usize {
-                lock(&self.endpoint).state().ready_heads()
+            fn ready_logits(&self) -> usize {
+                lock(&self.endpoint).state().ready_logits()
             }
             fn norm(&self, py: Python<'_>, h: &$tensor, into: &str) -> PyResult<$tensor> {
                 let into = site(into)?;
@@ -247,9 +247,9 @@ impl ServerEndpoint {
         py: Python<'_>,
         model: &ServerModel,
         rows: usize,
-        heads: usize,
+        sampled: usize,
     ) -> PyResult<ServerTensor> {
-        self.tensor(py, |e| e.embed(&model.inner, rows, heads))
+        self.tensor(py, |e| e.embed(&model.inner, rows, sampled))
     }
     fn linear(
         &self,
@@ -284,8 +284,8 @@ impl ClientEndpoint {
     fn open_model(&self, py: Python<'_>, path: &str) -> PyResult<()> {
         self.step(py, |e| e.open_model(Path::new(path)))
     }
-    fn embed(&self, py: Python<'_>, tokens: Vec<usize>, heads: usize) -> PyResult<ClientTensor> {
-        self.tensor(py, |e| e.embed(&tokens, heads))
+    fn embed(&self, py: Python<'_>, tokens: Vec<usize>, sampled: usize) -> PyResult<ClientTensor> {
+        self.tensor(py, |e| e.embed(&tokens, sampled))
     }
     fn linear(&self, py: Python<'_>, x: &ClientTensor, site: &str) -> PyResult<ClientTensor> {
         let site = self::site(site)?;

@@ -23,20 +23,20 @@ use crate::errors;
 
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
-pub struct Plan {
+pub struct CheckedPlan {
     pub inner: Arc<model::Plan>,
 }
 
 #[pymethods]
-impl Plan {
+impl CheckedPlan {
     #[new]
-    fn new(json: &str, tables: Vec<PyReadonlyArray1<'_, i64>>) -> PyResult<Plan> {
+    fn new(json: &str, tables: Vec<PyReadonlyArray1<'_, i64>>) -> PyResult<CheckedPlan> {
         let tables = tables.iter().map(|t| t.as_array().to_vec()).collect();
         let inner = model::Plan::parse(json, tables).map_err(|e| errors::protocol(e.into()))?;
-        Ok(Plan { inner: Arc::new(inner) })
+        Ok(CheckedPlan { inner: Arc::new(inner) })
     }
 
-    /// Exponential tables that `rows` rows from position `first` on consume.
+    /// Exponentials that `rows` rows from position `first` on consume.
     fn exponentials_needed(&self, first: usize, rows: usize) -> u64 {
         exponentials_needed(&self.inner, first, rows)
     }
@@ -58,9 +58,9 @@ impl Plan {
         ModelLayout::new(&self.inner).id()
     }
 
-    /// Size of one slot in either party's store.
+    /// Size of the material of one row in either party's store.
     #[getter]
-    fn slot_bytes(&self) -> usize {
+    fn row_bytes(&self) -> usize {
         SlotLayout::new(&self.inner).record_bytes()
     }
 }
@@ -77,7 +77,7 @@ pub struct ServerModel {
 impl ServerModel {
     #[new]
     fn new(
-        plan: &Plan,
+        plan: &CheckedPlan,
         matrices: HashMap<String, PyReadonlyArray2<'_, i16>>,
         biases: HashMap<String, PyReadonlyArray1<'_, i64>>,
         embed: PyReadonlyArray2<'_, i64>,

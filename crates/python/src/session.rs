@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptogen_he::{Params, SecretKey};
-use cryptogen_mpc::session::{self as rust, Agreement, Introduction, Policy, Token, Trust};
+use cryptogen_mpc::session::{self as rust, AccessToken, Agreement, Introduction, Policy, Trust};
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_mpc::{Connection, SessionError};
 use cryptogen_party::{Client, Party, Server};
@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use crate::encrypted::Choice;
 use crate::endpoint::{ClientEndpoint, ServerEndpoint};
 use crate::errors;
-use crate::model::{Plan, ServerKey};
+use crate::model::{CheckedPlan, ServerKey};
 
 /// Name of the lattice parameter set that both parties must use.
 pub const PARAMETERS: &str = "N8192Q196";
@@ -99,7 +99,7 @@ pub struct ServerConnection(Mutex<Option<Connection<Server>>>);
 #[pyclass(frozen, module = "cryptogen._core")]
 pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
 
-/// Slots of one protocol are of no use to another, so a store is bound to its protocol too.
+/// Material of one protocol is of no use to another, so a store is bound to its protocol too.
 fn bound(plan_digest: String, protocol: Protocol) -> String {
     match protocol {
         Protocol::PREPROCESSED => plan_digest,
@@ -172,11 +172,11 @@ impl ClientConnection {
 #[pymethods]
 impl ServerConnection {
     /// Lets the client in; returns its id.
-    fn welcome(&self, py: Python<'_>, token: Option<String>) -> PyResult<String> {
+    fn welcome(&self, py: Python<'_>, access_token: Option<String>) -> PyResult<String> {
         let policy = Policy {
             package_version: env!("CARGO_PKG_VERSION").into(),
             protocol: FAMILY.into(),
-            token: token.map(Token::new),
+            access_token: access_token.map(AccessToken::new),
         };
         py.detach(|| self.with(|c| c.welcome(&policy).map(|hello| hello.client_id)))
     }
@@ -186,7 +186,7 @@ impl ServerConnection {
     fn open(
         &self,
         py: Python<'_>,
-        plan: &Plan,
+        plan: &CheckedPlan,
         store: &str,
         peer: String,
         model: String,
@@ -229,12 +229,12 @@ impl ClientConnection {
     }
 
     /// Introduces us to the server.
-    fn hello(&self, py: Python<'_>, client_id: String, token: Option<String>) -> PyResult<()> {
+    fn hello(&self, py: Python<'_>, client_id: String, access_token: Option<String>) -> PyResult<()> {
         let me = Introduction {
             package_version: env!("CARGO_PKG_VERSION").into(),
             protocol: FAMILY.into(),
             client_id,
-            token: token.map(Token::new),
+            access_token: access_token.map(AccessToken::new),
         };
         py.detach(|| self.with(|c| c.hello(&me).map(|_| ())))
     }
@@ -244,7 +244,7 @@ impl ClientConnection {
     fn open(
         &self,
         py: Python<'_>,
-        plan: &Plan,
+        plan: &CheckedPlan,
         store: &str,
         peer: String,
         model: String,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel
 
 from .exact import cat_rows, product, scores_of, weighted_values
@@ -43,7 +43,7 @@ class FixedBackend:
     others: a factor). `raw_logits`: the integers of the last `logits` call.
     """
 
-    def __init__(self, model: IntegerModel, plan: Plan, rounding: Rounding) -> None:
+    def __init__(self, model: IntegerModel, plan: NumericPlan, rounding: Rounding) -> None:
         self.plan, self.shape, self.rounding = plan, plan.model, rounding
         self.events: Counter[Place] = Counter()
         self.excess: dict[Place, float] = {}
@@ -69,7 +69,7 @@ class FixedBackend:
         """Rows appended so far."""
         return self._end
 
-    def truncate(self, rows: int) -> None:
+    def crop(self, rows: int) -> None:
         """Forgets all rows but the first `rows`."""
         self._end = min(self._end, rows)
         self._keys, self._values = [k[:rows] for k in self._keys], [v[:rows] for v in self._values]
@@ -231,7 +231,7 @@ def _relative(s: Ints, last: NDArray[np.int64], anchor: str) -> Ints:
 class _Neurons:
     """The windows of one layer's activation, neuron by neuron; tables of all windows one behind the other."""
 
-    def __init__(self, plan: Plan, layer: int, made: list[NDArray[np.int64]]) -> None:
+    def __init__(self, plan: NumericPlan, layer: int, made: list[NDArray[np.int64]]) -> None:
         spec = plan.activations[layer]
         of, windows = np.array(spec.of), spec.windows
         self.k = spec.k

@@ -45,7 +45,7 @@ class FloatBackend:
         self._observe("embed", h)
         return h
 
-    def truncate(self, rows: int) -> None:
+    def crop(self, rows: int) -> None:
         """Forgets all rows but the first `rows`."""
         self._end = min(self._end, rows)
         self._keys = [keys[:rows] for keys in self._keys]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import NumericFailure
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 
 if TYPE_CHECKING:
     from cryptogen._core import ClientEndpoint, ClientTensor, ServerEndpoint, ServerModel, ServerTensor
@@ -64,7 +64,7 @@ class ClientBackend(_Party["ClientTensor"]):
 
     _endpoint: ClientEndpoint
 
-    def __init__(self, endpoint: ClientEndpoint, plan: Plan) -> None:
+    def __init__(self, endpoint: ClientEndpoint, plan: NumericPlan) -> None:
         super().__init__(endpoint)
         self._scale, self._bound = 2.0**plan.logit_bits, plan.linears["head"].out_bound
         self.raw_logits: NDArray[np.int64] | None = None

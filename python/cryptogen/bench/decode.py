@@ -1,8 +1,8 @@
 """Cost of one token of a decode step, offline and online: two processes on this host, over TLS.
 
-Prefills `context` random tokens, then decodes. Slots and heads are measured over the batch that is bought, attention
-tables and rows over the decoded tokens. With `blocks` = K, runs of 1 and of K blocks are made and a straight line is
-drawn through them: blocks are identical, and what is not a block (embedding, head) is in both.
+Prefills `context` random tokens, then decodes. Rows and logits are measured over the batch that is bought,
+exponentials and attention over the decoded tokens. With `blocks` = K, runs of 1 and of K blocks are made and a straight
+line is drawn through them: blocks are identical, and what is not a block (embedding, head) is in both.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.session import Client, Costs, Draft, Need
 from cryptogen.session.link import Progress
-from cryptogen.session.material import spare
+from cryptogen.session.material import POOLS, spare
 
 from .measure import Note, tokens
 from .memory import own_peak_rss, peak_rss
 from .network import Network, emulate, network
 from .shapes import SHAPES, random_checkpoint, random_tokens, shape
 
-PARTS = ("slots", "heads", "tables", "attention")  # of the offline phase
+PARTS = (*POOLS, "attention")  # of the offline phase: material of each kind, and of rows at their positions
 LINEAR = (
     "setup_seconds", "setup_bytes", "offline_seconds_per_token", "online_seconds_per_token", "offline_bytes_per_token",
     "online_bytes_per_token", "round_trips_per_token", "offline_round_trips_per_token", "prefill_seconds",
@@ -132,13 +132,13 @@ def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
     rows = task.context + task.tokens
     if rows > client.config.context:
         raise InputError(f"{task.context} + {task.tokens} rows, the model's context has {client.config.context}")
-    setup, tables_needed = client.costs.setup, client.checked_plan.exponentials_needed
+    setup, exponentials_needed = client.costs.setup, client.checked_plan.exponentials_needed
     batch = max(task.batch_tokens or 0, spare(rows))
-    slots = _cost(client, lambda: client.buy(Need(batch, 0, 0)))
-    before = _cost(client, lambda: client.buy(Need(0, spare(1), tables_needed(0, task.context))))
-    heads_bought = max(task.batch_tokens or 0, spare(task.tokens))
-    heads = _cost(client, lambda: client.buy(Need(0, heads_bought, 0)))
-    tables = _cost(client, lambda: client.buy(Need(0, 0, tables_needed(task.context, task.tokens))))
+    of_rows = _cost(client, lambda: client.buy(Need(batch, 0, 0)))
+    before = _cost(client, lambda: client.buy(Need(0, spare(1), exponentials_needed(0, task.context))))
+    logits_bought = max(task.batch_tokens or 0, spare(task.tokens))
+    of_logits = _cost(client, lambda: client.buy(Need(0, logits_bought, 0)))
+    of_exponentials = _cost(client, lambda: client.buy(Need(0, 0, exponentials_needed(task.context, task.tokens))))
     begun = client.costs
     stream = client.generate(
         random_tokens(client.config, task.context),
@@ -151,7 +151,8 @@ def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
     prefill = client.costs - begun
     decoding = _cost(client, lambda: [None for _ in stream])
     n = task.tokens
-    shares = [(c.offline, per) for c, per in ((slots, batch), (heads, heads_bought), (tables, n), (decoding, n))]
+    parts = ((of_rows, batch), (of_logits, logits_bought), (of_exponentials, n), (decoding, n))
+    shares = [(cost.offline, per) for cost, per in parts]
     return (
         {
             "setup_seconds": setup.seconds,
@@ -162,8 +163,8 @@ def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
             "online_seconds_per_token": decoding.online.seconds / n,
             "online_bytes_per_token": decoding.online.bytes / n,
             "round_trips_per_token": decoding.online.round_trips / n,
-            # its slots at their price in the batch, tables and attention, and the pass itself
-            "prefill_seconds": task.context * slots.offline.seconds / batch + _seconds(before) + _seconds(prefill),
+            # its rows at their price in the batch, exponentials and attention, and the pass itself
+            "prefill_seconds": task.context * of_rows.offline.seconds / batch + _seconds(before) + _seconds(prefill),
             "batch_tokens": batch,
         }
         | _drafted(draft)
@@ -194,9 +195,9 @@ def _again(client: Client, task: Task, server: int) -> dict[str, Any]:
     setup = client.costs.setup
     (token,) = tokens(client, task.protocol, [task.context], 1, server, lambda line: None)
     figures: dict[str, Any] = {"setup_seconds": setup.seconds, "setup_bytes": setup.bytes}
-    for phase, amount in (("offline", token.offline), ("online", token.online)):
-        figures[f"{phase}_seconds_per_token"] = amount.seconds
-        figures[f"{phase}_bytes_per_token"] = amount.bytes_sent + amount.bytes_received
+    for phase, cost in (("offline", token.offline), ("online", token.online)):
+        figures[f"{phase}_seconds_per_token"] = cost.seconds
+        figures[f"{phase}_bytes_per_token"] = cost.bytes_sent + cost.bytes_received
     figures["offline_round_trips_per_token"] = token.offline.round_trips
     figures["round_trips_per_token"] = token.online.round_trips
     return figures | {"batch_tokens": spare(task.context)}

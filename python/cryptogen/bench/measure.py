@@ -1,8 +1,8 @@
 """What one more token costs after L others, under each protocol: seconds, bytes, round trips, operations, memory.
 
-With a cache the text grows in one session, from length to length, so that the prefix is really there; slots and heads
-are bought in one batch each and counted per record, attention tables are those of the measured tokens. Without a cache
-a token is the whole text: as many slots, the tables of all rows.
+With a cache the text grows in one session, from length to length, so that the prefix is really there; rows and logits
+are bought in one batch each and counted per record, exponentials are those of the measured tokens. Without a cache a
+token is the whole text: as many rows, the exponentials of all.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Amount:
-    """Costs that can be scaled: what a phase took, per token."""
+class PerToken:
+    """What a phase took for one token: a `PhaseCost` with fractions."""
 
     seconds: float = 0.0
     bytes_sent: float = 0.0
@@ -32,13 +32,13 @@ class Amount:
     round_trips: float = 0.0
 
     @staticmethod
-    def of(cost: PhaseCost, shares: float = 1.0) -> Amount:
-        """`1/shares` of a cost."""
+    def of(cost: PhaseCost, tokens: float = 1.0) -> PerToken:
+        """Of a cost that was paid for so many tokens."""
         values = (cost.seconds, cost.bytes_sent, cost.bytes_received, cost.round_trips)
-        return Amount(*(v / shares for v in values))
+        return PerToken(*(v / tokens for v in values))
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(
+    def __add__(self, other: PerToken) -> PerToken:
+        return PerToken(
             self.seconds + other.seconds,
             self.bytes_sent + other.bytes_sent,
             self.bytes_received + other.bytes_received,
@@ -51,8 +51,8 @@ class Token:
     """One token after `length` others."""
 
     length: int
-    offline: Amount
-    online: Amount
+    offline: PerToken
+    online: PerToken
     counts: Mapping[str, float]  # operations of this token
     state: Mapping[str, int]  # what the server holds afterwards: ciphertexts in the cache, bytes of keys
     peak_rss_client: int
@@ -77,16 +77,16 @@ def check_lengths(lengths: Sequence[int], n: int, context: int) -> None:
 
 
 def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
-    started, tables_needed = client.costs, client.checked_plan.exponentials_needed
-    rows, heads_bought = spare(lengths[-1] + 1 + n), spare(len(lengths) * (n + 2))
-    note(f"{rows} slots")
-    slots, heads = _buying(client, Need(rows, 0, 0)), _buying(client, Need(0, heads_bought, 0))
+    started, exponentials_needed = client.costs, client.checked_plan.exponentials_needed
+    rows, logits_bought = spare(lengths[-1] + 1 + n), spare(len(lengths) * (n + 2))
+    note(f"material of {rows} rows")
+    of_rows, of_logits = _buying(client, Need(rows, 0, 0)), _buying(client, Need(0, logits_bought, 0))
     text, pending = random_tokens(client.config, lengths[-1]), 0
     for length in lengths:
         done = client.length
         note(f"{length} rows")
-        client.buy(Need(0, 0, tables_needed(done, length + 1 - done)))
-        tables = _buying(client, Need(0, 0, tables_needed(length + 1, n)))
+        client.buy(Need(0, 0, exponentials_needed(done, length + 1 - done)))
+        of_exponentials = _buying(client, Need(0, 0, exponentials_needed(length + 1, n)))
         stream = client.generate(text[: length - done - pending], max_new_tokens=n + 2, stop=(), continue_session=True)
         next(stream)  # the prefill samples the first token
         next(stream)  # and one row alone lets the server do what it does once, such as encoding weights
@@ -98,9 +98,9 @@ def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: N
             pass
         decoding = client.costs - begun
         now = client.counters()
-        offline = Amount.of(slots.offline, rows) + Amount.of(heads.offline, heads_bought)
-        offline += Amount.of(tables.offline, n) + Amount.of(decoding.offline, n)
-        yield _token(length, offline, Amount.of(decoding.online, n), counted, now, n, server, prefill)
+        offline = PerToken.of(of_rows.offline, rows) + PerToken.of(of_logits.offline, logits_bought)
+        offline += PerToken.of(of_exponentials.offline, n) + PerToken.of(decoding.offline, n)
+        yield _token(length, offline, PerToken.of(decoding.online, n), counted, now, n, server, prefill)
         pending = 1  # the last token sampled is fed with the next ones
 
 
@@ -109,23 +109,23 @@ def _again(client: Client, lengths: Sequence[int], n: int, server: int, note: No
     for length in lengths:
         note(f"{length} rows")
         reset_peak_rss(server)
-        bought, heads_bought = spare(length), spare(1)
-        slots, heads = _buying(client, Need(bought, 0, 0)), _buying(client, Need(0, heads_bought, 0))
-        tables = _buying(client, Need(0, 0, client.checked_plan.exponentials_needed(0, length)))
+        bought, logits_bought = spare(length), spare(1)
+        of_rows, of_logits = _buying(client, Need(bought, 0, 0)), _buying(client, Need(0, logits_bought, 0))
+        of_exponentials = _buying(client, Need(0, 0, client.checked_plan.exponentials_needed(0, length)))
         text = random_tokens(client.config, length)
         counted, begun = client.counters(), client.costs
         list(client.generate(text, max_new_tokens=1, stop=()))
         whole = client.costs - begun
         now = client.counters()
-        offline = Amount.of(slots.offline, bought / length) + Amount.of(heads.offline, heads_bought)
-        offline += Amount.of(tables.offline) + Amount.of(whole.offline)
-        yield _token(length, offline, Amount.of(whole.online), counted, now, 1, server, 0.0)
+        offline = PerToken.of(of_rows.offline, bought / length) + PerToken.of(of_logits.offline, logits_bought)
+        offline += PerToken.of(of_exponentials.offline) + PerToken.of(whole.offline)
+        yield _token(length, offline, PerToken.of(whole.online), counted, now, 1, server, 0.0)
 
 
 def _token(
     length: int,
-    offline: Amount,
-    online: Amount,
+    offline: PerToken,
+    online: PerToken,
     before: Mapping[str, Any],
     now: Mapping[str, Any],
     n: int,

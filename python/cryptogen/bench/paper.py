@@ -23,7 +23,7 @@ from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, PROTOCOLS, RECOMP
 from cryptogen.session import Client
 
 from .decode import commit, machine
-from .measure import Amount, Note, Token, check_lengths, tokens
+from .measure import Note, PerToken, Token, check_lengths, tokens
 from .shapes import shape
 
 FULL_RECOMPUTE = 128  # rows up to which `recompute` runs all blocks by default
@@ -162,7 +162,7 @@ def _figures(protocol: str, one: Token, some: Token, blocks: int, layers: int) -
     return figures | ({"extrapolated_from_blocks": blocks} if blocks < layers else {})
 
 
-def _phases(token: Token) -> dict[str, Amount]:
+def _phases(token: Token) -> dict[str, PerToken]:
     return {"offline": token.offline, "online": token.online, "total": token.offline + token.online}
 
 

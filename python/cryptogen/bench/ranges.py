@@ -18,7 +18,7 @@ from cryptogen.calibration.model import stress_tokens
 from cryptogen.evaluate.texts import Progress, faithful_texts
 from cryptogen.models.decoder import forward
 from cryptogen.session.plans import find_plan
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 from cryptogen.weights import Checkpoint, load
 
 from .decode import commit
@@ -54,16 +54,16 @@ def texts(
     checkpoint: Checkpoint, sizes: Sequence[int], files: Sequence[Path], seed: int = SEED
 ) -> dict[str, list[int]]:
     """Tokens by name and length: every class of stress text, and the beginning of every file, at every size."""
-    codec = _codec(checkpoint)
+    tokenizer = _tokenizer(checkpoint)
     largest = min(max(sizes), checkpoint.config.context)
-    long = stress_tokens(codec, largest, seed)
-    long |= {path.name: codec.encode(path.read_text(encoding="utf-8"))[:largest] for path in files}
+    long = stress_tokens(tokenizer, largest, seed)
+    long |= {path.name: tokenizer.encode(path.read_text(encoding="utf-8"))[:largest] for path in files}
     return {f"{name}, {size}": tokens[:size] for name, tokens in long.items() for size in sizes if len(tokens) >= size}
 
 
 def chain(checkpoint: Checkpoint, prompt: str, length: int = CHAIN) -> list[int]:
     """A prompt and the float model's greedy answer to it: rows whose best token is the next one by construction."""
-    backend, text = FloatBackend(checkpoint), _codec(checkpoint).encode(prompt)
+    backend, text = FloatBackend(checkpoint), _tokenizer(checkpoint).encode(prompt)
     new = text
     for _ in range(length):
         rows = forward(backend, checkpoint.config, new)
@@ -73,7 +73,7 @@ def chain(checkpoint: Checkpoint, prompt: str, length: int = CHAIN) -> list[int]
     return text
 
 
-def _codec(checkpoint: Checkpoint) -> TextCodec:
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     assert checkpoint.tokenizer is not None  # models without one cannot be calibrated
     return checkpoint.tokenizer
 

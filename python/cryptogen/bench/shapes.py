@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cryptogen.calibration.choose import calibrate
 from cryptogen.errors import InputError
 from cryptogen.models.config import ModelConfig
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
 
@@ -62,7 +62,7 @@ def random_tokens(config: ModelConfig, n: int, seed: int = 0) -> list[int]:
     return [int(t) for t in np.random.default_rng(seed).integers(0, config.vocab, n)]
 
 
-def quick_plan(checkpoint: Checkpoint, tokens: int = 64) -> Plan:
+def quick_plan(checkpoint: Checkpoint, tokens: int = 64) -> NumericPlan:
     """Calibrated on one window of random tokens: enough for random weights."""
     window = random_tokens(checkpoint.config, min(tokens, checkpoint.config.context), seed=1)
     return calibrate(canonicalise(checkpoint), [window], model_digest=checkpoint.digest)

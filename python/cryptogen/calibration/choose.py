@@ -25,7 +25,7 @@ from cryptogen.numerics.plan import (
     Linear,
     ModelShape,
     Norm,
-    Plan,
+    NumericPlan,
     Rope,
     Window,
     check,
@@ -51,7 +51,7 @@ SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fai
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
 CUT_ROWS = 1 / 1000  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
-PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many slots
+PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many rows
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
 
@@ -76,7 +76,7 @@ def calibrate(
     margins: Margins | None = None,
     model_digest: str = "",
     progress: Callable[[int], None] | None = None,
-) -> Plan:
+) -> NumericPlan:
     """Runs the float model on token windows (each from position 0, two tokens or more) and chooses every constant.
 
     Raises PlanError if there is nothing to calibrate on or a range cannot be represented. Cost: one float forward
@@ -85,7 +85,7 @@ def calibrate(
     return plan_of(model, observe(model, windows, progress), margins, model_digest)
 
 
-def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None, model_digest: str = "") -> Plan:
+def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None, model_digest: str = "") -> NumericPlan:
     """The plan from what has been observed. Raises PlanError as `calibrate` does."""
     if seen.tokens < 2:
         raise PlanError("calibration text", "two tokens or more", seen.tokens)
@@ -97,7 +97,7 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
     attention = _attention(seen, margins, tables)
     activations = [_activation(seen, i, margins, limits, tables) for i in range(c.layers)]
     bits = {site: weight_bits(model.weight[site]) for site in c.linear_shapes()}
-    plan = Plan(
+    plan = NumericPlan(
         version=VERSION,
         model_digest=model_digest,
         model=ModelShape.of(c),
@@ -164,7 +164,7 @@ def _scaled(largest: float, bits: int) -> int:
 
 
 def _bound(largest: float, limit: float, bits: int) -> int:
-    """By construction, or from the largest calibrated value, where that keeps the client from discarding many slots."""
+    """By construction, or from the largest calibrated value, where that keeps the client from discarding many rows."""
     return _scaled(min(LOOSE * largest, limit), bits)
 
 

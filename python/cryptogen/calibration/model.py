@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cryptogen.errors import PlanError, PlanUnfaithful
 from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.processes import in_processes
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 from cryptogen.weights import load
 from cryptogen.weights.canonical import canonicalise
 
@@ -33,7 +33,7 @@ def calibrate_model(
     size: int = 512,
     context: int | None = None,
     progress: Progress | None = None,
-) -> Plan:
+) -> NumericPlan:
     """Calibrates a model on windows `tokens[size·i : size·(i+1)]` of a text file and on every class of the stress text.
 
     `context`: rows of a stress text, default the model's context; σ's windows depend on it. First rows see few others
@@ -45,22 +45,22 @@ def calibrate_model(
     Raises WeightsError (model), OSError (text), PlanError (text too short, model without a tokenizer), PlanUnfaithful.
     """
     checkpoint = load(path)
-    codec, config = checkpoint.tokenizer, checkpoint.config
-    if codec is None:
+    tokenizer, config = checkpoint.tokenizer, checkpoint.config
+    if tokenizer is None:
         raise PlanError("model", "a tokenizer beside the weights", str(path))
     rows = min(context or config.context, config.context)
-    tokens = codec.encode(Path(text_file).read_text(encoding="utf-8"))
+    tokens = tokenizer.encode(Path(text_file).read_text(encoding="utf-8"))
     needed = size * (max(windows) + 1) + 2
     if len(tokens) < needed or size > config.context:
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
-    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + _measured(codec, rows)
+    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + _measured(tokenizer, rows)
     seen = Observation(config)
     for done, part in enumerate(in_processes(partial(_observe, str(path)), chosen), 1):
         seen.merge(part)
         if progress:
             progress("measuring texts", done, len(chosen))
     plan = plan_of(canonicalise(checkpoint), seen, model_digest=checkpoint.digest)
-    unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(codec, rows, seed=1)}
+    unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(tokenizer, rows, seed=1)}
     found = faithful_texts(str(path), plan, unseen, progress)
     if faults := {name: result.faults() for name, result in found.items() if result.faults()}:
         raise PlanUnfaithful(faults)
@@ -74,23 +74,23 @@ def _observe(source: str, window: Sequence[int]) -> Observation:
     return observe(canonical_of(source), [window, *starts])
 
 
-def _measured(codec: TextCodec, rows: int) -> list[list[int]]:
+def _measured(tokenizer: Tokenizer, rows: int) -> list[list[int]]:
     """The stress text that a plan is made from: one of every class, and several of a class of which
     one shows little."""
-    more = [_tokens(codec, name, rows, seed) for seed in MORE_SEEDS for name in stress.REPETITIVE]
-    return [*stress_tokens(codec, rows).values(), *more]
+    more = [_tokens(tokenizer, name, rows, seed) for seed in MORE_SEEDS for name in stress.REPETITIVE]
+    return [*stress_tokens(tokenizer, rows).values(), *more]
 
 
-def stress_tokens(codec: TextCodec, rows: int, seed: int = 0) -> dict[str, list[int]]:
+def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, list[int]]:
     """The first `rows` tokens of every class; of a chat too, if the model has a chat format."""
-    texts = {name: _tokens(codec, name, rows, seed) for name in stress.names()}
-    if codec.chat is not None:
-        texts[CHAT] = codec.encode_chat(stress.conversation(8 * rows, seed))[:rows]
+    texts = {name: _tokens(tokenizer, name, rows, seed) for name in stress.names()}
+    if tokenizer.chat is not None:
+        texts[CHAT] = tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]
     return texts
 
 
-def _tokens(codec: TextCodec, name: str, rows: int, seed: int) -> list[int]:
-    return codec.encode(stress.text(name, 8 * rows, seed))[:rows]
+def _tokens(tokenizer: Tokenizer, name: str, rows: int, seed: int) -> list[int]:
+    return tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows]
 
 
 def _figures(found: Mapping[str, Faithful]) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """What a plan costs in probability, computed from calibration; `cryptogen inspect` prints it.
 
 A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a
-share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the slot instead,
+share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the row instead,
 with probability 2·bound/p.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 
 from .observe import Observation, Scores
 
@@ -20,7 +20,7 @@ P = 2.0**64 - 2.0**32 + 1
 LENGTHS = (128, 512)
 
 
-def statistics(plan: Plan, seen: Observation) -> dict[str, Any]:
+def statistics(plan: NumericPlan, seen: Observation) -> dict[str, Any]:
     """JSON-ready record: calibrated tokens, log2 probabilities per token, ranges per layer."""
     failures = {str(length): failure_parts(plan, seen, length) for length in LENGTHS}
     return {
@@ -36,7 +36,7 @@ def log2(value: float) -> float:
     return round(math.log2(max(value, 2.0**-99)), 2)
 
 
-def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float]:
+def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str, float]:
     """Expected number of wrong truncations per token, a row attending to `length` rows, by kind.
 
     What enters or leaves a linear layer is not here: the client knows its share beforehand and checks it (`discard`).
@@ -67,8 +67,8 @@ def failure_parts(plan: Plan, seen: Observation, length: int) -> dict[str, float
     return {part: value / P for part, value in parts.items()}
 
 
-def discard(plan: Plan) -> float:
-    """Expected fraction of slots that the client's offline check throws away."""
+def discard(plan: NumericPlan) -> float:
+    """Expected fraction of rows whose material the client's offline check throws away."""
     c = plan.model
     total = c.d * plan.embed.bound + sum(c.d * norm.h_bound for norm in plan.norms)
     for site, linear in plan.linears.items():
@@ -83,7 +83,7 @@ def discard(plan: Plan) -> float:
     return 2 * total / P
 
 
-def _entered(plan: Plan) -> list[int]:
+def _entered(plan: NumericPlan) -> list[int]:
     """in_shift of the matrix behind each norm."""
     sites = [f"layers.{i}.{n}" for i in range(plan.model.layers) for n in ("qkv", "up")] + ["head"]
     return [plan.linears[site].in_shift[0] for site in sites]

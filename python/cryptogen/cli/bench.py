@@ -77,11 +77,11 @@ def bench_peers(
     shape: Annotated[str, typer.Option(help="gpt2")] = "gpt2",
     context: Annotated[int, typer.Option(min=1, help="rows of the KV cache")] = 128,
     runs: Annotated[int, typer.Option(min=1, max=100, help="runs of the peer's block; their median counts")] = 3,
-    tokens: Annotated[int, typer.Option(min=1, help="tokens of ours")] = 4,
-    blocks: Annotated[int, typer.Option(min=2, help="measure 1 and K blocks of ours")] = 4,
+    tokens: Annotated[int, typer.Option(min=1, help="tokens of preprocessed")] = 4,
+    blocks: Annotated[int, typer.Option(min=2, help="measure 1 and K blocks of preprocessed")] = 4,
     as_json: Json = False,
 ) -> None:
-    """SPU's Cheetah and ours on the same block, one after the other; SPU is installed beside, on first use."""
+    """SPU's Cheetah and `preprocessed` on the same block, one after the other; SPU is installed on first use."""
     from cryptogen.bench.peers import compare
 
     result = compare.compare(compare.Task(shape, context, runs, tokens, blocks), _note)

@@ -17,7 +17,7 @@ Model = Annotated[Path, typer.Argument(help="Hugging Face folder, .gguf or llama
 ServerAddress = Annotated[str, typer.Option("--server", help="host:port")]
 Fingerprint = Annotated[str | None, typer.Option(help="SHA-256 of the server's certificate; needed once")]
 CaFile = Annotated[Path | None, typer.Option(help="trust certificates signed by these (PEM) instead of a fingerprint")]
-TokenFile = Annotated[Path | None, typer.Option(help="file whose first line is the access token")]
+AccessTokenFile = Annotated[Path | None, typer.Option(help="file whose first line is the access token")]
 DataDir = Annotated[Path | None, typer.Option(help="where keys and material are kept")]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="numeric plan; default: beside the model, or shipped")]
 BatchTokens = Annotated[int | None, typer.Option(help="buy material for at least so many tokens when short")]
@@ -41,13 +41,13 @@ OnRange = Annotated[
 ]
 
 
-def token_in(path: Path | None) -> str | None:
+def access_token_in(path: Path | None) -> str | None:
     if path is None:
         return None
-    existing(path, "token")
+    existing(path, "access token")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or not lines[0].strip():
-        raise InputError(f"{path}: a token on the first line expected, none found")
+        raise InputError(f"{path}: an access token on the first line expected, none found")
     return lines[0].strip()
 
 

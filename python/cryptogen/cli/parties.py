@@ -17,6 +17,7 @@ from cryptogen.errors import InputError
 
 from .app import app
 from .options import (
+    AccessTokenFile,
     BatchTokens,
     CaFile,
     Costs,
@@ -33,11 +34,10 @@ from .options import (
     SampleSeed,
     ServerAddress,
     Temperature,
-    TokenFile,
     TopK,
     TopP,
+    access_token_in,
     draft_of,
-    token_in,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def serve(
     model: Model,
     listen: Annotated[str, typer.Option(help="host:port; port 0 picks a free one")] = ADDRESS,
     plan: PlanFile = None,
-    token_file: TokenFile = None,
+    access_token_file: AccessTokenFile = None,
     certificate: Annotated[Path | None, typer.Option(help="PEM; default: self-signed")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM key of the certificate")] = None,
     max_clients: Annotated[int, typer.Option(min=1)] = 8,
@@ -64,8 +64,8 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     server = Server(
-        model, plan, data_dir=data_dir, token=token_in(token_file), certificate=certificate, key=key,
-        max_clients=max_clients, cache_dir=cache_dir, weights_cache=weights_cache,
+        model, plan, data_dir=data_dir, access_token=access_token_in(access_token_file),
+        certificate=certificate, key=key, max_clients=max_clients, cache_dir=cache_dir, weights_cache=weights_cache,
     )  # fmt: skip
     server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 
@@ -78,13 +78,13 @@ def prepare(
     resync: Resync = False,
     fingerprint: Fingerprint = None,
     ca_file: CaFile = None,
-    token_file: TokenFile = None,
+    access_token_file: AccessTokenFile = None,
     data_dir: DataDir = None,
     protocol: Protocol = "preprocessed",
     as_json: Json = False,
 ) -> None:
     """Buy material ahead of time: it needs no prompt."""
-    with _client(server, fingerprint, ca_file, token_file, data_dir, None, resync, protocol) as client:
+    with _client(server, fingerprint, ca_file, access_token_file, data_dir, None, resync, protocol) as client:
         client.prepare(tokens, context)
         _report(client, as_json)
 
@@ -107,7 +107,7 @@ def generate(
     resync: Resync = False,
     fingerprint: Fingerprint = None,
     ca_file: CaFile = None,
-    token_file: TokenFile = None,
+    access_token_file: AccessTokenFile = None,
     data_dir: DataDir = None,
     protocol: Protocol = "preprocessed",
 ) -> None:
@@ -117,7 +117,7 @@ def generate(
     from cryptogen.console import costs_json, draft_json, show_draft
 
     proposing = draft_of(draft, draft_tokens)
-    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
+    with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
         tokens = client.generate(
             prompt, max_new_tokens=max_new_tokens, draft=proposing, temperature=temperature, top_k=top_k, top_p=top_p,
             seed=seed, on_range=on_range,
@@ -161,7 +161,7 @@ def chat(
     resync: Resync = False,
     fingerprint: Fingerprint = None,
     ca_file: CaFile = None,
-    token_file: TokenFile = None,
+    access_token_file: AccessTokenFile = None,
     data_dir: DataDir = None,
     protocol: Protocol = "preprocessed",
 ) -> None:
@@ -170,7 +170,7 @@ def chat(
     from cryptogen.session.chat import Conversation
 
     proposing = draft_of(draft, draft_tokens)
-    with _client(server, fingerprint, ca_file, token_file, data_dir, batch_tokens, resync, protocol) as client:
+    with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
         while (line := _line()) is not None:
@@ -201,7 +201,7 @@ def _client(
     server: str,
     fingerprint: str | None,
     ca_file: Path | None,
-    token_file: Path | None,
+    access_token_file: Path | None,
     data_dir: Path | None,
     batch_tokens: int | None,
     resync: bool,
@@ -213,8 +213,8 @@ def _client(
     bars = Bars()
     try:
         with Client(
-            server, fingerprint=fingerprint, ca_file=ca_file, token=token_in(token_file), data_dir=data_dir,
-            batch_tokens=batch_tokens, resync=resync, protocol=protocol, progress=bars,
+            server, fingerprint=fingerprint, ca_file=ca_file, access_token=access_token_in(access_token_file),
+            data_dir=data_dir, batch_tokens=batch_tokens, resync=resync, protocol=protocol, progress=bars,
         ) as client:  # fmt: skip
             yield client
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.numerics.plan import Plan, tables
+from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session.messages import LARGEST_BLOCK
 
@@ -14,9 +14,9 @@ from .report import inspect_plan, materials
 CONTEXTS = (64, 128, 512)
 
 
-def facts(plan: Plan, protocol: str = PREPROCESSED) -> dict[str, Any]:
+def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
     """For `--json`."""
-    core = _core.Plan(plan.to_json(), tables(plan))
+    core = _core.CheckedPlan(plan.to_json(), tables(plan))
     s = plan.statistics
     contexts = [n for n in CONTEXTS if n <= plan.model.context]
     return {
@@ -24,8 +24,8 @@ def facts(plan: Plan, protocol: str = PREPROCESSED) -> dict[str, Any]:
         "model": plan.model_digest,
         "parameters": _core.PARAMETERS,
         "encrypted_model_bytes": core.encrypted_model_bytes(protocol),
-        "slot_bytes": core.slot_bytes,
-        "exponential_tables": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
+        "row_bytes": core.row_bytes,
+        "exponentials": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
         "tables_per_token": materials(plan),
         "failure_log2": s.get("failure_log2", {}),
         "discard_log2": s.get("discard_log2"),
@@ -33,24 +33,24 @@ def facts(plan: Plan, protocol: str = PREPROCESSED) -> dict[str, Any]:
     } | layouts(core, protocol)
 
 
-def layouts(core: _core.Plan, protocol: str) -> dict[str, Any]:
+def layouts(core: _core.CheckedPlan, protocol: str) -> dict[str, Any]:
     """How rows lie in ciphertexts, and why: for one new row and for a pass of a prompt."""
     if protocol == PREPROCESSED:
         return {}
     return {"layouts": {str(rows): core.why(protocol, rows) for rows in (1, LARGEST_BLOCK)}}
 
 
-def as_text(plan: Plan, protocol: str = PREPROCESSED) -> str:
+def as_text(plan: NumericPlan, protocol: str = PREPROCESSED) -> str:
     """For people."""
     f = facts(plan, protocol)
-    tables_needed = ", ".join(f"{n} at row {row}" for row, n in f["exponential_tables"].items())
+    exponentials = ", ".join(f"{n} at row {row}" for row, n in f["exponentials"].items())
     return "\n".join(
         [
             inspect_plan(plan),
             "",
             "cost",
             f"  once per model and client: the encrypted model, {f['encrypted_model_bytes'] / 1e9:.2f} GB",
-            f"  material per token on disk: {f['slot_bytes'] / 1e6:.2f} MB; attention tables: {tables_needed}",
+            f"  material per token on disk: {f['row_bytes'] / 1e6:.2f} MB; exponentials: {exponentials}",
             f"  online: {f['round_trips']} round trips per pass",
             "security",
             f"  lattice parameters {f['parameters']} (≥ 128 bits, estimate in crates/he/params), statistical 40 bits,",

@@ -7,12 +7,12 @@ from collections import Counter
 from typing import Any
 
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import ANCHORS, Head, Plan, Scalar
+from cryptogen.numerics.plan import ANCHORS, Head, NumericPlan, Scalar
 
 CLASS_HEADING = "text class        rows  perplexity: ours / float    same token  flagged  largest error of the others"
 
 
-def materials(plan: Plan) -> dict[str, int]:
+def materials(plan: NumericPlan) -> dict[str, int]:
     """Tables used up by one token, `k=…, payloads=…` → number (a layer's σ and norms one row; exp per cached row)."""
     c, used = plan.model, Counter[str]()
     for norm in plan.norms:
@@ -24,7 +24,7 @@ def materials(plan: Plan) -> dict[str, int]:
     return dict(used)
 
 
-def inspect_plan(plan: Plan) -> str:
+def inspect_plan(plan: NumericPlan) -> str:
     """A table for people: sizes, scales, probabilities, material, ranges."""
     c, s = plan.model, plan.statistics
     linear = sum(a * b for a, b in c.sites().values())
@@ -36,7 +36,7 @@ def inspect_plan(plan: Plan) -> str:
     for length, value in s.get("failure_log2", {}).items():
         lines.append(f"wrong truncation, per token of a {length}-row context: 2^{value}")
     lines += [f"    {part:<20} 2^{value}" for part, value in s.get("failure_parts_log2", {}).items()]
-    lines.append(f"slots discarded by the client's check: 2^{s.get('discard_log2')}")
+    lines.append(f"rows discarded by the client's check: 2^{s.get('discard_log2')}")
     lines += [f"tables per token, {kind}: {n}" for kind, n in materials(plan).items()]
     open_layers = [str(i) for i, a in enumerate(plan.activations) if a.guarded]
     lines.append(f"activation windows hold for any text, except in layers: {', '.join(open_layers) or 'none'}")
@@ -65,7 +65,7 @@ def class_line(name: str, figures: dict[str, Any]) -> str:
     )
 
 
-def _holds(plan: Plan, head: Head) -> bool:
+def _holds(plan: NumericPlan, head: Head) -> bool:
     """Whether σ stays inside its window in any row that has no score above the head's top."""
     top = next(f for f in plan.functions if f["kind"] == "exp" and f["tables"][0] == head.a)
     level = ((top["top"] - top["zero"]) << head.h) / 2**F / math.log(2)

@@ -17,7 +17,7 @@ from cryptogen.backends.rounding import Random
 from cryptogen.evaluate.perplexity import surprise
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.processes import in_processes
 from cryptogen.weights import Checkpoint, load
@@ -134,7 +134,9 @@ def parts_of(tokens: Sequence[int]) -> list[list[int]]:
     return [list(tokens[at : at + ROWS]) for at in range(0, len(tokens), ROWS)]
 
 
-def faithful(model: Canonical, weights: IntegerModel, plan: Plan, tokens: Sequence[int], seed: int = 0) -> Faithful:
+def faithful(
+    model: Canonical, weights: IntegerModel, plan: NumericPlan, tokens: Sequence[int], seed: int = 0
+) -> Faithful:
     """Runs both over the tokens (two or more, at most the context); truncations as random as in a private run."""
     comparison = Comparison()
     compare_fixed(comparison, model, weights, plan, tokens, np.random.default_rng(seed))
@@ -145,7 +147,7 @@ def compare_fixed(
     comparison: Comparison,
     model: Checkpoint | Canonical,
     weights: IntegerModel,
-    plan: Plan,
+    plan: NumericPlan,
     tokens: Sequence[int],
     rng: np.random.Generator,
 ) -> None:
@@ -163,7 +165,7 @@ def compare_fixed(
 
 
 def faithful_texts(
-    source: str, plan: Plan, texts: Mapping[str, Sequence[int]], progress: Progress | None = None
+    source: str, plan: NumericPlan, texts: Mapping[str, Sequence[int]], progress: Progress | None = None
 ) -> dict[str, Faithful]:
     """`faithful` for several texts, in as many processes as there are processors. `source`: the model's path."""
     model, results = Loaded(source, plan.to_json()), {}
@@ -194,6 +196,6 @@ def canonical_of(source: str) -> Canonical:
 
 
 @cache
-def _quantised(source: str, plan: str) -> tuple[IntegerModel, Plan]:
-    parsed = Plan.from_json(plan)
+def _quantised(source: str, plan: str) -> tuple[IntegerModel, NumericPlan]:
+    parsed = NumericPlan.from_json(plan)
     return quantise(canonical_of(source), parsed), parsed

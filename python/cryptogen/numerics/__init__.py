@@ -1,6 +1,6 @@
 """Fixed-point numerics: the plan, its tables, quantisation and calibration."""
 
-from .plan import Plan, tables, tables_digest
+from .plan import NumericPlan, tables, tables_digest
 from .quantise import IntegerModel, quantise
 
-__all__ = ["IntegerModel", "Plan", "quantise", "tables", "tables_digest"]
+__all__ = ["IntegerModel", "NumericPlan", "quantise", "tables", "tables_digest"]

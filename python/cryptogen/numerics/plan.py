@@ -68,7 +68,7 @@ class ModelShape:
         return sites | {"head": (self.d, self.vocab)}
 
     def norm_sites(self) -> list[str]:
-        """Norm sites in the order of `Plan.norms`."""
+        """Norm sites in the order of `NumericPlan.norms`."""
         return [f"layers.{i}.{n}" for i in range(self.layers) for n in ("attn_norm", "mlp_norm")] + ["final_norm"]
 
 
@@ -162,7 +162,7 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NumericPlan:
     version: int
     model_digest: str
     model: ModelShape
@@ -183,7 +183,7 @@ class Plan:
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @staticmethod
-    def from_json(text: str) -> "Plan":
+    def from_json(text: str) -> "NumericPlan":
         """Parses and checks a document. Raises PlanError on anything but a sound plan of this version."""
         try:
             value = json.loads(text)
@@ -193,7 +193,7 @@ class Plan:
             raise PlanError("document", "an object", type(value).__name__)
         if value.get("version") != VERSION:
             raise PlanError("version", VERSION, value.get("version"))
-        plan: Plan = read(Plan, value, "")
+        plan: NumericPlan = read(NumericPlan, value, "")
         check(plan)
         return plan
 
@@ -201,16 +201,16 @@ class Plan:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     @staticmethod
-    def load(path: str | Path) -> "Plan":
+    def load(path: str | Path) -> "NumericPlan":
         """Raises PlanError (content) or OSError (file)."""
-        return Plan.from_json(Path(path).read_text(encoding="utf-8"))
+        return NumericPlan.from_json(Path(path).read_text(encoding="utf-8"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def tables(plan: Plan) -> list[IntTable]:
+def tables(plan: NumericPlan) -> list[IntTable]:
     """All public integer tables, numbered as the plan numbers them. Deterministic; computed alike by both parties.
 
     Raises PlanError for an entry of 46 bits or more.
@@ -232,7 +232,7 @@ def tables_digest(made: list[IntTable]) -> str:
     return digest.hexdigest()
 
 
-def check(plan: Plan) -> None:
+def check(plan: NumericPlan) -> None:
     """Everything the arithmetic relies on. Raises PlanError."""
     m = plan.model
     _equal("f", F, plan.f)
@@ -298,7 +298,7 @@ def check(plan: Plan) -> None:
             _equal(f"rope: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
 
 
-def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
+def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
     yield "embed.shift", plan.embed.shift
     if plan.rope:
         yield "rope.bits", plan.rope.bits
@@ -316,7 +316,7 @@ def _shifts(plan: Plan) -> Iterator[tuple[str, int]]:
         yield from ((f"activations[{i}].h", window.h) for window in activation.windows)
 
 
-def _positive_shifts(plan: Plan) -> Iterator[tuple[str, int]]:
+def _positive_shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
     """Segments of an index (A2), and truncations of scalars, which are lifted: without one, that could fail (A6)."""
     yield from ((where, s) for where, s in _shifts(plan) if where.endswith((".h", ".mu")))
 
@@ -329,7 +329,7 @@ def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:
             yield f"{where}.scalar.h", r.h
 
 
-def _lookups(plan: Plan) -> Iterator[tuple[str, int, int, list[int]]]:
+def _lookups(plan: NumericPlan) -> Iterator[tuple[str, int, int, list[int]]]:
     """Where, h, k, ids of tables."""
     for i, norm in enumerate(plan.norms):
         yield from _scalar_lookups(f"norms[{i}]", norm.scalar)

@@ -10,7 +10,7 @@ from cryptogen.errors import PlanError
 from cryptogen.weights.canonical import Canonical
 
 from .pieces import F
-from .plan import MAX_WEIGHT_BITS, Plan
+from .plan import MAX_WEIGHT_BITS, NumericPlan
 
 WEIGHT_LIMIT = 1 << 15  # |W| stays below
 ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be most of a server's memory
@@ -47,7 +47,7 @@ def weight_bits(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
     return bits
 
 
-def quantise(model: Canonical, plan: Plan, *, consume: bool = False) -> IntegerModel:
+def quantise(model: Canonical, plan: NumericPlan, *, consume: bool = False) -> IntegerModel:
     """Rounds every weight to the scales of the plan. `consume`: takes the matrices out of `model`, to save memory.
 
     Raises PlanError if they do not fit the model.

@@ -23,10 +23,10 @@ class Conversation:
     """
 
     def __init__(self, client: Client, system: str | None = None) -> None:
-        codec = client.codec
-        if codec is None or codec.chat is None:
+        tokenizer = client.tokenizer
+        if tokenizer is None or tokenizer.chat is None:
             raise InputError("the server's model has no chat format that is known here (ChatML)")
-        self._client, self._codec, self._format, self._system = client, codec, codec.chat, system
+        self._client, self._tokenizer, self._format, self._system = client, tokenizer, tokenizer.chat, system
         self._open = False  # whether the last answer lacks its end token
         self._turns = 0
 
@@ -52,6 +52,6 @@ class Conversation:
             raise InputError("the message is empty")
         if self._turns == 0:
             messages: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
-            return self._codec.encode_chat([*messages, {"role": "user", "content": text}])
+            return self._tokenizer.encode_chat([*messages, {"role": "user", "content": text}])
         end = END if self._open else ""
-        return self._codec.encode(f"{end}\n{START}user\n{text}{END}\n{START}assistant\n", special=False)
+        return self._tokenizer.encode(f"{end}\n{START}user\n{text}{END}\n{START}assistant\n", special=False)

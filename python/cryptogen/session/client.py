@@ -15,7 +15,7 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import check_tokens
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.sampling import Sampler
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 
 from .costs import Costs
 from .draft import Draft
@@ -34,7 +34,7 @@ ON_RANGE = ("warn", "stop")
 class Client:
     """Private generation with a server's model.
 
-        with cryptogen.Client("host:7766", fingerprint="…", token="…") as client:
+        with cryptogen.Client("host:7766", fingerprint="…", access_token="…") as client:
             for token in client.generate("The capital of France is", max_new_tokens=8):
                 print(token.text, end="")
             print(client.costs.online.seconds)
@@ -48,7 +48,7 @@ class Client:
             remembered under the address once the server has shown it. None takes the remembered one, unless there is a
             `ca_file`; one of the three is needed.
         ca_file: PEM file of the authorities that may vouch for the server. Not looked at if `fingerprint` is given.
-        token: The access token that the server asks for; None if it asks for none.
+        access_token: The access token that the server asks for; None if it asks for none.
         client_id: The name under which the server keeps this client's material: 1 to 64 of `A-Z a-z 0-9 . _ -`, the
             first a letter or digit. None takes a random name, made on first use and kept in `data_dir`. Clients that
             are connected to a server at the same time need different names.
@@ -74,7 +74,7 @@ class Client:
         *,
         fingerprint: str | None = None,
         ca_file: str | Path | None = None,
-        token: str | None = None,
+        access_token: str | None = None,
         client_id: str | None = None,
         data_dir: str | Path | None = None,
         batch_tokens: int | None = None,
@@ -84,7 +84,7 @@ class Client:
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}, expected 1 or more")
-        trust = Trust(fingerprint, str(ca_file) if ca_file else None, token)
+        trust = Trust(fingerprint, str(ca_file) if ca_file else None, access_token)
         name = check_protocol(protocol)
         self._link = Link(server, trust, data_dir, client_id, batch_tokens, resync, name, progress)
         self._run: Run = run_of(self._link)
@@ -99,7 +99,7 @@ class Client:
         Raises:
             ConnectionFailed: Nobody listens there, or TLS failed, or `client_id` is not a name.
             WrongFingerprint: The server shows another certificate, or nothing is known that vouches for it.
-            WrongToken: The access token is missing or wrong.
+            WrongAccessToken: The access token is missing or wrong.
             PeerFailed: The server refuses: all places are taken, or it failed.
             VersionMismatch: The parties speak different versions of the protocol.
             AgreementMismatch: They do not mean the same model, plan or tables.
@@ -133,10 +133,10 @@ class Client:
         return self._link.offer.config
 
     @property
-    def codec(self) -> TextCodec | None:
+    def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer."""
         self.connect()
-        return self._link.codec
+        return self._link.tokenizer
 
     @property
     def costs(self) -> Costs:
@@ -154,7 +154,7 @@ class Client:
         Args:
             tokens: For how many tokens, beside what is in the store already; 1 or more. A token of the prompt counts
                 like one that is generated.
-            context: Rows of the sessions that they will be spent in: longer ones need more attention tables per token.
+            context: Rows of the sessions that they will be spent in: longer ones need more exponentials per token.
                 More than the model's context counts as that. None: `tokens`.
             progress: As in `Client`, for this call. None: the client's.
 
@@ -168,7 +168,7 @@ class Client:
             raise InputError(f"prepare {tokens} tokens for a context of {context}, expected 1 or more")
         with self._link.reporting(progress):
             again = self._link.protocol == RECOMPUTE
-            self._link.buy(need_ahead(self._link.plan, tokens, context, again))
+            self._link.buy(need_ahead(self._link.checked_plan, tokens, context, again))
 
     def generate(
         self,
@@ -238,7 +238,7 @@ class Client:
         if draft is not None:
             if self._link.protocol == ENCRYPTED_CACHE:
                 raise InputError(f"draft: protocol {ENCRYPTED_CACHE} cannot drop rows from its cache of ciphertexts")
-            draft.check(self.config, self.codec)
+            draft.check(self.config, self.tokenizer)
         ends = self._link.offer.stop if stop is None else frozenset(stop)
         return self._generate(tokens, max_new_tokens, sampler, ends, continue_session, draft, on_range, progress)
 
@@ -256,7 +256,7 @@ class Client:
         link = self._link
         if not continue_session:
             self.reset()
-        decoder = link.codec.stream() if link.codec else None
+        decoder = link.tokenizer.stream() if link.tokenizer else None
         generated = 0
         with link.reporting(progress), self._spoiling():
             for token, events in self._sampled(tokens, limit, sampler, draft):
@@ -300,7 +300,7 @@ class Client:
             yield token, found
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
-        """Every row of a new session, logits and range events: what evaluation needs. A head is spent per row.
+        """Every row of a new session, logits and range events: what evaluation needs. It spends logits for every row.
 
         Args:
             tokens: Token ids of the text, 1 or more, up to the model's context.
@@ -318,7 +318,7 @@ class Client:
         self.reset()
         link = self._link
         with link.reporting(progress), self._spoiling():
-            link.ensure(need_of(link.plan, 0, len(tokens), len(tokens)))
+            link.ensure(need_of(link.checked_plan, 0, len(tokens), len(tokens)))
             parts = []
             for part in blocks(tokens):
                 parts.append(link.forward(part, len(part)))
@@ -397,18 +397,18 @@ class Client:
         """
         if not isinstance(prompt, str):
             return [int(t) for t in prompt]
-        if self.codec is None:
+        if self.tokenizer is None:
             raise InputError("the server's model has no tokenizer: token ids expected, text given")
-        return self.codec.encode(prompt, special=first)
+        return self.tokenizer.encode(prompt, special=first)
 
     # --- for measuring
 
     @property
-    def checked_plan(self) -> _core.Plan:
+    def checked_plan(self) -> _core.CheckedPlan:
         """The server's plan as the core has checked it: how much material rows need, and how rows lie in
         ciphertexts."""
         self.connect()
-        return self._link.plan
+        return self._link.checked_plan
 
     def buy(self, need: Need) -> None:
         """Buys exactly this material, beside what is in the store already. `prepare` works out what tokens need.

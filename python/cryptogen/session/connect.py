@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cryptogen import _core
 from cryptogen.errors import DiskFull, MaterialMismatch, PlanError, ProtocolViolation
-from cryptogen.numerics.plan import ModelShape, Plan, tables, tables_digest
+from cryptogen.numerics.plan import ModelShape, NumericPlan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import PREPROCESSED, store_name
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 
 from .offer import Offer, receive_offer
 from .trust import Trust
@@ -28,9 +28,9 @@ class Opened:
 
     endpoint: _core.ClientEndpoint
     offer: Offer
-    numeric_plan: Plan
-    plan: _core.Plan
-    codec: TextCodec | None
+    numeric_plan: NumericPlan
+    checked_plan: _core.CheckedPlan
+    tokenizer: Tokenizer | None
     record: Path  # of a saved session with this server, if there is one
 
 
@@ -46,29 +46,29 @@ class Connector:
         self._known = KnownServers(self._folder)
 
     def open(self) -> Opened:
-        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongToken`, `VersionMismatch`, `AgreementMismatch`,
+        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`, `AgreementMismatch`,
         `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
         fingerprint = self._trust.pinned(self._address, self._known)
         connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
-        connection.hello(self._name, self._trust.token)
+        connection.hello(self._name, self._trust.access_token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
         offer, documents = receive_offer(connection, self._folder / "documents", self._protocol)
-        numeric, made = _checked_plan(offer, documents["plan"])
+        numeric, made = _received_plan(offer, documents["plan"])
         model, digest = offer.model, offer.documents["plan"]
         connection.agree(model, digest, tables_digest(made))
-        plan = _core.Plan(numeric.to_json(), made)
+        checked = _core.CheckedPlan(numeric.to_json(), made)
         peer = fingerprint or f"certified:{self._address}"
         pair = hashlib.sha256(f"{peer} {self._name} {model} {digest}".encode()).hexdigest()[:32]
         name = store_name(pair, self._protocol)
         stores = self._folder / "stores"
         stores.mkdir(exist_ok=True, mode=0o700)
         try:
-            endpoint = connection.open(plan, str(stores / name), peer, model, digest, self._resync, self._protocol)
+            endpoint = connection.open(checked, str(stores / name), peer, model, digest, self._resync, self._protocol)
         except MaterialMismatch as error:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         record = self._folder / "sessions" / f"{name}.json"
-        return Opened(endpoint, offer, numeric, plan, _codec(offer, documents.get("tokenizer")), record)
+        return Opened(endpoint, offer, numeric, checked, _tokenizer(offer, documents.get("tokenizer")), record)
 
     def _way_out(self) -> str:
         return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
@@ -79,7 +79,7 @@ class Connector:
 
         `DiskFull` before anything is sent.
         """
-        offer, plan = opened.offer, opened.plan
+        offer, plan = opened.offer, opened.checked_plan
         parts = (offer.model, offer.documents["plan"], offer.key_id, plan.encrypted_model_layout)
         name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
         whole = self._folder / "models" / name
@@ -100,10 +100,10 @@ class Connector:
             partial.unlink(missing_ok=True)
 
 
-def _checked_plan(offer: Offer, document: bytes) -> tuple[Plan, list[NDArray[np.int64]]]:
+def _received_plan(offer: Offer, document: bytes) -> tuple[NumericPlan, list[NDArray[np.int64]]]:
     """The server's plan and its tables, which this client makes itself."""
     try:
-        plan = Plan.from_json(document.decode())
+        plan = NumericPlan.from_json(document.decode())
         if plan.model != (expected := ModelShape.of(offer.config)):
             raise PlanError("model", expected, plan.model)
         return plan, tables(plan)
@@ -111,9 +111,9 @@ def _checked_plan(offer: Offer, document: bytes) -> tuple[Plan, list[NDArray[np.
         raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
 
 
-def _codec(offer: Offer, document: bytes | None) -> TextCodec | None:
+def _tokenizer(offer: Offer, document: bytes | None) -> Tokenizer | None:
     if document is None:
         return None
-    codec = TextCodec.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
-    codec.chat = offer.chat
-    return codec
+    tokenizer = Tokenizer.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
+    tokenizer.chat = offer.chat
+    return tokenizer

@@ -59,7 +59,7 @@ class Costs:
         rows: Rows computed: tokens of prompts, generated ones that were fed, drafted ones.
         tokens: Tokens that `generate` has given.
         range_events: Range events of all rows computed, those of drafted tokens that were not accepted too.
-        spent: Records of material taken out of the store, by pool: `slots`, `heads`, `exponentials`.
+        spent: Records of material taken out of the store, by pool: `rows`, `logits`, `exponentials`.
         left: Records left in the store, by pool.
     """
 

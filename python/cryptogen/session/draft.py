@@ -12,7 +12,7 @@ from cryptogen.errors import InputError
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 from cryptogen.sampling import Sampler
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 from cryptogen.weights import Checkpoint, load
 
 from .messages import LARGEST_BLOCK
@@ -67,7 +67,7 @@ class Draft:
     Args:
         model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has to be the served
             model's.
-        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a slot and a head, accepted or not.
+        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a row and its logits, accepted or not.
 
     Raises:
         InputError: `tokens` is not in 1 to 63.
@@ -82,12 +82,12 @@ class Draft:
         self._backend = FloatBackend(self._model)
         self._seen: list[int] = []  # tokens in the backend's cache
 
-    def check(self, config: ModelConfig, codec: TextCodec | None) -> None:
+    def check(self, config: ModelConfig, tokenizer: Tokenizer | None) -> None:
         """Compares the vocabulary with the served model's; by size alone if a tokenizer is lacking.
 
         Args:
             config: The served model's shape.
-            codec: Its tokenizer; None if it has none.
+            tokenizer: Its tokenizer; None if it has none.
 
         Raises:
             InputError: The vocabularies differ.
@@ -95,9 +95,9 @@ class Draft:
         own, mine = self._model.config, self._model.tokenizer
         if own.vocab != config.vocab:
             raise InputError(f"draft: a vocabulary of {config.vocab} tokens expected, the draft has {own.vocab}")
-        if codec is None or mine is None:
+        if tokenizer is None or mine is None:
             return
-        theirs, ours = codec.vocabulary(), mine.vocabulary()
+        theirs, ours = tokenizer.vocabulary(), mine.vocabulary()
         if different := sum(ours.get(name) != i for name, i in theirs.items()) + len(ours.keys() - theirs.keys()):
             raise InputError(f"draft: the served model's vocabulary expected, {different} tokens of it differ")
 
@@ -126,7 +126,7 @@ class Draft:
         known = 0
         while known < min(len(self._seen), len(text) - 1) and self._seen[known] == text[known]:
             known += 1
-        self._backend.truncate(known)
+        self._backend.crop(known)
         self._seen = list(text[:known])  # what is known to be there if this is interrupted
         new = list(text[known:])
         while len(tokens) < count:

@@ -52,7 +52,7 @@ class Cached:
         self._answer = range(begun, begun + limit - 1)
         there = text.length + text.ready_rows
         new = max(self._answer.stop - there, 0)
-        link.ensure(need_of(link.plan, there, new, max(limit - text.ready_heads, 0)))
+        link.ensure(need_of(link.checked_plan, there, new, max(limit - text.ready_logits, 0)))
         return feed(link, fed)
 
     def next(self, drafted: list[int]) -> Rows:
@@ -67,8 +67,8 @@ class Cached:
     def expect(self, passes: int, rows: int) -> None:
         link, text = self._link, self._link.text
         link.settle()
-        tables = link.plan.exponentials_needed
-        if not link.has(Need(rows - text.ready_rows, rows - text.ready_heads, tables(text.length, rows))):
+        tables = link.checked_plan.exponentials_needed
+        if not link.has(Need(rows - text.ready_rows, rows - text.ready_logits, tables(text.length, rows))):
             middle = max((text.length + self._answer.stop - rows) // 2, text.length)
             link.ensure(Need(spare(passes * rows), spare(passes * rows), passes * tables(middle, rows)))
 
@@ -81,7 +81,7 @@ class Recomputed:
 
     def start(self, tokens: list[int], limit: int) -> Rows:
         whole = [*self._link.text.tokens, *tokens]
-        self._link.ensure(need_again(self._link.plan, len(whole), limit))
+        self._link.ensure(need_again(self._link.checked_plan, len(whole), limit))
         self._link.reset()
         return feed(self._link, whole)
 
@@ -92,7 +92,7 @@ class Recomputed:
 
     def expect(self, passes: int, rows: int) -> None:
         link, whole = self._link, self._link.text.length + rows
-        tables = link.plan.exponentials_needed(0, whole)
+        tables = link.checked_plan.exponentials_needed(0, whole)
         if not link.has(Need(whole, rows, tables)):
             link.ensure(Need(spare(passes * whole), spare(passes * rows), passes * tables))
 

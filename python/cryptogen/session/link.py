@@ -18,7 +18,7 @@ from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import check_tokens, forward, want_of
 from cryptogen.paths import write_private
 from cryptogen.protocols import RECOMPUTE
-from cryptogen.tokens import TextCodec
+from cryptogen.tokens import Tokenizer
 
 from . import messages
 from .connect import Connector
@@ -41,8 +41,8 @@ class Link:
     """
 
     offer: Offer
-    codec: TextCodec | None
-    plan: _core.Plan
+    tokenizer: Tokenizer | None
+    checked_plan: _core.CheckedPlan
 
     def __init__(
         self,
@@ -70,7 +70,8 @@ class Link:
         """Opens a session and fetches the encrypted model if there is none yet. Errors: `Connector.open`'s."""
         started = time.perf_counter()
         opened = self._connector.open()
-        self.offer, self.plan, self.codec, self._record = opened.offer, opened.plan, opened.codec, opened.record
+        self.offer, self.checked_plan = opened.offer, opened.checked_plan
+        self.tokenizer, self._record = opened.tokenizer, opened.record
         self.ledger.opened(opened.endpoint)
         self.text.opened(opened.endpoint)
         self._endpoint, self._backend = opened.endpoint, ClientBackend(opened.endpoint, opened.numeric_plan)
@@ -115,7 +116,7 @@ class Link:
             return
         if self._batch_tokens is not None:
             context = min(self._batch_tokens, self.offer.config.context)
-            batch = need_ahead(self.plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
+            batch = need_ahead(self.checked_plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
             missing = Need(*(max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS))
         self.buy(missing)
 
@@ -123,31 +124,31 @@ class Link:
         """Makes material and stores it, on both sides."""
         for part in need.requests():
             endpoint = self._open()
-            with self._step("offline", messages.Prepare(part.slots, part.heads, part.exponentials)):
-                endpoint.prepare(part.slots, part.heads, part.exponentials, self._progress)
+            with self._step("offline", messages.Prepare(part.rows, part.logits, part.exponentials)):
+                endpoint.prepare(part.rows, part.logits, part.exponentials, self._progress)
 
     def extend(self, rows: int) -> None:
-        """Makes the next `rows` rows ready: positions and attention material. Unusable slots may
+        """Makes the next `rows` rows ready: positions and attention material. Unusable records may
         make the store run short: then more are bought."""
         while (left := rows - self.text.ready_rows) > 0:
             endpoint, first = self._open(), self.text.cached + self.text.ready_rows
-            self.ensure(Need(left, 0, self.plan.exponentials_needed(first, left)))
+            self.ensure(Need(left, 0, self.checked_plan.exponentials_needed(first, left)))
             try:
                 with self.ledger.spending(), self._step("offline", messages.Extend(left)):
                     endpoint.extend(left)
             except MaterialShort:
                 self.buy(Need(spare(rows - self.text.ready_rows), 0, 0))
 
-    def heads(self, n: int) -> None:
-        """Takes the material of the next `n` sampled rows."""
-        while (left := n - self.text.ready_heads) > 0:
+    def take_logits(self, n: int) -> None:
+        """Takes the material for the logits of the next `n` sampled rows."""
+        while (left := n - self.text.ready_logits) > 0:
             endpoint = self._open()
             self.ensure(Need(0, left, 0))
             try:
-                with self.ledger.spending(), self._step("offline", messages.Heads(left)):
-                    endpoint.take_heads(left)
+                with self.ledger.spending(), self._step("offline", messages.Logits(left)):
+                    endpoint.take_logits(left)
             except MaterialShort:
-                self.buy(Need(0, spare(n - self.text.ready_heads), 0))
+                self.buy(Need(0, spare(n - self.text.ready_logits), 0))
 
     def forward(self, tokens: Sequence[int], sampled: int) -> Rows:
         """One pass, of which the last `sampled` rows come back.
@@ -157,7 +158,7 @@ class Link:
         want = want_of(len(tokens), sampled)
         assert want is not None  # callers ask for none, one or all
         self.extend(len(tokens))
-        self.heads(sampled)
+        self.take_logits(sampled)
         self.ledger.rows += len(tokens)
         with self._step("online", messages.Forward(len(tokens), sampled)):
             backend: Backend[Any] = self._backend
@@ -178,8 +179,8 @@ class Link:
         sooner: until then the text may still come to count them."""
         if self.text.length < self.text.cached:
             endpoint = self._open()
-            with self._step("offline", messages.Truncate(self.text.length)):
-                endpoint.truncate(self.text.length)
+            with self._step("offline", messages.Crop(self.text.length)):
+                endpoint.crop(self.text.length)
                 self.text.settled()
 
     def reset(self) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .messages import LARGEST_BATCH, LARGEST_TABLES
+from .messages import LARGEST_BATCH, LARGEST_EXPONENTIALS
 
 if TYPE_CHECKING:
-    from cryptogen._core import Plan
+    from cryptogen._core import CheckedPlan
 
-POOLS = ("slots", "heads", "exponentials")  # of a store: the fields of `Need`
+POOLS = ("rows", "logits", "exponentials")  # of a store: the fields of `Need`
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Need:
     """How many records of each pool of the store.
 
     Attributes:
-        slots: One per row.
-        heads: One per sampled token.
-        exponentials: Attention tables: in every layer and head one per pair of rows.
+        rows: One per row.
+        logits: One per sampled row.
+        exponentials: In every layer and head one per pair of rows.
     """
 
-    slots: int
-    heads: int
+    rows: int
+    logits: int
     exponentials: int
 
     def beyond(self, stock: Mapping[str, int]) -> Need:
@@ -41,26 +41,28 @@ class Need:
         pieces, left = [], self
         while left != Need(0, 0, 0):
             piece = Need(
-                min(left.slots, LARGEST_BATCH), min(left.heads, LARGEST_BATCH), min(left.exponentials, LARGEST_TABLES)
+                min(left.rows, LARGEST_BATCH),
+                min(left.logits, LARGEST_BATCH),
+                min(left.exponentials, LARGEST_EXPONENTIALS),
             )
             pieces.append(piece)
-            left = Need(left.slots - piece.slots, left.heads - piece.heads, left.exponentials - piece.exponentials)
+            left = Need(left.rows - piece.rows, left.logits - piece.logits, left.exponentials - piece.exponentials)
         return pieces
 
 
-def need_of(plan: Plan, first: int, rows: int, sampled: int) -> Need:
+def need_of(plan: CheckedPlan, first: int, rows: int, sampled: int) -> Need:
     """For rows first … first + rows − 1 of one session, `sampled` of them sampled."""
     return Need(spare(rows), spare(sampled), plan.exponentials_needed(first, rows))
 
 
-def need_again(plan: Plan, first: int, tokens: int) -> Need:
+def need_again(plan: CheckedPlan, first: int, tokens: int) -> Need:
     """For `tokens` tokens without a cache: the first computes `first` rows, each further one a row more."""
     lengths = range(first, first + tokens)
     exponentials = sum(plan.exponentials_needed(0, rows) for rows in lengths)
     return Need(spare(sum(lengths)), spare(tokens), exponentials)
 
 
-def need_ahead(plan: Plan, tokens: int, context: int, again: bool = False) -> Need:
+def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False) -> Need:
     """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows; `again`: without a cache."""
     full, rest = divmod(tokens, context)
     if again:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from cryptogen.errors import ProtocolViolation
 from cryptogen.models.config import LARGEST
 
-LARGEST_BATCH = 1 << 14  # slots or heads per request
-LARGEST_TABLES = 1 << 26  # exponential tables per request
+LARGEST_BATCH = 1 << 14  # rows or logits per request
+LARGEST_EXPONENTIALS = 1 << 26  # exponentials per request
 LARGEST_BLOCK = 64  # rows given a position, or computed, at once
 
 
@@ -30,14 +30,14 @@ class SendModel:
 class Prepare:
     """Single-use material, not bound to a session."""
 
-    slots: int
-    heads: int
+    rows: int
+    logits: int
     exponentials: int
     op: ClassVar[str] = "prepare"
     limits: ClassVar[dict[str, tuple[int, int]]] = {
-        "slots": (0, LARGEST_BATCH),
-        "heads": (0, LARGEST_BATCH),
-        "exponentials": (0, LARGEST_TABLES),
+        "rows": (0, LARGEST_BATCH),
+        "logits": (0, LARGEST_BATCH),
+        "exponentials": (0, LARGEST_EXPONENTIALS),
     }
 
 
@@ -51,11 +51,11 @@ class Extend:
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Material for `n` sampled tokens out of the store."""
+class Logits:
+    """Material for the logits of `n` rows, out of the store."""
 
     n: int
-    op: ClassVar[str] = "heads"
+    op: ClassVar[str] = "logits"
     limits: ClassVar[dict[str, tuple[int, int]]] = {"n": (1, LARGEST_BLOCK)}
 
 
@@ -70,11 +70,11 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class Truncate:
+class Crop:
     """The session keeps its first `rows` rows and forgets the others: drafted tokens that were not accepted."""
 
     rows: int
-    op: ClassVar[str] = "truncate"
+    op: ClassVar[str] = "crop"
     limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (0, LARGEST["context"])}
 
 
@@ -118,10 +118,10 @@ class Bye:
     limits: ClassVar[dict[str, tuple[int, int]]] = {}
 
 
-Message = SendModel | Prepare | Extend | Heads | Forward | Truncate | Reset | Save | Resume | Counters | Bye
+Message = SendModel | Prepare | Extend | Logits | Forward | Crop | Reset | Save | Resume | Counters | Bye
 _KINDS: dict[str, type[Message]] = {
-    "model": SendModel, "prepare": Prepare, "extend": Extend, "heads": Heads, "forward": Forward,
-    "truncate": Truncate, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
+    "model": SendModel, "prepare": Prepare, "extend": Extend, "logits": Logits, "forward": Forward,
+    "crop": Crop, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
 }  # fmt: skip
 
 

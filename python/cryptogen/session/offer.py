@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from cryptogen.errors import CryptogenError, ProtocolViolation, UnknownProtocol
 from cryptogen.models.config import ModelConfig
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.paths import write_private
 from cryptogen.protocols import PREPROCESSED, check_protocol
-from cryptogen.tokens import ChatML, TextCodec
+from cryptogen.tokens import ChatML, Tokenizer
 
 from .messages import parse_object
 
@@ -94,7 +94,7 @@ class Offer:
         return Offer(config, value["model"], value["tables"], value["key_id"], frozenset(stop), chat, documents)
 
 
-def public_plan(plan: Plan) -> Plan:
+def public_plan(plan: NumericPlan) -> NumericPlan:
     """The plan without the record of its calibration, which the protocol does not need."""
     return replace(plan, statistics={})
 
@@ -105,14 +105,14 @@ def sha256(data: bytes) -> str:
 
 def make_offer(
     config: ModelConfig,
-    codec: TextCodec | None,
+    tokenizer: Tokenizer | None,
     stop: frozenset[int],
     digests: tuple[str, str],
     key_id: str,
     documents: dict[str, bytes],
 ) -> Offer:
     """`digests`: of the integer weights and of the tables."""
-    chat = codec.chat if codec else None
+    chat = tokenizer.chat if tokenizer else None
     return Offer(config, *digests, key_id, stop, chat, {name: sha256(data) for name, data in documents.items()})
 
 

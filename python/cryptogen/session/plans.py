@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from cryptogen.errors import MissingFile, MissingPlan, PlanRejected
-from cryptogen.numerics.plan import Plan
+from cryptogen.numerics.plan import NumericPlan
 from cryptogen.weights.checkpoint import Checkpoint
 
 
@@ -16,30 +16,30 @@ def beside(model: Path) -> Path:
     return model.with_name(f"{model.name}.plan.json")
 
 
-def find_plan(checkpoint: Checkpoint, plan: Plan | str | Path | None = None) -> Plan:
+def find_plan(checkpoint: Checkpoint, plan: NumericPlan | str | Path | None = None) -> NumericPlan:
     """The plan to serve a checkpoint with. `MissingPlan`, `PlanRejected` if it is for another model, `PlanError`."""
-    if isinstance(plan, Plan):
+    if isinstance(plan, NumericPlan):
         return _fitting(plan, checkpoint, "the plan")
     if plan is not None:
         path = Path(plan)
         if not path.exists():
             raise MissingFile(path, "plan")
-        return _fitting(Plan.load(path), checkpoint, str(path))
+        return _fitting(NumericPlan.load(path), checkpoint, str(path))
     if (path := beside(checkpoint.source)).exists():
-        return _fitting(Plan.load(path), checkpoint, str(path))
+        return _fitting(NumericPlan.load(path), checkpoint, str(path))
     folder = resources.files("cryptogen").joinpath("plans")
     for shipped in folder.iterdir() if folder.is_dir() else ():
         if not shipped.name.endswith(".json"):
             continue
         text = shipped.read_text(encoding="utf-8")
         if json.loads(text).get("model_digest") == checkpoint.digest:
-            return Plan.from_json(text)
+            return NumericPlan.from_json(text)
     raise MissingPlan(
         f"no numeric plan for {checkpoint.source}: make one with `cryptogen calibrate {checkpoint.source} --text FILE`"
     )
 
 
-def _fitting(plan: Plan, checkpoint: Checkpoint, name: str) -> Plan:
+def _fitting(plan: NumericPlan, checkpoint: Checkpoint, name: str) -> NumericPlan:
     """An empty digest (a plan made in memory) fits any model of its shape; `quantise` checks the shape."""
     if plan.model_digest not in ("", checkpoint.digest):
         raise PlanRejected(f"{name} is for model {plan.model_digest[:16]}…, this model is {checkpoint.digest[:16]}…")

@@ -26,7 +26,7 @@ from cryptogen.errors import (
 )
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward, want_of
-from cryptogen.numerics.plan import Plan, tables, tables_digest
+from cryptogen.numerics.plan import NumericPlan, tables, tables_digest
 from cryptogen.numerics.quantise import quantise
 from cryptogen.paths import data_folder
 from cryptogen.protocols import ENCRYPTED_CACHE, store_name
@@ -39,15 +39,15 @@ from .plans import find_plan
 
 log = logging.getLogger("cryptogen.server")
 Ready = Callable[[str, str], None]  # (address, fingerprint)
-MOST_TOKENS = 1 << 16  # material that one client may keep here, in slots or heads
-MOST_TABLES = 1 << 28
+MOST_TOKENS = 1 << 16  # material that one client may keep here, in rows or logits
+MOST_EXPONENTIALS = 1 << 28
 POLL = 0.5  # seconds between looks at the stop flag
 
 
 class Server:
     """Serves one model.
 
-        server = cryptogen.Server("path/to/model", token="a long secret")
+        server = cryptogen.Server("path/to/model", access_token="a long secret")
         server.serve("0.0.0.0:7766")     # until Ctrl-C
 
     Args:
@@ -57,7 +57,7 @@ class Server:
         data_dir: Folder in which a folder `server` (mode 0700) holds the certificate, the lattice key and every
             client's material. None: `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
             `~/.local/share/cryptogen`.
-        token: The access token that clients have to present. None lets in anybody who reaches the port.
+        access_token: The access token that clients have to present. None lets in anybody who reaches the port.
         certificate: PEM file of a certificate with its chain, given together with `key`. None: a self-signed one, made
             on first use and kept in `data_dir`, whose fingerprint clients pin.
         key: PEM file of the certificate's key, which nobody but its owner may read (mode 0600).
@@ -82,10 +82,10 @@ class Server:
     def __init__(
         self,
         model: str | Path | Checkpoint,
-        plan: str | Path | Plan | None = None,
+        plan: str | Path | NumericPlan | None = None,
         *,
         data_dir: str | Path | None = None,
-        token: str | None = None,
+        access_token: str | None = None,
         certificate: str | Path | None = None,
         key: str | Path | None = None,
         max_clients: int = 8,
@@ -99,7 +99,7 @@ class Server:
         self.config = checkpoint.config
         self.plan = public_plan(find_plan(checkpoint, plan))
         self.folder = data_folder("server", data_dir)
-        self._token, self._idle_timeout = token, idle_timeout
+        self._access_token, self._idle_timeout = access_token, idle_timeout
         self._places = threading.BoundedSemaphore(max_clients)
         self._max_clients = max_clients
         self._caches = None if cache_dir is None else Path(cache_dir)
@@ -115,7 +115,7 @@ class Server:
 
     def _load_encoded(self, folder: Path) -> None:
         start = time.monotonic()
-        read, written, warnings = self._weights.load_encoded(self._core_plan, str(folder))
+        read, written, warnings = self._weights.load_encoded(self._checked_plan, str(folder))
         for warning in warnings:
             log.warning("weights cache: %s", warning)
         seconds = time.monotonic() - start
@@ -124,14 +124,16 @@ class Server:
     def _prepare_model(self, checkpoint: Checkpoint) -> None:
         made = tables(self.plan)
         weights = quantise(canonicalise(checkpoint), self.plan, consume=True)
-        self._core_plan = _core.Plan(self.plan.to_json(), made)
-        self._weights = _core.ServerModel(self._core_plan, weights.matrices, weights.biases, weights.embed, weights.pos)
+        self._checked_plan = _core.CheckedPlan(self.plan.to_json(), made)
+        self._weights = _core.ServerModel(
+            self._checked_plan, weights.matrices, weights.biases, weights.embed, weights.pos
+        )
         self._documents = {"plan": self.plan.to_json().encode()}
-        codec = checkpoint.tokenizer
-        if codec is not None:
-            self._documents["tokenizer"] = codec.to_json().encode()
+        tokenizer = checkpoint.tokenizer
+        if tokenizer is not None:
+            self._documents["tokenizer"] = tokenizer.to_json().encode()
         digests = (weights.digest(), tables_digest(made))
-        self.offer = make_offer(self.config, codec, checkpoint.stop, digests, self._key.key_id, self._documents)
+        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._key.key_id, self._documents)
 
     @property
     def fingerprint(self) -> str:
@@ -151,7 +153,7 @@ class Server:
             ConnectionFailed: The address cannot be used on this host.
         """
         listener = _core.Listener(address, self._identity)
-        if self._token is None:
+        if self._access_token is None:
             log.warning("no access token: anybody who reaches this port may use the model")
         self._stop.clear()
         if ready:
@@ -175,7 +177,7 @@ class Server:
         name, wire = "a client", _Replaceable(connection)
         free = self._places.acquire(blocking=False)
         try:
-            name = connection.welcome(self._token)
+            name = connection.welcome(self._access_token)
             if not free:
                 raise Busy(f"{self._max_clients} clients are connected already")
             log.info("%s: connected", name)
@@ -202,7 +204,7 @@ class Server:
         store = self.folder / "stores" / client / store_name(pair, protocol)
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         endpoint = connection.open(
-            self._core_plan, str(store), client, self.offer.model, plan_digest, self._key, False, protocol
+            self._checked_plan, str(store), client, self.offer.model, plan_digest, self._key, False, protocol
         )
         wire.current = endpoint
         backend = ServerBackend(endpoint, self._weights)
@@ -232,29 +234,29 @@ class Server:
         match message:
             case messages.SendModel():
                 endpoint.send_model(self._weights, None)
-            case messages.Prepare(slots, heads, exponentials):
+            case messages.Prepare(rows, logits, exponentials):
                 stock = endpoint.stock()
-                limits = {"slots": MOST_TOKENS, "heads": MOST_TOKENS, "exponentials": MOST_TABLES}
-                for name, more in (("slots", slots), ("heads", heads), ("exponentials", exponentials)):
+                limits = {"rows": MOST_TOKENS, "logits": MOST_TOKENS, "exponentials": MOST_EXPONENTIALS}
+                for name, more in (("rows", rows), ("logits", logits), ("exponentials", exponentials)):
                     if stock[name] + more > limits[name]:
                         raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {limits[name]} are kept")
-                endpoint.prepare(slots, heads, exponentials, None)
+                endpoint.prepare(rows, logits, exponentials, None)
             case messages.Extend(rows):
                 if endpoint.length + endpoint.ready_rows + rows > self.config.context:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")
                 endpoint.extend(rows)
-            case messages.Heads(n):
-                endpoint.take_heads(n)
+            case messages.Logits(n):
+                endpoint.take_logits(n)
             case messages.Forward(rows, sampled):
                 want = want_of(rows, sampled)
                 if want is None:
                     raise ProtocolViolation(f"forward: sampled is {sampled}, expected 0, 1 or {rows}")
                 parties: Backend[Any] = backend
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
-            case messages.Truncate(rows):
+            case messages.Crop(rows):
                 if rows > endpoint.length:
-                    raise ProtocolViolation(f"truncate: {rows} rows to keep, the session has {endpoint.length}")
-                endpoint.truncate(rows)
+                    raise ProtocolViolation(f"crop: {rows} rows to keep, the session has {endpoint.length}")
+                endpoint.crop(rows)
             case messages.Reset():
                 endpoint.reset()
             case messages.Save() | messages.Resume():

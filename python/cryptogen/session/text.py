@@ -14,7 +14,7 @@ class Counts(Protocol):
     @property
     def ready_rows(self) -> int: ...
     @property
-    def ready_heads(self) -> int: ...
+    def ready_logits(self) -> int: ...
 
 
 class Text:
@@ -73,9 +73,9 @@ class Text:
         return self._endpoint.ready_rows if self._endpoint else 0
 
     @property
-    def ready_heads(self) -> int:
-        """Rows that may be sampled before more heads are taken."""
-        return self._endpoint.ready_heads if self._endpoint else 0
+    def ready_logits(self) -> int:
+        """Rows that may be sampled before more material for logits is taken."""
+        return self._endpoint.ready_logits if self._endpoint else 0
 
     # --- what has happened
 

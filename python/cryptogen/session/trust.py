@@ -18,7 +18,7 @@ class Trust:
 
     fingerprint: str | None
     ca_file: str | None
-    token: str | None
+    access_token: str | None
 
     def pinned(self, address: str, known: KnownServers) -> str | None:
         """The fingerprint to expect, or None where certificates decide.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from cryptogen.errors import TokenizerError
 
@@ -21,7 +22,7 @@ class Piece:
     special: bool  # never made from text
 
 
-def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, space_prefix: bool) -> Tokenizer:
+def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, space_prefix: bool) -> tokenizers.Tokenizer:
     """Token i is `pieces[i]`. `bos`, if given, starts every encoded text; `space_prefix`: text gets a leading space."""
     vocab: dict[str, int] = {}
     for token, piece in enumerate(pieces):
@@ -30,7 +31,8 @@ def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, spac
     if not 0 <= unknown < len(pieces) or not 0 <= (bos or 0) < len(pieces):
         raise TokenizerError(f"unknown = {unknown} or bos = {bos} outside 0..{len(pieces) - 1}")
     unk = pieces[unknown].text
-    tokenizer = Tokenizer(models.BPE(vocab, _merges(pieces, vocab), unk_token=unk, fuse_unk=True, byte_fallback=True))
+    model = models.BPE(vocab, _merges(pieces, vocab), unk_token=unk, fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
     prepend = [normalizers.Prepend("▁")] if space_prefix else []
     tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
     strip = [decoders.Strip(" ", 1, 0)] if space_prefix else []

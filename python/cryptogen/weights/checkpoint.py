@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cryptogen.errors import MissingTensor, TensorMismatch, UnexpectedTensor
 from cryptogen.models.config import ModelConfig
-from cryptogen.tokens.codec import TextCodec
+from cryptogen.tokens.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ class Checkpoint:
 
     config: ModelConfig
     tensors: Mapping[str, Array]
-    tokenizer: TextCodec | None
+    tokenizer: Tokenizer | None
     source: Path
     bos: int | None = None
     eos: int | None = None

@@ -35,13 +35,13 @@ def load_gguf(path: Path) -> Checkpoint:
     out = _tensors(reader, config)
     reader.finish()
     fields = ConfigFields(values)
-    codec = read_tokenizer(values) if "tokenizer.ggml.model" in values else None
+    tokenizer = read_tokenizer(values) if "tokenizer.ggml.model" in values else None
     bos = fields.token_ids("tokenizer.ggml.bos_token_id")
     eos = fields.token_ids("tokenizer.ggml.eos_token_id")
     stop = {*eos, *fields.token_ids("tokenizer.ggml.eot_token_id")}
-    if codec is not None and codec.chat is not None:
-        stop.add(codec.chat.end_id)
-    return Checkpoint(config, out, codec, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop))
+    if tokenizer is not None and tokenizer.chat is not None:
+        stop.add(tokenizer.chat.end_id)
+    return Checkpoint(config, out, tokenizer, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop))
 
 
 def _read_config(values: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:

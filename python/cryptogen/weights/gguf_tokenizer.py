@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from cryptogen.errors import TokenizerError, UnsupportedModel
-from cryptogen.tokens.codec import TextCodec
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
+from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.config_fields import ConfigFields
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4  # gguf.TokenType
@@ -19,7 +20,7 @@ _LLAMA3 = (
 )
 
 
-def read_tokenizer(values: Mapping[str, Any]) -> TextCodec:
+def read_tokenizer(values: Mapping[str, Any]) -> Tokenizer:
     """`UnsupportedModel` for other kinds, `TokenizerError` for metadata that contradicts itself."""
     fields = ConfigFields(values)
     kind = fields.text("tokenizer.ggml.model")
@@ -41,14 +42,16 @@ def read_tokenizer(values: Mapping[str, Any]) -> TextCodec:
         tokenizer = bpe_from_pieces(pieces, fields.integer("tokenizer.ggml.unknown_token_id", 0), bos, prefix)
     else:
         raise UnsupportedModel("tokenizer.ggml.model", kind, ["gpt2", "llama"])
-    return TextCodec(tokenizer).with_chat_template(fields.text("tokenizer.chat_template", ""))
+    return Tokenizer(tokenizer).with_chat_template(fields.text("tokenizer.chat_template", ""))
 
 
-def _byte_level(values: Mapping[str, Any], tokens: list[str], types: list[int], bos: int | None) -> Tokenizer:
+def _byte_level(
+    values: Mapping[str, Any], tokens: list[str], types: list[int], bos: int | None
+) -> tokenizers.Tokenizer:
     merges = [tuple(m.split(" ")) for m in _list(values, "tokenizer.ggml.merges", str)]
     vocab = {token: i for i, token in enumerate(tokens)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocab, merges))
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges))
     except Exception as e:  # the library raises bare Exception
         raise TokenizerError(f"tokenizer.ggml.merges do not fit the tokens ({e})") from e
     tokenizer.pre_tokenizer = _pre_tokenizer(ConfigFields(values).text("tokenizer.ggml.pre", "default"))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from cryptogen.errors import InvalidConfig, MalformedFile, MissingFile, TensorMismatch
 from cryptogen.models.config import ModelConfig
-from cryptogen.tokens.codec import TextCodec
+from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.huggingface_config import read_config
@@ -33,16 +33,17 @@ def load_folder(folder: Path) -> Checkpoint:
     reader = TensorReader(folder, _tensors(folder), _BUFFERS)
     tensors = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
     reader.finish()
-    codec = TextCodec.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
-    if codec is not None and (chat := _chat_template(folder)) is not None:
-        codec = codec.with_chat_template(chat)
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
+    if tokenizer is not None and (chat := _chat_template(folder)) is not None:
+        tokenizer = tokenizer.with_chat_template(chat)
     generation = folder / "generation_config.json"
     extra = ConfigFields(_json(generation, "generation defaults") if generation.exists() else {})
     bos, eos = ConfigFields(values).token_ids("bos_token_id"), ConfigFields(values).token_ids("eos_token_id")
     stop = {t for t in [*eos, *extra.token_ids("eos_token_id")] if 0 <= t < config.vocab}
-    if codec is not None and codec.chat is not None:
-        stop.add(codec.chat.end_id)
-    return Checkpoint(config, tensors, codec, folder, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop))
+    if tokenizer is not None and tokenizer.chat is not None:
+        stop.add(tokenizer.chat.end_id)
+    first, last = bos[0] if bos else None, eos[0] if eos else None
+    return Checkpoint(config, tensors, tokenizer, folder, first, last, frozenset(stop))
 
 
 def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:

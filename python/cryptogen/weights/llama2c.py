@@ -13,8 +13,8 @@ import numpy as np
 
 from cryptogen.errors import InvalidConfig, MalformedFile, MissingFile, UnsupportedModel, WrongFileSize
 from cryptogen.models.config import ModelConfig
-from cryptogen.tokens.codec import TextCodec
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
+from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.reader import Array, half_rotation
 
@@ -38,8 +38,8 @@ def load_bin(path: Path) -> Checkpoint:
         raw[name] = np.array(flat[at : at + int(np.prod(shape))], dtype=np.float32).reshape(shape)
         at += int(np.prod(shape))
     found = (path.with_name(n) for n in (f"tok{config.vocab}.bin", "tokenizer.bin"))
-    codec = next((read_tokenizer(p, config.vocab) for p in found if p.exists()), None)
-    return Checkpoint(config, _tensors(raw, config), codec, path, _BOS, _EOS, frozenset({_BOS, _EOS}))
+    tokenizer = next((read_tokenizer(p, config.vocab) for p in found if p.exists()), None)
+    return Checkpoint(config, _tensors(raw, config), tokenizer, path, _BOS, _EOS, frozenset({_BOS, _EOS}))
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -86,7 +86,7 @@ def _tensors(raw: dict[str, Array], c: ModelConfig) -> dict[str, Array]:
     return out
 
 
-def read_tokenizer(path: Path, vocab: int) -> TextCodec:
+def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
     """`tokenizer.bin`: the longest piece's length, then per token a float32 score, an int32 length and its bytes."""
     data, at, pieces = path.read_bytes(), 4, []
     for token in range(vocab):
@@ -106,4 +106,4 @@ def read_tokenizer(path: Path, vocab: int) -> TextCodec:
         pieces.append(Piece(text, score, special))
     if at != len(data):
         raise WrongFileSize(path, at, len(data))
-    return TextCodec(bpe_from_pieces(pieces, unknown=0, bos=_BOS, space_prefix=True))
+    return Tokenizer(bpe_from_pieces(pieces, unknown=0, bos=_BOS, space_prefix=True))

@@ -9,7 +9,7 @@ use super::cost::schedules;
 use super::shares;
 use crate::{exchange, refresh, State};
 
-/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of the default protocol.
+/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of `preprocessed`.
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts.

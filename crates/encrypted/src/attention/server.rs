@@ -10,7 +10,7 @@ use super::cost::schedules;
 use super::{kernels, shares};
 use crate::{exchange, refresh, State};
 
-/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of the default protocol.
+/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of `preprocessed`.
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts, missing keys.

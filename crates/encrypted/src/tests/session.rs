@@ -38,8 +38,8 @@ type Left = Vec<(Vec<Logits>, Vec<u64>)>;
 fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
     let rows = |s: &&[&[usize]]| s.iter().map(|p| p.len()).sum::<usize>();
     Stock {
-        slots: sessions.iter().map(rows).sum::<usize>() as u64,
-        heads: sessions.iter().map(|s| s.len() as u64).sum(),
+        rows: sessions.iter().map(rows).sum::<usize>() as u64,
+        logits: sessions.iter().map(|s| s.len() as u64).sum(),
         exponentials: sessions.iter().map(|s| exponentials_needed(&tiny.plan, 0, rows(s))).sum(),
     }
 }
@@ -57,7 +57,7 @@ fn run<P: Side>(
         let mut logits = vec![];
         for tokens in *passes {
             e.extend(tokens.len())?;
-            e.take_heads(1)?;
+            e.take_logits(1)?;
             declared.push(handle.state().cost(e.plan(), tokens.len(), 1));
             logits.push(pass(e, tokens)?);
         }
@@ -76,7 +76,7 @@ fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions) {
             e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
             let left = run(&mut e, &handle, sessions, |e, tokens| client_pass(e, layers, tokens, 1))?;
-            assert_eq!(e.stock(), Stock { slots: 0, heads: 0, exponentials: 0 });
+            assert_eq!(e.stock(), Stock { rows: 0, logits: 0, exponentials: 0 });
             Ok(left)
         },
         |conn| -> Result<_> {
@@ -163,7 +163,7 @@ fn a_cache_of_ciphertexts_refuses_to_drop_rows() {
         Box<P::Products>: From<Handle<P>>,
     {
         let (mut e, _) = open(conn, tiny, dir, Variant::EncryptedCache).unwrap();
-        e.truncate(0).err()
+        e.crop(0).err()
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
     for e in [client, server] {

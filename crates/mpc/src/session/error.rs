@@ -101,7 +101,7 @@ pub enum SessionError {
     },
     /// The client's access token is missing or wrong.
     #[error("the access token is missing or wrong")]
-    Token,
+    AccessToken,
     /// A client identifier outside `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
     #[error("client id must be 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit")]
     ClientId,

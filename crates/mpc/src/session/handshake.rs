@@ -12,18 +12,18 @@ use super::error::{short, SessionError};
 use super::Connection;
 
 /// Version of the wire format and of every message in it. Both parties must have the same.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 const NAME_MAX: usize = 64;
 const DIGEST_MAX: usize = 256;
 
 /// A shared access secret. No Debug, Clone or codec; wiped on drop.
-pub struct Token(Zeroizing<String>);
+pub struct AccessToken(Zeroizing<String>);
 
-impl Token {
+impl AccessToken {
     /// Takes ownership of the secret.
-    pub fn new(secret: String) -> Token {
-        Token(Zeroizing::new(secret))
+    pub fn new(secret: String) -> AccessToken {
+        AccessToken(Zeroizing::new(secret))
     }
 
     /// In constant time; hashing first hides the length as well.
@@ -41,7 +41,7 @@ pub struct Introduction {
     /// Names the client's material on the server: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
     pub client_id: String,
     /// Access token, if the server wants one.
-    pub token: Option<Token>,
+    pub access_token: Option<AccessToken>,
 }
 
 /// Whom the server lets in.
@@ -51,7 +51,7 @@ pub struct Policy {
     /// Name of the private-inference protocol, e.g. `preprocessed`.
     pub protocol: String,
     /// Required of every client, if set.
-    pub token: Option<Token>,
+    pub access_token: Option<AccessToken>,
 }
 
 /// The client as the server knows it after [`Connection::welcome`].
@@ -87,16 +87,16 @@ impl Connection<Client> {
     /// Introduces us to the server. One round trip, after the TLS handshake.
     ///
     /// # Errors
-    /// `Fingerprint`, `Tls`, `Version`, `Protocol`, `Token`, `ClientId`, and those of
+    /// `Fingerprint`, `Tls`, `Version`, `Protocol`, `AccessToken`, `ClientId`, and those of
     /// [`Connection::recv_control`].
     pub fn hello(&mut self, me: &Introduction) -> Result<Welcome, SessionError> {
         if !is_name(&me.client_id) {
             return Err(SessionError::ClientId);
         }
-        let token = me.token.as_ref().map(|t| t.0.as_str());
+        let access_token = me.access_token.as_ref().map(|t| t.0.as_str());
         self.send_control(&json!({
             "protocol_version": PROTOCOL_VERSION, "package_version": me.package_version,
-            "protocol": me.protocol, "client_id": me.client_id, "token": token,
+            "protocol": me.protocol, "client_id": me.client_id, "access_token": access_token,
         }))?;
         let answer = self.recv_control()?;
         let actual = number(&answer, "protocol_version")?;
@@ -109,7 +109,7 @@ impl Connection<Client> {
                 let actual = text(&answer, "protocol", NAME_MAX)?;
                 return Err(SessionError::Protocol { expected: me.protocol.clone(), actual });
             }
-            Some("token") => return Err(SessionError::Token),
+            Some("access_token") => return Err(SessionError::AccessToken),
             Some("client_id") => return Err(SessionError::ClientId),
             Some(_) => return Err(MessageError::Malformed("unknown reason of refusal").into()),
         }
@@ -122,7 +122,7 @@ impl Connection<Server> {
     /// Waits for the client's introduction and lets it in or tells it why not.
     ///
     /// # Errors
-    /// `Version`, `Protocol`, `Token`, `ClientId`, `Message`, `Tls`, and those of [`Connection::recv_control`].
+    /// `Version`, `Protocol`, `AccessToken`, `ClientId`, `Message`, `Tls`, and those of [`Connection::recv_control`].
     pub fn welcome(&mut self, policy: &Policy) -> Result<Hello, SessionError> {
         let hello = self.recv_control()?;
         let verdict = examine(&hello, policy);
@@ -130,7 +130,7 @@ impl Connection<Server> {
             // The version in the answer says it all.
             Ok(_) | Err(SessionError::Version { .. }) => None,
             Err(SessionError::Protocol { .. }) => Some("protocol"),
-            Err(SessionError::Token) => Some("token"),
+            Err(SessionError::AccessToken) => Some("access_token"),
             Err(SessionError::ClientId) => Some("client_id"),
             Err(_) => Some("malformed"),
         };
@@ -150,9 +150,9 @@ fn examine(hello: &Value, policy: &Policy) -> Result<Hello, SessionError> {
     if actual != PROTOCOL_VERSION {
         return Err(SessionError::Version { expected: PROTOCOL_VERSION, actual });
     }
-    let given = hello.get("token").and_then(Value::as_str).unwrap_or("");
-    if policy.token.as_ref().is_some_and(|token| !token.matches(given)) {
-        return Err(SessionError::Token);
+    let given = hello.get("access_token").and_then(Value::as_str).unwrap_or("");
+    if policy.access_token.as_ref().is_some_and(|token| !token.matches(given)) {
+        return Err(SessionError::AccessToken);
     }
     let protocol = text(hello, "protocol", NAME_MAX)?;
     if protocol != policy.protocol {

@@ -34,7 +34,7 @@ use serde_json::{json, Value};
 
 pub use connect::{connect, Listener};
 pub use error::SessionError;
-pub use handshake::{Agreement, Hello, Introduction, Policy, Token, Welcome, PROTOCOL_VERSION};
+pub use handshake::{AccessToken, Agreement, Hello, Introduction, Policy, Welcome, PROTOCOL_VERSION};
 pub use identity::{Identity, Trust};
 pub use stats::{Phase, PhaseStats, SessionStats};
 pub use wire::Interrupt;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::error::StoreError;
 use crate::durable::{self, NotReplaced};
 
-/// 4: keys of coarse ranges have a payload more, for the guard of the fine one.
-const FORMAT: u32 = 4;
+/// 5: pools are named `rows` and `logits`, not `slots` and `heads`.
+const FORMAT: u32 = 5;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.
 const INDEX_MAX: u64 = 1 << 48;
@@ -115,7 +115,7 @@ impl Disk {
         };
         let disk: Disk = serde_json::from_slice(&bytes).map_err(|e| StoreError::corrupt(&path, e))?;
         if disk.format != FORMAT {
-            let reason = format!("format {}, expected {FORMAT}", disk.format);
+            let reason = format!("format {}, expected {FORMAT}: made by another version", disk.format);
             return Err(StoreError::corrupt(&path, reason));
         }
         for (name, e) in &disk.pools {

@@ -3,9 +3,9 @@
 //! Every public step has a counterpart that the peer must call at the same time; which step comes next is agreed by the callers
 //! (Python sends small control messages). Steps: `open`, `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
 
+mod crop;
 mod rows;
 mod stores;
-mod truncate;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,20 +33,21 @@ use crate::online::products::Side;
 use crate::online::{EmbedClient, Online};
 use crate::share::Tensor;
 
-/// The lattice parameters of the default protocol.
+/// The lattice parameters of `preprocessed`.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
-/// Slots prepared at a time: the encrypted model is read once for all of them, and a row's sums take 0.46 MB of the client's memory.
-const SLOTS_AT_ONCE: usize = 256;
+/// Rows whose material is prepared at a time: the encrypted model is read once for all of them, and
+/// a row's sums take 0.46 MB of the client's memory.
+const ROWS_PREPARED_AT_ONCE: usize = 256;
 /// Exponential tables prepared at a time.
 const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
 
 /// Records left in each pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stock {
-    /// slots, one for a row
-    pub slots: u64,
-    /// heads, one for a row that is sampled
-    pub heads: u64,
+    /// material of one row each
+    pub rows: u64,
+    /// material for the logits of one row each
+    pub logits: u64,
     /// exponentials, one per layer, head and pair of rows
     pub exponentials: u64,
 }
@@ -74,18 +75,18 @@ impl Protocol {
         }
     }
 
-    /// Slots without shares of `W·r'` are of no use to a protocol that needs them.
-    fn slots_pool(self) -> &'static str {
+    /// Rows' material without shares of `W·r'` is of no use to a protocol that needs them.
+    fn rows_pool(self) -> &'static str {
         match self.prepared {
-            true => "slots",
-            false => "slots-online",
+            true => "rows",
+            false => "rows-online",
         }
     }
 }
 
 struct Pools {
-    slots: Pool,
-    heads: Pool,
+    rows: Pool,
+    logits: Pool,
     exponentials: Pool,
 }
 
@@ -148,8 +149,8 @@ impl<P: Side> Endpoint<P> {
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let layout = Arc::new(SlotLayout::new(&plan));
         let pools = Pools {
-            slots: store.pool(protocol.slots_pool(), layout.record_bytes())?,
-            heads: store.pool("heads", head_record_bytes(&plan))?,
+            rows: store.pool(protocol.rows_pool(), layout.record_bytes())?,
+            logits: store.pool("logits", head_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
@@ -210,8 +211,8 @@ impl<P: Side> Endpoint<P> {
     /// Records left.
     pub fn stock(&self) -> Stock {
         Stock {
-            slots: self.pools.slots.available(),
-            heads: self.pools.heads.available(),
+            rows: self.pools.rows.available(),
+            logits: self.pools.logits.available(),
             exponentials: self.pools.exponentials.available(),
         }
     }
@@ -229,29 +230,29 @@ impl<P: Side> Endpoint<P> {
     pub fn prepare(&mut self, want: Stock, progress: Progress<'_>) -> Result<()> {
         self.conn.set_phase(Phase::Offline);
         let mut done = 0;
-        for n in chunks(want.slots, SLOTS_AT_ONCE) {
-            let batch = self.pools.slots.begin_batch(n)?;
+        for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
+            let batch = self.pools.rows.begin_batch(n)?;
             self.fill(batch, |p, sink| {
                 p.slots(n, sink, &mut |what, step, steps| {
-                    progress(what, done * steps + step * n as u64, want.slots * steps)
+                    progress(what, done * steps + step * n as u64, want.rows * steps)
                 })
                 .map(|_| ())
             })?;
             done += n as u64;
         }
         let mut done = 0;
-        for n in chunks(want.heads, SLOTS_AT_ONCE) {
-            let batch = self.pools.heads.begin_batch(n)?;
+        for n in chunks(want.logits, ROWS_PREPARED_AT_ONCE) {
+            let batch = self.pools.logits.begin_batch(n)?;
             self.fill(batch, |p, sink| p.heads(n, sink).map(|_| ()))?;
             done += n as u64;
-            offline::report(progress, "preparing the output head", done, want.heads)?;
+            offline::report(progress, "preparing logits", done, want.logits)?;
         }
         let mut done = 0;
         for n in chunks(want.exponentials, EXPONENTIALS_AT_ONCE) {
             let batch = self.pools.exponentials.begin_batch(n)?;
             self.fill(batch, |p, sink| p.exponentials(n, sink))?;
             done += n as u64;
-            offline::report(progress, "preparing attention tables", done, want.exponentials)?;
+            offline::report(progress, "preparing exponentials", done, want.exponentials)?;
         }
         Ok(())
     }

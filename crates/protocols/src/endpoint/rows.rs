@@ -1,4 +1,4 @@
-//! Taking material from the store: rows at their positions with attention material, output heads.
+//! Taking material from the store: of rows, at their positions, with attention material; for logits.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ impl<P: Side> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Caller` beyond the context, `Short` if the store lacks slots or tables (nothing is spent then),
+    /// `Caller` beyond the context, `Short` if the store lacks rows or exponentials (nothing is spent then),
     /// connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
@@ -43,7 +43,7 @@ impl<P: Side> Endpoint<P> {
         let tables = exponentials_needed(&self.plan, first, n);
         let stock = self.stock();
         for (what, needed, available) in
-            [("token slots", n as u64, stock.slots), ("attention tables", tables, stock.exponentials)]
+            [("rows", n as u64, stock.rows), ("exponentials", tables, stock.exponentials)]
         {
             if available < needed {
                 return Err(ProtocolError::Short { what, needed, available });
@@ -83,13 +83,13 @@ impl<P: Side> Endpoint<P> {
         let mut slots: Vec<Slot<P>> = Vec::with_capacity(n);
         while slots.len() < n {
             let need = n - slots.len();
-            let available = self.pools.slots.available();
+            let available = self.pools.rows.available();
             if available < need as u64 {
-                return Err(ProtocolError::Short { what: "token slots", needed: need as u64, available });
+                return Err(ProtocolError::Short { what: "rows", needed: need as u64, available });
             }
             let mut fresh = Vec::with_capacity(need);
             let lengths = self.layout.pieces();
-            let mut pieces = self.pools.slots.take_unread(need, &lengths.repeat(need))?.into_iter();
+            let mut pieces = self.pools.rows.take_unread(need, &lengths.repeat(need))?.into_iter();
             for _ in 0..need {
                 let pieces = pieces.by_ref().take(lengths.len()).map(Deferred::Stored).collect();
                 let slot = Slot::<P>::from_pieces(&self.layout, pieces)?;
@@ -160,27 +160,23 @@ impl<P: Side> Endpoint<P> {
         Ok(new)
     }
 
-    /// Takes material for `n` evaluations of the output head.
+    /// Takes material for the logits of `n` rows.
     ///
     /// # Errors
     /// `Short`, store failures.
-    pub fn take_heads(&mut self, n: usize) -> Result<()> {
+    pub fn take_logits(&mut self, n: usize) -> Result<()> {
         let mut taken = 0;
         while taken < n {
-            let available = self.pools.heads.available();
+            let available = self.pools.logits.available();
             if available < (n - taken) as u64 {
-                return Err(ProtocolError::Short {
-                    what: "output heads",
-                    needed: (n - taken) as u64,
-                    available,
-                });
+                return Err(ProtocolError::Short { what: "logits", needed: (n - taken) as u64, available });
             }
             let vocab = self.plan.model.vocab;
             let mut heads = vec![];
-            for record in self.pools.heads.take(n - taken)? {
+            for record in self.pools.logits.take(n - taken)? {
                 let bytes = record.bytes();
                 if bytes.last() == Some(&1) {
-                    heads.push(parse_head(bytes, vocab, &self.pools.heads.path())?);
+                    heads.push(parse_head(bytes, vocab, &self.pools.logits.path())?);
                 }
             }
             taken += heads.len();

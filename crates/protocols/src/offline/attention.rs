@@ -87,7 +87,7 @@ impl EncryptedCache {
     /// rows are removed. Keys are encrypted block by block, so dropped rows stay inside their
     /// ciphertexts; later products that touch them are masked like all others, and both parties ignore
     /// them.
-    pub fn truncate(&mut self, rows: usize) {
+    pub fn crop(&mut self, rows: usize) {
         self.blocks.retain(|block| block.first < rows);
         for block in self.blocks.iter_mut().filter(|block| block.first + block.rows > rows) {
             let kept = rows - block.first;

@@ -94,7 +94,7 @@ impl<P: Party> Preparer<'_, P> {
         let mut state = self.embed(&seeds);
         // Masks go into every linear layer, so none waits for another.
         let y = self.linear(&packed, &seeds, &mut state.good, |group| {
-            report(progress, "preparing tokens", group, steps)
+            report(progress, "preparing rows", group, steps)
         })?;
         for (i, y) in y.chunks(packed.width()).enumerate() {
             sink.write(i, self.layout.linear(Site::Qkv(0)), &fp_to_bytes(y))?;
@@ -110,11 +110,11 @@ impl<P: Party> Preparer<'_, P> {
             self.activation(l, &up, &seeds, sink)?;
             let down = self.outputs(&packed, &y, Site::Down(l), &mut state.good);
             self.residual(&mut state, &down);
-            report(progress, "preparing tokens", steps - (layers - l) as u64, steps)?;
+            report(progress, "preparing rows", steps - (layers - l) as u64, steps)?;
         }
         self.norm(2 * layers, &seeds, &mut state, sink)?;
         self.scalar_tables(&seeds, sink)?;
-        report(progress, "preparing tokens", steps, steps)?;
+        report(progress, "preparing rows", steps, steps)?;
         self.agree_on_good(n, &state, self.layout.usable(), sink)
     }
 

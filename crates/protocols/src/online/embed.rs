@@ -125,7 +125,7 @@ impl<P: Side> Online<P> {
         }
         if self.heads.len() < heads {
             return Err(ProtocolError::Short {
-                what: "output head",
+                what: "logits",
                 needed: heads as u64,
                 available: self.heads.len() as u64,
             });

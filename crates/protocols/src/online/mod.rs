@@ -102,8 +102,8 @@ impl<P: Side> Online<P> {
     ///
     /// # Errors
     /// Those of [`Products::truncate`].
-    pub(crate) fn truncate(&mut self, rows: usize) -> Result<bool> {
-        let dropped = self.products.truncate(rows)?;
+    pub(crate) fn crop(&mut self, rows: usize) -> Result<bool> {
+        let dropped = self.products.crop(rows)?;
         if dropped {
             self.ready.clear();
             self.settle_events();
@@ -138,7 +138,7 @@ impl<P: Side> Online<P> {
     }
 
     /// Evaluations of the output head that are ready.
-    pub fn ready_heads(&self) -> usize {
+    pub fn ready_logits(&self) -> usize {
         self.heads.len()
     }
 

@@ -39,7 +39,7 @@ impl Drop for LayerCache {
 
 impl LayerCache {
     /// Wipes what lies beyond `len` numbers. The server has no `open_k`.
-    fn truncate(&mut self, len: usize) {
+    fn crop(&mut self, len: usize) {
         for v in [&mut self.k, &mut self.v, &mut self.open_k, &mut self.open_v] {
             if let Some(dropped) = v.get_mut(len..) {
                 dropped.zeroize();
@@ -153,7 +153,7 @@ impl<P: Party> Products<P> for Preprocessed<P> {
         self.cache[0].k.len() / self.plan.model.kv_dim()
     }
 
-    fn truncate(&mut self, rows: usize) -> Result<bool> {
+    fn crop(&mut self, rows: usize) -> Result<bool> {
         let (width, length) = (self.plan.model.kv_dim(), self.length());
         let whole = self.cache.iter().all(|c| c.k.len() == length * width);
         if rows > length || !whole {
@@ -164,7 +164,7 @@ impl<P: Party> Products<P> for Preprocessed<P> {
             return Ok(false);
         }
         for layer in &mut self.cache {
-            layer.truncate(rows * width);
+            layer.crop(rows * width);
         }
         Ok(true)
     }

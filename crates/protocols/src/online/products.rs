@@ -54,7 +54,7 @@ pub trait Products<P: Party>: Send {
     /// # Errors
     /// `Shape`, and nothing is dropped: more rows than there are, a pass in progress, a protocol
     /// that cannot forget rows.
-    fn truncate(&mut self, rows: usize) -> Result<bool>;
+    fn crop(&mut self, rows: usize) -> Result<bool>;
 
     /// Forgets all rows.
     fn reset(&mut self);

@@ -52,7 +52,7 @@ impl<'a> Clear<'a> {
     }
 
     /// Forgets rows `rows…`.
-    pub fn truncate(&mut self, rows: usize) {
+    pub fn crop(&mut self, rows: usize) {
         let len = rows * self.tiny.plan.model.kv_dim();
         self.k.iter_mut().chain(&mut self.v).for_each(|x| x.truncate(len));
     }

@@ -90,7 +90,7 @@ fn rows_that_were_dropped_are_not_in_the_sums() {
         let mut products = vec![];
         for (new, kept) in blocks.iter().zip(kept) {
             products.push(attention::extend::<P>(ch, &keys, m, &mut cache, new, &mut rng)?);
-            cache.truncate(new.first + kept);
+            cache.crop(new.first + kept);
         }
         Ok(products)
     }

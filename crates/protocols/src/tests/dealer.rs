@@ -32,7 +32,7 @@ struct SlotBytes {
     attention: Vec<Attention>,
 }
 
-/// One session's material for rows `0..` and output heads.
+/// One session's material for rows `0..` and for logits.
 pub struct Session {
     pub known: Vec<Known>,
     /// `r'` of every output head
@@ -68,7 +68,7 @@ fn insecure_keys(requests: &[(TableShape, Pair<Vec<Word>>)], seed: u8) -> Vec<Pa
     client.result.into_iter().zip(server.result).map(|(c, s)| [c, s]).collect()
 }
 
-/// Deals `sessions` sessions of `rows` rows and `heads` output heads.
+/// Deals `sessions` sessions of `rows` rows and `heads` evaluations of the head.
 pub fn insecure_deal(tiny: &Tiny, sessions: usize, rows: usize, heads: usize, seed: u8) -> Vec<Session> {
     let mut dealer = Dealer { tiny, rng: rng(seed), requests: vec![], places: vec![] };
     let mut dealt: Vec<Session> = (0..sessions)

@@ -42,7 +42,7 @@ fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left
             let mut logits = vec![];
             for (tokens, sampled) in passes {
                 e.extend(tokens.len())?;
-                e.take_heads(*sampled)?;
+                e.take_logits(*sampled)?;
                 logits.push(client_pass(&mut e, layers, tokens, *sampled)?);
             }
             Ok(left(e, logits))
@@ -53,7 +53,7 @@ fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left
             e.prepare(want, &mut |_, _, _| true)?;
             for (tokens, sampled) in passes {
                 e.extend(tokens.len())?;
-                e.take_heads(*sampled)?;
+                e.take_logits(*sampled)?;
                 server_pass(&mut e, tiny, tokens.len(), *sampled)?;
             }
             Ok(left(e, vec![]))
@@ -104,24 +104,24 @@ fn private_logits_equal_the_clear_ones() {
         let exponentials = exponentials_needed(&tiny.plan, 0, 5) + 3;
         let left = check_session(
             tiny,
-            Stock { slots: 7, heads: 4, exponentials },
+            Stock { rows: 7, logits: 4, exponentials },
             &[(&[3, 0, 19], 1), (&[7], 1), (&[11], 1)],
         );
-        assert_eq!(left, Stock { slots: 2, heads: 1, exponentials: 3 });
+        assert_eq!(left, Stock { rows: 2, logits: 1, exponentials: 3 });
     }
 }
 
 #[test]
 fn events_of_rows_that_nobody_samples_go_to_the_next_that_is() {
     for arch in BOTH {
-        let want = Stock { slots: 8, heads: 3, exponentials: 200 };
+        let want = Stock { rows: 8, logits: 3, exponentials: 200 };
         check_session(tiny(arch), want, &[(&[3, 1], 0), (&[0], 0), (&[19, 4], 2), (&[7, 5], 1)]);
     }
 }
 
 #[test]
 fn every_row_of_a_prompt_can_be_sampled() {
-    let want = Stock { slots: 3, heads: 3, exponentials: 100 };
+    let want = Stock { rows: 3, logits: 3, exponentials: 100 };
     check_session(tiny(Arch::Llama), want, &[(&[1, 2, 3], 3)]);
 }
 
@@ -130,8 +130,8 @@ fn unsafe_slots_are_skipped_by_both() {
     // Bounds so large that many slots fail, in preparation and when queries are rotated.
     let tiny = build(&Settings { bound: 1 << 52, ..Settings::of(Arch::Llama) });
     let left =
-        check_session(&tiny, Stock { slots: 60, heads: 8, exponentials: 40 }, &[(&[4, 5], 1), (&[6], 1)]);
-    assert!(left.slots < 57, "{left:?}");
+        check_session(&tiny, Stock { rows: 60, logits: 8, exponentials: 40 }, &[(&[4, 5], 1), (&[6], 1)]);
+    assert!(left.rows < 57, "{left:?}");
 }
 
 #[test]
@@ -139,20 +139,17 @@ fn missing_material_is_an_error_and_nothing_is_spent() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
     fn party<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> Endpoint<P> {
         let mut e = open(conn, tiny, dir, false).unwrap();
+        assert!(matches!(e.extend(1), Err(ProtocolError::Short { what: "rows", needed: 1, available: 0 })));
         assert!(matches!(
-            e.extend(1),
-            Err(ProtocolError::Short { what: "token slots", needed: 1, available: 0 })
-        ));
-        assert!(matches!(
-            e.take_heads(2),
-            Err(ProtocolError::Short { what: "output heads", needed: 2, available: 0 })
+            e.take_logits(2),
+            Err(ProtocolError::Short { what: "logits", needed: 2, available: 0 })
         ));
         assert!(matches!(e.extend(81), Err(ProtocolError::Caller { what: "rows of a session", .. })));
-        e.prepare(Stock { slots: 0, heads: 0, exponentials: 2 }, &mut |_, _, _| true).unwrap();
+        e.prepare(Stock { rows: 0, logits: 0, exponentials: 2 }, &mut |_, _, _| true).unwrap();
         e
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
-    let stock = Stock { slots: 0, heads: 0, exponentials: 2 };
+    let stock = Stock { rows: 0, logits: 0, exponentials: 2 };
     assert_eq!((client.stock(), server.stock()), (stock, stock));
 }
 
@@ -161,7 +158,7 @@ fn stores_that_disagree_are_refused_or_moved_forward() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
     fn fill<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
         let mut e = open(conn, tiny, dir, false).unwrap();
-        e.prepare(Stock { slots: 0, heads: 0, exponentials: 5 }, &mut |_, _, _| true).unwrap();
+        e.prepare(Stock { rows: 0, logits: 0, exponentials: 5 }, &mut |_, _, _| true).unwrap();
     }
     pair(|c| fill(c, tiny, dir.path()), |c| fill(c, tiny, dir.path()));
     // The client crashes after taking two records.
@@ -179,7 +176,7 @@ fn stores_that_disagree_are_refused_or_moved_forward() {
         |c| open(c, tiny, dir.path(), true).map(|e| e.stock()),
         |c| open(c, tiny, dir.path(), false).map(|e| e.stock()),
     );
-    let stock = Stock { slots: 0, heads: 0, exponentials: 3 };
+    let stock = Stock { rows: 0, logits: 0, exponentials: 3 };
     assert_eq!((client.unwrap(), server.unwrap()), (stock, stock));
 }
 

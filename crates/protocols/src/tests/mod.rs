@@ -5,6 +5,7 @@
 
 mod attention_material;
 mod cost;
+mod crop;
 mod dealer;
 mod endpoint;
 mod faults;
@@ -16,7 +17,6 @@ mod prepare;
 mod ranges;
 mod steps;
 mod tables;
-mod truncate;
 mod uniform;
 
 use crate::testing::{between, channel, clear, elements, integers, rng, tiny};

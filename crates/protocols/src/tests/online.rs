@@ -20,7 +20,7 @@ use crate::share::{Kind, Tensor};
 
 const ROWS: usize = 4;
 
-/// Four rows and four output heads, dealt once per architecture.
+/// Four rows and the logits of four, dealt once per architecture.
 pub fn session(arch: Arch) -> &'static Session {
     static DEALT: [OnceLock<Session>; 2] = [const { OnceLock::new() }; 2];
     DEALT[arch as usize].get_or_init(|| insecure_deal(tiny(arch), 1, ROWS, ROWS, 40).remove(0))

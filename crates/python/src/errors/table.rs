@@ -72,7 +72,7 @@ pub fn session(e: &SessionError) -> &'static str {
         E::AddressInUse { .. } => "AddressInUse",
         E::Fingerprint { .. } => "WrongFingerprint",
         E::Version { .. } | E::Protocol { .. } => "VersionMismatch",
-        E::Token => "WrongToken",
+        E::AccessToken => "WrongAccessToken",
         E::Mismatch { .. } => "AgreementMismatch",
         E::Io { .. } | E::Address { .. } | E::Tls(_) | E::Identity { .. } | E::ClientId => "ConnectionFailed",
     }

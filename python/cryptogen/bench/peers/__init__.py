@@ -1,1 +1,1 @@
-"""Other systems on our shapes, on this machine, in the same command as ours."""
+"""Other systems on the same shapes, on this machine, in the same command as `preprocessed`."""

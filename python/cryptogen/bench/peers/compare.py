@@ -1,8 +1,8 @@
-"""`cryptogen bench peers`: SPU's Cheetah and ours on the same block of the same shape, one after the other.
+"""`cryptogen bench peers`: SPU's Cheetah and `preprocessed` on the same block, one after the other.
 
-Ours: offline and online of one token, the straight line through 1 and K blocks (`bench decode`); a token is all blocks,
-embedding and head. SPU's: one block and one head, each measured; a token is their sum, the block multiplied by the
-number of layers. Neither counts what is paid once: our encrypted model, SPU's dealing of the weights.
+`preprocessed`: offline and online of one token, the straight line through 1 and K blocks (`bench decode`); a token is
+all blocks, embedding and head. SPU's: one block and one head, each measured; a token is their sum, the block multiplied
+by the number of layers. Neither counts what is paid once: the encrypted model, SPU's dealing of the weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .environment import SPU, spu_python
 
 @dataclass(frozen=True)
 class Task:
-    """`runs`: of SPU's block after one that warms up, the median counts; `tokens`, `blocks`: of ours."""
+    """`runs`: of SPU's block after one that warms up, the median counts; `tokens`, `blocks`: of `preprocessed`."""
 
     shape: str = "gpt2"
     context: int = 128
@@ -84,7 +84,7 @@ def multiplied(spu: dict[str, Any], layers: int) -> dict[str, float]:
 
 
 def totals(figures: dict[str, float]) -> dict[str, float]:
-    """Ours, offline and online together."""
+    """`preprocessed`, offline and online together."""
     offline, online = figures["offline_seconds_per_token"], figures["online_seconds_per_token"]
     return {
         "offline_seconds": offline,
@@ -97,13 +97,13 @@ def totals(figures: dict[str, float]) -> dict[str, float]:
 
 def summary(result: dict[str, Any]) -> str:
     """For people."""
-    spu, ours = result["spu"], result["cryptogen"]
+    spu, cryptogen = result["spu"], result["cryptogen"]
     lines = [f"one {result['shape']} token behind {result['context']} rows, both parties on {result['machine']}", ""]
     for what in ("block", "token"):
         lines += [
             f"{what}: SPU Cheetah {spu[what]['seconds']:.2f} s, {spu[what]['bytes'] / 1e6:.1f} MB; CryptoGen "
-            f"{ours[what]['offline_seconds']:.3f} s offline + {ours[what]['online_seconds']:.3f} s online, "
-            f"{ours[what]['bytes'] / 1e6:.1f} MB; {result[f'ratio_per_{what}']:.0f} times"
+            f"{cryptogen[what]['offline_seconds']:.3f} s offline + {cryptogen[what]['online_seconds']:.3f} s online, "
+            f"{cryptogen[what]['bytes'] / 1e6:.1f} MB; {result[f'ratio_per_{what}']:.0f} times"
         ]
     head = f"SPU's head {spu['head']['seconds']:.2f} s; its token is {result['spu_token_is']}"
-    return "\n".join([*lines, f"{head}. Ours: {result['cryptogen_token_is']}."])
+    return "\n".join([*lines, f"{head}. CryptoGen: {result['cryptogen_token_is']}."])

@@ -160,7 +160,7 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
         Just("{}"),
         Just("[[[["),
         Just(r#"{"protocol_version":1e99,"agree":7}"#),
-        Just(r#"{"protocol_version":1,"client_id":"../..","token":"t","protocol":"preprocessed"}"#),
+        Just(r#"{"protocol_version":1,"client_id":"../..","access_token":"t","protocol":"preprocessed"}"#),
         Just(r#"{"protocol_version":1,"refused":"x","agree":{"model":"m","plan":[]}}"#),
     ];
     let framed = (0u8..6, prop_oneof![noise(), json.prop_map(|j| j.as_bytes().to_vec())]);

@@ -18,19 +18,19 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_le_bytes()[..], &[kind], payload].concat()
 }
 
-fn introduction(token: Option<&str>) -> Introduction {
+fn introduction(access_token: Option<&str>) -> Introduction {
     Introduction {
         package_version: "0.1.0".into(),
         protocol: "preprocessed".into(),
         client_id: "alice-1".into(),
-        token: token.map(|t| Token::new(t.into())),
+        access_token: access_token.map(|t| AccessToken::new(t.into())),
     }
 }
 
-fn policy(token: Option<&str>) -> Policy {
+fn policy(access_token: Option<&str>) -> Policy {
     Policy {
         package_version: "0.1.0".into(),
         protocol: "preprocessed".into(),
-        token: token.map(|t| Token::new(t.into())),
+        access_token: access_token.map(|t| AccessToken::new(t.into())),
     }
 }

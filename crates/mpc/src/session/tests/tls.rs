@@ -85,8 +85,8 @@ fn refusals_are_the_same_on_both_sides() {
     let mut other = introduction(Some("secret"));
     other.protocol = "recompute".into();
     for (me, ours, theirs) in [
-        (introduction(Some("wrong")), SessionError::Token, SessionError::Token),
-        (introduction(None), SessionError::Token, SessionError::Token),
+        (introduction(Some("wrong")), SessionError::AccessToken, SessionError::AccessToken),
+        (introduction(None), SessionError::AccessToken, SessionError::AccessToken),
         (
             other,
             SessionError::Protocol { expected: "recompute".into(), actual: "preprocessed".into() },

@@ -30,7 +30,7 @@ impl<P: Side> Online<P> {
         let spec = &plan.attention[layer];
         let shape = exp_shape(&plan, layer);
         let heads = plan.model.heads;
-        let malformed = || ProtocolError::bug("attention tables of a row", "one per score", "another number");
+        let malformed = || ProtocolError::bug("exponentials of a row", "one per score", "another number");
         let mut out = Exponentials {
             keys: Vec::with_capacity(self.active.len()),
             rotations: Vec::with_capacity(call.entries),

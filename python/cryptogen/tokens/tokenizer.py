@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import tokenizers
 
 from cryptogen.errors import InputError, MissingFile, TokenizerError
 from cryptogen.tokens.chat import END, START, ChatML, Message
 from cryptogen.tokens.stream import StreamDecoder
 
 
-class TextCodec:
+class Tokenizer:
     """A tokenizer and, for instruction-tuned models, the chat format."""
 
-    def __init__(self, tokenizer: Tokenizer, chat: ChatML | None = None) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, chat: ChatML | None = None) -> None:
         self._tokenizer, self.chat = tokenizer, chat
 
     @classmethod
-    def from_file(cls, path: str | Path) -> TextCodec:
+    def from_file(cls, path: str | Path) -> Tokenizer:
         """Read a tokenizer.json. `MissingFile`, `TokenizerError`."""
         path = Path(path)
         if not path.exists():
@@ -27,10 +27,10 @@ class TextCodec:
         return cls.from_json(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
 
     @classmethod
-    def from_json(cls, text: str, source: str = "tokenizer") -> TextCodec:
+    def from_json(cls, text: str, source: str = "tokenizer") -> Tokenizer:
         """Read the text of a tokenizer.json. `TokenizerError`."""
         try:
-            return cls(Tokenizer.from_str(text))
+            return cls(tokenizers.Tokenizer.from_str(text))
         except Exception as e:  # the library raises bare Exception
             raise TokenizerError(f"{source}: not a tokenizer.json ({e})") from e
 
@@ -38,12 +38,12 @@ class TextCodec:
         """The text of a tokenizer.json (without the chat format)."""
         return str(self._tokenizer.to_str())
 
-    def with_chat_template(self, template: str) -> TextCodec:
+    def with_chat_template(self, template: str) -> Tokenizer:
         """Add the chat format if a Jinja template is ChatML and the vocabulary has its two tokens; else unchanged."""
         start, end = self.token_id(START), self.token_id(END)
         if START not in template or start is None or end is None:
             return self
-        return TextCodec(self._tokenizer, ChatML.from_template(template, start, end))
+        return Tokenizer(self._tokenizer, ChatML.from_template(template, start, end))
 
     @property
     def size(self) -> int:

@@ -68,13 +68,13 @@ fn run<P: Side>(
         if step.extend > 0 {
             e.extend(step.extend)?;
         }
-        e.take_heads(step.sampled)?;
+        e.take_logits(step.sampled)?;
         logits.push(pass(&mut e, step)?);
         let (length, ready) = (e.state().length(), e.state().ready_rows());
-        let refused = e.truncate(length + 1);
+        let refused = e.crop(length + 1);
         assert!(matches!(refused, Err(ProtocolError::Caller { what: "rows to keep", .. })), "{refused:?}");
         assert_eq!((e.state().length(), e.state().ready_rows()), (length, ready));
-        e.truncate(step.keep)?;
+        e.crop(step.keep)?;
         let dropped = step.keep < length;
         assert_eq!(
             (e.state().length(), e.state().ready_rows()),
@@ -91,11 +91,11 @@ fn run<P: Side>(
 
 fn check(tiny: &Tiny, dir: &Path) {
     let mut positions = 0;
-    let mut want = Stock { slots: 3, heads: 2, exponentials: 1 };
+    let mut want = Stock { rows: 3, logits: 2, exponentials: 1 };
     for (step, first) in STEPS.iter().zip(starts()) {
         let ahead = positions - first.min(positions);
-        want.slots += step.extend as u64;
-        want.heads += step.sampled as u64;
+        want.rows += step.extend as u64;
+        want.logits += step.sampled as u64;
         want.exponentials += exponentials_needed(&tiny.plan, first + ahead, step.extend);
         let dropped = step.keep < first + step.tokens.len();
         positions = if dropped { step.keep } else { first + ahead + step.extend };
@@ -121,14 +121,14 @@ fn check(tiny: &Tiny, dir: &Path) {
     let mut clear = Clear::new(tiny, client.0, server.0);
     for ((step, first), logits) in STEPS.iter().zip(starts()).zip(client.2) {
         assert_eq!(logits, clear.forward(step.tokens, first, step.sampled));
-        clear.truncate(step.keep);
+        clear.crop(step.keep);
     }
     clear.finish();
     // Every row took a slot and tables of its own: nothing of a dropped row served again. One run in a hundred refuses a slot whose rotated
     // queries could truncate wrongly, and takes another.
     assert_eq!(client.1, server.1);
-    assert_eq!(client.1, Stock { slots: client.1.slots, heads: 2, exponentials: 1 });
-    assert!((1..=3).contains(&client.1.slots), "{:?}", client.1);
+    assert_eq!(client.1, Stock { rows: client.1.rows, logits: 2, exponentials: 1 });
+    assert!((1..=3).contains(&client.1.rows), "{:?}", client.1);
     let declared: Cost = STEPS
         .iter()
         .zip(starts())

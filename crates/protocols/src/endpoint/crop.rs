@@ -2,7 +2,7 @@
 //!
 //! Functionality: of `L` rows the first `n` stay, as if the others had never been computed.
 //! Source: `docs/protocols/preprocessed.md` §4.7; verification of drafted tokens, Leviathan et al.
-//! 2023. Rows of the default protocol are immutable, so forgetting the last ones is exact.
+//! 2023. Rows of `preprocessed` are immutable, so forgetting the last ones is exact.
 //! Inputs: both `n`, the same between two passes (the session protocol names it), and their state
 //! of the session.
 //! Cost: no message.
@@ -28,9 +28,9 @@ impl<P: Side> Endpoint<P> {
     /// # Errors
     /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol whose
     /// cache cannot forget rows.
-    pub fn truncate(&mut self, rows: usize) -> Result<()> {
-        if self.online.truncate(rows)? {
-            self.cache.truncate(rows);
+    pub fn crop(&mut self, rows: usize) -> Result<()> {
+        if self.online.crop(rows)? {
+            self.cache.crop(rows);
         }
         Ok(())
     }
