@@ -1,4 +1,4 @@
-//! The paper's two protocols: the one place that knows their crate beside the default protocol, and
+//! The paper's two protocols: the one place that knows their crate beside `preprocessed`, and
 //! what only they can do.
 
 use std::path::{Path, PathBuf};

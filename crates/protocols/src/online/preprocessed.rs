@@ -1,4 +1,4 @@
-//! The default protocol's products: from openings, and products of masks made offline.
+//! The products of `preprocessed`: from openings, and products of masks made offline.
 //!
 //! Linear layers (A5.3): the server multiplies `x − r'` itself and adds its prepared share of
 //! `W·r'`. Attention: steps 1 to 3 of [`super::attention`], over a cache of shares and openings

@@ -1,7 +1,7 @@
 //! Where shares of `W·x`, of attention's scores and of its weighted values come from: all in which
 //! protocols differ.
 //!
-//! Every other step of [`super`] is the same in all of them. The default protocol,
+//! Every other step of [`super`] is the same in all of them. The one of this crate,
 //! [`super::preprocessed`], has prepared products of masks and only opens values; another may
 //! compute online, with messages of its own. Openings ride in messages that the caller sends
 //! anyway, so a method is given the caller's message under construction, or how much the caller
@@ -24,7 +24,7 @@ pub trait Side: Party {
     /// What this party asks of a protocol.
     type Products: Products<Self> + ?Sized;
 
-    /// The default protocol's state as such.
+    /// The state of `preprocessed`, the protocol of this crate.
     fn preprocessed(state: Preprocessed<Self>) -> Box<Self::Products>;
 }
 
