@@ -221,7 +221,7 @@ fn damaged_and_spent_material_are_told_apart() {
     let tiny = tiny(Arch::Gpt);
     let (plan, layout) = (&tiny.plan, &tiny.layout);
     let file: Arc<Path> = Path::new("slots.records").into();
-    let whole = |byte: u8| slot::<Client>(&tiny, &vec![byte; layout.record_bytes()], &file);
+    let whole = |byte: u8| slot::<Client>(tiny, &vec![byte; layout.record_bytes()], &file);
     let corrupt = |error: Option<ProtocolError>| {
         assert!(matches!(&error, Some(ProtocolError::Corrupt { file: f, .. }) if **f == *file), "{error:?}");
     };
