@@ -63,7 +63,7 @@ class Margins:
     score_top: float = 8.0  # nats above the largest score, exactly computed
     score_least: float = 4.0  # of these where a narrower window is worth more
     score_bottom: float = 4.0  # nats below the smallest score
-    sigma_top: float = 5.0  # bits of σ above one score at the top
+    sigma_top: float = 3.0  # bits of σ above one score at the top
     sigma_least: float = 1.0  # of these where a head needs all that there is
     sigma_cut: float = 3.0  # bits of σ above the largest whose scores are cut off, where there are index bits to spare
     sigma: float = 4.0  # bits of σ above the largest, of which one is guard

@@ -23,7 +23,6 @@ from .observe import Observation, observe
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text
 CHAT = "chat"
-MORE_SEEDS = (3, 4, 5, 6)  # of repetitive classes; 0 is every class's own, 1 the check's, 2 that of `bench ranges`
 
 
 def calibrate_model(
@@ -53,7 +52,7 @@ def calibrate_model(
     needed = size * (max(windows) + 1) + 2
     if len(tokens) < needed or size > config.context:
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
-    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + _measured(tokenizer, rows)
+    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(tokenizer, rows).values())
     seen = Observation(config)
     for done, part in enumerate(in_processes(partial(_observe, str(path)), chosen), 1):
         seen.merge(part)
@@ -72,13 +71,6 @@ def _observe(source: str, window: Sequence[int]) -> Observation:
     step = max(len(window) // 8, START)
     starts = [window[j : j + START] for j in range(0, len(window), step) if len(window[j:]) > 1]
     return observe(canonical_of(source), [window, *starts])
-
-
-def _measured(tokenizer: Tokenizer, rows: int) -> list[list[int]]:
-    """The stress text that a plan is made from: one of every class, and several of a class of which
-    one shows little."""
-    more = [_tokens(tokenizer, name, rows, seed) for seed in MORE_SEEDS for name in stress.REPETITIVE]
-    return [*stress_tokens(tokenizer, rows).values(), *more]
 
 
 def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, list[int]]:

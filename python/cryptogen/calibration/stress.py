@@ -385,8 +385,6 @@ CLASSES: dict[str, Maker] = {
     "one-word": _one_word, "few-words": _few_words, "spaces": _spaces, "line-breaks": _line_breaks,
     "punctuation": _punctuation, "long-lines": _long_lines, "mixed": _mixed,
 }  # fmt: skip
-# A few tokens, over and over: one text of such a class says little of another, whose tokens are others.
-REPETITIVE = ("one-word", "few-words", "spaces")
 
 
 def conversation(characters: int = 16_000, seed: int = 0) -> list[Message]:
