@@ -1,6 +1,6 @@
 //! Scores and values of attention over the encrypted KV cache (ct × ct): what the paper's protocols
-//! put in the place of the openings and prepared products of [`crate::online::attention`], whose
-//! other steps they share.
+//! put in the place of the openings and prepared products of
+//! [`cryptogen_protocols::online::attention`], whose other steps they share.
 //!
 //! Functionality: from shares of the queries, keys and values of new rows, shares of `q·k` for
 //! every cached key; from shares of weights, shares of their sums with the cached values.

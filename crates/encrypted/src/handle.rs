@@ -31,7 +31,7 @@ impl Variant {
     /// As [`Endpoint::open`]; moreover the server gets the evaluation keys that it lacks.
     ///
     /// # Errors
-    /// Those of [`Endpoint::open`]; `File` for damaged keys.
+    /// Those of [`Endpoint::open`]; `Corrupt` for damaged keys.
     pub fn open<P: Side>(
         self,
         conn: Connection<P>,

@@ -75,14 +75,10 @@ def _observe(source: str, window: Sequence[int]) -> Observation:
 
 def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, list[int]]:
     """The first `rows` tokens of every class; of a chat too, if the model has a chat format."""
-    texts = {name: _tokens(tokenizer, name, rows, seed) for name in stress.names()}
+    texts = {name: tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows] for name in stress.names()}
     if tokenizer.chat is not None:
         texts[CHAT] = tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]
     return texts
-
-
-def _tokens(tokenizer: Tokenizer, name: str, rows: int, seed: int) -> list[int]:
-    return tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows]
 
 
 def _figures(found: Mapping[str, Faithful]) -> dict[str, dict[str, float]]:

@@ -158,7 +158,7 @@ fn wide() -> Tiny {
 }
 
 /// Both parties' states, with keys in `dir`.
-pub fn hybrids(tiny: &Tiny, dir: &Path, variant: Variant) -> (State<Client>, State<Server>) {
+pub fn states(tiny: &Tiny, dir: &Path, variant: Variant) -> (State<Client>, State<Server>) {
     let (mut near, mut far) = Connection::memory_pair();
     let dirs = ["client", "server"].map(|name| dir.join(name));
     dirs.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
@@ -172,7 +172,7 @@ pub fn hybrids(tiny: &Tiny, dir: &Path, variant: Variant) -> (State<Client>, Sta
 #[test]
 fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
     let (tiny, dir) = (wide(), tempfile::tempdir().unwrap());
-    let (mut client, mut server) = hybrids(&tiny, dir.path(), Variant::EncryptedCache);
+    let (mut client, mut server) = states(&tiny, dir.path(), Variant::EncryptedCache);
     let rotated = |h: &mut State<Client>, site, rows| {
         let work = h.plan().choose(site, rows).work;
         work.hoisted > 0 && work.rotations > 0
@@ -215,7 +215,7 @@ fn encrypted_layers_equal_the_clear_product_at_the_declared_cost() {
 #[test]
 fn spoiled_messages_of_a_layer_are_errors() {
     let (tiny, dir) = (build(&Settings::of(Arch::Gpt)), tempfile::tempdir().unwrap());
-    let (mut client, mut server) = hybrids(&tiny, dir.path(), Variant::Recompute);
+    let (mut client, mut server) = states(&tiny, dir.path(), Variant::Recompute);
     let (site, l) = (Site::Qkv(0), tiny.plan.linear(Site::Qkv(0)));
     let (x, y) = (elements(&mut rng(93), l.d_in), elements(&mut rng(94), l.d_out));
     for (party, message) in [(0, 0), (1, 0), (0, 1)] {
@@ -257,7 +257,7 @@ fn encoded_weights_are_kept_in_files_and_never_wrong() {
     assert_eq!(files().len(), sites);
     let good = std::fs::read(&files()[0]).unwrap();
     let multiplies = |encoded: Arc<Encoded>| {
-        let (mut client, mut server) = hybrids(&tiny, dir.path(), Variant::EncryptedCache);
+        let (mut client, mut server) = states(&tiny, dir.path(), Variant::EncryptedCache);
         server.encoded = encoded;
         for (key, site) in Site::of_layer(0).into_iter().enumerate() {
             let (l, mut rng) = (tiny.plan.linear(site), rng(97));
@@ -343,7 +343,7 @@ fn weights_cache_times() {
 fn gpt2_layers() {
     let tiny = build(&Settings { sizes: [768, 12, 12, 64, 3072], ..Settings::of(Arch::Gpt) });
     let dir = tempfile::tempdir().unwrap();
-    let (mut client, mut server) = hybrids(&tiny, dir.path(), Variant::EncryptedCache);
+    let (mut client, mut server) = states(&tiny, dir.path(), Variant::EncryptedCache);
     println!("{} steps for linear layers, {} bytes of keys", client.plan().steps().len(), client.key_bytes());
     for rows in [1, 1, 64] {
         for (key, site) in Site::of_layer(0).into_iter().enumerate() {

@@ -101,7 +101,7 @@ impl<P: Side> Online<P> {
     /// have a position but no token are dropped too.
     ///
     /// # Errors
-    /// Those of [`Products::truncate`].
+    /// Those of `Products::crop`.
     pub(crate) fn crop(&mut self, rows: usize) -> Result<bool> {
         let dropped = self.products.crop(rows)?;
         if dropped {

@@ -52,7 +52,7 @@ pub trait Products<P: Party>: Send {
     /// Keeps the first `rows` rows; whether there was anything to drop.
     ///
     /// # Errors
-    /// `Shape`, and nothing is dropped: more rows than there are, a pass in progress, a protocol
+    /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol
     /// that cannot forget rows.
     fn crop(&mut self, rows: usize) -> Result<bool>;
 
