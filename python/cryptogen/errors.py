@@ -236,8 +236,8 @@ class PlanUnfaithful(CryptogenError):
 
     def __init__(self, faults: Mapping[str, Sequence[str]]) -> None:
         self.faults = faults
-        named = (f"{name}: {', '.join(found)}" for name, found in faults.items())
-        super().__init__(f"{len(faults)} texts fail: {'. '.join(named)}")
+        named = [f"{name}: {', '.join(found)}" for name, found in faults.items()]
+        super().__init__("\n".join([f"the integers do not follow the model on {len(named)} kinds of text", *named]))
 
 
 class MissingPlan(CryptogenError):

@@ -34,7 +34,9 @@ def in_processes(work: Callable[[Input], Output], inputs: Sequence[Input]) -> It
     os.environ.update(dict.fromkeys(THREADS, "1"))  # inherited by the workers
     try:
         workers = min(len(os.sched_getaffinity(0)), max(len(inputs), 1))
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        # Ctrl-C reaches them too: they end without a word, and the command says what there is to say
+        quiet = (signal.SIGINT, signal.SIG_DFL)
+        with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, quiet) as pool:
             yield from pool.map(work, inputs)
     finally:
         for name, value in before.items():

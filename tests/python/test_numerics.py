@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cryptogen.backends.float import FloatBackend
-from cryptogen.calibration.choose import Limits, Margins, _Sketch, calibrate
+from cryptogen.calibration.choose import Limits, Margins, _gap, _Sketch, calibrate
 from cryptogen.calibration.observe import CUTS, ROWS, Scores
 from cryptogen.calibration.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
 from cryptogen.errors import PlanError
@@ -231,6 +231,46 @@ def test_rsqrt_is_right_over_its_range(smallest: float, largest: float) -> None:
         assert made[last.g][int(m / 2.0**last.mu) >> last.h]
 
 
+def test_mean_squares_in_the_gap_are_flagged() -> None:
+    found, unit, low, high = TableSet(), 64 * 2.0**12, 2.0**8, 2.0**18
+    scalar, _ = rsqrt(found, 2.0 * unit, 2.0**20 * unit, unit, 1e-5, gap=(low * unit, high * unit))
+    made = {n: t for f in found.functions for n, t in zip(f["tables"], make(f), strict=True)}
+    assert scalar.lo is not None
+
+    def flags(square: float) -> set[int]:
+        """With either of the two pieces that may be asked."""
+        m, pieces = square * unit, []
+        for span in (scalar.hi, scalar.lo):
+            j = (int(m / 2.0**span.mu) >> span.h) % (1 << span.k)
+            pieces.append([(made[span.g][i], made[span.z][i] if span.z is not None else 0) for i in (j - 1, j)])
+        coarse, fine = pieces
+        return {int(g + z * lower[0]) for g, z in coarse for lower in (fine if z else fine[:1])}
+
+    assert all(flags(x) == {0} for x in np.geomspace(2.0, low / 1.05, 50))
+    assert all(flags(x) == {1} for x in np.geomspace(low * 1.05, high / 1.05, 50))
+    assert all(flags(x) == {0} for x in np.geomspace(high, 2.0**22, 50))
+
+
+def test_the_gap_lies_between_rows_of_two_kinds() -> None:
+    rng, margins = np.random.default_rng(0), Margins()
+    ordinary, sinks = 2.0 ** rng.uniform(3, 7, 5000), 2.0 ** rng.uniform(19, 20, 60)
+    few = 2.0 ** rng.uniform(7, 19, 4)  # in between
+    gap = _gap(np.concatenate([ordinary, sinks, few]), margins)
+    assert gap is not None
+    assert 2.0**7.4 < gap[0] < 2.0**8 < 2.0**16 < gap[1] < 2.0**18.1
+    assert _gap(np.concatenate([ordinary, 2.0 ** rng.uniform(7, 19, 400), sinks]), margins) is None  # one kind, wide
+    assert _gap(np.concatenate([ordinary, sinks[:7]]), margins) is None  # too few of the other kind
+    assert _gap(ordinary, margins) is None
+    assert _gap(ordinary[:3], margins) is None
+
+
+def test_norms_are_precise_unless_that_costs_too_many_bits() -> None:
+    unit = 64 * 2.0**12
+    for most, bits in ((32, 12), (12, 10), (4, 8)):
+        scalar, r = rsqrt(TableSet(), unit, 2.0 * unit, unit, 0.0, most)
+        assert r == bits + 2  # the window's end is √(2·8) = 4 above
+
+
 def test_functions_are_shared() -> None:
     found = TableSet()
     assert found.add(3, kind="exp", k=8, h=8, bits=40) == found.add(3, kind="exp", k=8, h=8, bits=40) == [0, 1, 2]
@@ -322,6 +362,9 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
         ("activations/0/of/0", 2),
         ("activations/0/of/0", -1),
         ("tables", 1),
+        ("tables", 10**12),  # nothing is made of a number that a peer gives
+        ("logit_bits", 11),
+        ("logit_bits", 99999),
         ("functions/0/kind", "os.system"),
         ("functions/0/k", 62),
         ("functions/0/h", "6"),
@@ -332,6 +375,10 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
         ("functions/0/fine", 2),
         ("functions/0/below", 1 << 12),
         ("functions/0/below", None),  # then there is no selector
+        ("functions/0/gap", [5]),
+        ("functions/0/gap", [-1, 5]),
+        ("functions/0/gap", [5, 1 << 12]),
+        ("functions/0/gap", 5),
     ],
 )
 def test_bad_documents_are_refused(plan: NumericPlan, path: str, value: Any) -> None:
@@ -377,6 +424,12 @@ def test_windows_that_do_not_go_together(plan: NumericPlan) -> None:
 def test_what_is_not_a_plan_is_refused(text: str) -> None:
     with pytest.raises(PlanError):
         NumericPlan.from_json(text)
+
+
+def test_a_plan_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan").write_bytes(b"{\xff")
+    with pytest.raises(PlanError, match="UTF-8 text"):
+        NumericPlan.load(tmp_path / "plan")
 
 
 def test_a_plan_of_another_model_does_not_quantise(tmp_path: Path) -> None:

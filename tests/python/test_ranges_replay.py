@@ -109,6 +109,8 @@ class Mutilation:
             f["fine"] = self.integer(0, 1)
             if f["below"] is not None:
                 f["below"] = self.integer(0, (1 << f["k"]) - 1)
+            if kind == "rsqrt":
+                f["gap"] = sorted(self.integer(0, (1 << f["k"]) - 1) for _ in range(2))
         elif not kind.startswith("rope"):
             f["bits"] = self.integer(0, 12)
             if guards:

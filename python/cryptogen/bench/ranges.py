@@ -15,7 +15,7 @@ import numpy as np
 
 from cryptogen.backends.float import FloatBackend
 from cryptogen.calibration.model import stress_tokens
-from cryptogen.evaluate.texts import Progress, faithful_texts
+from cryptogen.evaluate.texts import Progress, Windows, cropped, faithful_texts, read_text
 from cryptogen.models.decoder import forward
 from cryptogen.session.plans import find_plan
 from cryptogen.tokens import Tokenizer
@@ -39,7 +39,7 @@ def measure(
     """The figures of `cryptogen bench ranges --json`. `texts`: as in `Faithful`; `check`: what `calibrate` found."""
     checkpoint = load(model)
     found = find_plan(checkpoint, plan)
-    tokens = texts(checkpoint, sizes, files) | {f"chain {i + 1}": chain(checkpoint, p) for i, p in enumerate(PROMPTS)}
+    tokens = texts(checkpoint, sizes, files) | {f"chain {i + 1}": [chain(checkpoint, p)] for i, p in enumerate(PROMPTS)}
     results = faithful_texts(str(model), found, tokens, progress)
     return {
         "model": model.name,
@@ -50,15 +50,18 @@ def measure(
     }
 
 
-def texts(
-    checkpoint: Checkpoint, sizes: Sequence[int], files: Sequence[Path], seed: int = SEED
-) -> dict[str, list[int]]:
+def texts(checkpoint: Checkpoint, sizes: Sequence[int], files: Sequence[Path], seed: int = SEED) -> dict[str, Windows]:
     """Tokens by name and length: every class of stress text, and the beginning of every file, at every size."""
     tokenizer = _tokenizer(checkpoint)
     largest = min(max(sizes), checkpoint.config.context)
-    long = stress_tokens(tokenizer, largest, seed)
-    long |= {path.name: tokenizer.encode(path.read_text(encoding="utf-8"))[:largest] for path in files}
-    return {f"{name}, {size}": tokens[:size] for name, tokens in long.items() for size in sizes if len(tokens) >= size}
+    found = stress_tokens(tokenizer, largest, seed)
+    found |= {path.name: [tokenizer.encode(read_text(path))[:largest]] for path in files}
+    return {
+        f"{name}, {size}": cropped(windows, size)
+        for name, windows in found.items()
+        for size in sizes
+        if sum(map(len, windows)) >= size - 1
+    }
 
 
 def chain(checkpoint: Checkpoint, prompt: str, length: int = CHAIN) -> list[int]:
@@ -89,9 +92,10 @@ def table(figures: Mapping[str, Any]) -> str:
 def _lines(texts: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, f in texts.items():
-        change = f["perplexity"] / f["perplexity_float"] - 1
+        ratio = f["perplexity"] / f["perplexity_float"]
+        change = f"{ratio - 1:+.2%}" if ratio < 10 else f"× {ratio:.3g}"
         cells = (
-            name.rpartition(",")[0] or name, f["rows"], f"{f['perplexity_float']:.2f}", f"{change:+.2%}",
+            name.rpartition(",")[0] or name, f["rows"], f"{f['perplexity_float']:.2f}", change,
             f"{f['agreement']:.1%}", f["flagged"], f"{f['largest_error']:.2f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -108,4 +112,3 @@ def write_docs(figures: Mapping[str, Any]) -> Path:
 def failing(figures: Mapping[str, Any]) -> dict[str, list[str]]:
     """What is not good enough, by text."""
     return {name: f["faults"] for name, f in figures["texts"].items() if f["faults"]}
-

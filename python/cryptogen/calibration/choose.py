@@ -48,9 +48,11 @@ GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is a
 # log2 of half an activation's window: that of the narrowest, and of the widest that is taken without need
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
+NORMED_BITS = 40  # of what enters a matrix behind a norm: shares of more than that wrap too often
 SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
 CUT_ROWS = 1 / 1000  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
+RARE, GAP_BITS = 1000, 4  # rows are of two kinds if fewer than one in so many is in between; how far apart at least
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many rows
 LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
@@ -67,6 +69,8 @@ class Margins:
     sigma_least: float = 1.0  # of these where a head needs all that there is
     sigma_cut: float = 3.0  # bits of σ above the largest whose scores are cut off, where there are index bits to spare
     sigma: float = 4.0  # bits of σ above the largest, of which one is guard
+    gap_low: float = 0.5  # bits of mean square above ordinary rows where the gap between rows of two kinds begins
+    gap_high: float = 1.0  # bits below those of the other kind where it ends
     activation: float = 2.0  # half a window over a neuron's largest input, where it does not hold by construction
 
 
@@ -92,7 +96,7 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
     margins, tables, limits, c = margins or Margins(), TableSet(), Limits(model), model.config
     norms, products = [], {}
     for site in c.norm_sites():
-        norm, products[site] = _norm(seen, site, tables)
+        norm, products[site] = _norm(seen, site, margins, tables)
         norms.append(norm)
     attention = _attention(seen, margins, tables)
     activations = [_activation(seen, i, margins, limits, tables) for i in range(c.layers)]
@@ -178,7 +182,7 @@ def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
     return Rope(ROPE_BITS, ids[0], ids[1])
 
 
-def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
+def _norm(seen: Observation, site: str, margins: Margins, tables: TableSet) -> tuple[Norm, int]:
     """pre_shift: enough to keep the sum of squares small, if that leaves the smallest row a root mean square of 8."""
     c, square = seen.config, seen.mean_square[site].all
     least = max(float(square.min()), 2.0 ** (-2 * F))
@@ -186,8 +190,29 @@ def _norm(seen: Observation, site: str, tables: TableSet) -> tuple[Norm, int]:
     g = math.ceil((math.log2(c.d * largest) + 2 * F - SQUARES_BITS) / 2)
     g = max(min(g, math.floor(math.log2(math.sqrt(least) * 2**F / 8))), 0)
     unit = c.d * 2.0 ** (2 * (F - g))
-    scalar, r = rsqrt(tables, least * unit, largest * unit, unit, c.norm_eps)
+    gap = _gap(square, margins)
+    most = math.floor(NORMED_BITS - F - math.log2(c.d) / 2)  # a normalised row has length √d
+    between = None if gap is None else (gap[0] * unit, gap[1] * unit)
+    scalar, r = rsqrt(tables, least * unit, largest * unit, unit, c.norm_eps, most, between)
     return Norm(g, _bound(seen.h[site].largest, math.inf, F), scalar), r
+
+
+def _gap(square: NDArray[np.float64], margins: Margins) -> tuple[float, float] | None:
+    """Mean squares between ordinary rows and those that later rows attend to for want of a better (attention sinks,
+    Xiao et al. 2024, whose streams are huge: Sun et al. 2024). Hardly a row is in between, and one that is has been
+    brought there by a balance of large numbers in which small errors decide: it is flagged.
+
+    None where calibrated rows are not of two kinds.
+    """
+    levels, n = np.sort(np.log2(square)), len(square)
+    few = n // RARE  # rows that may lie between
+    side = max(2 * few, 8)  # rows on either side at least
+    if n < few + 2 * side:
+        return None
+    lower, upper = levels[side - 1 : n - few - side], levels[side + few : n - side + 1]
+    at = int(np.argmax(upper - lower))
+    low, high = float(lower[at]) + margins.gap_low, float(upper[at]) - margins.gap_high
+    return (2.0**low, 2.0**high) if high - low >= GAP_BITS else None
 
 
 def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits, tables: TableSet) -> Activation:

@@ -4,12 +4,12 @@ texts of every class that it was not made from. A plan under which a class fails
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from cryptogen.errors import PlanError, PlanUnfaithful
-from cryptogen.evaluate.texts import Faithful, Progress, canonical_of, faithful_texts
+from cryptogen.errors import InputError, PlanError, PlanUnfaithful
+from cryptogen.evaluate.texts import Faithful, Progress, Windows, canonical_of, cropped, faithful_texts, read_text
 from cryptogen.numerics.plan import NumericPlan
 from cryptogen.processes import in_processes
 from cryptogen.tokens import Tokenizer
@@ -20,9 +20,13 @@ from . import stress
 from .choose import plan_of
 from .observe import Observation, observe
 
+SHORT_ROWS = 256  # of a short text at most
+# Of these classes a text is but one of the few that there are: calibration runs more of them, from other seeds.
+REPETITIVE, MORE = ("one-word", "few-words", "spaces", "pairs"), (3, 4, 5, 6)
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text
 CHAT = "chat"
+CLASSES = (TEXT, *stress.names(), *stress.SHORT, CHAT)
 
 
 def calibrate_model(
@@ -32,52 +36,73 @@ def calibrate_model(
     size: int = 512,
     context: int | None = None,
     progress: Progress | None = None,
+    accept: Collection[str] = (),
 ) -> NumericPlan:
     """Calibrates a model on windows `tokens[size·i : size·(i+1)]` of a text file and on every class of the stress text.
 
     `context`: rows of a stress text, default the model's context; σ's windows depend on it. First rows see few others
     and are the most unlike the rest, so eight short windows inside each window are run as well. Then every class of
     stress text, made from another seed, and the window of the text behind the last are run by the integer oracle and
-    compared with the float model: the figures become `statistics["classes"]`. Cost: two float passes and one of the
-    oracle over some 30 texts of `context` tokens.
+    compared with the float model: the figures become `statistics["classes"]`. `accept`: classes that may fail; how they
+    do becomes `statistics["accepted"]`. Cost: a float pass over some 50 texts of `context` tokens, and one of the
+    oracle and another over 30.
 
-    Raises WeightsError (model), OSError (text), PlanError (text too short, model without a tokenizer), PlanUnfaithful.
+    Raises WeightsError (model), OSError (text), InputError (text that is not UTF-8, no such class), PlanError (text too
+    short, model without a tokenizer), PlanUnfaithful.
     """
     checkpoint = load(path)
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
     if tokenizer is None:
         raise PlanError("model", "a tokenizer beside the weights", str(path))
-    rows = min(context or config.context, config.context)
-    tokens = tokenizer.encode(Path(text_file).read_text(encoding="utf-8"))
-    needed = size * (max(windows) + 1) + 2
+    if unknown := set(accept) - set(CLASSES):
+        raise InputError(f"class {min(unknown)!r}, expected one of {', '.join(CLASSES)}")
+    rows = context or config.context
+    if rows > config.context:
+        raise PlanError("context", f"up to {config.context} rows, the model's", rows)
+    tokens = tokenizer.encode(read_text(text_file))
+    needed = size * (max(windows) + 1) + 2  # what is behind the last window is checked
     if len(tokens) < needed or size > config.context:
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
-    chosen = [tokens[size * i : size * (i + 1)] for i in windows] + list(stress_tokens(tokenizer, rows).values())
+    chosen: list[tuple[str, Windows]] = [(TEXT, [tokens[size * i : size * (i + 1)]]) for i in windows]
+    chosen += stress_tokens(tokenizer, rows).items()
+    chosen += [(name, stress_tokens(tokenizer, rows, seed)[name]) for seed in MORE for name in REPETITIVE]
     seen = Observation(config)
-    for done, part in enumerate(in_processes(partial(_observe, str(path)), chosen), 1):
-        seen.merge(part)
+    parts = in_processes(partial(_observe, str(path)), [part for _, part in chosen])
+    for done, ((name, _), part) in enumerate(zip(chosen, parts, strict=True), 1):
+        seen.merge(part, ordinary=name not in REPETITIVE)
         if progress:
             progress("measuring texts", done, len(chosen))
     plan = plan_of(canonicalise(checkpoint), seen, model_digest=checkpoint.digest)
-    unseen = {TEXT: tokens[size * (max(windows) + 1) :][:rows], **stress_tokens(tokenizer, rows, seed=1)}
+    unseen = {TEXT: [tokens[size * (max(windows) + 1) :][:rows]], **stress_tokens(tokenizer, rows, seed=1)}
     found = faithful_texts(str(path), plan, unseen, progress)
-    if faults := {name: result.faults() for name, result in found.items() if result.faults()}:
-        raise PlanUnfaithful(faults)
-    return dataclasses.replace(plan, statistics=plan.statistics | {"classes": _figures(found)})
+    faults = {name: result.faults() for name, result in found.items() if result.faults()}
+    if refused := {name: why for name, why in faults.items() if name not in accept}:
+        raise PlanUnfaithful(refused)
+    return dataclasses.replace(plan, statistics=plan.statistics | {"classes": _figures(found), "accepted": faults})
 
 
-def _observe(source: str, window: Sequence[int]) -> Observation:
-    """A window and the starts inside it."""
-    step = max(len(window) // 8, START)
-    starts = [window[j : j + START] for j in range(0, len(window), step) if len(window[j:]) > 1]
-    return observe(canonical_of(source), [window, *starts])
+def _observe(source: str, windows: Windows) -> Observation:
+    """Windows and the starts inside them."""
+    starts = [
+        window[at : at + START]
+        for window in windows
+        if len(window) > START
+        for at in range(0, len(window), max(len(window) // 8, START))
+        if len(window[at:]) > 1
+    ]
+    return observe(canonical_of(source), [*windows, *starts])
 
 
-def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, list[int]]:
-    """The first `rows` tokens of every class; of a chat too, if the model has a chat format."""
-    texts = {name: tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows] for name in stress.names()}
+def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, Windows]:
+    """`rows` tokens of every class, in one window or in many short ones; of a chat too, if the model has a format."""
+    texts: dict[str, Windows] = {
+        name: [tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows]] for name in stress.names()
+    }
     if tokenizer.chat is not None:
-        texts[CHAT] = tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]
+        texts[CHAT] = [tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]]
+    for name in stress.SHORT:
+        encoded = (tokenizer.encode(text)[:SHORT_ROWS] for text in stress.short(name, seed))
+        texts[name] = cropped(encoded, rows)
     return texts
 
 
@@ -85,7 +110,7 @@ def _figures(found: Mapping[str, Faithful]) -> dict[str, dict[str, float]]:
     return {
         name: {
             "rows": f.rows, "perplexity": f.perplexity, "perplexity_float": f.perplexity_float,
-            "agreement": f.agreement, "flagged": f.flagged, "largest_error": f.largest_error,
+            "agreement": f.agreement, "flagged": f.flagged, "largest_error": f.largest_error, "errors": f.errors,
         }
         for name, f in found.items()
     }  # fmt: skip

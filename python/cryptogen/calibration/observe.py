@@ -166,8 +166,12 @@ class Observation:
         forward(backend, self.config, window, "all")
         self.tokens += len(window)
 
-    def merge(self, other: Observation) -> None:
-        """As if everything that the other has seen had been run here."""
+    def merge(self, other: Observation, ordinary: bool = True) -> None:
+        """As if everything that the other has seen had been run here. If it was no ordinary text, only the ends of its
+        mean squares count: how they are spread is asked of ordinary rows."""
+        if not ordinary:
+            for rows in other.mean_square.values():
+                rows.chunks = [np.array([rows.all.min(), rows.all.max()])]
         self.embed.merge(other.embed)
         for name in ("h", "mean_square", "x"):
             for site, part in getattr(other, name).items():

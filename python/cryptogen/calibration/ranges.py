@@ -9,6 +9,7 @@ from cryptogen.numerics.plan import Range, Scalar
 
 FINE_BITS = 6  # bits of an argument below its segment index, where there are that many
 NORM_K, SIGMA_K = (12, 13, 14), (14, 15, 16)
+NORM_BITS = (8, 12)  # of ρ at the end of the window: at least, and wished for
 NORM_MARGIN = 8.0  # mean squares this far beyond the calibrated ones, on both sides, still have a good index
 # a piece j of 1/x is wrong by 1/(2(j + 1))², of 1/√x by a bit less
 LEAST_INDEX, GOOD_INDEX = 8, 32
@@ -57,6 +58,13 @@ class Window:
     def index(self, value: float) -> float:
         return value / 2.0 ** (self.bits - self.k)
 
+    def pieces(self, low: float, high: float) -> list[int] | None:
+        """First piece that answers for values above `low` alone, and the first that answers for `high`; None if there
+        is none between."""
+        last = (1 << self.k) - 1
+        first, end = min(math.ceil(self.index(low)), last), min(math.floor(self.index(high)) - 1, last)
+        return [first, end] if first < end else None
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -102,23 +110,34 @@ def _scalar(found: Ranges, out_shift: int, add: Callable[[Window, dict[str, Any]
     return Scalar(hi, Range(fine.mu, fine.h, fine.k, ids[0], ids[1], ids[2], None), out_shift)
 
 
-def rsqrt(tables: TableSet, smallest: float, largest: float, unit: float, eps: float) -> tuple[Scalar, int]:
-    """`ρ = 2^r / √(m/unit + eps)` for m calibrated in [smallest, largest]; returns the scalar and r.
+def rsqrt(
+    tables: TableSet,
+    smallest: float,
+    largest: float,
+    unit: float,
+    eps: float,
+    most: int = 32,
+    gap: tuple[float, float] | None = None,
+) -> tuple[Scalar, int]:
+    """`ρ = 2^r / √(m/unit + eps)` for m calibrated in [smallest, largest], but not in `gap`; returns the scalar and r.
 
-    r: 8 bits of ρ at the largest m that is not in the guard, more below. The fewest index bits that reach everything.
+    r: 12 bits of ρ at the largest m that is not in the guard, more below; fewer if r would exceed `most`. What
+    ρ lacks in precision, all of a row's numbers lack. The fewest index bits that reach everything.
     """
     smallest, largest = smallest / NORM_MARGIN, largest * NORM_MARGIN
     tried = [ranges(smallest, largest, k) for k in NORM_K]
     found = next((t for t in tried if (t.fine or t.coarse).index(smallest) >= LEAST_INDEX), tried[-1])
     root = math.sqrt(largest / unit + eps)
-    r = min(max(math.ceil(8 + math.log2(root)), 8), 32)
+    least, wished = (math.ceil(bits + math.log2(root)) for bits in NORM_BITS)
+    r = min(max(min(wished, most), least, NORM_BITS[0]), 32)
     out_shift = max(TOP_BITS - math.floor(r - math.log2(root)), 1)
 
     def add(w: Window, guard: dict[str, Any]) -> list[int]:
         one = unit / 2.0**w.mu  # the argument of a mean square of 1
         numerator = 2.0 ** (r + out_shift) * math.sqrt(one)
         n = 3 if guard["below"] is None else 4
-        return tables.add(n, kind="rsqrt", k=w.k, h=w.h, numerator=numerator, eps=eps * one, **guard)
+        between = w.pieces(*gap) if gap else None
+        return tables.add(n, kind="rsqrt", k=w.k, h=w.h, numerator=numerator, eps=eps * one, gap=between, **guard)
 
     return _scalar(found, out_shift, add), r
 

@@ -4,7 +4,7 @@ Calibration runs it beside the caller's text, because ranges that were chosen on
 equal words drive σ up, digits and hexadecimal reach scores that no sentence reaches, other scripts other neurons.
 Everything here is written for this project or drawn from a seeded generator, so there is nothing to license and both
 the package and the tests can make it anew: `text(name, characters, seed)`. Another seed gives another text of the
-same class: plans are made with seed 0, checked with others.
+same class: plans are made with seed 0, checked with others. A class is one long text, or many short ones (`SHORT`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import base64
 import json
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cryptogen.errors import InputError
 from cryptogen.tokens.chat import Message
@@ -28,8 +28,15 @@ def text(name: str, characters: int = 16_000, seed: int = 0) -> str:
     return CLASSES[name](random.Random(f"{name} {seed}"), characters)
 
 
+def short(name: str, seed: int = 0) -> Iterator[str]:
+    """Texts of a class of short ones, without end; each is a sequence of its own."""
+    r = random.Random(f"{name} {seed}")
+    while True:
+        yield SHORT[name](r)
+
+
 def names() -> tuple[str, ...]:
-    """All classes, in the order of reports."""
+    """All classes of long texts, in the order of reports."""
     return tuple(CLASSES)
 
 
@@ -239,7 +246,7 @@ def _code(r: random.Random, characters: int) -> str:
         return (
             f"def {a}_{b}({b}: {r.choice(types)}, {c}: {r.choice(types)} = None) -> {r.choice(types)}:\n"
             f'    """Return the {a} of {b}, or {c} if there is none."""\n'
-            f"    if {b} is None or len({b}) < {r.randint(0, 64)}:\n        raise ValueError(f\"{c}: {{{b}!r}}\")\n"
+            f'    if {b} is None or len({b}) < {r.randint(0, 64)}:\n        raise ValueError(f"{c}: {{{b}!r}}")\n'
             f"    for i, {c} in enumerate(sorted({b}, key=lambda x: x[{r.randint(0, 3)}])):\n"
             f"        self.{a}[{c}] += {r.random():.4f} * i\n"
             f"    return {{k: v for k, v in self.{a}.items() if v}}\n\n\n"
@@ -327,7 +334,7 @@ def _digits(r: random.Random, characters: int) -> str:
                 f"{r.randint(1, 12):02}/{r.randint(1, 28):02}/{r.randint(1900, 2050)} ",
                 f"{r.randint(0, 23):02}:{r.randint(0, 59):02}:{r.randint(0, 59):02} ",
                 f"+49 {r.randint(100, 999)} {r.randint(100000, 999999)}\n",
-                f"{r.randint(0, 10**r.randint(1, 18))}, ",
+                f"{r.randint(0, 10 ** r.randint(1, 18))}, ",
                 f"{r.uniform(-1e3, 1e3):.{r.randint(0, 8)}f} ",
                 f"{r.randint(0, 9)} ",
             )
@@ -376,6 +383,52 @@ def _mixed(r: random.Random, characters: int) -> str:
     return _until(characters, lambda: r.choice(others)(r, r.randint(40, 400))[:400] + "\n")
 
 
+_PROMPTS = r"""
+{verb} {noun} {n}
+{noun} {noun} {n}
+{Noun} {n}
+{verb} {noun} {n}.{n}
+{n} {noun}s
+The {noun} of {place} is
+What is the {noun} of {place}?
+{verb} {place}
+{place}:
+{n} + {n} =
+{verb} {noun} {n} of {place}
+{verb} the {noun}, then the {noun}
+Dear {Noun} {n},
+def {noun}_{n}(
+# {Noun} {n}
+{noun},{noun},{noun}
+{n}. {Noun}; {n}.
+"{noun}": {n},
+<{noun} id={n}>
+""".strip().splitlines()
+_NOUNS = "chapter|page|section|table|figure|step|route|room|verse|model|level|lesson|report|exit|volume|clause|gate"
+_PROMPT_WORDS = {
+    "noun": _NOUNS,
+    "Noun": _NOUNS.title(),
+    "verb": "See|Read|Open|Delete|Compare|Explain|Summarise|Translate|Find|Draw|Book|Cancel|Check|Sort",
+    "place": "France|the Moon|Berlin|my house|this file|the second world war|Python|an onion|our contract",
+    "n": "|".join(map(str, range(1, 200))),
+}
+
+
+def _prompt(r: random.Random) -> str:
+    """What people begin with: a few words, often with a number. The first rows of a text have little to attend to, and
+    small errors decide which of them the others will attend to."""
+    return _fill(r, r.choice(_PROMPTS), _PROMPT_WORDS)
+
+
+def _pair(r: random.Random) -> str:
+    """Two things in turn, nothing else: an empty table, a broken key, a model that has lost its way."""
+    parts = '. , ; : * - = | # / { } ( ) [] " > 0 1 2 x NULL \n \n\n \t'.split(" ")
+    words = (" the", " no", " yes", " ok", " and", " of", "a", " data", " Maine", " republic", " copper", "ing", " ")
+    pair = r.sample((*(part.encode().decode("unicode_escape") for part in parts), *words), 2)
+    return "".join(pair) * 512
+
+
+SHORT: dict[str, Callable[[random.Random], str]] = {"prompts": _prompt, "pairs": _pair}
 CLASSES: dict[str, Maker] = {
     "encyclopedia": _ENCYCLOPEDIA, "newspaper": _NEWS, "stories": _STORIES, "capitals": _CAPITALS,
     "code": _code, "json-csv": _data, "markup": _markup,

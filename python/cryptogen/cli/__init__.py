@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from cryptogen.errors import CryptogenError
+from cryptogen.errors import CryptogenError, PlanUnfaithful
 
 from .app import app
 
@@ -28,6 +28,9 @@ def main() -> None:
         if text := error.format_message():  # none when only the help was asked for
             print(f"error: {' '.join(text.split())}", file=sys.stderr)
         code = 2
+    except PlanUnfaithful as error:  # a line for each kind of text
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
     except (CryptogenError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1

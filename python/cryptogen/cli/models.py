@@ -35,6 +35,9 @@ def calibrate(
     context: Annotated[
         int | None, typer.Option(min=2, help="rows of every stress text; fewer are quicker [the model's context]")
     ] = None,
+    accept: Annotated[
+        str, typer.Option(help="write the plan although these classes fail, e.g. pairs,prompts; it will say so")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="default: MODEL.plan.json")] = None,
 ) -> None:
     """Make a model's numeric plan from public text and the packaged stress text, and check it on texts of every class.
@@ -44,18 +47,20 @@ def calibrate(
     """
     from cryptogen.calibration.model import calibrate_model
     from cryptogen.console import Bars
-    from cryptogen.evaluate.report import CLASS_HEADING, class_line
+    from cryptogen.evaluate.report import CLASS_HEADING, accepted_lines, class_line
     from cryptogen.session.plans import beside
 
     existing(text, "text")
     chosen, bars = numbers(windows), Bars()
     try:
-        found = calibrate_model(model, text, chosen, size, context, bars)
+        found = calibrate_model(model, text, chosen, size, context, bars, [name for name in accept.split(",") if name])
     finally:
         bars.close()
     path = out or beside(model)
     found.save(path)
     print(CLASS_HEADING, *(class_line(name, f) for name, f in found.statistics["classes"].items()), sep="\n")
+    for line in accepted_lines(found):
+        print(line)
     print(f"{path}: plan {found.digest()[:16]}…, {len(chosen)} windows of {size} tokens and the stress text")
 
 

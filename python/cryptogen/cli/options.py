@@ -39,6 +39,7 @@ SampleSeed = Annotated[
 OnRange = Annotated[
     str, typer.Option("--on-range", help="at a token whose numbers left the plan's ranges: warn, or stop before it")
 ]
+MOST = 4096  # numbers of an option that takes several
 
 
 def access_token_in(path: Path | None) -> str | None:
@@ -65,11 +66,13 @@ def existing(path: Path, what: str) -> None:
 def numbers(text: str, what: str = "windows") -> list[int]:
     """`"8-11"` or `"0,3"`."""
     try:
-        parts = [part.split("-") for part in text.split(",")]
-        found = [i for part in parts for i in range(int(part[0]), int(part[-1]) + 1)]
+        ends = [
+            (int(first), int(last or first)) for first, _, last in (part.partition("-") for part in text.split(","))
+        ]
     except ValueError:
-        found = []
-    if not found or len(found) > 4096:
+        ends = []
+    found = [i for first, last in ends if last - first < MOST for i in range(first, last + 1)]
+    if not 0 < len(found) <= MOST:
         raise InputError(f"{what} {text[:80]!r}, expected numbers such as 8-11 or 0,3")
     return found
 

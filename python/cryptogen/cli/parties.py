@@ -248,7 +248,11 @@ def _report(client: Client, as_json: bool) -> None:
 
 
 def _line() -> str | None:
-    try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
+    """The next line; None at the end. One that is no text is not sent, and the chat goes on."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return None
+        except UnicodeDecodeError as error:
+            print(f"error: a line of UTF-8 text expected, it was not sent ({error.reason})", file=sys.stderr)

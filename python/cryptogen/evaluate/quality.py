@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import windows
-from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows
+from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows, read_text
 from cryptogen.numerics.quantise import quantise
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
@@ -49,11 +49,7 @@ def evaluate(
         raise InputError(f"{model} has no tokenizer")
     if size > checkpoint.config.context:
         raise InputError(f"windows of {size} tokens, the model's context has {checkpoint.config.context}")
-    try:
-        content = text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as e:
-        raise InputError(f"{text}: UTF-8 text expected ({e.reason} at byte {e.start})") from None
-    parts = windows(checkpoint.tokenizer.encode(content), n, size)
+    parts = windows(checkpoint.tokenizer.encode(read_text(text)), n, size)
     comparison = Comparison()
     with _compare(backend, checkpoint, model, plan, progress, protocol) as compare:
         for i, part in enumerate(parts):

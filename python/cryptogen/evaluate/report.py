@@ -45,6 +45,7 @@ def inspect_plan(plan: NumericPlan) -> str:
     if classes := s.get("classes"):
         lines.append(CLASS_HEADING)
         lines += [class_line(name, figures) for name, figures in classes.items()]
+        lines += accepted_lines(plan)
     lines.append("layer  residual        score windows (nats)  anchors f/o/b  activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
         heads, a = plan.attention[i].heads, plan.activations[i]
@@ -57,12 +58,21 @@ def inspect_plan(plan: NumericPlan) -> str:
     return "\n".join(lines)
 
 
+def _short(perplexity: float) -> str:
+    return f"{perplexity:.2f}" if perplexity < 1e7 else f"{perplexity:.1e}"
+
+
 def class_line(name: str, figures: dict[str, Any]) -> str:
     """One class of the calibration's report, under `CLASS_HEADING`."""
     return (
-        f"{name:<16} {figures['rows']:>5}  {figures['perplexity']:>10.2f} / {figures['perplexity_float']:<10.2f}"
+        f"{name:<16} {figures['rows']:>5}  {_short(figures['perplexity']):>10} / {figures['perplexity_float']:<10.2f}"
         f" {figures['agreement']:>10.1%} {figures['flagged']:>8} {figures['largest_error']:>9.3f}"
     )
+
+
+def accepted_lines(plan: NumericPlan) -> list[str]:
+    """Classes of text on which the plan is not good enough, and was accepted all the same."""
+    return [f"NOT GOOD on {name}: {', '.join(why)}" for name, why in plan.statistics.get("accepted", {}).items()]
 
 
 def _holds(plan: NumericPlan, head: Head) -> bool:

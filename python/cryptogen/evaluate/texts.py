@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import Random
+from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import surprise
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward
@@ -29,6 +31,7 @@ COUNTED_LEAD = 0.1
 PERPLEXITY, AGREEMENT, ERROR = 0.005, 0.985, 1.0  # what is good enough; see `Faithful.faults`
 UNLIKELY = 1000.0  # perplexity of text that the model would not write: it says nothing about what is sampled
 Progress = Callable[[str, int, int], None]
+Windows = Sequence[Sequence[int]]  # tokens of sequences that begin anew
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Faithful:
         change = self.perplexity / self.perplexity_float - 1
         if abs(change) > PERPLEXITY and self.perplexity_float < UNLIKELY:
             wanted = f"within {PERPLEXITY:.1%} of {self.perplexity_float:.2f}"
-            found.append(f"perplexity {wanted} expected, {change:+.2%} came")
+            came = f"{change:+.2%}" if change < 10 else f"{change + 1:.3g} times as much"
+            found.append(f"perplexity {wanted} expected, {came} came")
         if self.agreement < AGREEMENT:
             found.append(f"the float model's token in {AGREEMENT:.1%} of rows expected, {self.agreement:.1%} came")
         if self.largest_error > ERROR:
@@ -134,12 +138,23 @@ def parts_of(tokens: Sequence[int]) -> list[list[int]]:
     return [list(tokens[at : at + ROWS]) for at in range(0, len(tokens), ROWS)]
 
 
-def faithful(
-    model: Canonical, weights: IntegerModel, plan: NumericPlan, tokens: Sequence[int], seed: int = 0
-) -> Faithful:
-    """Runs both over the tokens (two or more, at most the context); truncations as random as in a private run."""
-    comparison = Comparison()
-    compare_fixed(comparison, model, weights, plan, tokens, np.random.default_rng(seed))
+def cropped(windows: Iterable[Sequence[int]], rows: int) -> Windows:
+    """The first `rows` tokens of windows that may have no end; a last one of a single token is left out."""
+    kept: list[Sequence[int]] = []
+    for window in windows:
+        kept.append(window[:rows])
+        rows -= len(window)
+        if rows < 2:
+            break
+    return kept
+
+
+def faithful(model: Canonical, weights: IntegerModel, plan: NumericPlan, windows: Windows, seed: int = 0) -> Faithful:
+    """Runs both over windows of tokens (two or more, at most the context); truncations as random as in a private
+    run."""
+    comparison, rng = Comparison(), np.random.default_rng(seed)
+    for tokens in windows:
+        compare_fixed(comparison, model, weights, plan, tokens, rng)
     return comparison.result()
 
 
@@ -165,7 +180,7 @@ def compare_fixed(
 
 
 def faithful_texts(
-    source: str, plan: NumericPlan, texts: Mapping[str, Sequence[int]], progress: Progress | None = None
+    source: str, plan: NumericPlan, texts: Mapping[str, Windows], progress: Progress | None = None
 ) -> dict[str, Faithful]:
     """`faithful` for several texts, in as many processes as there are processors. `source`: the model's path."""
     model, results = Loaded(source, plan.to_json()), {}
@@ -176,17 +191,25 @@ def faithful_texts(
     return results
 
 
+def read_text(path: str | Path) -> str:
+    """A text file. Raises InputError if it is not UTF-8, OSError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: UTF-8 text expected ({e.reason} at byte {e.start})") from None
+
+
 class Loaded:
     """A model and a plan that every worker process loads once, when it first needs them."""
 
     def __init__(self, source: str, plan: str) -> None:
         self._source, self._plan = source, plan
 
-    def faithful(self, tokens: Sequence[int]) -> Faithful:
+    def faithful(self, windows: Windows) -> Faithful:
         """See `faithful`."""
         model = canonical_of(self._source)
         weights, plan = _quantised(self._source, self._plan)
-        return faithful(model, weights, plan, tokens)
+        return faithful(model, weights, plan, windows)
 
 
 @cache

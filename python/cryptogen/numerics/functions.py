@@ -14,7 +14,7 @@ _ACTIVATION = {**_PIECES, "bits": (0, 32), "guard": (0, 2)}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "exp": {**_PIECES, "bits": (0, 45), "zero": (1, 1 << 16), "top": (1, 1 << 16), "exact": (0, 1)},
     "reciprocal": {**_RANGE, "bits": (0, 62)},
-    "rsqrt": {**_RANGE, "numerator": (0.0, 2.0**62), "eps": (0.0, 2.0**62)},
+    "rsqrt": {**_RANGE, "numerator": (0.0, 2.0**62), "eps": (0.0, 2.0**62), "gap": None},
     "rope_cos": _ROTARY,
     "rope_sin": _ROTARY,
     "gelu": _ACTIVATION,
@@ -33,11 +33,12 @@ def check_function(where: str, function: dict[str, Any]) -> int:
     if set(function) != {"kind", "tables", *parameters}:
         raise PlanError(where, sorted({"kind", "tables", *parameters}), sorted(map(str, function)))
     for name, limits in parameters.items():
-        if limits is None:  # `below`: None or a number of pieces
-            limits = (0, (1 << function["k"]) - 1)
-            if function[name] is None:
-                continue
-        _number(f"{where}.{name}", function[name], limits)
+        if limits is not None:
+            _number(f"{where}.{name}", function[name], limits)
+        elif function[name] is not None:  # `below`: a number of pieces; `gap`: two
+            pieces, value = (0, (1 << function["k"]) - 1), function[name]
+            for number in _two(f"{where}.gap", value) if name == "gap" else (value,):
+                _number(f"{where}.{name}", number, pieces)
     if kind == "exp" and not 0 < function["zero"] < function["top"] < zeros_from(function["k"]):
         got = function["zero"], function["top"]
         raise PlanError(f"{where}: zero, top", f"0 < zero < top < {zeros_from(function['k'])}", got)
@@ -47,6 +48,12 @@ def check_function(where: str, function: dict[str, Any]) -> int:
     if type(ids) is not list or len(ids) != count or any(type(i) is not int for i in ids):
         raise PlanError(f"{where}.tables", f"{count} integers", ids)
     return int(function["positions"] * function["pairs"] if rotary else count << function["k"])
+
+
+def _two(where: str, value: Any) -> list[Any]:
+    if type(value) is not list or len(value) != 2:
+        raise PlanError(where, "two numbers of pieces", value)
+    return value
 
 
 def _number(where: str, value: Any, limits: tuple[float, float]) -> None:

@@ -87,13 +87,15 @@ def _positive(fn: Callable[[Floats], Floats], f: dict[str, Any]) -> list[IntTabl
     The lower index of `x < 2^h` is −1 mod 2^k, so the last piece answers for it. Guard: pieces below `low`, where the
     chords are coarse, that last piece, and the upper half, which is right, but numbers beyond are met there too. In a
     coarse range the first `below` pieces and the last one are cleared, the fine range answers, and the selector `Z` is
-    appended; a fine range has no upper guard.
+    appended; a fine range has no upper guard. `gap`, of norms: pieces start…end − 1 are guard, too.
     """
     h, k, first = f["h"], f["k"], 2.0 ** f["h"]
     a, b = fit(lambda x: fn(np.maximum(x, first)), 0, 0, h, k)
     a[-1], b[-1] = 0, np.rint(fn(np.array([first]))[0])
     guard = _guard(k, 0, f["low"]) | _guard(k, 1 << k if f["fine"] else 1 << (k - 1), 1 << k)
     guard[-1] = 1
+    if gap := f.get("gap"):
+        guard |= _guard(k, *gap)
     if f["below"] is None:
         return [a, b, guard]
     z = _guard(k, 0, f["below"])

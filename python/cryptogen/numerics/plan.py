@@ -203,7 +203,11 @@ class NumericPlan:
     @staticmethod
     def load(path: str | Path) -> "NumericPlan":
         """Raises PlanError (content) or OSError (file)."""
-        return NumericPlan.from_json(Path(path).read_text(encoding="utf-8"))
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PlanError("document", "UTF-8 text", f"{error.reason} at byte {error.start}") from None
+        return NumericPlan.from_json(text)
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, hex."""
@@ -236,6 +240,7 @@ def check(plan: NumericPlan) -> None:
     """Everything the arithmetic relies on. Raises PlanError."""
     m = plan.model
     _equal("f", F, plan.f)
+    _within("logit_bits", plan.logit_bits, F, F + MAX_WEIGHT_BITS)
     if m.arch not in ARCHITECTURES:
         raise PlanError("model.arch", ARCHITECTURES, m.arch)
     for name in ("layers", "d", "heads", "kv_heads", "head_dim", "ff", "vocab", "context"):
@@ -288,7 +293,8 @@ def check(plan: NumericPlan) -> None:
     _within("entries of all tables", sum(entries), 0, MAX_ENTRIES)
     sizes = {n: e // len(f["tables"]) for f, e in zip(plan.functions, entries, strict=True) for n in f["tables"]}
     numbers = sorted(n for f in plan.functions for n in f["tables"])
-    _equal("tables made by functions", list(range(plan.tables)), numbers)
+    _equal("tables", len(numbers), plan.tables)
+    _equal("tables made by functions", list(range(len(numbers))), numbers)
     for where, _, k, ids in _lookups(plan):
         for number in ids:
             _equal(f"{where}: length of table {number}", 1 << k, sizes[number])
