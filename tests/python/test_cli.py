@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cryptogen.bench.table import row
+from cryptogen.cli.parties import _lines
 from cryptogen.processes import ServerProcess
 from served import Served, model_with_plan, serving
 
@@ -62,6 +65,12 @@ def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
     assert chatted.count("\n") >= 2
 
 
+def test_a_line_that_is_no_text_does_not_end_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\nhello\n"), encoding="utf-8"))
+    assert list(_lines()) == ["hello"]
+    assert "UTF-8 text expected at character 1; not sent" in capsys.readouterr().err
+
+
 def test_generate_with_a_draft(served: Served, tmp_path: Path) -> None:
     options = ["--server", served.address, "--fingerprint", served.fingerprint, "--max-new-tokens", 4]
     draft = ["--draft", served.model.source, "--draft-tokens", 2]
@@ -97,6 +106,10 @@ def test_calibrate_and_eval(tmp_path: Path) -> None:
     text.write_text("the quick brown fox jumps over the lazy dog and then rests in the shade of a tree\n" * 4)
     stdout, _ = run("calibrate", model, "--text", text, "--windows", "0,1-2", "--size", 16, "--out", tmp_path / "plan")
     assert "3 windows of 16 tokens" in stdout and "hexadecimal" in stdout
+    for windows in ("0-99999999999", "1-", "8-7", "x", "0,-1"):
+        assert "windows" in failing("calibrate", model, "--text", text, "--windows", windows)
+    assert "expected one of text" in failing("calibrate", model, "--text", text, "--accept", "poetry")
+    assert "up to 128 rows" in failing("calibrate", model, "--text", text, "--context", 129)
     for backend in ("float", "fixed", "private"):
         options = ["--windows", 1, "--size", 8, "--plan", tmp_path / "plan", "--json"]
         result = json.loads(run("eval", text, "--model", model, "--backend", backend, *options)[0])

@@ -306,6 +306,15 @@ def test_statistics_are_small_probabilities(plan: NumericPlan) -> None:
     assert "tables per token" in inspect_plan(plan)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("failure_log2", 7), ("layers", [{}]), ("classes", {"text": {}}), ("accepted", {"text": 3})]
+)
+def test_a_record_that_calibration_has_not_written_is_refused(plan: NumericPlan, name: str, value: Any) -> None:
+    broken = dataclasses.replace(plan, statistics=plan.statistics | {name: value})
+    with pytest.raises(PlanError, match="statistics"):
+        inspect_plan(broken)
+
+
 def change(plan: NumericPlan, path: str, value: Any) -> str:
     document: Any = json.loads(plan.to_json())
     at = document

@@ -82,8 +82,8 @@ def test_a_plan_that_fails_a_class_is_refused_by_name(tmp_path: Path, monkeypatc
 def test_what_calibration_cannot_take_is_named(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "m")
     (tmp_path / "text").write_text("the rain in spain falls on the plain " * 8, encoding="utf-8")
-    with pytest.raises(PlanError, match="context: expected up to 64 rows"):
-        calibrate_model(model, tmp_path / "text", [0], 48, 65)
+    with pytest.raises(PlanError, match="context: expected up to 128 rows"):
+        calibrate_model(model, tmp_path / "text", [0], 48, 129)
     with pytest.raises(InputError, match="class 'poetry', expected one of text, encyclopedia"):
         calibrate_model(model, tmp_path / "text", [0], 48, 16, accept=["poetry"])
     (tmp_path / "text").write_bytes(b"the rain \xff")

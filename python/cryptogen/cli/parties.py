@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -173,9 +174,7 @@ def chat(
     with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
-        while (line := _line()) is not None:
-            if not line.strip():
-                continue
+        for line in _lines():
             _show(talk.say(line, max_new_tokens=max_new_tokens, draft=proposing, **options), [])
         if proposing:
             show_draft(proposing.stats)
@@ -247,12 +246,18 @@ def _report(client: Client, as_json: bool) -> None:
         show_costs(client.costs)
 
 
-def _line() -> str | None:
-    """The next line; None at the end. One that is no text is not sent, and the chat goes on."""
+def _lines() -> Iterator[str]:
+    """Lines from stdin until its end. One that is not UTF-8 is not sent, and the chat goes on."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # else the lines behind it would be lost with it
     while True:
         try:
-            return input("> " if sys.stdin.isatty() else "")
+            line = input("> " if sys.stdin.isatty() else "")
+            line.encode()
         except EOFError:
-            return None
-        except UnicodeDecodeError as error:
-            print(f"error: a line of UTF-8 text expected, it was not sent ({error.reason})", file=sys.stderr)
+            return
+        except UnicodeEncodeError as error:
+            print(f"error: UTF-8 text expected at character {error.start + 1}; not sent", file=sys.stderr)
+            continue
+        if line.strip():
+            yield line

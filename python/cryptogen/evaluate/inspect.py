@@ -57,7 +57,7 @@ def as_text(plan: NumericPlan, protocol: str = PREPROCESSED) -> str:
             "  semi-honest parties, no dealer",
             "leaks",
             "  both: architecture, plan (windows, shifts, bounds), number and timing of tokens",
-            "  client: logits, hence what they tell about the weights; SHA-256 of the integer weights",
+            "  client: logits, hence what they tell about the weights; range events; SHA-256 of the integer weights",
             "  server: nothing of prompt or answer",
             *(
                 f"{rows} row(s) in ciphertexts: {line}"

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+from cryptogen.errors import PlanError
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import ANCHORS, Head, NumericPlan, Scalar
 
@@ -25,7 +26,15 @@ def materials(plan: NumericPlan) -> dict[str, int]:
 
 
 def inspect_plan(plan: NumericPlan) -> str:
-    """A table for people: sizes, scales, probabilities, material, ranges."""
+    """A table for people: sizes, scales, probabilities, material, ranges. Raises PlanError if its record is not one
+    that calibration writes: nothing depends on it, so nothing has checked it."""
+    try:
+        return _described(plan)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        raise PlanError("statistics", "as `cryptogen calibrate` writes them", "something else") from None
+
+
+def _described(plan: NumericPlan) -> str:
     c, s = plan.model, plan.statistics
     linear = sum(a * b for a, b in c.sites().values())
     lines = [
@@ -45,7 +54,7 @@ def inspect_plan(plan: NumericPlan) -> str:
     if classes := s.get("classes"):
         lines.append(CLASS_HEADING)
         lines += [class_line(name, figures) for name, figures in classes.items()]
-        lines += accepted_lines(plan)
+    lines += accepted_lines(plan)
     lines.append("layer  residual        score windows (nats)  anchors f/o/b  activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
         heads, a = plan.attention[i].heads, plan.activations[i]
