@@ -38,6 +38,7 @@ check: lint test ## what has to hold before a commit: lint, then every fast test
 lint: build ## cargo fmt, clippy, ruff, mypy, and the stubs of the core; nothing is changed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	@! LC_ALL=C.UTF-8 grep -rnE --include='*.rs' '^.{101}' crates | grep -E ': *//| // ' || { echo 'comments end at column 100'; exit 1; }
 	$(BIN)/ruff check python tests examples
 	$(BIN)/mypy
 	$(BIN)/stubtest --concise cryptogen._core

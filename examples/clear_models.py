@@ -1,4 +1,5 @@
-"""The researcher's side, without a second party: the float model, and the protocol's integers in the clear.
+"""The researcher's side, without a second party: the float model, and the protocol's integers in
+the clear.
 
     python examples/clear_models.py MODEL "The capital of France is"
 """

@@ -1,4 +1,5 @@
-"""A private answer in one script: a server in a thread, a client beside it. Really they are two hosts.
+"""A private answer in one script: a server in a thread, a client beside it. Really they are two
+hosts.
 
     python examples/private_generation.py MODEL "The capital of France is"
 """

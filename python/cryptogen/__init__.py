@@ -1,8 +1,10 @@
-"""CryptoGen: private text generation between a server that holds a model and a client that holds a prompt.
+"""CryptoGen: private text generation between a server that holds a model and a client that holds a
+prompt.
 
     import cryptogen
 
-    cryptogen.Server("path/to/model").serve("0.0.0.0:7766")                      # on the model owner's machine
+    cryptogen.Server("path/to/model").serve("0.0.0.0:7766")                      # on the model
+    owner's machine
 
     with cryptogen.Client("host:7766", fingerprint="…") as client:               # on yours
         for token in client.generate("The capital of France is", max_new_tokens=8):
@@ -14,8 +16,9 @@ Errors are the classes of `cryptogen.errors`; the command line is `cryptogen --h
 import os
 from typing import TYPE_CHECKING, Any
 
-# The core's allocator keeps what was freed for a minute: a layer needs again what the last one gave back, and fresh
-# pages cost more than the arithmetic on them (docs/decisions/0011-allocator.md). Read when the core is loaded.
+# The core's allocator keeps what was freed for a minute: a layer needs again what the last one gave
+# back, and fresh pages cost more than the arithmetic on them (docs/decisions/0011-allocator.md).
+# Read when the core is loaded.
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "60000")  # milliseconds
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ __all__ = ["Client", "Costs", "Draft", "Server", "Token", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported on first use: the researcher's side (models, numerics, evaluate) works without the Rust core."""
+    """Imported on first use: the researcher's side (models, numerics, evaluate) works without the
+    Rust core."""
     if name == "load":
         from .weights import load
 

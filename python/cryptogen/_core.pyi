@@ -1,7 +1,9 @@
-"""The Rust core. Private: use `cryptogen.Server`, `cryptogen.Client` and the backends. Handles refuse copy and pickle.
+"""The Rust core. Private: use `cryptogen.Server`, `cryptogen.Client` and the backends. Handles
+refuse copy and pickle.
 
-Every method that talks releases the GIL, can be interrupted by Ctrl-C, and raises the classes of `cryptogen.errors`.
-The two endpoints' steps are counterparts: the peer must call the same step at the same time.
+Every method that talks releases the GIL, can be interrupted by Ctrl-C, and raises the classes of
+`cryptogen.errors`. The two endpoints' steps are counterparts: the peer must call the same step at
+the same time.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +24,8 @@ _Progress = Callable[[str, int, int], None]  # (phase, done, total); an exceptio
 
 @final
 class CheckedPlan:
-    """A checked plan with its tables (`numerics.plan.NumericPlan.to_json()`, `numerics.plan.tables`)."""
+    """A checked plan with its tables (`numerics.plan.NumericPlan.to_json()`,
+    `numerics.plan.tables`)."""
 
     def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> CheckedPlan: ...
     def exponentials_needed(self, first: int, rows: int) -> int: ...
@@ -35,7 +38,8 @@ class CheckedPlan:
 
 @final
 class ServerModel:
-    """Integer weights: matrices int16 [d_out, d_in], biases int64, embed and positions int64 [., d]."""
+    """Integer weights: matrices int16 [d_out, d_in], biases int64, embed and positions int64 [.,
+    d]."""
 
     def __new__(
         cls,
@@ -86,7 +90,14 @@ class _Connection:
 class ServerConnection(_Connection):
     def welcome(self, access_token: str | None) -> str: ...  # returns the client id
     def open(
-        self, plan: CheckedPlan, store: str, peer: str, model: str, plan_digest: str, key: ServerKey, resync: bool,
+        self,
+        plan: CheckedPlan,
+        store: str,
+        peer: str,
+        model: str,
+        plan_digest: str,
+        key: ServerKey,
+        resync: bool,
         protocol: str,
     ) -> ServerEndpoint: ...
 
@@ -96,7 +107,14 @@ class ClientConnection(_Connection):
     def connect(address: str, fingerprint: str | None, ca_file: str | None) -> ClientConnection: ...
     def hello(self, client_id: str, access_token: str | None) -> None: ...
     def open(
-        self, plan: CheckedPlan, store: str, peer: str, model: str, plan_digest: str, resync: bool, protocol: str,
+        self,
+        plan: CheckedPlan,
+        store: str,
+        peer: str,
+        model: str,
+        plan_digest: str,
+        resync: bool,
+        protocol: str,
     ) -> ClientEndpoint: ...
 
 class _Tensor:

@@ -17,7 +17,8 @@ err = Console(stderr=True, highlight=False)
 
 
 class Bars:
-    """A progress listener, `bars(phase, done, total)`: a bar per phase, gone when all are full unless `keep`.
+    """A progress listener, `bars(phase, done, total)`: a bar per phase, gone when all are full
+    unless `keep`.
 
     Where stderr is no terminal only kept bars are written, once they are full.
     """
@@ -68,7 +69,8 @@ def show_costs(costs: Costs, console: Console = err) -> None:
 
 
 class RangeWarnings:
-    """One answer's range events: a line at the first token with some, and one with the total if there were more."""
+    """One answer's range events: a line at the first token with some, and one with the total if
+    there were more."""
 
     def __init__(self, console: Console = err) -> None:
         self._console, self._first = console, 0

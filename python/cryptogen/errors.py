@@ -1,4 +1,5 @@
-"""Every error that `cryptogen` raises on purpose. They carry what was expected and what was found, never a secret."""
+"""Every error that `cryptogen` raises on purpose. They carry what was expected and what was found,
+never a secret."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ class CryptogenError(Exception):
 
 
 class InternalError(CryptogenError):
-    """A bug of this package: no caller, no peer and no file can bring it about. The text says how to report it."""
+    """A bug of this package: no caller, no peer and no file can bring it about. The text says how
+    to report it."""
 
     def __init__(self, what: str) -> None:
         self.what = what  # sizes and names, nothing secret
@@ -22,7 +24,8 @@ class InternalError(CryptogenError):
 
 
 class InputError(CryptogenError):
-    """A caller's value (tokens, sampling options, messages) is outside what the operation accepts."""
+    """A caller's value (tokens, sampling options, messages) is outside what the operation
+    accepts."""
 
 
 class UnknownProtocol(InputError):
@@ -42,8 +45,9 @@ class ContextOverflow(InputError):
 
 
 class NumericFailure(CryptogenError):
-    """Logits that no text can give under the numeric plan: a truncation failed or a value wrapped. No row of the pass
-    is sampled; both parties have finished it, so the connection goes on, but the text has to be started anew."""
+    """Logits that no text can give under the numeric plan: a truncation failed or a value wrapped.
+    No row of the pass is sampled; both parties have finished it, so the connection goes on, but the
+    text has to be started anew."""
 
     def __init__(self, largest: float, bound: float) -> None:
         self.largest, self.bound = largest, bound  # of |logit|
@@ -54,8 +58,8 @@ class NumericFailure(CryptogenError):
 
 
 class RangeExceeded(CryptogenError):
-    """The next token's row has range events and the caller wanted to stop there (`on_range="stop"`). The token is not
-    given; the text has to be started anew."""
+    """The next token's row has range events and the caller wanted to stop there
+    (`on_range="stop"`). The token is not given; the text has to be started anew."""
 
     def __init__(self, events: int, token: int) -> None:
         self.events, self.token = events, token  # token: its number in the answer, from 1
@@ -71,7 +75,8 @@ class WeightsError(CryptogenError):
 
 
 class UnsupportedModel(WeightsError):
-    """The checkpoint is sound but asks for something that is not computed here; running it anyway would be wrong."""
+    """The checkpoint is sound but asks for something that is not computed here; running it anyway
+    would be wrong."""
 
     def __init__(self, option: str, value: object, supported: Iterable[object]) -> None:
         self.option, self.value, self.supported = option, value, tuple(supported)
@@ -142,16 +147,18 @@ class MissingPackage(WeightsError):
 
 
 class SessionError(CryptogenError):
-    """Base of everything that goes wrong between the two parties. The Rust core raises these by name."""
+    """Base of everything that goes wrong between the two parties. The Rust core raises these by
+    name."""
 
 
 class ConnectionFailed(SessionError):
-    """No connection could be made: nobody listens there, or the name is unknown, or TLS failed, or an address, a client
-    id, a certificate or a key that was given cannot be used."""
+    """No connection could be made: nobody listens there, or the name is unknown, or TLS failed, or
+    an address, a client id, a certificate or a key that was given cannot be used."""
 
 
 class ConnectionLost(SessionError):
-    """The peer went away in the middle. Material already released is spent; the rest stays in the store."""
+    """The peer went away in the middle. Material already released is spent; the rest stays in the
+    store."""
 
 
 class PeerTimeout(SessionError):
@@ -183,8 +190,8 @@ class PeerFailed(SessionError):
 
 
 class ProtocolViolation(SessionError):
-    """The peer's fault: it sent something that the protocol does not allow, a malformed, oversized or unexpected
-    message."""
+    """The peer's fault: it sent something that the protocol does not allow, a malformed, oversized
+    or unexpected message."""
 
 
 class MaterialError(CryptogenError):
@@ -208,7 +215,8 @@ class StoreLocked(MaterialError):
 
 
 class StoreError(MaterialError):
-    """A file of ours, of the store or beside it, cannot be read or written, or is damaged. The text names it."""
+    """A file of ours, of the store or beside it, cannot be read or written, or is damaged. The text
+    names it."""
 
 
 class DiskFull(StoreError):
@@ -228,11 +236,13 @@ class PlanError(CryptogenError):
 
 
 class PlanRejected(CryptogenError):
-    """The numeric plan is malformed, or it or the model asks for more than the protocol can represent."""
+    """The numeric plan is malformed, or it or the model asks for more than the protocol can
+    represent."""
 
 
 class PlanUnfaithful(CryptogenError):
-    """A plan with which the protocol's answers would not be the model's on some kinds of text: `faults`, by text."""
+    """A plan with which the protocol's answers would not be the model's on some kinds of text:
+    `faults`, by text."""
 
     def __init__(self, faults: Mapping[str, Sequence[str]]) -> None:
         self.faults = faults
@@ -253,7 +263,8 @@ class Busy(Refused):
 
 
 class ReplayError(CryptogenError):
-    """A replayed value is not one of the two legal outcomes, or there are too few or too many values."""
+    """A replayed value is not one of the two legal outcomes, or there are too few or too many
+    values."""
 
 
 class Disagreed(CryptogenError):

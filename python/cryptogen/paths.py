@@ -1,4 +1,5 @@
-"""Where things are kept: keys, material, encrypted models. One folder per role below the user's data directory."""
+"""Where things are kept: keys, material, encrypted models. One folder per role below the user's
+data directory."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from cryptogen.errors import MalformedFile
 def data_folder(role: str, override: str | Path | None = None) -> Path:
     """The private (mode 0700) folder of a role, `client` or `server`; made if absent.
 
-    Below `override`, else `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
+    Below `override`, else `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
+    `~/.local/share/cryptogen`.
     """
     base = override or os.environ.get("CRYPTOGEN_DATA_DIR")
     root = Path(base).expanduser() if base else _xdg_data_home() / "cryptogen"
@@ -32,7 +34,8 @@ def client_id(folder: Path) -> str:
 
 
 class KnownServers:
-    """Fingerprints of servers that the user has checked: `known_servers`, a JSON object address → SHA-256."""
+    """Fingerprints of servers that the user has checked: `known_servers`, a JSON object address →
+    SHA-256."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "known_servers"

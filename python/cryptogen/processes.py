@@ -1,7 +1,8 @@
-"""Processes of our own: many that share work, or one that serves, for whatever measures or demonstrates two parties.
+"""Processes of our own: many that share work, or one that serves, for whatever measures or
+demonstrates two parties.
 
-A server's process ends with the one that started it, even if that is killed (`setpriv --pdeathsig`, where there is
-one).
+A server's process ends with the one that started it, even if that is killed (`setpriv --pdeathsig`,
+where there is one).
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def in_processes(work: Callable[[Input], Output], inputs: Sequence[Input]) -> Iterator[Output]:
-    """`work` of every input, in order. `work` must be importable; its exceptions are raised here. Each worker has one
-    thread for numpy's products, so that they do not get into each other's way."""
+    """`work` of every input, in order. `work` must be importable; its exceptions are raised here.
+    Each worker has one thread for numpy's products, so that they do not get into each other's
+    way."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # inherited by the workers
     try:
         workers = min(len(os.sched_getaffinity(0)), max(len(inputs), 1))
-        # Ctrl-C reaches them too: they end without a word, and the command says what there is to say
+        # Ctrl-C reaches them too: they end without a word, and the command says what there is to
+        # say
         quiet = (signal.SIGINT, signal.SIG_DFL)
         with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, quiet) as pool:
             yield from pool.map(work, inputs)
@@ -47,10 +50,12 @@ def in_processes(work: Callable[[Input], Output], inputs: Sequence[Input]) -> It
 
 
 class Listener:
-    """Runs `python -m <module> <arguments>` until the block ends; it must say `listening on <address>`.
+    """Runs `python -m <module> <arguments>` until the block ends; it must say
+    `listening on <address>`.
 
-    `prefix`: words before the command that start it elsewhere and then become it (exec). Raises `ConnectionFailed` with
-    the process's last words if it ends or says nothing for `patience` seconds.
+    `prefix`: words before the command that start it elsewhere and then become it (exec). Raises
+    `ConnectionFailed` with the process's last words if it ends or says nothing for `patience`
+    seconds.
     """
 
     ready = re.compile(r"listening on (?P<address>\S+)")

@@ -1,8 +1,9 @@
 """The three protocols of a session. The client chooses one when it connects; the server follows.
 
-`preprocessed`: linear layers and attention are prepared offline, on masks. `encrypted-cache` (CryptoGen): both under
-encryption, online, keys and values in an encrypted cache that is appended to. `recompute` (BOLT, made to generate): the
-same layers without a cache, the whole text again for every token. Everything else is the same code and material.
+`preprocessed`: linear layers and attention are prepared offline, on masks. `encrypted-cache`
+(CryptoGen): both under encryption, online, keys and values in an encrypted cache that is appended
+to. `recompute` (BOLT, made to generate): the same layers without a cache, the whole text again for
+every token. Everything else is the same code and material.
 """
 
 from __future__ import annotations
@@ -21,5 +22,6 @@ def check_protocol(name: object) -> str:
 
 
 def store_name(pair: str, protocol: str) -> str:
-    """Folder of a pair's store: material of one protocol is of no use to another, its rows hold other things."""
+    """Folder of a pair's store: material of one protocol is of no use to another, its rows hold
+    other things."""
     return pair if protocol == PREPROCESSED else f"{pair}-{protocol}"

@@ -16,15 +16,16 @@ Distribution = tuple[NDArray[np.intp], NDArray[np.float64]]  # tokens, their pro
 
 @dataclass
 class Sampler:
-    """Greedy at `temperature` 0; otherwise softmax(logits / temperature) cut to the `top_k` best tokens, then to the
-    smallest set of best tokens with probability `top_p` (Holtzman et al. 2020).
+    """Greedy at `temperature` 0; otherwise softmax(logits / temperature) cut to the `top_k` best
+    tokens, then to the smallest set of best tokens with probability `top_p` (Holtzman et al. 2020).
 
-    Drawn by the Gumbel-max trick: the candidate with the largest logit / temperature + noise. The noise follows from
-    `seed`, the token's position in the text and its id, and from nothing else. So the same seed, options, model and
-    text give the same next token, with drafts or without, although the logits of two private runs differ in their last
-    bits. Not promised where two candidates are nearly equal once the noise is added (about 0.05 logits), nor where a
-    token on the edge of `top_k` or `top_p` is kept in one run and cut in the other: some choices in a hundred. From
-    such a token on the texts are different ones.
+    Drawn by the Gumbel-max trick: the candidate with the largest logit / temperature + noise. The
+    noise follows from `seed`, the token's position in the text and its id, and from nothing else.
+    So the same seed, options, model and text give the same next token, with drafts or without,
+    although the logits of two private runs differ in their last bits. Not promised where two
+    candidates are nearly equal once the noise is added (about 0.05 logits), nor where a token on
+    the edge of `top_k` or `top_p` is kept in one run and cut in the other: some choices in a
+    hundred. From such a token on the texts are different ones.
     """
 
     temperature: float = 0.0
@@ -45,8 +46,8 @@ class Sampler:
         self._entropy = secrets.randbits(128) if self.seed is None else self.seed
 
     def sample(self, logits: Sequence[float] | NDArray[np.floating], position: int) -> int:
-        """The token at `position` of the text from its row of logits [vocab]; ties go to the better, then to the lower
-        id. `InputError` unless finite, 1-D."""
+        """The token at `position` of the text from its row of logits [vocab]; ties go to the
+        better, then to the lower id. `InputError` unless finite, 1-D."""
         scores = _finite(logits)
         if self.temperature == 0.0:
             return int(scores.argmax())
@@ -55,13 +56,14 @@ class Sampler:
         return int(tokens[(gaps + self._noise(position, scores.size)[tokens]).argmax()])
 
     def verify(self, drafted: Sequence[int], logits: NDArray[np.floating], position: int) -> list[int]:
-        """The first drafted tokens that are accepted, and one more, from rows of logits [n + 1, vocab]; the first of
-        them is the token at `position`.
+        """The first drafted tokens that are accepted, and one more, from rows of logits [n + 1,
+        vocab]; the first of them is the token at `position`.
 
-        Every token is what `sample` says of its row; a drafted one is accepted if it is that token (Daliri, Musco and
-        Suresh 2024, arXiv 2408.07978: coupling by common noise). So the text does not depend on the draft, sampled
-        or greedy; a draft that draws with the same noise is accepted nearly as often as by the rule of Leviathan et
-        al. 2023, under which the text would depend on it.
+        Every token is what `sample` says of its row; a drafted one is accepted if it is that token
+        (Daliri, Musco and Suresh 2024, arXiv 2408.07978: coupling by common noise). So the text
+        does not depend on the draft, sampled or greedy; a draft that draws with the same noise is
+        accepted nearly as often as by the rule of Leviathan et al. 2023, under which the text would
+        depend on it.
         """
         chosen: list[int] = []
         for n, row in enumerate(logits):

@@ -1,7 +1,8 @@
 """`make test-fidelity`: does any text break the shipped plan? Minutes; not part of `make test`.
 
-SmolLM2 at its full context: the stress text from a seed that neither calibration nor its check has seen, WikiText-2
-where it is at hand, files of this repository, greedy chains; and a prompt that broke the first plan, privately.
+SmolLM2 at its full context: the stress text from a seed that neither calibration nor its check has
+seen, WikiText-2 where it is at hand, files of this repository, greedy chains; and a prompt that
+broke the first plan, privately.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def figures() -> dict[str, Any]:
 
 
 # Repeated words and white space ask this head for scores up to 45 nats above its anchors: they are
-# cut off, and flagged (docs/decisions/0021-ranges.md, *Considered*). The rows stay near the float model's.
+# cut off, and flagged (docs/decisions/0021-ranges.md, *Considered*). The rows stay near the float
+# model's.
 WIDE_HEAD = "score, layer 10, head 7 "
 REPETITIVE = ("one-word", "few-words", "spaces")
 

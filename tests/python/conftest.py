@@ -1,4 +1,5 @@
-"""Tests import `tiny` from this folder; the golden files are found beside the checkout or not at all."""
+"""Tests import `tiny` from this folder; the golden files are found beside the checkout or not at
+all."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """A private run of two parties in this process, and the oracle that replays its shares.
 
-Use:
-    run = replayed(core, tmp_path, checkpoint, plan)    # fails if logits or range events differ anywhere
-    run.oracle.events, run.range_events
+Use: run = replayed(core, tmp_path, checkpoint, plan)    # fails if logits or range events differ
+    anywhere run.oracle.events, run.range_events
 """
 
 from __future__ import annotations
@@ -54,10 +53,11 @@ NO_CUT = Cut(before=-1, rows=0)
 
 
 class ReplayShares(Replay):
-    """Adds up the two parties' logs: truncation shares modulo p, lifted shares modulo 2^64, index shares, tagged
-    `i | k<<32 | 1<<63`, modulo 2^k.
+    """Adds up the two parties' logs: truncation shares modulo p, lifted shares modulo 2^64, index
+    shares, tagged `i | k<<32 | 1<<63`, modulo 2^k.
 
-    The tag alone does not tell them apart (a share may look like one), but the oracle knows what it asks for.
+    The tag alone does not tell them apart (a share may look like one), but the oracle knows what it
+    asks for.
     """
 
     def __init__(self, client: np.ndarray, server: np.ndarray) -> None:
@@ -100,7 +100,8 @@ class ReplayShares(Replay):
 
 
 def insecure_core() -> Any:
-    """A core with `insecure-trace`, named in CRYPTOGEN_TEST_CORE; without one the test is skipped."""
+    """A core with `insecure-trace`, named in CRYPTOGEN_TEST_CORE; without one the test is
+    skipped."""
     path = os.environ.get("CRYPTOGEN_TEST_CORE")
     if not path:
         pytest.skip("CRYPTOGEN_TEST_CORE is not set: no core with insecure-trace")
@@ -141,7 +142,8 @@ def replayed(
     weights: IntegerModel | None = None,
     replaying: type[ReplayShares] = ReplayShares,
 ) -> Run:
-    """Runs `passes` privately and again by the oracle, which must get the same integers and range events."""
+    """Runs `passes` privately and again by the oracle, which must get the same integers and range
+    events."""
     weights = weights or quantise(canonicalise(checkpoint), plan)
     agreed = _Agreed(core, plan, cut, passes)
     client_log, server_log, private = _private_run(core, agreed, tmp_path, plan, weights, checkpoint.config, protocol)
@@ -168,7 +170,8 @@ def _private_run(
     config: Any,
     protocol: str,
 ) -> tuple[np.ndarray, np.ndarray, list[Pass]]:
-    """Both parties in threads of this process, over TLS: logs of the client and the server, what the client got."""
+    """Both parties in threads of this process, over TLS: logs of the client and the server, what
+    the client got."""
     logs: dict[str, np.ndarray] = {}
     listener = core.Listener("127.0.0.1:0", identity := core.Identity.load_or_create(str(folder / "identity")))
     model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)

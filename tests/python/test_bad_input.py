@@ -1,4 +1,5 @@
-"""What can go wrong between two parties: each a typed error that says what was expected and what came."""
+"""What can go wrong between two parties: each a typed error that says what was expected and what
+came."""
 
 from __future__ import annotations
 

@@ -115,8 +115,9 @@ def test_golden(name: str, shared: Path) -> None:
         if case["mean_nll"] is not None:
             ppl = perplexity(lambda: FloatBackend(checkpoint), checkpoint.config, [prompt])
             assert ppl.nll[0] == pytest.approx(case["mean_nll"], abs=1e-4)
-        # transformers' generate() takes token 0 of a prompt for padding in these models (pad = eos = 0) and leaves it
-        # out: with a 0 in the prompt, the recorded text does not even begin with the arg-max of the recorded logits.
+        # transformers' generate() takes token 0 of a prompt for padding in these models (pad =
+        # eos = 0) and leaves it out: with a 0 in the prompt, the recorded text does not even begin
+        # with the arg-max of the recorded logits.
         seen = [t for t in prompt if t != 0]
         assert greedy(checkpoint, seen, 16) == case["greedy_16"]
 

@@ -1,4 +1,5 @@
-"""Drafted tokens: the same greedy text, the same distribution, rows dropped on both sides, typed refusals."""
+"""Drafted tokens: the same greedy text, the same distribution, rows dropped on both sides, typed
+refusals."""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def test_greedy_text_is_the_same_with_any_draft(served: Served, tmp_path: Path) 
 
 
 def sampled_prompt(model: Checkpoint, n: int, sampler: Sampler) -> tuple[list[int], list[int]]:
-    """A prompt whose next `n` sampled tokens are no near ties once the noise is added, and those."""
+    """A prompt whose next `n` sampled tokens are no near ties once the noise is added, and
+    those."""
     rng = np.random.default_rng(1)
     for _ in range(40):
         text = prompt = [int(t) for t in rng.integers(3, model.config.vocab, 3)]
@@ -143,7 +145,8 @@ def test_sampled_text_is_the_same_with_any_draft(llama: Served, tmp_path: Path) 
 
 
 def test_a_session_goes_on_after_tokens_that_were_not_taken(llama: Served, tmp_path: Path) -> None:
-    """The caller leaves in the middle of a pass: what it has not been given is not in the session."""
+    """The caller leaves in the middle of a pass: what it has not been given is not in the
+    session."""
     prompt, expected = clear_prompt(llama.model, 8)
     with llama.client(tmp_path) as client:
         stream = client.generate(prompt, max_new_tokens=8, stop=(), draft=Draft(llama.model, 6))

@@ -67,7 +67,8 @@ def word(x: int) -> int:
     return (x + 2**63) % 2**64 - 2**63
 
 
-# What two parties compute, with Python's integers: x shared as the client's number and the rest (A1, A2, A6).
+# What two parties compute, with Python's integers: x shared as the client's number and the rest
+# (A1, A2, A6).
 
 
 def shared_truncation(x: int, client: int, k: int) -> int:
@@ -89,7 +90,8 @@ def shared_lift(x: int, client: int) -> int:
     return word(client + (x - client) % P - P)
 
 
-# Any size is as likely as any other; the ends of every range, and what lies beside them, are likely.
+# Any size is as likely as any other; the ends of every range, and what lies beside them, are
+# likely.
 near = st.sampled_from([0, 2**40, P // 2, 2**62]).flatmap(lambda x: st.integers(x - 3, x + 3))
 numbers = st.one_of(st.integers(0, 63).flatmap(lambda b: st.integers(-(2**b), 2**b)), near, near.map(lambda x: -x))
 residues = numbers.map(signed)
@@ -147,7 +149,8 @@ def test_the_oracle_knows_every_outcome_of_lifting(x: int, client: int) -> None:
 
 @given(st.integers(-(2**62), 2**62), st.integers(1, 32), st.integers(1, 2**64 - 1))
 def test_what_a_truncation_left_is_lifted_right(x: int, k: int, seed: int) -> None:
-    """Also if it was truncated wrongly; shares of 0 and 1 on the server's side are the exception (A6)."""
+    """Also if it was truncated wrongly; shares of 0 and 1 on the server's side are the exception
+    (A6)."""
     client = int(np.random.default_rng(seed).integers(0, P, dtype=np.uint64))
     server = (x - client) % P
     c, s = client >> k, ((server >> k) - (P >> k) + 1) % P
@@ -355,7 +358,8 @@ def test_events_wait_for_the_next_row_that_is_sampled(model: Model, integers: In
 
 
 def test_scores_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
-    """A key of row 1 is turned up until its score is above those that are computed exactly: flagged, and saturated."""
+    """A key of row 1 is turned up until its score is above those that are computed exactly:
+    flagged, and saturated."""
     _, plan = model
     m, tables_ = plan.model, tables(plan)
     for g, head in enumerate(plan.attention[0].heads):
@@ -368,7 +372,7 @@ def test_scores_outside_their_window_are_counted(model: Model, integers: Integer
         below = np.array([head.center - (1 << head.h), 0, head.offset + 1, head.offset - (3 << head.h)])
         e, events = backend._heads[0].exp(below, g, Nearest())
         assert events.tolist() == [0, 0, 0, 1] and e[3] == 0  # just below the window: its end from the other side
-        assert abs(e[1] / 2.0**plan.functions[exp_of(plan, head.a)]["bits"] - 1) < 0.01
+        assert abs(e[1] / 2.0 ** plan.functions[exp_of(plan, head.a)]["bits"] - 1) < 0.01
         # the same in the place where scores are made; the last pair of a head hardly turns
         qkv = np.zeros((3, m.q_dim + 2 * m.kv_dim), dtype=np.int64)
         at, kv = m.head_dim // 2 - 1, g // (m.heads // m.kv_heads)
@@ -402,7 +406,8 @@ def test_sums_outside_their_window_are_counted(model: Model, integers: IntegerMo
 
 
 def guarded(plan: NumericPlan) -> NumericPlan:
-    """With open windows in layer 1: the first half of the neurons with a guard that flags, the others with zeros."""
+    """With open windows in layer 1: the first half of the neurons with a guard that flags, the
+    others with zeros."""
     functions, tables_ = list(plan.functions), plan.tables
     windows, spec = [], plan.activations[1]
     for guard in (1, 2):
@@ -422,7 +427,8 @@ def test_activations_outside_their_window_are_counted(model: Model, integers: In
     backend = FixedBackend(integers, plan, Nearest())
     half, ff = 1 << (plan.activations[1].windows[0].h + plan.activations[1].k - 1), plan.model.ff
     u = np.zeros((4, plan.linears["layers.1.up"].d_out), dtype=np.int64)
-    # the outer quarters: met from half the window's half on, on both sides; and from beyond, once around
+    # the outer quarters: met from half the window's half on, on both sides; and from beyond, once
+    # around
     u[:, 0] = [half // 2 - 2, half // 2, -half // 2 - 2, 2 * half - half // 2 - 2]
     u[0, 2] = -half // 2
     u[1, 1], u[2, 2] = half - 1, -half

@@ -1,4 +1,5 @@
-"""Minutes-long checks on SmolLM2 (`make test-long`): greedy tokens of the private run against the clear model."""
+"""Minutes-long checks on SmolLM2 (`make test-long`): greedy tokens of the private run against the
+clear model."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ TOKENS = 32
 
 @pytest.mark.long
 def test_private_greedy_tokens_are_the_clear_models(tmp_path: Path) -> None:
-    """3 prompts × 32 tokens over TLS between two processes; disagreements only at near ties of the clear model."""
+    """3 prompts × 32 tokens over TLS between two processes; disagreements only at near ties of the
+    clear model."""
     try:
         path = find_packaged("smollm2")
     except MissingPackage:

@@ -1,4 +1,5 @@
-"""`bench decode --network`: the proxy's delay, rate and ends; the namespace and what is left of it."""
+"""`bench decode --network`: the proxy's delay, rate and ends; the namespace and what is left of
+it."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def test_contents_and_rate_both_ways() -> None:
 
     through(end(0), end(1))
     assert got == {0: sent[1], 1: sent[0]}
-    # At 10 MB/s behind 50 ms; both at once are not slower than the larger one alone would be, but for this machine.
+    # At 10 MB/s behind 50 ms; both at once are not slower than the larger one alone would be, but
+    # for this machine.
     assert taken[1] >= 0.15 - 1e-3 and taken[0] >= 0.12 - 1e-3, taken
     assert max(taken.values()) < 2, taken
 

@@ -83,7 +83,8 @@ EXP = {"kind": "exp", "tables": [0, 1, 2], "k": 8, "h": 8, "bits": 30, "zero": 1
 
 
 def exp_line(f: dict[str, Any], a: Any, b: Any, j: int, x: Any) -> Any:
-    """Piece j at arguments relative to the anchor, over `2^bits`; the tables' centre is where piece `top` begins."""
+    """Piece j at arguments relative to the anchor, over `2^bits`; the tables' centre is where piece
+    `top` begins."""
     return (a[j] * (np.asarray(x) - ((f["top"] - f["zero"]) << f["h"])) + b[j]) / 2.0 ** f["bits"]
 
 
@@ -187,7 +188,8 @@ def check_ranges(k: int, top: float, ratio: float, two: bool) -> None:
 
 
 def test_a_reciprocal_of_two_ranges_is_right_everywhere() -> None:
-    """Both candidates of every index, from the smallest argument that is not flagged to the end of the window."""
+    """Both candidates of every index, from the smallest argument that is not flagged to the end of
+    the window."""
     found, tables_ = ranges(2.0**12, 2.0**33, 14), TableSet()
     scalar = reciprocal(tables_, found, 24)
     made = {n: t for f in tables_.functions for n, t in zip(f["tables"], make(f), strict=True)}
@@ -466,7 +468,8 @@ def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])
 def test_balanced_heads_compute_the_same(make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Powers of two: not a bit of any logit differs, although queries, keys and values were far out of balance."""
+    """Powers of two: not a bit of any logit differs, although queries, keys and values were far out
+    of balance."""
     checkpoint = load(make_model(tmp_path / "m"))
     config, tensors = checkpoint.config, dict(checkpoint.tensors)
     rng = np.random.default_rng(1)
@@ -555,7 +558,8 @@ def test_scores_are_observed_as_their_definition_says(size: int, spread: float) 
 
 @pytest.mark.parametrize(("sigma_k", "bits"), [(14, 4), (15, 4), (16, 2)])
 def test_no_row_that_is_cut_off_comes_near_the_end_of_its_window(sigma_k: int, bits: int) -> None:
-    """Many scores above the top at once: σ of the rows so cut stays that many bits below where its index wraps."""
+    """Many scores above the top at once: σ of the rows so cut stays that many bits below where its
+    index wraps."""
     seen, margins = Scores(), Margins()
     for seed in range(4):
         seen.add(causal(np.random.default_rng(seed), 2 * ROWS, 9))

@@ -1,4 +1,5 @@
-"""The paper's two protocols beside `preprocessed`: the same tokens, the comparison's figures, refusals."""
+"""The paper's two protocols beside `preprocessed`: the same tokens, the comparison's figures,
+refusals."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def test_the_clear_models_tokens(served: Served, tmp_path: Path, protocol: str) 
 
 
 def test_a_long_prompt_and_a_reset(llama: Served, tmp_path: Path) -> None:
-    """More rows than one pass takes, more than one ciphertext of the cache holds; a new session forgets them."""
+    """More rows than one pass takes, more than one ciphertext of the cache holds; a new session
+    forgets them."""
     ids = [(7 * i + 3) % llama.model.config.vocab for i in range(70)]
     with llama.client(tmp_path, protocol="encrypted-cache", access_token=None) as client:
         answer = [t.id for t in client.generate(ids, max_new_tokens=2, stop=())]

@@ -1,4 +1,5 @@
-"""`bench peers`: the peer's environment, refusals, the arithmetic of the ratios; the peer itself if installed."""
+"""`bench peers`: the peer's environment, refusals, the arithmetic of the ratios; the peer itself if
+installed."""
 
 from __future__ import annotations
 

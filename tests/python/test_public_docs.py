@@ -1,4 +1,5 @@
-"""What a user reads in an editor: every parameter of a public call and every field of a public record is described."""
+"""What a user reads in an editor: every parameter of a public call and every field of a public
+record is described."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ PUBLIC = {name: getattr(module, name) for module in (session, cryptogen) for nam
 
 
 def calls() -> Iterator[tuple[str, Any]]:
-    """Public functions, classes and their public methods. A class is documented where its `__init__` would be."""
+    """Public functions, classes and their public methods. A class is documented where its
+    `__init__` would be."""
     for name, found in PUBLIC.items():
         yield name, found
         for attribute in vars(found) if inspect.isclass(found) else ():
@@ -63,7 +65,8 @@ def test_properties_are_described() -> None:
 
 
 def test_the_sections_are_read() -> None:
-    """The test above can fail: an entry counts only in its own section, with a text, at its own indent."""
+    """The test above can fail: an entry counts only in its own section, with a text, at its own
+    indent."""
     doc = """Says something about late: nothing.
 
         Args:

@@ -1,6 +1,7 @@
 """Range events and absurd logits on their way to the user.
 
-What the parties count is tested elsewhere, bit for bit; here the client's passes report what a test says.
+What the parties count is tested elsewhere, bit for bit; here the client's passes report what a test
+says.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Report = Callable[..., None]
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> Report:
-    """`report([2], [0, 1])`: the next pass that samples has one row with 2 events, the one after it two rows with 0 and
-    1; then come passes without."""
+    """`report([2], [0, 1])`: the next pass that samples has one row with 2 events, the one after it
+    two rows with 0 and 1; then come passes without."""
     from cryptogen.backends.private import ClientBackend
 
     counted = ClientBackend.logits
@@ -81,7 +82,8 @@ def test_drafted_tokens_have_the_events_of_their_rows(llama: Served, tmp_path: P
 
 
 def test_events_of_a_row_that_was_computed_ahead_are_not_lost(llama: Served, tmp_path: Path, report: Report) -> None:
-    """The caller leaves at an accepted token: its row stays, and the next token is the first that can report it."""
+    """The caller leaves at an accepted token: its row stays, and the next token is the first that
+    can report it."""
     with llama.client(tmp_path) as client:
         report([0], [0, 3, 9, 9])
         stream = client.generate(PROMPT, max_new_tokens=6, stop=(), draft=Draft(llama.model, 3))
@@ -237,7 +239,8 @@ def largest_logits(model: Checkpoint, prompt: list[int], n: int) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Strict:
-    """A server whose plan allows the logits of the first two rows after `prompt`, not those of the third."""
+    """A server whose plan allows the logits of the first two rows after `prompt`, not those of the
+    third."""
 
     server: Served
     text: str

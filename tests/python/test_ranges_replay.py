@@ -1,7 +1,9 @@
-"""Outside every window the parties still compute what the oracle computes, bit for bit, and count the same events.
+"""Outside every window the parties still compute what the oracle computes, bit for bit, and count
+the same events.
 
-Plans of tiny models are mutilated at random: windows moved and narrowed, other anchors, shifts, tables and guards;
-weights grow until numbers wrap modulo p and modulo 2^64. Nothing here means anything any more, which is the point.
+Plans of tiny models are mutilated at random: windows moved and narrowed, other anchors, shifts,
+tables and guards; weights grow until numbers wrap modulo p and modulo 2^64. Nothing here means
+anything any more, which is the point.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Watched(ReplayShares):
 
 
 class Mutilation:
-    """A plan's document, changed field by field; `NumericPlan.from_json` checks what comes of it."""
+    """A plan's document, changed field by field; `NumericPlan.from_json` checks what comes of
+    it."""
 
     def __init__(self, plan: NumericPlan, rng: np.random.Generator, wild: bool) -> None:
         self.rng, self.wild, self.doc = rng, wild, json.loads(plan.to_json())
@@ -85,7 +88,8 @@ class Mutilation:
         return min(max(was + self.integer(-3, 3), least), most)
 
     def bounds(self) -> None:
-        """They only decide which slots the client throws away, and which logits it takes for absurd."""
+        """They only decide which slots the client throws away, and which logits it takes for
+        absurd."""
         d = self.doc
         d["embed"]["bound"] = 1
         for norm in d["norms"]:
@@ -194,7 +198,8 @@ def attempt(core: Any, folder: Path, make: Callable[..., Path], seed: int, wild:
 
 @pytest.fixture(autouse=True)
 def all_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shares of sums of truncated numbers are not uniform: they wrap the other way up to 2^14 times as often."""
+    """Shares of sums of truncated numbers are not uniform: they wrap the other way up to 2^14 times
+    as often."""
     monkeypatch.setattr("cryptogen.backends.rounding.LARGE", 1 << 24)
 
 

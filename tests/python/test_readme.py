@@ -1,4 +1,5 @@
-"""Documentation is executed: links and paths exist, commands and options are real, the examples run on a tiny model."""
+"""Documentation is executed: links and paths exist, commands and options are real, the examples run
+on a tiny model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""A private run, bit for bit: the oracle that replays both parties' shares gets the same logits and range events.
+"""A private run, bit for bit: the oracle that replays both parties' shares gets the same logits and
+range events.
 
-Needs a core built with `insecure-trace` (`make test` builds one and names it in CRYPTOGEN_TEST_CORE).
+Needs a core built with `insecure-trace` (`make test` builds one and names it in
+CRYPTOGEN_TEST_CORE).
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ RUNS = 5_000
 
 
 def chi_square(tokens: list[int], p: np.ndarray) -> float:
-    """Pearson's statistic, relative to its 99.99 % quantile (Wilson and Hilferty): above 1 is another distribution."""
+    """Pearson's statistic, relative to its 99.99 % quantile (Wilson and Hilferty): above 1 is
+    another distribution."""
     expected = p[p > 0] * len(tokens)
     counts = np.bincount(tokens, minlength=len(p))
     assert counts[p == 0].sum() == 0
@@ -120,7 +121,8 @@ def test_verified_tokens_are_distributed_as_sampled_ones(options: tuple[float, i
 
 
 def test_drafted_tokens_are_accepted_nearly_as_often_as_they_can_be() -> None:
-    """The common noise matters: drawn with other noise, they would be as often as two strangers agree."""
+    """The common noise matters: drawn with other noise, they would be as often as two strangers
+    agree."""
     sampler, other = Sampler(1.0, seed=11), Sampler(1.0, seed=12)
     p, q = np.exp(P[0]), np.exp(Q[0])
     most = np.minimum(p, q).sum()

@@ -1,4 +1,5 @@
-"""Encrypted caches that the server keeps: a session goes on later; a file that does not fit is refused."""
+"""Encrypted caches that the server keeps: a session goes on later; a file that does not fit is
+refused."""
 
 from __future__ import annotations
 

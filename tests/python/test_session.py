@@ -1,4 +1,5 @@
-"""Two parties over TLS on tiny models: the right tokens, several clients, continued sessions, crashes."""
+"""Two parties over TLS on tiny models: the right tokens, several clients, continued sessions,
+crashes."""
 
 from __future__ import annotations
 
@@ -157,7 +158,8 @@ def test_a_store_of_an_older_format_is_refused_with_both_versions(llama: Served,
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_kill_and_restart_never_reuses_material(tmp_path: Path, rounds: int) -> None:
-    """Kills either party at random moments. Cursors only move forward, and a resynced pair gives the right tokens."""
+    """Kills either party at random moments. Cursors only move forward, and a resynced pair gives
+    the right tokens."""
     rng = random.Random(7)
     model = model_with_plan(tmp_path)
     serve = ["serve", str(model), "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)]

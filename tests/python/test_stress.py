@@ -1,4 +1,5 @@
-"""The stress text, and small versions of every class on tiny models: the integers follow the float model."""
+"""The stress text, and small versions of every class on tiny models: the integers follow the float
+model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The owner of a session's text: tokens, rows that count, rows behind them, and what becomes of them."""
+"""The owner of a session's text: tokens, rows that count, rows behind them, and what becomes of
+them."""
 
 from __future__ import annotations
 

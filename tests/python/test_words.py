@@ -1,4 +1,5 @@
-"""One word for one thing (`docs/glossary.md`): names that were given up do not come back, in code or in documents."""
+"""One word for one thing (`docs/glossary.md`): names that were given up do not come back, in code
+or in documents."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SUFFIXES = {".rs", ".py", ".pyi", ".md", ".toml"}
 HISTORY = (ROOT / "docs" / "decisions", ROOT / "CHANGELOG.md", Path(__file__))  # where old names belong
 
-# What is not written any more → what is written instead, and an old spelling that the expression has to find.
+# What is not written any more → what is written instead, and an old spelling that the expression
+# has to find.
 RETIRED = {
     r"\bWrongToken\b|\btoken_file\b|\bTokenFile\b|--token-file\b": ("access_token", "--token-file token.txt"),
     r"\b(Client|Server)\([^)]*[ (]token=": ("access_token", 'Server("model", token="a long secret")'),

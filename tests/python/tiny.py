@@ -1,10 +1,10 @@
-"""Tiny random models in every file format, for tests: d = 64, 2 layers, vocabulary of 512. Same seed, same files.
+"""Tiny random models in every file format, for tests: d = 64, 2 layers, vocabulary of 512. Same
+seed, same files.
 
-Use:
-    folder = tiny_gpt2(tmp_path / "m")          # Hugging Face folder
-    folder = tiny_llama(tmp_path / "m", tie_word_embeddings=True)   # any config.json field can be overridden
-    checkpoint = cryptogen.weights.load(folder)
-    write_gguf(checkpoint, tmp_path / "m.gguf"); write_llama2c(checkpoint, tmp_path / "m.bin")
+Use: folder = tiny_gpt2(tmp_path / "m")          # Hugging Face folder folder = tiny_llama(tmp_path
+    / "m", tie_word_embeddings=True)   # any config.json field can be overridden checkpoint =
+    cryptogen.weights.load(folder) write_gguf(checkpoint, tmp_path / "m.gguf");
+    write_llama2c(checkpoint, tmp_path / "m.bin")
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def tiny_llama(folder: Path, seed: int = 0, **overrides: Any) -> Path:
 
 
 def write_gguf(checkpoint: Checkpoint, path: Path, kind: gguf.GGMLQuantizationType | None = None, **extra: Any) -> Path:
-    """A LLaMA checkpoint as GGUF with interleaved q/k rows; matrices quantised as `kind`; `extra`: more metadata."""
+    """A LLaMA checkpoint as GGUF with interleaved q/k rows; matrices quantised as `kind`; `extra`:
+    more metadata."""
     c, t = checkpoint.config, checkpoint.tensors
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(c.layers)

@@ -1,7 +1,9 @@
-//! The encrypted KV cache: one object for prompt and generation, appended to in place, never decrypted.
+//! The encrypted KV cache: one object for prompt and generation, appended to in place, never
+//! decrypted.
 //!
-//! Source: CryptoGen (arXiv 2602.08798), unified encrypted KV cache and slot-aware concatenation. The client sends new rows already at their
-//! offset in a block, so appending is one addition of ciphertexts. The server holds the ciphertexts ([`EncryptedCache`]); what both need to know,
+//! Source: CryptoGen (arXiv 2602.08798), unified encrypted KV cache and slot-aware concatenation.
+//! The client sends new rows already at their offset in a block, so appending is one addition of
+//! ciphertexts. The server holds the ciphertexts ([`EncryptedCache`]); what both need to know,
 //! lengths and how many ciphertexts were added up in a block, is public ([`CacheShape`]).
 
 mod file;
@@ -116,7 +118,8 @@ impl CacheShape {
         pieces
     }
 
-    /// Whether a block that is a sum of so many fresh ciphertexts survives every kernel that may come next.
+    /// Whether a block that is a sum of so many fresh ciphertexts survives every kernel that may
+    /// come next.
     fn survives(&self, terms: u32) -> bool {
         let fresh = Noise::fresh().add_plain();
         let mut noise = (0..terms).fold(Noise::none(), |sum, _| sum + fresh);
@@ -210,7 +213,8 @@ impl EncryptedCache {
         self.layers.get(layer).ok_or_else(|| no_layer(layer, self.layers.len()))
     }
 
-    /// Adds encrypted rows, `[pieces][packs]` keys and as many values, each at its offset; returns the blocks to re-encrypt now.
+    /// Adds encrypted rows, `[pieces][packs]` keys and as many values, each at its offset; returns
+    /// the blocks to re-encrypt now.
     pub(super) fn append(
         &mut self,
         layer: usize,

@@ -1,15 +1,20 @@
-//! The *diagonal* encoding (Halevi–Shoup) of a linear layer: where its inputs, weights and outputs lie in the slots.
+//! The *diagonal* encoding (Halevi–Shoup) of a linear layer: where its inputs, weights and outputs
+//! lie in the slots.
 //!
-//! Source: CryptoGen, "heterogeneous SIMD encodings"; baby-step giant-step as Halevi and Shoup (CRYPTO 2018). The slots are `n` positions of
-//! `8192/n` lanes ([`Lanes`]). With `x` cut into blocks of `n` inputs and `W` into blocks of `n` outputs, a lane holds one
-//! (row, input block, output block, part): so many rows, blocks and *parts* of the diagonals are multiplied at once.
+//! Source: CryptoGen, "heterogeneous SIMD encodings"; baby-step giant-step as Halevi and Shoup
+//! (CRYPTO 2018). The slots are `n` positions of `8192/n` lanes ([`Lanes`]). With `x` cut into
+//! blocks of `n` inputs and `W` into blocks of `n` outputs, a lane holds one (row, input block,
+//! output block, part): so many rows, blocks and *parts* of the diagonals are multiplied at once.
 //!
-//! - Input at (i, lane): `x[row][a·n + (i + s·D) mod n]`, for input block `a` and part `s` of `D = ⌈n/parts⌉` diagonals.
-//! - Diagonal `d < D` at (i, lane): `W[o][a·n + (i + s·D + d) mod n]` with `o = b·n + i`, 0 outside `W` and where `s·D + d ≥ n`.
-//! - Output at (i, lane): what block `a` and part `s` add to `y[row][o]`. Whoever holds shares adds up over (a, s): no folding rotations.
+//! - Input at (i, lane): `x[row][a·n + (i + s·D) mod n]`, for input block `a` and part `s` of
+//!   `D = ⌈n/parts⌉` diagonals.
+//! - Diagonal `d < D` at (i, lane): `W[o][a·n + (i + s·D + d) mod n]` with `o = b·n + i`, 0 outside
+//!   `W` and where `s·D + d ≥ n`.
+//! - Output at (i, lane): what block `a` and part `s` add to `y[row][o]`. Whoever holds shares adds
+//!   up over (a, s): no folding rotations.
 //!
-//! `y = Σ_G rot_{Gg}( Σ_b rot_{−Gg}(diagonal_{Gg+b}) ⊙ rot_b(x) )`, evaluated by Horner's rule in `rot_g`, so that `g` Galois keys
-//! do (one more where it is done in two halves at the same time).
+//! `y = Σ_G rot_{Gg}( Σ_b rot_{−Gg}(diagonal_{Gg+b}) ⊙ rot_b(x) )`, evaluated by Horner's rule in
+//! `rot_g`, so that `g` Galois keys do (one more where it is done in two halves at the same time).
 
 use cryptogen_he::evaluate::{Lanes, N};
 use cryptogen_ring::Fp;
@@ -77,7 +82,8 @@ impl Packing {
         }
     }
 
-    /// Diagonals to rotate by: baby steps of the inputs, one giant step of the sums, what joins two halves.
+    /// Diagonals to rotate by: baby steps of the inputs, one giant step of the sums, what joins two
+    /// halves.
     pub fn turns(&self) -> impl Iterator<Item = usize> + '_ {
         let giant = (self.giants() > 1).then_some(self.babies);
         let join = (self.half() < self.giants()).then_some(self.half() * self.babies);
@@ -140,7 +146,8 @@ impl Packing {
         slots
     }
 
-    /// Adds up the lanes of the outputs `[outputs][N]` of `rows` rows: `[rows][d_out]`. Linear, so it works on shares.
+    /// Adds up the lanes of the outputs `[outputs][N]` of `rows` rows: `[rows][d_out]`. Linear, so
+    /// it works on shares.
     pub fn output(&self, slots: &[impl AsRef<[Fp]>], rows: usize) -> Vec<Fp> {
         let n = self.lanes.n();
         let mut y = vec![Fp::ZERO; rows * self.d_out];

@@ -1,4 +1,5 @@
-//! The weights of a model encoded for ct × pt with one row: made once, kept in memory, and in a folder if asked.
+//! The weights of a model encoded for ct × pt with one row: made once, kept in memory, and in a
+//! folder if asked.
 
 mod file;
 
@@ -15,13 +16,15 @@ use rayon::prelude::*;
 use super::diagonals::Packing;
 use super::planner::LinearPlan;
 
-/// Bytes of encoded weights that a server keeps by default; what is beyond is encoded again for every call.
+/// Bytes of encoded weights that a server keeps by default; what is beyond is encoded again for
+/// every call.
 pub const KEPT_BYTES: usize = 6 << 30;
 
 /// All plaintexts of a layer, `[β][α][diagonal]`.
 type Weights = Arc<Vec<Plaintext>>;
 
-/// Encoded weights of the layers of a model, made when a layer is first used by one row. They depend on no key, so all sessions share them.
+/// Encoded weights of the layers of a model, made when a layer is first used by one row. They
+/// depend on no key, so all sessions share them.
 pub struct Encoded {
     limit: usize,
     /// by [`cryptogen_protocols::model::Site::index`]
@@ -68,8 +71,9 @@ impl Encoded {
         self.get_or(layer, p, || encode(context, p, w))
     }
 
-    /// Encodes all layers of a model for one row, as far as they are kept, or reads them from files of `folder`, which are written where
-    /// there are none. Whatever is wrong with a file is a warning.
+    /// Encodes all layers of a model for one row, as far as they are kept, or reads them from files
+    /// of `folder`, which are written where there are none. Whatever is wrong with a file is a
+    /// warning.
     ///
     /// # Errors
     /// A folder that cannot be made, a plan that does not fit.

@@ -42,7 +42,8 @@ const DIGEST: usize = 32;
 /// Names a client's secret key; random, so it says nothing about the key.
 pub type KeyId = [u8; ID];
 
-/// The client's side: its key from the store (made on first use) and its id, after the server got what it lacks.
+/// The client's side: its key from the store (made on first use) and its id, after the server got
+/// what it lacks.
 ///
 /// # Errors
 /// Connection failures, a corrupt file, a full disk.
@@ -150,7 +151,8 @@ impl Offer {
     }
 }
 
-/// The messages that bring what is missing: steps of each, and whether public and relinearisation key come first.
+/// The messages that bring what is missing: steps of each, and whether public and relinearisation
+/// key come first.
 fn messages(missing: &Missing) -> Vec<(bool, BTreeSet<usize>)> {
     let steps: Vec<usize> = missing.steps.iter().copied().collect();
     let mut out: Vec<_> = steps.chunks(STEPS_AT_ONCE).map(|c| (false, c.iter().copied().collect())).collect();
@@ -163,7 +165,8 @@ fn messages(missing: &Missing) -> Vec<(bool, BTreeSet<usize>)> {
     out
 }
 
-/// A server's file: `magic | id | number of steps: u32 | steps: u16 | SHA-256 of all else | base | Galois keys`.
+/// A server's file:
+/// `magic | id | number of steps: u32 | steps: u16 | SHA-256 of all else | base | Galois keys`.
 struct Stored {
     id: KeyId,
     base: Vec<u8>,

@@ -1,11 +1,13 @@
 //! How rows of keys and values lie in the slots of the encrypted cache.
 //!
-//! Source: CryptoGen (arXiv 2602.08798), heterogeneous SIMD encodings and slot-aware concatenation. A ciphertext holds `T` tokens of all key
-//! heads at once, and of every head `E'` of its features:
-//! slot (x, h, e') = token x of the block, key head h < H', feature e' < E'; `T·H'·E' ≤ N`. A row needs `packs = ⌈head_dim/E'⌉` ciphertexts, `T`
-//! consecutive tokens share them: token m lies in block `m div T` at `x = m mod T`, and the cache has `packs·⌈L/T⌉` ciphertexts for keys
-//! and as many for values. Small T is the paper's inner encoding (whole rows), large T its outer encoding (a ciphertext per column); one
-//! family, so that both phases use the same cache. Diagonals are what matrix kernels read off it by rotation.
+//! Source: CryptoGen (arXiv 2602.08798), heterogeneous SIMD encodings and slot-aware concatenation.
+//! A ciphertext holds `T` tokens of all key heads at once, and of every head `E'` of its features:
+//! slot (x, h, e') = token x of the block, key head h < H', feature e' < E'; `T·H'·E' ≤ N`. A row
+//! needs `packs = ⌈head_dim/E'⌉` ciphertexts, `T` consecutive tokens share them: token m lies in
+//! block `m div T` at `x = m mod T`, and the cache has `packs·⌈L/T⌉` ciphertexts for keys and as
+//! many for values. Small T is the paper's inner encoding (whole rows), large T its outer encoding
+//! (a ciphertext per column); one family, so that both phases use the same cache. Diagonals are
+//! what matrix kernels read off it by rotation.
 
 use std::collections::BTreeSet;
 
@@ -151,7 +153,8 @@ impl CacheLayout {
         scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
     }
 
-    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up to `TERMS`.
+    /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up
+    /// to `TERMS`.
     pub fn terms(&self, kernel: Kernel) -> usize {
         let cached = match kernel {
             Kernel::Vector => full_block(self.tokens()),
@@ -188,7 +191,8 @@ impl CacheLayout {
         slots
     }
 
-    /// Slots of one pack with rows `[kv_dim]` at tokens `at..` of the block, zero elsewhere: what slot-aware concatenation adds.
+    /// Slots of one pack with rows `[kv_dim]` at tokens `at..` of the block, zero elsewhere: what
+    /// slot-aware concatenation adds.
     pub fn place(&self, pack: usize, at: usize, rows: &[&[Fp]]) -> Zeroizing<Vec<Fp>> {
         self.fill(pack, |x, head, e| match x.checked_sub(at).and_then(|i| rows.get(i)) {
             Some(row) => row[head * self.head_dim + e],
@@ -205,8 +209,9 @@ fn full_block(tokens: usize) -> Noise {
     (0..tokens).fold(Noise::none(), |sum, _| sum + Noise::fresh().add_plain())
 }
 
-/// Baby steps for `tokens` diagonals: as many as giants or up to four times as many (keys are rotated once for all members and query blocks,
-/// queries by giants for each), within the memory of [`OPERANDS`] rotated ciphertexts.
+/// Baby steps for `tokens` diagonals: as many as giants or up to four times as many (keys are
+/// rotated once for all members and query blocks, queries by giants for each), within the memory of
+/// [`OPERANDS`] rotated ciphertexts.
 fn babies(tokens: usize, packs: usize) -> usize {
     const OPERANDS: usize = 128;
     // A sum over the baby steps must not need to be cut.

@@ -7,7 +7,8 @@
 //! the steps and the material of [`cryptogen_protocols::online`] and
 //! [`cryptogen_protocols::offline`], so a comparison measures the cache and nothing else.
 //!
-//! Roles: the client owns the secret key of [`cryptogen_he::evaluate`], the server computes with the client's evaluation keys.
+//! Roles: the client owns the secret key of [`cryptogen_he::evaluate`], the server computes with
+//! the client's evaluation keys.
 
 #![deny(missing_docs)]
 

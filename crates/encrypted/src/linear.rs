@@ -174,12 +174,14 @@ impl Product<'_> {
         outputs.collect()
     }
 
-    /// Many rows: rotations with one key, then products with one slice of weights, for all groups together.
+    /// Many rows: rotations with one key, then products with one slice of weights, for all groups
+    /// together.
     fn many_groups(&self, inputs: &[Ciphertext]) -> HeResult<Vec<Ciphertext>> {
         let p = &self.p;
         let groups = inputs.len() / p.inputs();
         let babies = self.rotate(inputs, groups)?;
-        // Horner's rule goes from the last giant step to the first; the last may have fewer diagonals, hence panels of its own.
+        // Horner's rule goes from the last giant step to the first; the last may have fewer
+        // diagonals, hence panels of its own.
         let whole = p.diagonals() / self.babies();
         let steps = |giants: Range<usize>| -> Vec<(usize, usize)> {
             (0..p.outputs()).flat_map(|beta| giants.clone().rev().map(move |giant| (beta, giant))).collect()

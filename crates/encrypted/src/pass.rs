@@ -8,7 +8,8 @@ use cryptogen_protocols::share::Cost;
 use super::{attention, linear, State};
 
 impl<P: Party> State<P> {
-    /// Messages and bytes of the next pass over `rows` rows, of which the last `sampled` get logits.
+    /// Messages and bytes of the next pass over `rows` rows, of which the last `sampled` get
+    /// logits.
     pub fn cost(&mut self, plan: &Plan, rows: usize, sampled: usize) -> Cost {
         let mut costs = vec![embed::cost(rows)];
         for l in 0..plan.model.layers {

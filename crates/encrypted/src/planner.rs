@@ -1,8 +1,10 @@
-//! Which packing a linear layer gets: the cheapest by a cost model in microseconds, and the Galois keys that all of them need.
+//! Which packing a linear layer gets: the cheapest by a cost model in microseconds, and the Galois
+//! keys that all of them need.
 //!
-//! All layers share one cyclic dimension `n`, so that they share their Galois keys (4.7 MB each at the server). The steps are
-//! those of the best packings for one row (generation) and for `PREFILL` rows; for any other number of rows the best packing
-//! within these steps is taken. Both parties compute the same plan from the public shape of the model.
+//! All layers share one cyclic dimension `n`, so that they share their Galois keys (4.7 MB each at
+//! the server). The steps are those of the best packings for one row (generation) and for `PREFILL`
+//! rows; for any other number of rows the best packing within these steps is taken. Both parties
+//! compute the same plan from the public shape of the model.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -14,7 +16,8 @@ use cryptogen_protocols::{ProtocolError, Result};
 
 use super::diagonals::Packing;
 
-/// Microseconds of one thread (`cargo run --release -p cryptogen-he --example evaluate`), and 1.6 ms to send a ciphertext at 1 Gbit/s.
+/// Microseconds of one thread (`cargo run --release -p cryptogen-he --example evaluate`), and 1.6
+/// ms to send a ciphertext at 1 Gbit/s.
 mod price {
     pub const PRODUCT: u64 = 60;
     pub const HOISTED: u64 = 900;
@@ -125,7 +128,8 @@ fn sizes(total: usize, limit: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The cheapest packing with cyclic dimension `n` within `allowed` steps (all if none is given) whose noise fits.
+/// The cheapest packing with cyclic dimension `n` within `allowed` steps (all if none is given)
+/// whose noise fits.
 fn cheapest(
     (d_in, d_out): (usize, usize),
     rows: usize,

@@ -1,4 +1,5 @@
-//! The lattice operations' speed and distance from the machine's limits, on one thread: `make bench-kernels`.
+//! The lattice operations' speed and distance from the machine's limits, on one thread:
+//! `make bench-kernels`.
 
 #[path = "../../ring/benches/support/mod.rs"]
 mod support;
@@ -18,7 +19,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LIMBS: usize = 8;
 const EXTENDED: usize = 9;
 const COMBINED: usize = 7;
-/// Products of a transform: 13 levels of N / 2 butterflies of three (`crates/ring/benches/kernels.rs`).
+/// Products of a transform: 13 levels of N / 2 butterflies of three
+/// (`crates/ring/benches/kernels.rs`).
 const TRANSFORM: usize = 3 * 13 * N / 2;
 /// Summands of a ct × pt sum.
 const TERMS: usize = 64;
@@ -51,7 +53,8 @@ fn online(report: &mut Report) {
     report.time(&format!("dot_plain, {TERMS} terms"), isa, work, || evaluator.dot_plain(&cts, &pts));
 
     let inner = 2 * LIMBS * EXTENDED * N;
-    // Eight residues back, each forward to the other eight primes; the division by P: two back, two for each limb forward.
+    // Eight residues back, each forward to the other eight primes; the division by P: two back, two
+    // for each limb forward.
     let (digits, divide) = (LIMBS + LIMBS * (EXTENDED - 1), 2 + 2 * LIMBS);
     let work = |transforms, inner| Work { multiply_adds: transforms * TRANSFORM + inner, ..Work::default() };
     let ct = evaluator.rotate(cts[0], 1).expect("a key"); // in the transform domain

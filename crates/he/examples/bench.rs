@@ -1,4 +1,5 @@
-//! Times on this machine: `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example bench`.
+//! Times on this machine:
+//! `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example bench`.
 
 use std::time::Instant;
 

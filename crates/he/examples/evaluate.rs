@@ -1,6 +1,8 @@
-//! Times of the online ciphertexts' operations: `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example evaluate`.
+//! Times of the online ciphertexts' operations:
+//! `RAYON_NUM_THREADS=1 cargo run --release -p cryptogen-he --example evaluate`.
 //!
-//! Beside each figure SEAL 4.1 without HEXL at N = 8192, log2 q = 218 (design/paper.md; thread CPU time on the reference machine).
+//! Beside each figure SEAL 4.1 without HEXL at N = 8192, log2 q = 218 (design/paper.md; thread CPU
+//! time on the reference machine).
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -1,13 +1,16 @@
-"""The lattice-estimator's verdict on a named parameter set (Albrecht, Player, Scott 2015; github.com/malb/lattice-estimator).
+"""The lattice-estimator's verdict on a named parameter set (Albrecht, Player, Scott 2015;
+github.com/malb/lattice-estimator).
 
-Primal (usvp, bdd), dual and hybrid attacks with the estimator's default cost model (MATZOV); the algebraic and BKW attacks need far more samples
-than a ring element gives and are left out. The attacker gets 2·8192 samples: a public key and a ciphertext.
+Primal (usvp, bdd), dual and hybrid attacks with the estimator's default cost model (MATZOV); the
+algebraic and BKW attacks need far more samples than a ring element gives and are left out. The
+attacker gets 2·8192 samples: a public key and a ciphertext.
 
 Needs SageMath or its PyPI packages, and the estimator's folder on the path; minutes per set:
 
     python3 -m venv sage && sage/bin/pip install passagemath-standard-no-symbolics passagemath-modules passagemath-symbolics
     git clone https://github.com/malb/lattice-estimator && git -C lattice-estimator checkout 27a581b
-    PYTHONPATH=lattice-estimator sage/bin/python crates/he/params/estimate.py N8192Q196 > crates/he/params/N8192Q196.txt
+    PYTHONPATH=lattice-estimator sage/bin/python crates/he/params/estimate.py N8192Q196 >
+    crates/he/params/N8192Q196.txt
 """
 
 import sys
@@ -16,7 +19,8 @@ from math import log2, prod
 from estimator import LWE, ND
 
 N = 8192
-# The modulus that keys and ciphertexts are used with; for the second set including the special prime.
+# The modulus that keys and ciphertexts are used with; for the second set including the special
+# prime.
 PRIMES = {
     "N8192Q196": [268369921, 268271617, 268238849, 268189697, 268091393, 268042241, 267943937],
     "N8192Q192P22": [

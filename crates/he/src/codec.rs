@@ -1,4 +1,5 @@
-//! Residues on the wire: 28 or 25 bits each, little-endian, without gaps; the limbs one after another.
+//! Residues on the wire: 28 or 25 bits each, little-endian, without gaps; the limbs one after
+//! another.
 
 use crate::error::{check_length, HeError};
 use crate::params::{Params, N};

@@ -1,9 +1,11 @@
 //! Linear combinations of ciphertexts, returned masked.
 //!
-//! **Function.** `ct'_m = Enc(Σ_k w[m][k] ⊙ x_k − mask_m)` for `m < M`, `w[m][k]` a vector over the slots.
-//! **Hides.** The owner of the secret key learns the decrypted message and nothing else about `w`: an encryption of zero under its
-//! public key makes `c_1` pseudorandom (RLWE; without it `c_1` would be a public linear function of `w`), flooding
-//! makes the noise of `c_0` independent of `w` (see [`crate::noise`]). Semi-honest: the public key is taken as honestly made.
+//! **Function.** `ct'_m = Enc(Σ_k w[m][k] ⊙ x_k − mask_m)` for `m < M`, `w[m][k]` a vector over the
+//! slots.
+//! **Hides.** The owner of the secret key learns the decrypted message and nothing else about `w`:
+//! an encryption of zero under its public key makes `c_1` pseudorandom (RLWE; without it `c_1`
+//! would be a public linear function of `w`), flooding makes the noise of `c_0` independent of `w`
+//! (see [`crate::noise`]). Semi-honest: the public key is taken as honestly made.
 //! **Cost.** `2·7·M·K·N` multiply-adds; 21 transforms per result.
 
 use cryptogen_ring::{kernels, Fp, Prg, Seed};
@@ -24,7 +26,8 @@ use crate::shorten::{self, lengthen, shorten};
 const MULTIPLIERS_AT_ONCE: usize = 1 << 20;
 /// Results at a time: enough for the matrix kernel to use each ciphertext often.
 const RESULTS_AT_ONCE: usize = 64;
-/// Below this many coefficients per slot the matrix kernel has nothing to do and slots are multiplied one by one.
+/// Below this many coefficients per slot the matrix kernel has nothing to do and slots are
+/// multiplied one by one.
 const MIN_COLUMNS: usize = 8;
 
 /// A result: two polynomials of [`OUTPUT_LIMBS`] limbs, coefficients.
@@ -74,8 +77,8 @@ pub struct Combiner {
     layout: Layout,
     results: usize,
     products: u64,
-    /// `[limb][component]` arrays `[M][N]` in the partial domain; component 0 is `b`, 1 is `a`. They depend on the
-    /// weights alone apart from public values, and are wiped.
+    /// `[limb][component]` arrays `[M][N]` in the partial domain; component 0 is `b`, 1 is `a`.
+    /// They depend on the weights alone apart from public values, and are wiped.
     sums: Vec<Zeroizing<Vec<u32>>>,
 }
 
@@ -97,7 +100,8 @@ impl Combiner {
     }
 
     /// Adds `Σ_k w[m][k] ⊙ ct_k`; `weights` is `[M][k][F]` flat, `k = cts.len()`.
-    /// Errors: lengths, another layout, more products than the noise bound allows (then nothing was added).
+    /// Errors: lengths, another layout, more products than the noise bound allows (then nothing was
+    /// added).
     pub fn add_block(&mut self, cts: &[Ciphertext], weights: &[Fp]) -> Result<(), HeError> {
         let (k, f) = (cts.len(), self.layout.slots());
         check_length("weights", self.results * k * f, weights.len())?;
@@ -166,7 +170,8 @@ impl Combiner {
         }
     }
 
-    /// Masks, hides and shrinks the sums. `masks` is `[M][N]` flat; uniform masks are the caller's responsibility.
+    /// Masks, hides and shrinks the sums. `masks` is `[M][N]` flat; uniform masks are the caller's
+    /// responsibility.
     pub fn finish(
         self,
         pk: &PublicKey,
@@ -183,7 +188,8 @@ impl Combiner {
         Ok((0..self.results).into_par_iter().map_init(Hidden::new, one).collect())
     }
 
-    /// `sum + (u·pk + (e_1, e_2)) + (flooding − mask, 0)` as coefficients modulo all primes. Only tests pass `flood = false`.
+    /// `sum + (u·pk + (e_1, e_2)) + (flooding − mask, 0)` as coefficients modulo all primes. Only
+    /// tests pass `flood = false`.
     pub(crate) fn finish_one(
         &self,
         m: usize,
@@ -237,7 +243,8 @@ impl Hidden {
         Hidden { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
     }
 
-    /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`. The contents are used up.
+    /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`. The contents are
+    /// used up.
     fn switch(&mut self, params: &Params) -> MaskedCiphertext {
         for c in [&mut self.c0, &mut self.c1] {
             for last in (OUTPUT_LIMBS..LIMBS).rev() {

@@ -9,8 +9,9 @@ use crate::keys::SecretKey;
 use crate::params::{Layout, LOG_N, N, OUTPUT_LIMBS, SCALE_BITS};
 
 impl SecretKey {
-    /// The message `[F][C]`, row-major. Correct under the conditions of [`crate::noise`], which the sender's code checks; a
-    /// ciphertext made differently decrypts to something else, without an error.
+    /// The message `[F][C]`, row-major. Correct under the conditions of [`crate::noise`], which the
+    /// sender's code checks; a ciphertext made differently decrypts to something else, without an
+    /// error.
     pub fn decrypt(&self, ciphertext: &MaskedCiphertext, layout: Layout) -> Vec<Fp> {
         let scaled = self.scaled_phase(ciphertext);
         let half = 1u128 << (SCALE_BITS - 1);
@@ -19,9 +20,11 @@ impl SecretKey {
         message
     }
 
-    /// `t·(c_0 + c_1·s)/q'` modulo a multiple of `t`, with 60 fractional bits; the error is below `2^−30`.
+    /// `t·(c_0 + c_1·s)/q'` modulo a multiple of `t`, with 60 fractional bits; the error is below
+    /// `2^−30`.
     ///
-    /// With `x = c_0 + c_1·s` and `x̂_i = x·(q'/q_i)^{−1} mod q_i` one has `t·x/q' = Σ_i t·x̂_i/q_i` modulo `t`.
+    /// With `x = c_0 + c_1·s` and `x̂_i = x·(q'/q_i)^{−1} mod q_i` one has
+    /// `t·x/q' = Σ_i t·x̂_i/q_i` modulo `t`.
     pub(crate) fn scaled_phase(&self, ciphertext: &MaskedCiphertext) -> Zeroizing<Vec<u128>> {
         let params = self.params();
         let mut sums = Zeroizing::new(vec![0u128; N]);

@@ -5,8 +5,9 @@ use zeroize::Zeroizing;
 
 use crate::params::{Layout, Params, LIMBS, N};
 
-/// A message `[F][C]` on its way into ciphertexts: the numbers `r = [q·m]_t`, from which `round(q·m/t) ≡ −r·t^{−1}` modulo
-/// every prime (`q·m = t·round(q·m/t) + r` with `|r| ≤ t/2`, and `q ≡ 0`). Exact, no rounding of its own.
+/// A message `[F][C]` on its way into ciphertexts: the numbers `r = [q·m]_t`, from which
+/// `round(q·m/t) ≡ −r·t^{−1}` modulo every prime (`q·m = t·round(q·m/t) + r` with `|r| ≤ t/2`, and
+/// `q ≡ 0`). Exact, no rounding of its own.
 pub(crate) struct Scaled(Zeroizing<Vec<Fp>>);
 
 impl Scaled {
@@ -67,8 +68,9 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// Multipliers `[batch][F]` as residues of their polynomials in `Y = X^C`, in the slot domain modulo each prime:
-/// `[LIMBS]` arrays `[F][batch]`. The polynomial modulo `p` is lifted to `(−p/2, p/2)`: its size is what noise grows by.
+/// Multipliers `[batch][F]` as residues of their polynomials in `Y = X^C`, in the slot domain
+/// modulo each prime: `[LIMBS]` arrays `[F][batch]`. The polynomial modulo `p` is lifted to
+/// `(−p/2, p/2)`: its size is what noise grows by.
 pub(crate) struct Multipliers {
     pub(crate) limbs: Vec<Zeroizing<Vec<u32>>>,
 }

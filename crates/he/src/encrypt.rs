@@ -1,4 +1,5 @@
-//! Symmetric encryption. Half of a fresh ciphertext is a public seed, so about 200 KB travel for `N` field elements.
+//! Symmetric encryption. Half of a fresh ciphertext is a public seed, so about 200 KB travel for
+//! `N` field elements.
 
 use cryptogen_ring::{kernels, Fp};
 use rand_core::{CryptoRng, RngCore};
@@ -11,8 +12,9 @@ use crate::keys::SecretKey;
 use crate::params::{Layout, Params, LIMBS, LOG_N, N};
 use crate::sample::{self, ERROR_OFFSET};
 
-/// A fresh ciphertext `(b, a)`, `b = −a·s + e + round(q·m/t)`, with `a` still a seed. `b` and `a` are in the partial domain of the
-/// layout, where multiplication by a vector is one scalar product per slot.
+/// A fresh ciphertext `(b, a)`, `b = −a·s + e + round(q·m/t)`, with `a` still a seed. `b` and `a`
+/// are in the partial domain of the layout, where multiplication by a vector is one scalar product
+/// per slot.
 #[derive(Clone)]
 pub struct SeededCiphertext {
     layout: Layout,
@@ -66,7 +68,8 @@ impl SeededCiphertext {
     /// Length of [`SeededCiphertext::to_bytes`].
     pub const BYTES: usize = 32 + packed_bytes(LIMBS);
 
-    /// Seed, then the packed `b`. The layout is not included: both parties know it from the protocol.
+    /// Seed, then the packed `b`. The layout is not included: both parties know it from the
+    /// protocol.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SeededCiphertext::BYTES);
         out.extend_from_slice(&self.seed);

@@ -1,4 +1,5 @@
-//! Keys. The public key serves one purpose: encryptions of zero that hide a combination from the owner of the secret key.
+//! Keys. The public key serves one purpose: encryptions of zero that hide a combination from the
+//! owner of the secret key.
 
 use cryptogen_ring::kernels;
 use rand_core::{CryptoRng, RngCore};

@@ -1,9 +1,11 @@
-//! Homomorphic encryption of field elements, for preprocessing: the key owner encrypts random masks, the other party returns
-//! encryptions of linear combinations minus its own masks, the key owner decrypts.
+//! Homomorphic encryption of field elements, for preprocessing: the key owner encrypts random
+//! masks, the other party returns encryptions of linear combinations minus its own masks, the key
+//! owner decrypts.
 //!
-//! The scheme is BFV (Fan–Vercauteren, ePrint 2012/144) over `R_q = Z_q[X]/(X^N + 1)`, `N = 8192`, with the plaintext
-//! modulus `t = p` of the share field, in residue number system. Only ciphertext × plaintext products are needed, so
-//! there are no relinearisation or rotation keys. [`Layout`] says what a plaintext multiplier can do.
+//! The scheme is BFV (Fan–Vercauteren, ePrint 2012/144) over `R_q = Z_q[X]/(X^N + 1)`, `N = 8192`,
+//! with the plaintext modulus `t = p` of the share field, in residue number system. Only
+//! ciphertext × plaintext products are needed, so there are no relinearisation or rotation keys.
+//! [`Layout`] says what a plaintext multiplier can do.
 
 #![deny(missing_docs)]
 

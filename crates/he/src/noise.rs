@@ -1,15 +1,20 @@
-//! Worst-case noise, which is also the proof that decryption is correct and the computation is hidden.
+//! Worst-case noise, which is also the proof that decryption is correct and the computation is
+//! hidden.
 //!
-//! Write a ciphertext's phase as `c_0 + c_1·s = (q/t)·m + e`. Per coefficient, always (not just with high probability):
+//! Write a ciphertext's phase as `c_0 + c_1·s = (q/t)·m + e`. Per coefficient, always (not just
+//! with high probability):
 //! 1. fresh: `|e| ≤ 21 + 1/2` (error, rounding of `q·m/t`);
-//! 2. a combination of `K` ciphertexts with multipliers of `F` coefficients centred in `±p/2`: `|e| ≤ K·F·(p/2)·22`
-//!    (wrapping modulo `t` multiplies `q`, so it adds nothing);
-//! 3. the encryption of zero under the public key: `|u·e_pk + e_1 + e_2·s| ≤ 21·(2N + 1)`, the mask's rounding: 1/2; both far
-//!    below one product;
+//! 2. a combination of `K` ciphertexts with multipliers of `F` coefficients centred in `±p/2`:
+//!    `|e| ≤ K·F·(p/2)·22` (wrapping modulo `t` multiplies `q`, so it adds nothing);
+//! 3. the encryption of zero under the public key: `|u·e_pk + e_1 + e_2·s| ≤ 21·(2N + 1)`, the
+//!    mask's rounding: 1/2; both far below one product;
 //! 4. flooding, uniform in `[−2^128, 2^128)`; it must exceed 2. and 3. by 40 bits;
-//! 5. the modulus switch divides by the dropped primes (more than `2^111`) and adds at most `(N + 1)/2·(1 + 2^−20)`;
-//! 6. the low bits that do not travel (`shorten`) add at most `2^17` through `c_0` and `N·2^3` through `c_1·s`;
-//! 7. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining primes.
+//! 5. the modulus switch divides by the dropped primes (more than `2^111`) and adds at most
+//!    `(N + 1)/2·(1 + 2^−20)`;
+//! 6. the low bits that do not travel (`shorten`) add at most `2^17` through `c_0` and `N·2^3`
+//!    through `c_1·s`;
+//! 7. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining
+//!    primes.
 
 use cryptogen_ring::P;
 
@@ -21,13 +26,14 @@ use crate::shorten::DROPPED;
 pub const ERROR_BOUND: u64 = 21;
 /// Flooding noise is uniform in `[−2^FLOOD_BITS, 2^FLOOD_BITS)`.
 pub const FLOOD_BITS: u32 = 128;
-/// Least distance between flooding and computation noise: the statistical distance is at most `2^−41` per coefficient in
-/// the worst case, and less by the square of the bound's slack in fact.
+/// Least distance between flooding and computation noise: the statistical distance is at most
+/// `2^−41` per coefficient in the worst case, and less by the square of the bound's slack in fact.
 pub const FLOOD_MARGIN: u32 = 40;
 
 /// log2 of a bound of the noise of `products = K·F` products (steps 1–3), rounded up.
 pub fn combine_noise_bound(products: u64) -> u32 {
-    let multiples = products as u128 * (ERROR_BOUND as u128 + 1) + 1; // in units of p/2; 1 for step 3
+    // in units of p/2; 1 for step 3
+    let multiples = products as u128 * (ERROR_BOUND as u128 + 1) + 1;
     let half_p = P.ilog2(); // p/2 < 2^63
     half_p + (u128::BITS - multiples.leading_zeros())
 }
@@ -46,9 +52,11 @@ pub fn check_products(products: u64) -> Result<(), HeError> {
     Ok(())
 }
 
-/// A bound of the noise of a received ciphertext, after the modulus switch and without the low bits (steps 5 and 6).
+/// A bound of the noise of a received ciphertext, after the modulus switch and without the low bits
+/// (steps 5 and 6).
 pub fn output_noise_bound() -> u128 {
-    // Twice the flooding bound covers flooding plus computation; 2^111 is less than the product of the dropped primes.
+    // Twice the flooding bound covers flooding plus computation; 2^111 is less than the product of
+    // the dropped primes.
     let dropped = (1 << (DROPPED[0] - 1)) + ((N as u128) << (DROPPED[1] - 1));
     (1u128 << (FLOOD_BITS + 1 - 111)) + N as u128 / 2 + 2 + dropped
 }

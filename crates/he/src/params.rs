@@ -21,7 +21,8 @@ pub(crate) const SCALE_BITS: u32 = 60;
 /// The named parameter sets. Evidence for each is in `crates/he/params/`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ParamSet {
-    /// `N = 8192`, `log2 q = 196`, ternary secret, centred binomial error with `η = 21` (`σ = 3.24`), `t = p`.
+    /// `N = 8192`, `log2 q = 196`, ternary secret, centred binomial error with `η = 21`
+    /// (`σ = 3.24`), `t = p`.
     N8192Q196,
 }
 
@@ -29,11 +30,12 @@ pub enum ParamSet {
 pub(crate) const PRIMES: [u32; LIMBS] =
     [268369921, 268271617, 268238849, 268189697, 268091393, 268042241, 267943937];
 
-/// Largest `log2 q` for 128 bits of classical security with a ternary secret: HomomorphicEncryption.org security
-/// standard (Albrecht et al., 2018), table 1.
+/// Largest `log2 q` for 128 bits of classical security with a ternary secret:
+/// HomomorphicEncryption.org security standard (Albrecht et al., 2018), table 1.
 const MAX_LOG_Q: [(usize, u64); 5] = [(1024, 27), (2048, 54), (4096, 109), (8192, 218), (16384, 438)];
 
-/// A checked parameter set with the constants that follow from it. One instance per set and process.
+/// A checked parameter set with the constants that follow from it. One instance per set and
+/// process.
 pub struct Params {
     set: ParamSet,
     ntts: Vec<Ntt>,
@@ -142,10 +144,11 @@ fn is_prime(q: u32) -> bool {
     q >= 2 && (2..).take_while(|d| d * d <= q).all(|d| !q.is_multiple_of(d))
 }
 
-/// How a message fills a ciphertext: `F = 2^log_f` slots of `C = N/F` coefficients, in memory `[κ][c]` (row-major).
+/// How a message fills a ciphertext: `F = 2^log_f` slots of `C = N/F` coefficients, in memory
+/// `[κ][c]` (row-major).
 ///
-/// Multiplying by a vector `w` of `F` field elements multiplies slot κ by `w[κ]`. `F = 1` is a ciphertext of `N`
-/// elements with scalar multipliers, `F = N` the usual SIMD (Hadamard) packing.
+/// Multiplying by a vector `w` of `F` field elements multiplies slot κ by `w[κ]`. `F = 1` is a
+/// ciphertext of `N` elements with scalar multipliers, `F = N` the usual SIMD (Hadamard) packing.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     log_f: u32,
@@ -187,7 +190,8 @@ pub(crate) mod tests {
         assert!(params.log_q() < 196.0);
     }
 
-    /// The lattice-estimator's report (`crates/he/params/estimate.py`) is about these primes and says 128 bits.
+    /// The lattice-estimator's report (`crates/he/params/estimate.py`) is about these primes and
+    /// says 128 bits.
     pub(crate) fn check_report(report: &str, primes: &[u32]) {
         let primes: Vec<String> = primes.iter().map(u32::to_string).collect();
         assert!(report.contains(&format!("primes {}\n", primes.join(" "))));

@@ -1,5 +1,6 @@
-//! Samplers. Small values come with an offset, as non-negative numbers: adding the offset's negative modulo each prime is
-//! part of the same loop that adds them up ([`crate::encode::Terms`]).
+//! Samplers. Small values come with an offset, as non-negative numbers: adding the offset's
+//! negative modulo each prime is part of the same loop that adds them up
+//! ([`crate::encode::Terms`]).
 
 use cryptogen_ring::{kernels, Modulus, Prg, Seed};
 use rand_core::{CryptoRng, RngCore};
@@ -22,7 +23,8 @@ pub(crate) fn uniform<'a>(moduli: impl Iterator<Item = &'a Modulus>, seed: &[u8;
     out
 }
 
-/// `N` residues; rejects words of as many bits as the prime that are not below it (less than half of them).
+/// `N` residues; rejects words of as many bits as the prime that are not below it (less than half
+/// of them).
 fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut [u32]) {
     let mut bytes = [0u8; 4096];
     let mut filled = 0;

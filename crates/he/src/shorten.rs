@@ -1,7 +1,9 @@
-//! Returned ciphertexts on the wire: coefficients modulo the product `q'` of the output limbs, as numbers without their low bits.
+//! Returned ciphertexts on the wire: coefficients modulo the product `q'` of the output limbs, as
+//! numbers without their low bits.
 //!
-//! What is dropped is noise of a known size ([`crate::noise`], step 6): decryption multiplies `c_1` by a ternary secret, which `c_0` is only added
-//! to, so `c_0` can spare [`DROPPED`]`[0]` bits and `c_1` few. A public function of the ciphertext: it hides as much as before.
+//! What is dropped is noise of a known size ([`crate::noise`], step 6): decryption multiplies `c_1`
+//! by a ternary secret, which `c_0` is only added to, so `c_0` can spare [`DROPPED`]`[0]` bits and
+//! `c_1` few. A public function of the ciphertext: it hides as much as before.
 
 use crate::error::{check_length, HeError};
 use crate::params::{Params, N, OUTPUT_LIMBS};

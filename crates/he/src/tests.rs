@@ -89,7 +89,8 @@ fn blocks_add_up() {
     }
 }
 
-/// Largest `|e|` before the modulus switch, from the phase minus `round(q·m/t)`; four primes hold it.
+/// Largest `|e|` before the modulus switch, from the phase minus `round(q·m/t)`; four primes hold
+/// it.
 fn noise_before_switch(s: &Setup, hidden: &combine::Hidden, layout: Layout, message: &[Fp]) -> f64 {
     let scaled = encode::Scaled::new(s.params, layout, message);
     let limbs: Vec<Vec<u32>> = (0..4)
@@ -157,7 +158,8 @@ fn flooding_is_present_in_every_result() {
     let masks = vec![Fp::ZERO; N];
     let result = &combine(s.params, layout, &cts, &w, &s.pk, &masks, &mut s.rng).unwrap()[0];
     assert!(s.sk.decrypt(result, layout) == expected(layout, 2, &messages, &w, 0));
-    // Distance of t·phase/q' from an integer is t·e/q'; e is uniform in ±2^128 divided by the dropped primes.
+    // Distance of t·phase/q' from an integer is t·e/q'; e is uniform in ±2^128 divided by the
+    // dropped primes.
     let fraction = |x: &u128| {
         let f = (x & ((1 << 60) - 1)) as f64 / (1u64 << 60) as f64;
         if f > 0.5 {

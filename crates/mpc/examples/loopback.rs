@@ -1,4 +1,5 @@
-//! Bulk rate and round-trip time of a session over TLS on this machine: `cargo run --release --example loopback`.
+//! Bulk rate and round-trip time of a session over TLS on this machine:
+//! `cargo run --release --example loopback`.
 
 use std::time::Instant;
 

@@ -12,7 +12,8 @@ pub enum NotReplaced<E = io::Error> {
     Content(E),
     /// The draft could not be opened or brought to the disk; the old file stands.
     Draft(io::Error),
-    /// The draft could not be renamed, or its new name not brought to the disk: a crash may leave either file.
+    /// The draft could not be renamed, or its new name not brought to the disk: a crash may leave
+    /// either file.
     Rename(io::Error),
 }
 
@@ -30,14 +31,17 @@ pub fn no_room(kind: io::ErrorKind) -> bool {
     matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Makes a file with the content that `write` gives it, readable by its owner only, or replaces one of that name.
+/// Makes a file with the content that `write` gives it, readable by its owner only, or replaces one
+/// of that name.
 ///
-/// The content is written to `draft`, in the same folder, which is brought to the disk and renamed; then the folder is
-/// brought to the disk, without which a power cut could undo the new name. Nobody else may write the same draft
-/// meanwhile: where several processes may replace one file, each needs a name of its own for it.
+/// The content is written to `draft`, in the same folder, which is brought to the disk and renamed;
+/// then the folder is brought to the disk, without which a power cut could undo the new name.
+/// Nobody else may write the same draft meanwhile: where several processes may replace one file,
+/// each needs a name of its own for it.
 ///
 /// # Errors
-/// What `write` returns, and those of the file system; whether the old file stands, see [`NotReplaced`].
+/// What `write` returns, and those of the file system; whether the old file stands, see
+/// [`NotReplaced`].
 pub fn replace<E>(
     path: &Path,
     draft: &Path,

@@ -1,5 +1,5 @@
-//! What two parties need before they can compute anything: a protected connection ([`session`]), single-use
-//! material on disk ([`store`]) and files that are replaced whole ([`durable`]).
+//! What two parties need before they can compute anything: a protected connection ([`session`]),
+//! single-use material on disk ([`store`]) and files that are replaced whole ([`durable`]).
 //!
 //! No protocol lives here. Errors carry what was expected and what came, never a secret.
 

@@ -1,4 +1,5 @@
-//! Kills a process that takes records, again and again, at random moments: no record may come out twice.
+//! Kills a process that takes records, again and again, at random moments: no record may come out
+//! twice.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
@@ -18,7 +19,8 @@ fn open(dir: &Path) -> Store {
     Store::open(dir, &binding).unwrap()
 }
 
-/// The process to be killed: refills and takes, and says which records it has. Does nothing in an ordinary run.
+/// The process to be killed: refills and takes, and says which records it has. Does nothing in an
+/// ordinary run.
 #[test]
 fn child() {
     let Some(dir) = std::env::var_os(CHILD) else { return };

@@ -1,10 +1,12 @@
 //! Base oblivious transfers over Ristretto, both directions at once.
 //!
 //! Functionality: 128 times, one party gets `(k_0, k_1)`, the other `(c, k_c)`; keys are 128-bit.
-//! Source: Chou–Orlandi, "The Simplest Protocol for Oblivious Transfer", LATINCRYPT 2015, figure 1, with the session
-//! and index in the key derivation. Semi-honest, under CDH and with SHA-256 as a random oracle.
+//! Source: Chou–Orlandi, "The Simplest Protocol for Oblivious Transfer", LATINCRYPT 2015, figure 1,
+//! with the session and index in the key derivation. Semi-honest, under CDH and with SHA-256 as a
+//! random oracle.
 //! Cost: 2 rounds, 32 + 128·32 bytes from each party; about 512 scalar multiplications each.
-//! Leaks: nothing. Errors: [`OtError::Malformed`] for bytes that are no curve point, or its identity.
+//! Leaks: nothing. Errors: [`OtError::Malformed`] for bytes that are no curve point, or its
+//! identity.
 //!
 //! 1. The sender draws `a` and sends `A = a·G`.
 //! 2. The receiver draws `b_i` and sends `B_i = b_i·G + c_i·A`; its key is `H(i, A, B_i, b_i·A)`.
@@ -33,7 +35,8 @@ pub(crate) struct BaseOts {
     pub(crate) chosen: Zeroizing<Vec<[u8; 16]>>,
 }
 
-/// Runs 128 base transfers in each direction; as receiver with these choices, bit `i` for transfer `i`.
+/// Runs 128 base transfers in each direction; as receiver with these choices, bit `i` for transfer
+/// `i`.
 pub(crate) fn run(
     role: Role,
     channel: &mut (impl Channel + ?Sized),
@@ -65,7 +68,8 @@ pub(crate) fn run(
     let mut message = Vec::with_capacity(BASE_OTS * POINT);
     for (i, key) in chosen.iter_mut().enumerate() {
         let b = random_scalar(rng);
-        // A multiplication by 0 or 1 instead of a selection: constant time without further machinery.
+        // A multiplication by 0 or 1 instead of a selection: constant time without further
+        // machinery.
         let c = Zeroizing::new(Scalar::from((choices >> i) as u8 & 1));
         let point = (RistrettoPoint::mul_base(&b) + peer * *c).compress().to_bytes();
         *key = derive_key(&session, role.other(), i, &point, Zeroizing::new(peer * *b));

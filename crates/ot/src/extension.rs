@@ -1,17 +1,25 @@
-//! OT extension: as many random oblivious transfers as wanted from 128 base transfers, in both directions.
+//! OT extension: as many random oblivious transfers as wanted from 128 base transfers, in both
+//! directions.
 //!
-//! Functionality: the sender has `Δ` and gets `q_i`, the receiver, who puts in bits `r_i`, gets `t_i = q_i ⊕ r_i·Δ`; hashed,
-//! the sender has random pads `(m_0, m_1)` and the receiver `m_r`.
-//! Source: Roy, "SoftSpokenOT: Quieter OT Extension from Small-Field Silent VOLE in the Minicrypt Model", CRYPTO 2022,
-//! figures 7 and 8 without the consistency check (semi-honest), over `F_{2^4}`; pads by the tweakable hash of `fixed_key`.
-//! Cost: one message from receiver to sender, 4 bytes for each transfer (rounded up to 128 transfers); four AES calls each.
-//! Leaks: nothing. Errors: none beyond the channel's, since every string of the right length is a valid message.
+//! Functionality: the sender has `Δ` and gets `q_i`, the receiver, who puts in bits `r_i`, gets
+//! `t_i = q_i ⊕ r_i·Δ`; hashed, the sender has random pads `(m_0, m_1)` and the receiver `m_r`.
+//! Source: Roy, "SoftSpokenOT: Quieter OT Extension from Small-Field Silent VOLE in the Minicrypt
+//! Model", CRYPTO 2022, figures 7 and 8 without the consistency check (semi-honest), over
+//! `F_{2^4}`; pads by the tweakable hash of `fixed_key`.
+//! Cost: one message from receiver to sender, 4 bytes for each transfer (rounded up to 128
+//! transfers); four AES calls each.
+//! Leaks: nothing. Errors: none beyond the channel's, since every string of the right length is a
+//! valid message.
 //!
-//! 1. Block `b < 32`: the receiver holds 16 seeds `k_x`, the sender all but that at `x = Δ_b`, four bits of `Δ` (`puncture`).
-//! 2. The receiver sends `d_b = ⊕_x G(k_x) ⊕ r` and keeps the columns `t_{b,j} = ⊕_{x: x_j = 1} G(k_x)`.
-//! 3. The sender computes the columns `q_{b,j} = ⊕_{x: (x ⊕ Δ_b)_j = 1} G(k_x) ⊕ Δ_{b,j}·d_b`. By rows, `q_i = t_i ⊕ r_i·Δ`.
-//! 4. `m_0 = H(i, q_i)`, `m_1 = H(i, q_i ⊕ Δ)`, `m_{r_i} = H(i, t_i)`, `i` counted over the life of the pair. The hash
-//!    takes a label beside `i`, so one transfer gives independent pads for several purposes.
+//! 1. Block `b < 32`: the receiver holds 16 seeds `k_x`, the sender all but that at `x = Δ_b`, four
+//!    bits of `Δ` (`puncture`).
+//! 2. The receiver sends `d_b = ⊕_x G(k_x) ⊕ r` and keeps the columns
+//!    `t_{b,j} = ⊕_{x: x_j = 1} G(k_x)`.
+//! 3. The sender computes the columns `q_{b,j} = ⊕_{x: (x ⊕ Δ_b)_j = 1} G(k_x) ⊕ Δ_{b,j}·d_b`. By
+//!    rows, `q_i = t_i ⊕ r_i·Δ`.
+//! 4. `m_0 = H(i, q_i)`, `m_1 = H(i, q_i ⊕ Δ)`, `m_{r_i} = H(i, t_i)`, `i` counted over the life of
+//!    the pair. The hash takes a label beside `i`, so one transfer gives independent pads for
+//!    several purposes.
 
 use core::ops::Range;
 
@@ -44,7 +52,8 @@ pub const fn message_bytes(n: usize) -> usize {
     n.div_ceil(ROWS) * MATRIX_BYTES
 }
 
-/// Both directions of OT extension. Stateful: after an error the two parties disagree, so set up a new pair.
+/// Both directions of OT extension. Stateful: after an error the two parties disagree, so set up a
+/// new pair.
 pub struct OtPair {
     role: Role,
     sender: OtSender,
@@ -52,8 +61,9 @@ pub struct OtPair {
 }
 
 impl OtPair {
-    /// Runs the base transfers in both directions ([`crate::base`]) and punctures the trees: 3 rounds, 8224 bytes from
-    /// each party. The client's `Δ` is even, the server's odd, so `Δ_0 ⊕ Δ_1` is odd.
+    /// Runs the base transfers in both directions ([`crate::base`]) and punctures the trees: 3
+    /// rounds, 8224 bytes from each party. The client's `Δ` is even, the server's odd, so
+    /// `Δ_0 ⊕ Δ_1` is odd.
     ///
     /// # Errors
     /// [`OtError::Channel`], [`OtError::Malformed`].
@@ -81,7 +91,8 @@ impl OtPair {
         self.role
     }
 
-    /// `n` transfers in each direction with uniform choices: one round, [`message_bytes`]`(n)` from each party.
+    /// `n` transfers in each direction with uniform choices: one round, [`message_bytes`]`(n)` from
+    /// each party.
     ///
     /// # Errors
     /// [`OtError::Channel`]; [`OtError::Range`] if `n >` [`MAX_EXTEND`].
@@ -114,7 +125,8 @@ pub struct OtReceiver {
 }
 
 impl OtReceiver {
-    /// Steps 2 and 4 of the receiver, for `n` choice bits: the message for the sender and our half of the transfers.
+    /// Steps 2 and 4 of the receiver, for `n` choice bits: the message for the sender and our half
+    /// of the transfers.
     ///
     /// # Errors
     /// [`OtError::Size`], [`OtError::Range`].
@@ -222,7 +234,8 @@ impl RotSent {
         &self.q[..self.n][range]
     }
 
-    /// The pads `m_0` and `m_1` of the transfers in `range` under `label`. Use a label once. Four AES calls each.
+    /// The pads `m_0` and `m_1` of the transfers in `range` under `label`. Use a label once. Four
+    /// AES calls each.
     ///
     /// # Panics
     /// If `range` is not within the transfers.
@@ -315,7 +328,8 @@ impl Streams {
         Streams(Zeroizing::new(vec![0; BLOCKS * LEAVES]))
     }
 
-    /// Column `4·b + j` is `⊕_{y: y_j = 1} G(seed y of block b)`; returns `⊕_y G(seed y)` of each block.
+    /// Column `4·b + j` is `⊕_{y: y_j = 1} G(seed y of block b)`; returns `⊕_y G(seed y)` of each
+    /// block.
     fn columns(&mut self, seeds: &Seeds, counter: u64, columns: &mut [u128]) -> [u128; BLOCKS] {
         fixed_key::stream(seeds, counter, &mut self.0);
         let mut sums = [0; BLOCKS];

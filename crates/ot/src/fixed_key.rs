@@ -1,11 +1,14 @@
-//! Everything that is hashed with fixed-key AES, in the ideal permutation model. `MMO(x) = π(x) ⊕ x`.
+//! Everything that is hashed with fixed-key AES, in the ideal permutation model.
+//! `MMO(x) = π(x) ⊕ x`.
 //!
-//! - `pads`: the tweakable hash TMMO, `H(i, x) = π(π(x) ⊕ i) ⊕ π(x)` (Guo, Katz, Wang, Yu: "Efficient and Secure
-//!   Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4). Two AES calls.
-//! - `grow`, `hash_sums`, `grown_hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular correlation robust (the same, §7.3): the hash of the
-//!   trees. One AES call.
-//! - `grown_leaf_sums`, `dot`: `Conv_{ℓ,c}(s)` is the low (`ℓ` even) or high (odd) half of `MMO_C(s ⊕ b)`, `b` the number of the block of half `c`
-//!   and pair `⌊ℓ/2⌋`, correlation robust (the same, §7.2): uniform modulo `2^64`. One AES call for two payloads.
+//! - `pads`: the tweakable hash TMMO, `H(i, x) = π(π(x) ⊕ i) ⊕ π(x)` (Guo, Katz, Wang, Yu:
+//!   "Efficient and Secure Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4).
+//!   Two AES calls.
+//! - `grow`, `hash_sums`, `grown_hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, circular
+//!   correlation robust (the same, §7.3): the hash of the trees. One AES call.
+//! - `grown_leaf_sums`, `dot`: `Conv_{ℓ,c}(s)` is the low (`ℓ` even) or high (odd) half of
+//!   `MMO_C(s ⊕ b)`, `b` the number of the block of half `c` and pair `⌊ℓ/2⌋`, correlation robust
+//!   (the same, §7.2): uniform modulo `2^64`. One AES call for two payloads.
 //! - `stream`: block `i` of the stream of a seed, `MMO_S(s ⊕ i)`.
 
 use std::sync::LazyLock;
@@ -60,7 +63,8 @@ pub(crate) fn grown_hash_sums(parents: &[u128], words: &[u128; TREES]) -> [u128;
     PI.tree.grown_hash_sums(parents, words)
 }
 
-/// Over the leaves of each tree, the children of `parents`: how many are odd; `sums[b]`: the sums of both halves of block `b`.
+/// Over the leaves of each tree, the children of `parents`: how many are odd; `sums[b]`: the sums
+/// of both halves of block `b`.
 pub(crate) fn grown_leaf_sums(
     parents: &[u128],
     words: &[u128; TREES],
@@ -69,7 +73,8 @@ pub(crate) fn grown_leaf_sums(
     PI.tree.grown_leaf_sums(parents, words, &PI.convert, sums)
 }
 
-/// Of one tree, inner products of the two payloads of a pair with tables from entry `first` on: see [`FixedKey::dot`].
+/// Of one tree, inner products of the two payloads of a pair with tables from entry `first` on: see
+/// [`FixedKey::dot`].
 #[inline]
 pub(crate) fn dot(
     leaves: &[u128],

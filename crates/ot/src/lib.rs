@@ -1,8 +1,10 @@
-//! Oblivious transfer and distributed point functions: how two parties make table keys without a dealer.
+//! Oblivious transfer and distributed point functions: how two parties make table keys without a
+//! dealer.
 //!
-//! [`base`] gives 128 oblivious transfers in each direction, [`extension`] turns them into as many as wanted, and
-//! [`dpf`] spends those on the keys of secret one-hot vectors. Adversary: semi-honest, κ = 128. Whatever the peer
-//! sends is nevertheless checked: it causes a typed error, never a panic.
+//! [`base`] gives 128 oblivious transfers in each direction, [`extension`] turns them into as many
+//! as wanted, and [`dpf`] spends those on the keys of secret one-hot vectors. Adversary:
+//! semi-honest, κ = 128. Whatever the peer sends is nevertheless checked: it causes a typed error,
+//! never a panic.
 
 #![deny(missing_docs)]
 

@@ -1,16 +1,19 @@
 //! Punctured trees: from base transfers to "all seeds but one", the set-up of [`crate::extension`].
 //!
-//! Functionality, for each of 32 blocks of 4 base transfers: the holder gets 16 random seeds, the other party, whose
-//! choices were `c`, all of them but the one at `Δ = ¬c`.
-//! Source: Roy, "SoftSpokenOT", CRYPTO 2022, §5 (semi-honest); trees of Goldreich, Goldwasser and Micali.
+//! Functionality, for each of 32 blocks of 4 base transfers: the holder gets 16 random seeds, the
+//! other party, whose choices were `c`, all of them but the one at `Δ = ¬c`.
+//! Source: Roy, "SoftSpokenOT", CRYPTO 2022, §5 (semi-honest); trees of Goldreich, Goldwasser and
+//! Micali.
 //! Cost: one message of 4096 bytes from the holder. Leaks: nothing. Errors: the channel's.
 //!
-//! 1. The holder grows a tree of depth 4 from a random root. Level `l` belongs to base transfer `3 − l` of the block: it
-//!    sends the XOR of the level's left children and that of the right ones, each under one of the two base keys.
-//! 2. The other party knows every node of a level but the one on the path of `Δ`, hence all children but two, and of
-//!    those two the one off the path by the sum of its side.
+//! 1. The holder grows a tree of depth 4 from a random root. Level `l` belongs to base transfer
+//!    `3 − l` of the block: it sends the XOR of the level's left children and that of the right
+//!    ones, each under one of the two base keys.
+//! 2. The other party knows every node of a level but the one on the path of `Δ`, hence all
+//!    children but two, and of those two the one off the path by the sum of its side.
 //!
-//! Its seeds come in the order `y = x ⊕ Δ`: the unknown one is always first, so nothing depends on where it was.
+//! Its seeds come in the order `y = x ⊕ Δ`: the unknown one is always first, so nothing depends on
+//! where it was.
 
 use zeroize::Zeroizing;
 
@@ -60,7 +63,8 @@ pub(crate) fn hold(roots: &[u128; BLOCKS], pairs: &[[[u8; 16]; 2]]) -> (Vec<u8>,
     (message, seeds)
 }
 
-/// Step 2, from our choices and the chosen keys: all seeds in the order `y = x ⊕ ¬choices`; the first of a block is 0.
+/// Step 2, from our choices and the chosen keys: all seeds in the order `y = x ⊕ ¬choices`; the
+/// first of a block is 0.
 pub(crate) fn puncture(message: &[u8], choices: u128, chosen: &[[u8; 16]]) -> Seeds {
     let mut seeds = Zeroizing::new(Vec::with_capacity(BLOCKS * LEAVES));
     let word =

@@ -1,6 +1,7 @@
 //! Transposition of a 128 × 128 bit matrix, the inner step of IKNP.
 
-/// Transposes in place: bit `j` of word `i` ↔ bit `i` of word `j`. Seven rounds of block swaps (Hacker's Delight, §7-3).
+/// Transposes in place: bit `j` of word `i` ↔ bit `i` of word `j`. Seven rounds of block swaps
+/// (Hacker's Delight, §7-3).
 pub(crate) fn transpose128(rows: &mut [u128; 128]) {
     swap_blocks::<64>(rows, 0x0000_0000_0000_0000_ffff_ffff_ffff_ffff);
     swap_blocks::<32>(rows, 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff);

@@ -1,8 +1,8 @@
 //! The byte pipe between the two parties.
 //!
-//! Every protocol of this workspace knows the length of the next message, so a [`Channel`] carries bare bytes and
-//! a message of any other length is an error. Framing, authentication and encryption belong to whoever implements
-//! the trait.
+//! Every protocol of this workspace knows the length of the next message, so a [`Channel`] carries
+//! bare bytes and a message of any other length is an error. Framing, authentication and encryption
+//! belong to whoever implements the trait.
 
 use thiserror::Error;
 
@@ -15,7 +15,8 @@ pub enum Turn {
     ReceiveFirst,
 }
 
-/// Why what the peer sent is not the message that the protocol prescribes at this point. Carries no payload bytes.
+/// Why what the peer sent is not the message that the protocol prescribes at this point. Carries no
+/// payload bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MessageError {
     /// It has another length.
@@ -70,15 +71,17 @@ pub trait Channel {
     /// [`ChannelError::Closed`] or [`ChannelError::Io`].
     fn send(&mut self, bytes: &[u8]) -> Result<(), ChannelError>;
 
-    /// Receives the next message, which must have exactly `len` bytes. `len` comes from the protocol, never from
-    /// the peer, so it bounds the allocation.
+    /// Receives the next message, which must have exactly `len` bytes. `len` comes from the
+    /// protocol, never from the peer, so it bounds the allocation.
     ///
     /// # Errors
-    /// [`MessageError::Length`] for any other length; [`ChannelError::Closed`] or [`ChannelError::Io`].
+    /// [`MessageError::Length`] for any other length; [`ChannelError::Closed`] or
+    /// [`ChannelError::Io`].
     fn recv(&mut self, len: usize) -> Result<Vec<u8>, ChannelError>;
 
-    /// Sends `bytes` and receives `len` bytes: one round. The parties pass opposite turns ([`crate::Role::turn`]), so one
-    /// of them is always reading while the other writes and a bounded pipe cannot deadlock.
+    /// Sends `bytes` and receives `len` bytes: one round. The parties pass opposite turns
+    /// ([`crate::Role::turn`]), so one of them is always reading while the other writes and a
+    /// bounded pipe cannot deadlock.
     ///
     /// # Errors
     /// Those of [`Channel::send`] and [`Channel::recv`].

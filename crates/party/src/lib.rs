@@ -1,6 +1,7 @@
 //! Who the two parties are ([`Client`], [`Server`]), and the pipe between them ([`Channel`]).
 //!
-//! Every other crate in which two parties meet stands on this one. It knows no protocol, no network and no file.
+//! Every other crate in which two parties meet stands on this one. It knows no protocol, no network
+//! and no file.
 
 #![deny(missing_docs)]
 

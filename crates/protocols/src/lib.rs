@@ -1,7 +1,9 @@
-//! The two-party protocols: [`offline`] makes material, [`online`] spends it. One functionality per file.
+//! The two-party protocols: [`offline`] makes material, [`online`] spends it. One functionality per
+//! file.
 //!
-//! Rooms, from the ground up: [`model`], [`share`], [`material`], then the two phases side by side, and [`endpoint`], which joins them.
-//! Which of them may use which: DESIGN.md, held by `tests/walls.rs`.
+//! Rooms, from the ground up: [`model`], [`share`], [`material`], then the two phases side by side,
+//! and [`endpoint`], which joins them. Which of them may use which: DESIGN.md, held by
+//! `tests/walls.rs`.
 
 #![deny(missing_docs)]
 

@@ -1,7 +1,8 @@
 //! The walls between the rooms of this crate (DESIGN.md): no path runs against their arrows.
 //!
-//! A scan of the source text: every path from the crate's root, in `use` lines and in code alike. Comments may name anything, and so may
-//! the tests under `src/tests` and what they share (`src/testing`), which no room may name.
+//! A scan of the source text: every path from the crate's root, in `use` lines and in code alike.
+//! Comments may name anything, and so may the tests under `src/tests` and what they share
+//! (`src/testing`), which no room may name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,7 +53,8 @@ fn depth(file: &str) -> usize {
     file.split('/').filter(|part| *part != "mod.rs").count()
 }
 
-/// The first names of all paths from the crate's root: behind `crate::`, and behind as many `super::` as lead there.
+/// The first names of all paths from the crate's root: behind `crate::`, and behind as many
+/// `super::` as lead there.
 fn named(file: &str, text: &str) -> BTreeSet<String> {
     let code: String =
         text.lines().flat_map(|line| [line.split("//").next().unwrap_or_default(), "\n"]).collect();
@@ -152,6 +154,7 @@ fn the_scan_finds_every_way_to_write_a_path() {
     );
     assert_eq!(names("online/mod.rs", "use super::offline::keys;"), "offline");
     assert_eq!(names("online/embed.rs", "use super::super::{material, offline as o};"), "material offline");
-    assert_eq!(names("online/embed.rs", "use super::offline; // crate::offline\n/// [`crate::offline`]"), "");
+    let commented = "use super::offline; // crate::offline\n/// [`crate::offline`]";
+    assert_eq!(names("online/embed.rs", commented), "");
     assert_eq!(names("online/embed.rs", "pub(in crate::online) fn f() { mycrate::offline() }"), "online");
 }

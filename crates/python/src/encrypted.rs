@@ -89,7 +89,8 @@ fn handle<P: Party>(kept: &Kept<P>) -> Result<&Handle<P>> {
 
 #[pymethods]
 impl ServerModel {
-    /// Encodes the layers for the paper's protocols, or reads them from files of `folder`: `(read, written, warnings)`.
+    /// Encodes the layers for the paper's protocols, or reads them from files of `folder`:
+    /// `(read, written, warnings)`.
     fn load_encoded(
         &self,
         py: Python<'_>,
@@ -118,7 +119,8 @@ impl ServerEndpoint {
     fn send_shape(&self, py: Python<'_>) -> PyResult<()> {
         self.step(py, |e| handle(self.kept())?.send_shape(e.connection()))
     }
-    /// What was computed on ciphertexts since the connection was opened, and what is held now. JSON.
+    /// What was computed on ciphertexts since the connection was opened, and what is held now.
+    /// JSON.
     fn counters(&self, py: Python<'_>) -> PyResult<String> {
         // As a step, so that no other is in progress.
         self.step(py, |_| {

@@ -10,12 +10,13 @@ use cryptogen_ring::kernels::Isa;
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
-/// Every step makes and drops arrays of hundreds of kilobytes; the system's allocator returns them to the kernel each time and
-/// takes them back page by page (docs/decisions/0011).
+/// Every step makes and drops arrays of hundreds of kilobytes; the system's allocator returns them
+/// to the kernel each time and takes them back page by page (docs/decisions/0011).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Names the widest kernels that may run: to measure the narrower ones, or to rule a kernel out as the cause of an error.
+/// Names the widest kernels that may run: to measure the narrower ones, or to rule a kernel out as
+/// the cause of an error.
 const KERNELS: &str = "CRYPTOGEN_KERNELS";
 
 fn limit_kernels() -> PyResult<()> {

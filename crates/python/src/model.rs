@@ -41,7 +41,8 @@ impl CheckedPlan {
         exponentials_needed(&self.inner, first, rows)
     }
 
-    /// How a protocol lays the model out in ciphertexts for `rows` rows, and why: a text per linear layer, then the cache's. None for `preprocessed`.
+    /// How a protocol lays the model out in ciphertexts for `rows` rows, and why: a text per linear
+    /// layer, then the cache's. None for `preprocessed`.
     fn why(&self, protocol: &str, rows: usize) -> PyResult<Vec<String>> {
         Choice::named(protocol)?.why(&self.inner.model, rows).map_err(errors::protocol)
     }

@@ -20,7 +20,8 @@ use crate::model::{CheckedPlan, ServerKey};
 
 /// Name of the lattice parameter set that both parties must use.
 pub const PARAMETERS: &str = "N8192Q196";
-/// What both parties must speak; which of its protocols a session uses is agreed in [`ClientConnection::open`].
+/// What both parties must speak; which of its protocols a session uses is agreed in
+/// [`ClientConnection::open`].
 const FAMILY: &str = "cryptogen";
 
 /// Delivers Ctrl-C while Rust waits.
@@ -115,7 +116,8 @@ fn take<P: Party>(
 ) -> PyResult<(Connection<P>, Store)> {
     let mut conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
     let store = Store::open(Path::new(store), binding).map_err(|e| {
-        // The peer learns that we stop, not where our files lie; our own error matters more than a failure to tell.
+        // The peer learns that we stop, not where our files lie; our own error matters more than a
+        // failure to tell.
         let _ = conn.send_failure("store", "the material store cannot be opened");
         errors::store(e)
     })?;
@@ -209,7 +211,8 @@ impl ServerConnection {
 
 #[pymethods]
 impl ClientConnection {
-    /// Connects over TLS, pinning a fingerprint or trusting a CA file (the system's roots without either).
+    /// Connects over TLS, pinning a fingerprint or trusting a CA file (the system's roots without
+    /// either).
     #[staticmethod]
     fn connect(
         py: Python<'_>,

@@ -77,7 +77,8 @@ fn main() {
     report.print();
 }
 
-/// One polynomial after another, in the caches: bytes read and written, so more than the memory's rate where a kernel is good.
+/// One polynomial after another, in the caches: bytes read and written, so more than the memory's
+/// rate where a kernel is good.
 fn pointwise(report: &mut Report) {
     let (q, last) = (Modulus::new(268_369_921), Modulus::new(268_271_617));
     let mut prg = Prg::new(&Seed::from_bytes([2; 32]));

@@ -1,5 +1,6 @@
-//! The prime field `F_p`, `p = 2^64 − 2^32 + 1`. It is the share ring of every protocol and the plaintext ring of the
-//! homomorphic encryption (`p − 1 = 2^32·(2^32 − 1)`, so transforms of any size up to `2^32` exist).
+//! The prime field `F_p`, `p = 2^64 − 2^32 + 1`. It is the share ring of every protocol and the
+//! plaintext ring of the homomorphic encryption (`p − 1 = 2^32·(2^32 − 1)`, so transforms of any
+//! size up to `2^32` exist).
 
 use core::iter::Sum;
 use core::ops::{Add, AddAssign, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -35,7 +36,8 @@ impl Fp {
     /// `value mod p`, negative numbers from above.
     #[inline(always)]
     pub const fn from_i64(value: i64) -> Fp {
-        // |i64::MIN| = 2^63 < p, so one addition of p suffices; it wraps to the right number modulo 2^64.
+        // |i64::MIN| = 2^63 < p, so one addition of p suffices; it wraps to the right number modulo
+        // 2^64.
         Fp(if value < 0 { P.wrapping_add(value as u64) } else { value as u64 })
     }
 
@@ -135,7 +137,8 @@ pub fn fp_to_bytes(values: &[Fp]) -> Vec<u8> {
     bytes
 }
 
-/// The inverse of [`fp_to_bytes`]; `None` if the length is not a multiple of 8 or an element is not canonical.
+/// The inverse of [`fp_to_bytes`]; `None` if the length is not a multiple of 8 or an element is not
+/// canonical.
 pub fn fp_from_bytes(bytes: &[u8]) -> Option<Vec<Fp>> {
     if !bytes.len().is_multiple_of(8) {
         return None;

@@ -1,5 +1,5 @@
-//! Arithmetic without parties: the field `F_p`, the pseudorandom generator, local truncation, number-theoretic
-//! transforms and the hot loops (`kernels`).
+//! Arithmetic without parties: the field `F_p`, the pseudorandom generator, local truncation,
+//! number-theoretic transforms and the hot loops (`kernels`).
 
 #![deny(missing_docs)]
 

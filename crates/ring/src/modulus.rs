@@ -1,5 +1,5 @@
-//! Arithmetic modulo a prime below `2^28`, one limb of the ciphertext modulus. Everything is free of branches and of
-//! wide divisions, so that LLVM turns loops over it into vector code.
+//! Arithmetic modulo a prime below `2^28`, one limb of the ciphertext modulus. Everything is free
+//! of branches and of wide divisions, so that LLVM turns loops over it into vector code.
 
 /// A prime `q < 2^28` with the constants of its reductions.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -11,8 +11,8 @@ pub struct Modulus {
     wrap: Factor,
 }
 
-/// A constant multiplier `w < q` with `floor(2^32·w / q)` (Shoup; Harvey, "Faster arithmetic for number-theoretic
-/// transforms", 2014, Algorithm 2).
+/// A constant multiplier `w < q` with `floor(2^32·w / q)` (Shoup; Harvey, "Faster arithmetic for
+/// number-theoretic transforms", 2014, Algorithm 2).
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Factor {
     /// The multiplier.
@@ -22,7 +22,8 @@ pub struct Factor {
 }
 
 impl Modulus {
-    /// Constants of `q`; panics unless `2^16 < q < 2^28` (parameters are fixed, not an input). Primality is the caller's.
+    /// Constants of `q`; panics unless `2^16 < q < 2^28` (parameters are fixed, not an input).
+    /// Primality is the caller's.
     pub fn new(q: u32) -> Modulus {
         assert!((1 << 16) < q && q < (1 << 28), "modulus {q} is not between 2^16 and 2^28");
         let wrap = ((1u64 << 32) % q as u64) as u32;
@@ -70,7 +71,8 @@ impl Modulus {
         self.below_q(self.mul_lazy(x, w))
     }
 
-    /// `x mod q` for any 64-bit `x`: the high half times `2^32 mod q` (Shoup) plus the low half (Barrett).
+    /// `x mod q` for any 64-bit `x`: the high half times `2^32 mod q` (Shoup) plus the low half
+    /// (Barrett).
     #[inline(always)]
     pub fn reduce(&self, x: u64) -> u32 {
         let q = self.q as u64;

@@ -1,8 +1,10 @@
-//! Negacyclic number-theoretic transforms, modulo a 28-bit prime ([`Ntt`]) and over `F_p` ([`FpNtt`]).
+//! Negacyclic number-theoretic transforms, modulo a 28-bit prime ([`Ntt`]) and over `F_p`
+//! ([`FpNtt`]).
 //!
-//! The forward transform is decimation in bit-reversed order (Longa–Naehrig, CANS 2016, Algorithm 1). Its first
-//! `levels` levels split `Z_q[X]/(X^n + 1)` into `F = 2^levels` contiguous blocks `Z_q[X]/(X^C − ζ_κ)`, `C = n/F`: the
-//! *partial domain* `[κ][c]`. The twiddle factors of those levels do not depend on `n`, hence
+//! The forward transform is decimation in bit-reversed order (Longa–Naehrig, CANS 2016, Algorithm
+//! 1). Its first `levels` levels split `Z_q[X]/(X^n + 1)` into `F = 2^levels` contiguous blocks
+//! `Z_q[X]/(X^C − ζ_κ)`, `C = n/F`: the *partial domain* `[κ][c]`. The twiddle factors of those
+//! levels do not depend on `n`, hence
 //! * one table serves every length, and
 //! * the same call on `[F][batch]` transforms `batch` vectors of length `F` at once.
 
@@ -29,7 +31,8 @@ pub(crate) struct Twiddles {
 }
 
 impl Ntt {
-    /// Tables for a prime `q ≡ 1 mod 2^(log_n+1)`; panics otherwise (parameters are fixed, not an input).
+    /// Tables for a prime `q ≡ 1 mod 2^(log_n+1)`; panics otherwise (parameters are fixed, not an
+    /// input).
     pub fn new(modulus: Modulus, log_n: u32) -> Ntt {
         let q = modulus.value();
         assert!((q - 1).trailing_zeros() > log_n, "no root of unity of order 2^{} modulo {q}", log_n + 1);
@@ -58,8 +61,9 @@ impl Ntt {
         &self.modulus
     }
 
-    /// Runs the given levels, `0..levels` being coefficients → partial domain and `levels..log2(n)` partial → full.
-    /// Residues are canonical on entry and on return. Panics if the length is not a multiple of `2^levels.end`.
+    /// Runs the given levels, `0..levels` being coefficients → partial domain and `levels..log2(n)`
+    /// partial → full. Residues are canonical on entry and on return. Panics if the length is not a
+    /// multiple of `2^levels.end`.
     pub fn forward(&self, a: &mut [u32], levels: Range<u32>) {
         self.check(a.len(), &levels);
         kernels::ntt_forward(&self.modulus, &self.forward.values, &self.forward.quotients, a, levels);

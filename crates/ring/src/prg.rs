@@ -1,5 +1,6 @@
-//! Seeds and the pseudorandom generator they are expanded with: AES-256 in counter mode. Child seeds come from
-//! HMAC-SHA-256 over a label and an index, so that one session seed gives independent streams.
+//! Seeds and the pseudorandom generator they are expanded with: AES-256 in counter mode. Child
+//! seeds come from HMAC-SHA-256 over a label and an index, so that one session seed gives
+//! independent streams.
 
 use core::num::Wrapping;
 
@@ -34,7 +35,8 @@ impl Seed {
         &self.0
     }
 
-    /// The child seed `HMAC-SHA-256(self, index ‖ label)`; different `(label, index)` give independent children.
+    /// The child seed `HMAC-SHA-256(self, index ‖ label)`; different `(label, index)` give
+    /// independent children.
     pub fn derive(&self, label: &str, index: u64) -> Seed {
         let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(&index.to_le_bytes());
@@ -66,7 +68,8 @@ impl Prg {
         Prg { key: CounterKey::new(&seed.0), counter: 0, buffer: [0; BUFFER], used: BUFFER }
     }
 
-    /// Fills `out` with independent uniform field elements (rejection of the `2^32 − 1` values above `p`).
+    /// Fills `out` with independent uniform field elements (rejection of the `2^32 − 1` values
+    /// above `p`).
     pub fn fill_fp(&mut self, out: &mut [Fp]) {
         let mut filled = 0;
         while filled < out.len() {

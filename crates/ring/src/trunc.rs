@@ -1,5 +1,6 @@
-//! Local truncation and segment index of additive shares `x = c + s mod p`: `docs/protocols/arithmetic.md` A1 and A2
-//! (idea: SecureML, Mohassel–Zhang, S&P 2017, §4.1; here over `p` with `p mod 2^32 = 1`). No communication.
+//! Local truncation and segment index of additive shares `x = c + s mod p`:
+//! `docs/protocols/arithmetic.md` A1 and A2 (idea: SecureML, Mohassel–Zhang, S&P 2017, §4.1; here
+//! over `p` with `p mod 2^32 = 1`). No communication.
 
 use crate::field::{Fp, P};
 
@@ -8,7 +9,8 @@ pub const MAX_SHIFT: u32 = 32;
 
 /// A1, client: `c >> k`.
 ///
-/// `x' = trunc_client(c, k) + trunc_server(s, k)` is `floor((x+1)/2^k)` or that plus 1, except with probability `|x|/p`.
+/// `x' = trunc_client(c, k) + trunc_server(s, k)` is `floor((x+1)/2^k)` or that plus 1, except with
+/// probability `|x|/p`.
 #[inline]
 pub fn trunc_client(c: Fp, k: u32) -> Fp {
     debug_assert!(k <= MAX_SHIFT);
@@ -31,13 +33,15 @@ pub fn index_client(c: Fp, h: u32, k: u32) -> u32 {
     low_bits(c.value() >> h, k)
 }
 
-/// A2, server: `(s >> h) − (p >> h) mod 2^k`. The sum of both indices mod `2^k` is `floor((x+1)/2^h)` or that minus 1.
+/// A2, server: `(s >> h) − (p >> h) mod 2^k`. The sum of both indices mod `2^k` is
+/// `floor((x+1)/2^h)` or that minus 1.
 #[inline]
 pub fn index_server(s: Fp, h: u32, k: u32) -> u32 {
     low_bits((s.value() >> h).wrapping_sub(P >> h), k)
 }
 
-/// Whether no server share can make the truncation of an `|x| ≤ bound` wrong: `bound ≤ c < p − bound`.
+/// Whether no server share can make the truncation of an `|x| ≤ bound` wrong:
+/// `bound ≤ c < p − bound`.
 #[inline]
 pub fn trunc_is_safe(c: Fp, bound: u64) -> bool {
     bound <= c.value() && c.value() < P.saturating_sub(bound)
@@ -89,7 +93,8 @@ mod tests {
 
     #[test]
     fn truncation_is_unbiased() {
-        // x = 3·2^k/8: the mean of the truncated value over random shares is 0.375 up to the sampling error.
+        // x = 3·2^k/8: the mean of the truncated value over random shares is 0.375 up to the
+        // sampling error.
         use rand::{rngs::StdRng, Rng, SeedableRng};
         let (mut rng, k, n) = (StdRng::seed_from_u64(1), 12, 200_000);
         let x = Fp::from_i64(3 << (k - 3));

@@ -4,8 +4,9 @@ use core::ops::{Deref, DerefMut};
 
 use zeroize::{DefaultIsZeroes, Zeroize};
 
-/// A `Vec` that is wiped on drop. `Zeroizing<Vec<_>>` does the same one element at a time, which takes milliseconds for the
-/// megabytes of a slot; slices are wiped at the speed of memory. No Debug, Clone or codec.
+/// A `Vec` that is wiped on drop. `Zeroizing<Vec<_>>` does the same one element at a time, which
+/// takes milliseconds for the megabytes of a slot; slices are wiped at the speed of memory. No
+/// Debug, Clone or codec.
 #[derive(Default)]
 pub struct Wiped<Z: DefaultIsZeroes>(Vec<Z>);
 

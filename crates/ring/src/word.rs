@@ -1,5 +1,6 @@
-//! The ring `Z_{2^64}` of table look-ups (`docs/protocols/arithmetic.md`, A6), and the local ways between its additive shares and those over
-//! `F_p`. A pseudorandom block of 128 bits is two uniform words without bias or reduction, which no two elements of `F_p` can be.
+//! The ring `Z_{2^64}` of table look-ups (`docs/protocols/arithmetic.md`, A6), and the local ways
+//! between its additive shares and those over `F_p`. A pseudorandom block of 128 bits is two
+//! uniform words without bias or reduction, which no two elements of `F_p` can be.
 
 use core::num::Wrapping;
 
@@ -30,7 +31,8 @@ pub fn lift_server(s: Fp) -> Word {
 
 /// A6, client: `c >> k`, a share over `F_p` of the truncated number, `k < 64`.
 ///
-/// `word_trunc_client(c, k) + word_trunc_server(s, k)` is `floor((x+1)/2^k)` or that plus 1, as in A1, except with probability `|x|/2^64`.
+/// `word_trunc_client(c, k) + word_trunc_server(s, k)` is `floor((x+1)/2^k)` or that plus 1, as in
+/// A1, except with probability `|x|/2^64`.
 #[inline(always)]
 pub fn word_trunc_client(c: Word, k: u32) -> Fp {
     Fp::new(c.0 >> k)
@@ -43,7 +45,8 @@ pub fn word_trunc_server(s: Word, k: u32) -> Fp {
     Fp::new(s.0 >> k) - if k == 0 { wrap } else { wrap - Fp::ONE }
 }
 
-/// Whether no server share can make the truncation of an `|x| ≤ bound` wrong: `bound < c < 2^64 − bound`.
+/// Whether no server share can make the truncation of an `|x| ≤ bound` wrong:
+/// `bound < c < 2^64 − bound`.
 #[inline(always)]
 pub fn word_trunc_is_safe(c: Word, bound: u64) -> bool {
     bound < c.0 && c.0 <= u64::MAX - bound

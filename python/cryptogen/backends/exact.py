@@ -1,7 +1,7 @@
 """Matrix products modulo `p`, exact for every input.
 
-They go through BLAS in float64 as long as every partial sum stays below 2^53, then in two halves, then in limbs of 16
-bits that are put together modulo p.
+They go through BLAS in float64 as long as every partial sum stays below 2^53, then in two halves,
+then in limbs of 16 bits that are put together modulo p.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,8 @@ def product(x: Ints, matrix: NDArray[np.int16]) -> Ints:
 
 
 def matmul(x: Ints, w: NDArray[np.float64], peak: float) -> Ints:
-    """`x @ w` for x [T, n] and integers w [n, m] of absolute value at most `peak`, which is below 2^53."""
+    """`x @ w` for x [T, n] and integers w [n, m] of absolute value at most `peak`, which is below
+    2^53."""
     most = float(np.abs(x.astype(np.float64)).sum(axis=1).max(initial=0.0))  # |x| of a row
     if most * peak < EXACT:
         return (x.astype(np.float64) @ w).astype(np.int64)
@@ -43,7 +44,8 @@ def matmul(x: Ints, w: NDArray[np.float64], peak: float) -> Ints:
 
 
 def matmul_wrapped(x: Ints, w: Ints) -> Ints:
-    """The same modulo p for operands of any size: limbs of 16 bits of x, and of w where it is large."""
+    """The same modulo p for operands of any size: limbs of 16 bits of x, and of w where it is
+    large."""
     if largest(w) > 1 << 16:
         return _by_limbs(w, lambda limb: matmul_wrapped(x, limb))
     wide = w.astype(np.float64)  # a limb's sums stay below 2^16·2^16·n
@@ -58,7 +60,8 @@ def _by_limbs(x: Ints, f: Callable[[Ints], Ints]) -> Ints:
 
 
 def scores_of(q: Ints, keys: Ints) -> Ints:
-    """`s_{t,g,j} = Σ_e q_{t,g,e}·k_{j,g div group,e}`, [T, heads, L], for q [T, heads, e] and keys [L, kv_heads, e]."""
+    """`s_{t,g,j} = Σ_e q_{t,g,e}·k_{j,g div group,e}`, [T, heads, L], for q [T, heads, e] and keys
+    [L, kv_heads, e]."""
     rows, heads, width = q.shape
     group = heads // keys.shape[1]
     s = np.empty((rows, heads, len(keys)), dtype=np.int64)

@@ -1,6 +1,8 @@
-"""The field `F_p`, `p = 2^64 − 2^32 + 1`, element by element: int64 arrays of signed representatives in (−p/2, p/2).
+"""The field `F_p`, `p = 2^64 − 2^32 + 1`, element by element: int64 arrays of signed
+representatives in (−p/2, p/2).
 
-Nearly always nothing wraps and int64 is enough; the largest operands decide whether it is. Exact for every input.
+Nearly always nothing wraps and int64 is enough; the largest operands decide whether it is. Exact
+for every input.
 """
 
 import numpy as np

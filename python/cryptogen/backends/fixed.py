@@ -1,8 +1,10 @@
-"""The oracle: the decoder in exactly the integers of the two-party protocol (`docs/protocols/arithmetic.md`).
+"""The oracle: the decoder in exactly the integers of the two-party protocol
+(`docs/protocols/arithmetic.md`).
 
-Same operations, same order, same truncation events as the parties; what their shares leave to chance comes from a
-`Rounding`. Values are signed representatives modulo p, or modulo 2^64 inside look-ups, so whatever the text, it wraps
-where the parties do. With `Replay` the result must equal a private run bit for bit.
+Same operations, same order, same truncation events as the parties; what their shares leave to
+chance comes from a `Rounding`. Values are signed representatives modulo p, or modulo 2^64 inside
+look-ups, so whatever the text, it wraps where the parties do. With `Replay` the result must equal a
+private run bit for bit.
 """
 
 from collections import Counter
@@ -25,7 +27,8 @@ ROWS = 64  # of one head at a time where order does not matter: what fits in a p
 
 
 class Place(NamedTuple):
-    """Where look-ups left their range: `kind` is norm, score, sigma or activation; `head` where there is one."""
+    """Where look-ups left their range: `kind` is norm, score, sigma or activation; `head` where
+    there is one."""
 
     kind: str
     layer: int
@@ -38,8 +41,9 @@ class Place(NamedTuple):
 class FixedBackend:
     """Implements the decoder's `Backend` on int64 arrays, rows of one call first.
 
-    `range_events`: of each row of the last `logits` call, as the client would learn them (A7). `events`: how many of
-    them came from where; `excess`: how far outside at most (scores: nats, activations: times half the window's width,
+    `range_events`: of each row of the last `logits` call, as the client would learn them (A7).
+    `events`: how many of them came from where; `excess`: how far outside at most (scores: nats,
+    activations: times half the window's width,
     others: a factor). `raw_logits`: the integers of the last `logits` call.
     """
 
@@ -97,7 +101,8 @@ class FixedBackend:
         return times(h, rho)
 
     def linear(self, x: Ints, site: str) -> Ints:
-        """A5.3: `y = TR(W·TR(x̂, in_shift) + b, out_shift)`, [T, d_out], scale F (the head: no final truncation)."""
+        """A5.3: `y = TR(W·TR(x̂, in_shift) + b, out_shift)`, [T, d_out], scale F (the head: no
+        final truncation)."""
         behind_activation = site.endswith(".down")
         truncate = self.rounding.truncate_word if behind_activation else self.rounding.truncate
         y = product(truncate(x, self._in_shift[site]), self._model.matrices[site])  # [T, d_out]
@@ -125,7 +130,8 @@ class FixedBackend:
         return out.reshape(rows, m.q_dim)
 
     def _rotate(self, x: Ints) -> Ints:
-        """A5.4: half-rotation RoPE at the positions of this call; one event in the layout of x [T, heads, head_dim]."""
+        """A5.4: half-rotation RoPE at the positions of this call; one event in the layout of x [T,
+        heads, head_dim]."""
         rope = self.plan.rope
         assert rope is not None
         pairs = self.shape.head_dim // 2
@@ -169,7 +175,8 @@ class FixedBackend:
         return times(o, rho[:, :, None])
 
     def _exponentials(self, s: Ints, head: NDArray[np.int64] | int, layer: int) -> tuple[Ints, Ints]:
-        """`e'` and range events of scores [N] of one head, or of the heads [N], relative to their anchors, scale 2F."""
+        """`e'` and range events of scores [N] of one head, or of the heads [N], relative to their
+        anchors, scale 2F."""
         heads = self._heads[layer]
         both = np.array([anchor == "both" for anchor in heads.anchors], dtype=np.int64)
         x = self.rounding.truncate(s, F + both[head])  # scale F
@@ -183,7 +190,8 @@ class FixedBackend:
         return self.rounding.truncate_word(e, heads.e_shift[head]), events
 
     def activation(self, u: Ints, layer: int) -> Ints:
-        """A5.6: `A[j]·u + B[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], modulo 2^64, not yet truncated."""
+        """A5.6: `A[j]·u + B[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], modulo 2^64, not yet
+        truncated."""
         neurons, ff = self._neurons[layer], self.shape.ff
         gate = u[:, :ff]
         argument = self.rounding.lift(times(gate, u[:, ff:])) if self.shape.gated else gate
@@ -229,7 +237,8 @@ def _relative(s: Ints, last: NDArray[np.int64], anchor: str) -> Ints:
 
 
 class _Neurons:
-    """The windows of one layer's activation, neuron by neuron; tables of all windows one behind the other."""
+    """The windows of one layer's activation, neuron by neuron; tables of all windows one behind the
+    other."""
 
     def __init__(self, plan: NumericPlan, layer: int, made: list[NDArray[np.int64]]) -> None:
         spec = plan.activations[layer]

@@ -1,4 +1,5 @@
-"""Reference backend: the decoder in float32 numpy, with a KV cache. Everything else is measured against it."""
+"""Reference backend: the decoder in float32 numpy, with a KV cache. Everything else is measured
+against it."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ Observer = Callable[[str, Array], None]
 
 
 class FloatBackend:
-    """Implements `Backend[Array]` on an ordinary `Checkpoint` or on the rewritten `Canonical` weights.
+    """Implements `Backend[Array]` on an ordinary `Checkpoint` or on the rewritten `Canonical`
+    weights.
 
-    `observe(name, value)`, if given, sees every intermediate value (for calibration): `embed` [T, d], each norm site's
-    *input* [T, d], each linear site's output [T, d_out], `layers.{i}.scores` once per query head, in order, [T, L] with
-    masked entries −inf, `layers.{i}.rope` the rotated q | k [T, q_width + kv_width], `layers.{i}.act` [T, ff].
+    `observe(name, value)`, if given, sees every intermediate value (for calibration): `embed` [T,
+    d], each norm site's *input* [T, d], each linear site's output [T, d_out], `layers.{i}.scores`
+    once per query head, in order, [T, L] with masked entries −inf, `layers.{i}.rope` the rotated
+    q | k [T, q_width + kv_width], `layers.{i}.act` [T, ff].
     """
 
     def __init__(self, model: Checkpoint | Canonical, observe: Observer | None = None) -> None:
@@ -109,10 +112,11 @@ class FloatBackend:
 
 
 def rotate(x: NDArray[Any], start: int, theta: float) -> Array:
-    """RoPE in the half-rotation layout: rows `start…` of x [T, heads, head_dim], pairs (i, i + head_dim/2).
+    """RoPE in the half-rotation layout: rows `start…` of x [T, heads, head_dim], pairs (i, i +
+    head_dim/2).
 
-    `x'_i = x_i cos φ − x_{i+n} sin φ`, `x'_{i+n} = x_{i+n} cos φ + x_i sin φ`, `φ = t·theta^(−i/n)`, n = head_dim/2
-    (Su et al. 2021).
+    `x'_i = x_i cos φ − x_{i+n} sin φ`, `x'_{i+n} = x_{i+n} cos φ + x_i sin φ`,
+    `φ = t·theta^(−i/n)`, n = head_dim/2 (Su et al. 2021).
     """
     cos, sin = rope_table(start, start + len(x), x.shape[-1], theta)  # [T, n]
     cos, sin = cos[:, None, :], sin[:, None, :]
@@ -128,7 +132,8 @@ def rope_table(start: int, stop: int, head_dim: int, theta: float) -> tuple[NDAr
 
 
 class _Weights:
-    """One view on both kinds of weights: what differs is the norm, the score scale and where the biases are."""
+    """One view on both kinds of weights: what differs is the norm, the score scale and where the
+    biases are."""
 
     def __init__(self, model: Checkpoint | Canonical) -> None:
         self._model = model

@@ -1,7 +1,8 @@
-"""The decoder between two parties. Values are opaque handles to a party's share; both run the same `forward`.
+"""The decoder between two parties. Values are opaque handles to a party's share; both run the same
+`forward`.
 
-The client runs it on its tokens, the server on as many placeholder tokens: it never sees a token, only their number.
-What each step does and costs: `docs/protocols/`.
+The client runs it on its tokens, the server on as many placeholder tokens: it never sees a token,
+only their number. What each step does and costs: `docs/protocols/`.
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ class ClientBackend(_Party["ClientTensor"]):
         return self._endpoint.linear(x, site)
 
     def logits(self, x: ClientTensor) -> NDArray[np.float64]:
-        """Real logits [rows, vocab]; the integers stay in `raw_logits`, every row's range events in `range_events`.
+        """Real logits [rows, vocab]; the integers stay in `raw_logits`, every row's range events in
+        `range_events`.
 
-        `NumericFailure`, when both are set, if a logit is beyond the plan's bound, which holds for every text.
+        `NumericFailure`, when both are set, if a logit is beyond the plan's bound, which holds for
+        every text.
         """
         raw, events = self._endpoint.logits(x)
         self.raw_logits, self.range_events = raw, events.tolist()

@@ -1,8 +1,10 @@
-"""How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2 and A6).
+"""How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2
+and A6).
 
-Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are. `TR(x, k)` is
-`floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus 1, mod `2^k`.
-Shifts may be one integer or an array that broadcasts. Every call is one event of `x.size` outcomes in C order.
+Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are.
+`TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus
+1, mod `2^k`. Shifts may be one integer or an array that broadcasts. Every call is one event of
+`x.size` outcomes in C order.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +46,8 @@ class Rounding(Protocol):
 
 
 class Nearest:
-    """Deterministic: round half up; the upper index; shares always wrap the way they nearly always do."""
+    """Deterministic: round half up; the upper index; shares always wrap the way they nearly always
+    do."""
 
     ordered = False
 
@@ -61,10 +64,11 @@ class Nearest:
 
 
 class Random:
-    """What uniform shares give: the upper outcome with probability `((x+1) mod 2^k + 1)/2^k`, and wrong wraps.
+    """What uniform shares give: the upper outcome with probability `((x+1) mod 2^k + 1)/2^k`, and
+    wrong wraps.
 
-    Where a wrong wrap is likelier than `2^-24` shares are drawn and the parties' formulas applied; below, a 32-bit
-    number decides, and a wrong wrap does not happen.
+    Where a wrong wrap is likelier than `2^-24` shares are drawn and the parties' formulas applied;
+    below, a 32-bit number decides, and a wrong wrap does not happen.
     """
 
     ordered = False
@@ -85,7 +89,8 @@ class Random:
         return self._repaired(x, x, 0, lifted_shares, P)
 
     def _upper(self, x: Ints, k: Shift) -> Ints:
-        """`floor((x+1)/2^k)` plus a Bernoulli, `floor((x + 2 + u)/2^k)` `u` uniform below `2^k ≤ 2^32`; x for k = 0."""
+        """`floor((x+1)/2^k)` plus a Bernoulli, `floor((x + 2 + u)/2^k)` `u` uniform below
+        `2^k ≤ 2^32`; x for k = 0."""
         y = self._rng.integers(0, 1 << 32, size=x.shape, dtype=np.uint32).astype(np.int64)
         y >>= 32 - np.asarray(k, dtype=np.int64)
         y += x
@@ -94,7 +99,8 @@ class Random:
         return y if np.min(k) > 0 else np.where(np.asarray(k) == 0, x, y)
 
     def _repaired(self, y: Ints, x: Ints, k: Shift, outcome: Outcome, modulus: int) -> Ints:
-        """`y` with the outcomes of drawn shares where x is large; the client's is uniform modulo `modulus`."""
+        """`y` with the outcomes of drawn shares where x is large; the client's is uniform modulo
+        `modulus`."""
         if largest(x) < LARGE:
             return y
         large = (x >= LARGE) | (x <= -LARGE)
@@ -135,7 +141,8 @@ def lifted_shares(x: Ints, client: Unsigned, _: Ints) -> Ints:
 
 
 class Replay:
-    """Outcomes that two parties got, as one stream of integers in the documented order (any chunking)."""
+    """Outcomes that two parties got, as one stream of integers in the documented order (any
+    chunking)."""
 
     ordered = True
 

@@ -1,4 +1,5 @@
-"""A3 and A4 of `docs/protocols/arithmetic.md` for many heads at once: a column per head, a norm being one head."""
+"""A3 and A4 of `docs/protocols/arithmetic.md` for many heads at once: a column per head, a norm
+being one head."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from .rounding import Rounding
 
 
 class RangeTables:
-    """One range of G scalars: `y = A[j]·m + B[j]` modulo 2^64, `m = TR(·, mu)`, `j = IDX(m, h, k)`."""
+    """One range of G scalars: `y = A[j]·m + B[j]` modulo 2^64, `m = TR(·, mu)`,
+    `j = IDX(m, h, k)`."""
 
     def __init__(self, ranges: list[Range], tables: list[IntTable]) -> None:
         self.k = ranges[0].k
@@ -31,7 +33,8 @@ class RangeTables:
 
 
 class ScalarTables:
-    """`ρ = SCALAR_g(m)` for m [N, G]. Events: TR hi, [TR lo], IDX hi, [IDX lo], TR y, each [N, G] in C order."""
+    """`ρ = SCALAR_g(m)` for m [N, G]. Events: TR hi, [TR lo], IDX hi, [IDX lo], TR y, each [N, G]
+    in C order."""
 
     def __init__(self, scalars: list[Scalar], tables: list[IntTable]) -> None:
         self._hi = RangeTables([s.hi for s in scalars], tables)
@@ -54,7 +57,8 @@ class ScalarTables:
         return rounding.truncate_word(y, self._out_shift), events
 
     def outside(self, m: Ints, g: int) -> float:
-        """By which factor the values m [N] of column g lie outside the window's good part; 1 if they do not."""
+        """By which factor the values m [N] of column g lie outside the window's good part; 1 if
+        they do not."""
         hi, lo = self._hi, self._lo
         largest = 2.0 ** (int(hi.mu[g]) + int(hi.h[g]) + hi.k - 1)
         last = lo or hi
@@ -81,7 +85,8 @@ class HeadTables:
         )
 
     def exp(self, x: Ints, head: NDArray[np.int64] | int, rounding: Rounding) -> tuple[Ints, Ints]:
-        """`PWL(x)` of scores x [N] relative to their anchors, of one head or of the heads [N], and events [N]."""
+        """`PWL(x)` of scores x [N] relative to their anchors, of one head or of the heads [N], and
+        events [N]."""
         j = rounding.index(x - self._offset[head], self._h[head], self._k)
         j += np.asarray(head) << self._k
         y = self._a.take(j)

@@ -1,8 +1,9 @@
 """Cost of one token of a decode step, offline and online: two processes on this host, over TLS.
 
-Prefills `context` random tokens, then decodes. Rows and logits are measured over the batch that is bought,
-exponentials and attention over the decoded tokens. With `blocks` = K, runs of 1 and of K blocks are made and a straight
-line is drawn through them: blocks are identical, and what is not a block (embedding, head) is in both.
+Prefills `context` random tokens, then decodes. Rows and logits are measured over the batch that is
+bought, exponentials and attention over the decoded tokens. With `blocks` = K, runs of 1 and of K
+blocks are made and a straight line is drawn through them: blocks are identical, and what is not a
+block (embedding, head) is in both.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ LINEAR = (
 
 @dataclass(frozen=True)
 class Task:
-    """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run needs at once.
+    """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run
+    needs at once.
 
-    The draft is the served model itself in the clear: nearly all is accepted, which is the best that a draft can do.
+    The draft is the served model itself in the clear: nearly all is accepted, which is the best
+    that a draft can do.
 
     Under `recompute` a token is the whole text again: one is measured, whatever `tokens` says.
     """
@@ -59,7 +62,8 @@ class Task:
 
 
 def decode(task: Task, progress: Progress | None = None, note: Note = lambda line: None) -> dict[str, Any]:
-    """The figures of `cryptogen bench decode --json`. Bytes are both directions; `round_trips_per_token` is online.
+    """The figures of `cryptogen bench decode --json`. Bytes are both directions;
+    `round_trips_per_token` is online.
 
     Of several runs the medians, and the lowest and highest of what is a time, in `ranges`.
     """

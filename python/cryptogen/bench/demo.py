@@ -18,7 +18,8 @@ PROMPT = "The capital of France is"
 
 
 def demo(prompt: str = PROMPT, tokens: int = 16, model: Path | None = None, protocol: str = PREPROCESSED) -> Fidelity:
-    """Runs the demonstration; `Disagreed` if the clear model disagrees. What it stores is deleted again."""
+    """Runs the demonstration; `Disagreed` if the clear model disagrees. What it stores is deleted
+    again."""
     check_protocol(protocol)
     path = model or smollm2()
     with tempfile.TemporaryDirectory(prefix="cryptogen-demo-") as folder:

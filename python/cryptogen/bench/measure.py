@@ -1,8 +1,10 @@
-"""What one more token costs after L others, under each protocol: seconds, bytes, round trips, operations, memory.
+"""What one more token costs after L others, under each protocol: seconds, bytes, round trips,
+operations, memory.
 
-With a cache the text grows in one session, from length to length, so that the prefix is really there; rows and logits
-are bought in one batch each and counted per record, exponentials are those of the measured tokens. Without a cache a
-token is the whole text: as many rows, the exponentials of all.
+With a cache the text grows in one session, from length to length, so that the prefix is really
+there; rows and logits are bought in one batch each and counted per record, exponentials are those
+of the measured tokens. Without a cache a token is the whole text: as many rows, the exponentials of
+all.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ class Token:
 
 
 def tokens(client: Client, protocol: str, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
-    """One figure per length, ascending. `n`: tokens measured where there is a cache; `server`: its process."""
+    """One figure per length, ascending. `n`: tokens measured where there is a cache; `server`: its
+    process."""
     check_lengths(lengths, 1 if protocol == RECOMPUTE else n, client.config.context)
     run = _again if protocol == RECOMPUTE else _cached
     yield from run(client, lengths, n, server, note)

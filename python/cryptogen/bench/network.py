@@ -1,8 +1,9 @@
-"""A slower network between two processes of this host: `tc netem` between network namespaces, or a proxy (`proxy.py`).
+"""A slower network between two processes of this host: `tc netem` between network namespaces, or a
+proxy (`proxy.py`).
 
-The namespace has no name: it is that of a process which ends when this one does, however it ends, so nothing is left
-behind; `setpriv --pdeathsig` does the same for the server in it. Where that is impossible (no root, no netem in the
-kernel, no iproute2) a proxy delays the same bytes.
+The namespace has no name: it is that of a process which ends when this one does, however it ends,
+so nothing is left behind; `setpriv --pdeathsig` does the same for the server in it. Where that is
+impossible (no root, no netem in the kernel, no iproute2) a proxy delays the same bytes.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Impossible(Exception):
 class Emulated:
     """Where the server must run and listen, and where the client finds it then.
 
-    `prefix`: words before the server's command; `listen`: host:port with port 0; `by`: netem, proxy, or None without
-    emulation.
+    `prefix`: words before the server's command; `listen`: host:port with port 0; `by`: netem,
+    proxy, or None without emulation.
     """
 
     def __init__(self, link: Network | None, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> None:
@@ -66,7 +67,8 @@ class Emulated:
 
 @contextmanager
 def emulate(link: Network | None, note: Callable[[str], None] = lambda line: None) -> Iterator[Emulated]:
-    """`link` between this process and the server, or the plain loopback. `note` is told why netem is not used."""
+    """`link` between this process and the server, or the plain loopback. `note` is told why netem
+    is not used."""
     if link is None:
         yield Emulated(None)
         return
@@ -83,7 +85,8 @@ def emulate(link: Network | None, note: Callable[[str], None] = lambda line: Non
 
 
 class _Namespace:
-    """A network namespace joined to ours by a veth pair, both ends delayed and limited in rate. Needs root.
+    """A network namespace joined to ours by a veth pair, both ends delayed and limited in rate.
+    Needs root.
 
     Two addresses of 198.18.0.0/15, which RFC 2544 sets aside for measurements.
     """
@@ -114,7 +117,8 @@ class _Namespace:
             raise
 
     def close(self) -> None:
-        """Ends the namespace. The kernel removes the veth pair with it, but only some time later."""
+        """Ends the namespace. The kernel removes the veth pair with it, but only some time
+        later."""
         subprocess.run(["ip", "link", "delete", self._ours], capture_output=True, check=False)
         self._holder.kill()
         self._holder.communicate()

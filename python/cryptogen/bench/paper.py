@@ -1,9 +1,11 @@
-"""`cryptogen bench paper`: the paper's comparison, from real runs of the three protocols on one host.
+"""`cryptogen bench paper`: the paper's comparison, from real runs of the three protocols on one
+host.
 
-One server process, one client process, TLS between them, random weights. Two numbers of blocks are run, 1 and K (all of
-them by default), and a straight line is drawn through both: blocks are identical, and what is not a block (embedding,
-head) is in both. Its slope is the cost of a block. `recompute` beyond 128 rows is run with 1 and 2 blocks unless K
-says otherwise: minutes instead of hours per token.
+One server process, one client process, TLS between them, random weights. Two numbers of blocks are
+run, 1 and K (all of them by default), and a straight line is drawn through both: blocks are
+identical, and what is not a block (embedding, head) is in both. Its slope is the cost of a block.
+`recompute` beyond 128 rows is run with 1 and 2 blocks unless K says otherwise: minutes instead of
+hours per token.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def report(name: str, layers: int, runs: list[dict[str, Any]], why: dict[str, An
 
 
 def add_to(path: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """The file's runs with these added, those of the same protocol and length replaced; written back."""
+    """The file's runs with these added, those of the same protocol and length replaced; written
+    back."""
     known: list[dict[str, Any]] = []
     why: dict[str, Any] = {}
     if path.exists():
@@ -104,7 +107,8 @@ def _blocks(task: Paper, layers: int) -> dict[tuple[str, int], int]:
 
 
 def _run(task: Paper, blocks: int, layers: int, why: dict[str, Any], note: Note) -> dict[tuple[int, str, int], Token]:
-    """One process pair: every run that wants this number of blocks, or that wants 1 block beside its own number."""
+    """One process pair: every run that wants this number of blocks, or that wants 1 block beside
+    its own number."""
     found: dict[tuple[int, str, int], Token] = {}
     with tempfile.TemporaryDirectory(prefix="cryptogen-bench-") as folder:
         with ServerProcess("cryptogen.bench.server", [task.shape, str(blocks), folder]) as server:
@@ -171,7 +175,8 @@ def _find(runs: Iterable[dict[str, Any]], protocol: str, length: int) -> dict[st
 
 
 def _ratios(runs: list[dict[str, Any]], length: int) -> dict[str, float]:
-    """Seconds of one generated token over seconds of one generated token; `_online`: without the offline phase."""
+    """Seconds of one generated token over seconds of one generated token; `_online`: without the
+    offline phase."""
     names = {"recompute": RECOMPUTE, "encrypted_cache": ENCRYPTED_CACHE, "preprocessed": PREPROCESSED}
     ratios = {}
     for above, below in RATIOS:

@@ -1,4 +1,5 @@
-"""`python -m cryptogen.bench.paper_tables`: benches/paper-*.json into the tables and plots of docs/paper.md.
+"""`python -m cryptogen.bench.paper_tables`: benches/paper-*.json into the tables and plots of
+docs/paper.md.
 
 The plots need matplotlib: `pip install cryptogen[bench]`.
 """
@@ -87,7 +88,8 @@ def page(results: list[dict[str, Any]], plots: bool = True) -> str:
 
 
 def plot(result: dict[str, Any], folder: Path) -> None:
-    """Two SVG files: seconds of a token, and peak memory, against the number of tokens before it. `NotBuilt`."""
+    """Two SVG files: seconds of a token, and peak memory, against the number of tokens before it.
+    `NotBuilt`."""
     try:
         import matplotlib
     except ModuleNotFoundError:

@@ -1,7 +1,9 @@
-"""`python -m cryptogen.bench.proxy lan|wan HOST:PORT`: a TCP proxy that delays and limits both directions.
+"""`python -m cryptogen.bench.proxy lan|wan HOST:PORT`: a TCP proxy that delays and limits both
+directions.
 
-Every byte really passes. A direction is a wire that sends one chunk after the other at its rate and delivers half a
-round trip later. Not emulated: TCP's own slow start and the round trip of connecting.
+Every byte really passes. A direction is a wire that sends one chunk after the other at its rate and
+delivers half a round trip later. Not emulated: TCP's own slow start and the round trip of
+connecting.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ async def run(link: Network, target: str) -> None:
 
 
 def loop() -> asyncio.AbstractEventLoop:
-    """A loop whose timers have microseconds: `epoll` rounds up to whole milliseconds, twice a LAN's round trip."""
+    """A loop whose timers have microseconds: `epoll` rounds up to whole milliseconds, twice a LAN's
+    round trip."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 

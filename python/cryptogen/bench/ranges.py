@@ -1,7 +1,8 @@
-"""`cryptogen bench ranges`: does any text break the plan? Every class of stress text, texts of the caller's, chains.
+"""`cryptogen bench ranges`: does any text break the plan? Every class of stress text, texts of the
+caller's, chains.
 
-The stress texts are made from a seed that calibration has not seen. `--docs` writes the table between the markers of
-docs/guide/ranges.md.
+The stress texts are made from a seed that calibration has not seen. `--docs` writes the table
+between the markers of docs/guide/ranges.md.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ COLUMNS = ("text", "rows", "perplexity, float", "change", "same token", "rows fl
 def measure(
     model: Path, plan: Path | None, sizes: Sequence[int], files: Sequence[Path], progress: Progress | None = None
 ) -> dict[str, Any]:
-    """The figures of `cryptogen bench ranges --json`. `texts`: as in `Faithful`; `check`: what `calibrate` found."""
+    """The figures of `cryptogen bench ranges --json`. `texts`: as in `Faithful`; `check`: what
+    `calibrate` found."""
     checkpoint = load(model)
     found = find_plan(checkpoint, plan)
     tokens = texts(checkpoint, sizes, files) | {f"chain {i + 1}": [chain(checkpoint, p)] for i, p in enumerate(PROMPTS)}
@@ -51,7 +53,8 @@ def measure(
 
 
 def texts(checkpoint: Checkpoint, sizes: Sequence[int], files: Sequence[Path], seed: int = SEED) -> dict[str, Windows]:
-    """Tokens by name and length: every class of stress text, and the beginning of every file, at every size."""
+    """Tokens by name and length: every class of stress text, and the beginning of every file, at
+    every size."""
     tokenizer = _tokenizer(checkpoint)
     largest = min(max(sizes), checkpoint.config.context)
     found = stress_tokens(tokenizer, largest, seed)
@@ -65,7 +68,8 @@ def texts(checkpoint: Checkpoint, sizes: Sequence[int], files: Sequence[Path], s
 
 
 def chain(checkpoint: Checkpoint, prompt: str, length: int = CHAIN) -> list[int]:
-    """A prompt and the float model's greedy answer to it: rows whose best token is the next one by construction."""
+    """A prompt and the float model's greedy answer to it: rows whose best token is the next one by
+    construction."""
     backend, text = FloatBackend(checkpoint), _tokenizer(checkpoint).encode(prompt)
     new = text
     for _ in range(length):
@@ -82,7 +86,8 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """Markdown: the texts, and behind them the check that `calibrate` made with other texts of the same classes."""
+    """Markdown: the texts, and behind them the check that `calibrate` made with other texts of the
+    same classes."""
     head = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     origin = f"{figures['model']}, plan {figures['plan'][:16]}, commit {figures['commit'][:8]}."
     check = ["", "The check that `calibrate` made of the same plan:", "", *head, *_lines(figures["check"])]

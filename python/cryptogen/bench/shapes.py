@@ -42,7 +42,8 @@ def shape(name: str, blocks: int | None = None) -> ModelConfig:
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
-    """Normal weights, scaled so that every layer's output is about as large as its input; gains around 1."""
+    """Normal weights, scaled so that every layer's output is about as large as its input; gains
+    around 1."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, size in tensor_shapes(config).items():

@@ -1,4 +1,5 @@
-"""`python -m cryptogen.bench.table`: benches/*.json into the tables of README.md, in brief, and of docs/figures.md."""
+"""`python -m cryptogen.bench.table`: benches/*.json into the tables of README.md, in brief, and of
+docs/figures.md."""
 
 from __future__ import annotations
 
@@ -77,13 +78,15 @@ def table(figures: list[Figures], cells: Cells = WHOLE) -> str:
 
 
 def measured(folder: Path) -> list[Figures]:
-    """Outputs of `bench decode`; those of `bench paper`, `bench peers` and `bench ranges` are not such."""
+    """Outputs of `bench decode`; those of `bench paper`, `bench peers` and `bench ranges` are not
+    such."""
     others = ("paper-", "peers-", "ranges-")
     return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if not p.name.startswith(others)]
 
 
 def filled(page: str, name: str, content: str) -> str:
-    """The page with other content between its markers `<!-- name:begin -->` and `<!-- name:end -->`."""
+    """The page with other content between its markers `<!-- name:begin -->` and
+    `<!-- name:end -->`."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", page, flags=re.DOTALL)
 

@@ -1,8 +1,10 @@
-"""From a model and public text to a plan: every window, shift and bound of `docs/protocols/arithmetic.md`.
+"""From a model and public text to a plan: every window, shift and bound of
+`docs/protocols/arithmetic.md`.
 
-What a bound follows from is used where it is affordable: inputs of activations and values from the norms of the
-weights' rows (a normalised row has length √d), σ from its anchor and the context. The rest is measured: the float model
-runs over the caller's text and the stress text, and windows are loose by a factor, because other texts reach further.
+What a bound follows from is used where it is affordable: inputs of activations and values from the
+norms of the weights' rows (a normalised row has length √d), σ from its anchor and the context. The
+rest is measured: the float model runs over the caller's text and the stress text, and windows are
+loose by a factor, because other texts reach further.
 """
 
 import dataclasses
@@ -45,7 +47,8 @@ EXP_WIDTHS = (4, 5, 6, 7, 8)  # log2 of a window in nats
 EXP_FINE = -2  # log2 of a piece in nats: wider ones make a head noisy
 ACT_K = 9
 GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
-# log2 of half an activation's window: that of the narrowest, and of the widest that is taken without need
+# log2 of half an activation's window: that of the narrowest, and of the widest that is taken
+# without need
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 NORMED_BITS = 40  # of what enters a matrix behind a norm: shares of more than that wrap too often
@@ -81,10 +84,11 @@ def calibrate(
     model_digest: str = "",
     progress: Callable[[int], None] | None = None,
 ) -> NumericPlan:
-    """Runs the float model on token windows (each from position 0, two tokens or more) and chooses every constant.
+    """Runs the float model on token windows (each from position 0, two tokens or more) and chooses
+    every constant.
 
-    Raises PlanError if there is nothing to calibrate on or a range cannot be represented. Cost: one float forward
-    pass per window; a single short window is enough for a model with random weights.
+    Raises PlanError if there is nothing to calibrate on or a range cannot be represented. Cost: one
+    float forward pass per window; a single short window is enough for a model with random weights.
     """
     return plan_of(model, observe(model, windows, progress), margins, model_digest)
 
@@ -122,7 +126,8 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
 
 
 class Limits:
-    """What follows from the weights for any text, in real numbers. A normalised row has length √d (Cauchy–Schwarz)."""
+    """What follows from the weights for any text, in real numbers. A normalised row has length √d
+    (Cauchy–Schwarz)."""
 
     def __init__(self, model: Canonical) -> None:
         c = self._config = model.config
@@ -168,7 +173,8 @@ def _scaled(largest: float, bits: int) -> int:
 
 
 def _bound(largest: float, limit: float, bits: int) -> int:
-    """By construction, or from the largest calibrated value, where that keeps the client from discarding many rows."""
+    """By construction, or from the largest calibrated value, where that keeps the client from
+    discarding many rows."""
     return _scaled(min(LOOSE * largest, limit), bits)
 
 
@@ -183,7 +189,8 @@ def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
 
 
 def _norm(seen: Observation, site: str, margins: Margins, tables: TableSet) -> tuple[Norm, int]:
-    """pre_shift: enough to keep the sum of squares small, if that leaves the smallest row a root mean square of 8."""
+    """pre_shift: enough to keep the sum of squares small, if that leaves the smallest row a root
+    mean square of 8."""
     c, square = seen.config, seen.mean_square[site].all
     least = max(float(square.min()), 2.0 ** (-2 * F))
     largest = max(float(square.max()), least)
@@ -198,9 +205,10 @@ def _norm(seen: Observation, site: str, margins: Margins, tables: TableSet) -> t
 
 
 def _gap(square: NDArray[np.float64], margins: Margins) -> tuple[float, float] | None:
-    """Mean squares between ordinary rows and those that later rows attend to for want of a better (attention sinks,
-    Xiao et al. 2024, whose streams are huge: Sun et al. 2024). Hardly a row is in between, and one that is has been
-    brought there by a balance of large numbers in which small errors decide: it is flagged.
+    """Mean squares between ordinary rows and those that later rows attend to for want of a better
+    (attention sinks, Xiao et al. 2024, whose streams are huge: Sun et al. 2024). Hardly a row is in
+    between, and one that is has been brought there by a balance of large numbers in which small
+    errors decide: it is flagged.
 
     None where calibrated rows are not of two kinds.
     """
@@ -216,7 +224,8 @@ def _gap(square: NDArray[np.float64], margins: Margins) -> tuple[float, float] |
 
 
 def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits, tables: TableSet) -> Activation:
-    """A window for each neuron: for all that its input can ever be, unless that is coarse and far from needed."""
+    """A window for each neuron: for all that its input can ever be, unless that is coarse and far
+    from needed."""
     c, limit = seen.config, limits.gate[layer] * ROUNDED
     needed = np.maximum(seen.neurons[layer] * margins.activation, 2.0 ** COARSEST[c.activation])
     halves = np.ceil(np.log2(np.maximum(np.minimum(limit, needed), 2.0**FINEST))).astype(int)  # [ff], log2
@@ -231,8 +240,8 @@ def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits,
 
 
 def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tuple[Attention, list[int]]]:
-    """Every layer's heads and the in_shift of each head's columns of `o`. One k of all exponentials: the smallest with
-    which no head's pieces are coarse, if there is one."""
+    """Every layer's heads and the in_shift of each head's columns of `o`. One k of all
+    exponentials: the smallest with which no head's pieces are coarse, if there is one."""
     c = seen.config
 
     def layer_of(i: int, k: int, sigma_k: int) -> list[_Sketch]:
@@ -275,7 +284,8 @@ class _Sketch:
 
     @staticmethod
     def of(scores: Scores, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
-        """With the anchor that leaves σ the least to do: the fewest rows cut off, then the least spread."""
+        """With the anchor that leaves σ the least to do: the fewest rows cut off, then the least
+        spread."""
         if not scores.pairs:  # only first rows were seen
             return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), k, sigma_k, margins, value)
         tried = [_Sketch.anchored(name, x, k, sigma_k, margins, value) for name, x in scores.by_anchor.items()]
@@ -283,9 +293,10 @@ class _Sketch:
 
     @staticmethod
     def anchored(anchor: str, x: Anchored, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
-        """A head that asks for more than σ's windows can hold gives up margins first, then its most extreme rows: their
-        scores are cut off at the top, and flagged. So cut, no row may come near the window's end: a σ beyond it would
-        make garbage of the row and of all that attend to it."""
+        """A head that asks for more than σ's windows can hold gives up margins first, then its most
+        extreme rows: their scores are cut off at the top, and flagged. So cut, no row may come near
+        the window's end: a σ beyond it would make garbage of the row and of all that attend to
+        it."""
         nats, largest = math.log(2), float(x.log_sum.max(initial=0.0))
         wished, least = x.high + margins.score_top, x.high + margins.score_least
         for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
@@ -312,7 +323,8 @@ class _Sketch:
         return ranges(2.0**SIGMA_BITS, 2.0 ** (SIGMA_BITS + self.reach), self.sigma_k, two)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
-        """ρ = 2^r/σ has 4 bits at the largest σ; o' has 10 for the smallest; less where both cost too much."""
+        """ρ = 2^r/σ has 4 bits at the largest σ; o' has 10 for the smallest; less where both cost
+        too much."""
         found = self.ranges(two)
         o_bits = SIGMA_BITS + F + math.log2(max(self.value, 2.0**-8))
         o_shift = min(max(math.floor(o_bits - 10), 0), 32)
@@ -329,8 +341,8 @@ class _Sketch:
 
 
 def _width(top: float, least: float, bottom: float, k: int) -> int:
-    """h of the narrowest window that reaches from `bottom` to `top` (nats), the zeros at its end left out. Where a
-    window twice as wide would be coarse, `least` has to do."""
+    """h of the narrowest window that reaches from `bottom` to `top` (nats), the zeros at its end
+    left out. Where a window twice as wide would be coarse, `least` has to do."""
     for width in EXP_WIDTHS:
         room = 2.0**width * (1 - ZEROS)
         if room >= top - bottom or (width - k >= EXP_FINE and room >= least - bottom):
@@ -345,10 +357,12 @@ def _linears(
     products: dict[str, int],
     attention: list[list[int]],
 ) -> dict[str, Linear]:
-    """`bits`: f_w of each matrix's rows; `products`: r of each norm; `attention`: in_shift per layer and head.
+    """`bits`: f_w of each matrix's rows; `products`: r of each norm; `attention`: in_shift per
+    layer and head.
 
-    Rows of `o` and `down` keep scales of their own: the few that write the residual stream's huge channels would take
-    bits from all others, and what they add up to is the stream. Elsewhere one scale does.
+    Rows of `o` and `down` keep scales of their own: the few that write the residual stream's huge
+    channels would take bits from all others, and what they add up to is the stream. Elsewhere one
+    scale does.
     """
     c, linears = seen.config, {}
     for site, (d_out, d_in) in c.linear_shapes().items():

@@ -1,5 +1,6 @@
-"""What `cryptogen calibrate` does: measures a model on text and on the stress text, makes the plan, and checks it on
-texts of every class that it was not made from. A plan under which a class fails is not written."""
+"""What `cryptogen calibrate` does: measures a model on text and on the stress text, makes the plan,
+and checks it on texts of every class that it was not made from. A plan under which a class fails is
+not written."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from .choose import plan_of
 from .observe import Observation, observe
 
 SHORT_ROWS = 256  # of a short text at most
-# Of these classes a text is but one of the few that there are: calibration runs more of them, from other seeds.
+# Of these classes a text is but one of the few that there are: calibration runs more of them, from
+# other seeds.
 REPETITIVE, MORE = ("one-word", "few-words", "spaces", "pairs"), (3, 4, 5, 6)
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text
@@ -38,17 +40,19 @@ def calibrate_model(
     progress: Progress | None = None,
     accept: Collection[str] = (),
 ) -> NumericPlan:
-    """Calibrates a model on windows `tokens[size·i : size·(i+1)]` of a text file and on every class of the stress text.
+    """Calibrates a model on windows `tokens[size·i : size·(i+1)]` of a text file and on every class
+    of the stress text.
 
-    `context`: rows of a stress text, default the model's context; σ's windows depend on it. First rows see few others
-    and are the most unlike the rest, so eight short windows inside each window are run as well. Then every class of
-    stress text, made from another seed, and the window of the text behind the last are run by the integer oracle and
-    compared with the float model: the figures become `statistics["classes"]`. `accept`: classes that may fail; how they
-    do becomes `statistics["accepted"]`. Cost: a float pass over some 50 texts of `context` tokens, and one of the
-    oracle and another over 30.
+    `context`: rows of a stress text, default the model's context; σ's windows depend on it. First
+    rows see few others and are the most unlike the rest, so eight short windows inside each window
+    are run as well. Then every class of stress text, made from another seed, and the window of the
+    text behind the last are run by the integer oracle and compared with the float model: the
+    figures become `statistics["classes"]`. `accept`: classes that may fail; how they do becomes
+    `statistics["accepted"]`. Cost: a float pass over some 50 texts of `context` tokens, and one of
+    the oracle and another over 30.
 
-    Raises WeightsError (model), OSError (text), InputError (text that is not UTF-8, no such class), PlanError (text too
-    short, model without a tokenizer), PlanUnfaithful.
+    Raises WeightsError (model), OSError (text), InputError (text that is not UTF-8, no such class),
+    PlanError (text too short, model without a tokenizer), PlanUnfaithful.
     """
     checkpoint = load(path)
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
@@ -94,7 +98,8 @@ def _observe(source: str, windows: Windows) -> Observation:
 
 
 def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, Windows]:
-    """`rows` tokens of every class, in one window or in many short ones; of a chat too, if the model has a format."""
+    """`rows` tokens of every class, in one window or in many short ones; of a chat too, if the
+    model has a format."""
     texts: dict[str, Windows] = {
         name: [tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows]] for name in stress.names()
     }

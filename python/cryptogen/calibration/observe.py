@@ -1,4 +1,5 @@
-"""What a model's activations look like on public text: the ranges that calibration turns into windows and shifts."""
+"""What a model's activations look like on public text: the ranges that calibration turns into
+windows and shifts."""
 
 from __future__ import annotations
 
@@ -77,8 +78,8 @@ class Anchored:
     cut: Array = field(default_factory=lambda: np.zeros(len(CUTS)))
 
     def add(self, scores: Array, level: Array, low: Array, high: Array, log_sum: Array) -> Array:
-        """Rows of scores [n, L], each row's smallest and largest one and log Σ exp; all relative to `level` [n].
-        Returns the rows' log Σ exp, which belong into `chunks`."""
+        """Rows of scores [n, L], each row's smallest and largest one and log Σ exp; all relative to
+        `level` [n]. Returns the rows' log Σ exp, which belong into `chunks`."""
         self.low, self.high = min(self.low, float((low - level).min())), max(self.high, float((high - level).max()))
         relative = (log_sum - level).astype(np.float64)
         large = np.flatnonzero(high - level > CUTS[0])  # the others are not cut
@@ -88,7 +89,8 @@ class Anchored:
         above = x[row, column].astype(np.float64)
         x[row, column] = -np.inf
         rest, n = np.exp(x).sum(axis=1, dtype=np.float64), len(CUTS)
-        # scores between two cuts count in full up to the lower one, and as that cut's value from there on
+        # scores between two cuts count in full up to the lower one, and as that cut's value from
+        # there on
         cell = row * n + np.minimum(((above - CUTS[0]) / math.log(2)).astype(np.int64), n - 1)
         full = np.bincount(cell, np.exp(np.minimum(above, CUTS[-1])), len(large) * n).reshape(-1, n)
         many = np.bincount(cell, minlength=len(large) * n).reshape(-1, n)
@@ -117,8 +119,8 @@ class Scores:
     absolute: float = 0.0  # Σ |s|
 
     def add(self, scores: Array) -> None:
-        """`scores` [T, T] of one window from position 0, masked entries −inf. A few rows at a time: they fit into a
-        processor's cache, and what lies behind the diagonal is not looked at."""
+        """`scores` [T, T] of one window from position 0, masked entries −inf. A few rows at a time:
+        they fit into a processor's cache, and what lies behind the diagonal is not looked at."""
         parts: dict[str, list[Array]] = {anchor: [] for anchor in ANCHORS}
         for start in range(1, len(scores), ROWS):
             rows = scores[start : start + ROWS, : start + ROWS]  # [≤ ROWS, L]
@@ -142,7 +144,8 @@ class Scores:
 
 
 class Observation:
-    """Everything that `calibrate` wants to know, gathered by running the float model on the rewritten weights."""
+    """Everything that `calibrate` wants to know, gathered by running the float model on the
+    rewritten weights."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -167,8 +170,8 @@ class Observation:
         self.tokens += len(window)
 
     def merge(self, other: Observation, ordinary: bool = True) -> None:
-        """As if everything that the other has seen had been run here. If it was no ordinary text, only the ends of its
-        mean squares count: how they are spread is asked of ordinary rows."""
+        """As if everything that the other has seen had been run here. If it was no ordinary text,
+        only the ends of its mean squares count: how they are spread is asked of ordinary rows."""
         if not ordinary:
             for rows in other.mean_square.values():
                 rows.chunks = [np.array([rows.all.min(), rows.all.max()])]
@@ -221,7 +224,8 @@ class Observation:
 def observe(
     model: Canonical, windows: Iterable[Sequence[int]], progress: Callable[[int], None] | None = None
 ) -> Observation:
-    """Runs every window (at least two tokens each) from position 0. `progress` is told how many are done."""
+    """Runs every window (at least two tokens each) from position 0. `progress` is told how many are
+    done."""
     seen = Observation(model.config)
     for n, window in enumerate(windows, 1):
         seen.run(model, window)

@@ -24,7 +24,8 @@ class TableSet:
     count: int = 0
 
     def add(self, tables: int, **function: Any) -> list[int]:
-        """Ids of the `tables` tables of a function, in the order in which `pieces.make` returns them."""
+        """Ids of the `tables` tables of a function, in the order in which `pieces.make` returns
+        them."""
         for known in self.functions:
             if {k: v for k, v in known.items() if k != "tables"} == function:
                 return list(known["tables"])
@@ -59,8 +60,8 @@ class Window:
         return value / 2.0 ** (self.bits - self.k)
 
     def pieces(self, low: float, high: float) -> list[int] | None:
-        """First piece that answers for values above `low` alone, and the first that answers for `high`; None if there
-        is none between."""
+        """First piece that answers for values above `low` alone, and the first that answers for
+        `high`; None if there is none between."""
         last = (1 << self.k) - 1
         first, end = min(math.ceil(self.index(low)), last), min(math.floor(self.index(high)) - 1, last)
         return [first, end] if first < end else None
@@ -76,23 +77,27 @@ class Ranges:
 
     @property
     def below(self) -> int | None:
-        """Coarse pieces that the fine range answers for: met only by arguments inside it, less one for rounding."""
+        """Coarse pieces that the fine range answers for: met only by arguments inside it, less one
+        for rounding."""
         if self.fine is None:
             return None
         return max((1 << (self.coarse.k - (self.coarse.bits - self.fine.bits))) - 2, 0)
 
 
 def ranges(smallest: float, largest: float, k: int, two: bool = False) -> Ranges:
-    """Windows whose lower half reaches to `largest` (the upper half is guard) and in which `smallest` has a good index.
+    """Windows whose lower half reaches to `largest` (the upper half is guard) and in which
+    `smallest` has a good index.
 
-    Where that asks for more than two ranges of k bits, `smallest` gets a coarser index: 2^(2k − 3) below the end of the
-    window it is 1. Half of it is still good, what is smaller is guard. `two`: with a fine range in any case.
+    Where that asks for more than two ranges of k bits, `smallest` gets a coarser index: 2^(2k − 3)
+    below the end of the window it is 1. Half of it is still good, what is smaller is guard. `two`:
+    with a fine range in any case.
     """
     coarse = Window(max(bits_for(largest) + 1, k + 2), k)
     index = coarse.index(smallest)
     if index >= GOOD_INDEX and not two:
         return Ranges(coarse, None, max(int(index / 2), 1))
-    # the coarse range answers from index 2^(k − gap) on, so a wide gap trades its precision there away
+    # the coarse range answers from index 2^(k − gap) on, so a wide gap trades its precision there
+    # away
     most = k - 4 if index * 2.0 ** (k - 4) >= LEAST_INDEX else k - 3
     gap = min(max(bits_for(GOOD_INDEX / index), 4), most, coarse.bits - k - 2)
     fine = Window(coarse.bits - gap, k)
@@ -119,10 +124,12 @@ def rsqrt(
     most: int = 32,
     gap: tuple[float, float] | None = None,
 ) -> tuple[Scalar, int]:
-    """`ρ = 2^r / √(m/unit + eps)` for m calibrated in [smallest, largest], but not in `gap`; returns the scalar and r.
+    """`ρ = 2^r / √(m/unit + eps)` for m calibrated in [smallest, largest], but not in `gap`;
+    returns the scalar and r.
 
-    r: 12 bits of ρ at the largest m that is not in the guard, more below; fewer if r would exceed `most`. What
-    ρ lacks in precision, all of a row's numbers lack. The fewest index bits that reach everything.
+    r: 12 bits of ρ at the largest m that is not in the guard, more below; fewer if r would exceed
+    `most`. What ρ lacks in precision, all of a row's numbers lack. The fewest index bits that reach
+    everything.
     """
     smallest, largest = smallest / NORM_MARGIN, largest * NORM_MARGIN
     tried = [ranges(smallest, largest, k) for k in NORM_K]

@@ -1,8 +1,8 @@
 """What a plan costs in probability, computed from calibration; `cryptogen inspect` prints it.
 
-A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine digits), and so is a
-share of x that is lifted to Z_{2^64}. Where the client knows its share offline it checks and discards the row instead,
-with probability 2·bound/p.
+A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine
+digits), and so is a share of x that is lifted to Z_{2^64}. Where the client knows its share offline
+it checks and discards the row instead, with probability 2·bound/p.
 """
 
 import math
@@ -39,8 +39,8 @@ def log2(value: float) -> float:
 def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str, float]:
     """Expected number of wrong truncations per token, a row attending to `length` rows, by kind.
 
-    What enters or leaves a linear layer is not here: the client knows its share beforehand and checks it (`discard`).
-    Nor is the lifting of truncated shares, which cannot fail (A1).
+    What enters or leaves a linear layer is not here: the client knows its share beforehand and
+    checks it (`discard`). Nor is the lifting of truncated shares, which cannot fail (A1).
     """
     parts: dict[str, float] = defaultdict(float)
     c = plan.model

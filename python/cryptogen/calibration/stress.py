@@ -1,10 +1,11 @@
 """The stress text: ordinary but unusual kinds of text, which reach further than prose does.
 
-Calibration runs it beside the caller's text, because ranges that were chosen on prose alone break on the rest: many
-equal words drive σ up, digits and hexadecimal reach scores that no sentence reaches, other scripts other neurons.
-Everything here is written for this project or drawn from a seeded generator, so there is nothing to license and both
-the package and the tests can make it anew: `text(name, characters, seed)`. Another seed gives another text of the
-same class: plans are made with seed 0, checked with others. A class is one long text, or many short ones (`SHORT`).
+Calibration runs it beside the caller's text, because ranges that were chosen on prose alone break
+on the rest: many equal words drive σ up, digits and hexadecimal reach scores that no sentence
+reaches, other scripts other neurons. Everything here is written for this project or drawn from a
+seeded generator, so there is nothing to license and both the package and the tests can make it
+anew: `text(name, characters, seed)`. Another seed gives another text of the same class: plans are
+made with seed 0, checked with others. A class is one long text, or many short ones (`SHORT`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Maker = Callable[[random.Random, int], str]
 
 
 def text(name: str, characters: int = 16_000, seed: int = 0) -> str:
-    """At least `characters` characters of a class, deterministic. `InputError` for an unknown name."""
+    """At least `characters` characters of a class, deterministic. `InputError` for an unknown
+    name."""
     if name not in CLASSES:
         raise InputError(f"stress text {name!r}, expected one of {', '.join(CLASSES)}")
     return CLASSES[name](random.Random(f"{name} {seed}"), characters)
@@ -415,13 +417,14 @@ _PROMPT_WORDS = {
 
 
 def _prompt(r: random.Random) -> str:
-    """What people begin with: a few words, often with a number. The first rows of a text have little to attend to, and
-    small errors decide which of them the others will attend to."""
+    """What people begin with: a few words, often with a number. The first rows of a text have
+    little to attend to, and small errors decide which of them the others will attend to."""
     return _fill(r, r.choice(_PROMPTS), _PROMPT_WORDS)
 
 
 def _pair(r: random.Random) -> str:
-    """Two things in turn, nothing else: an empty table, a broken key, a model that has lost its way."""
+    """Two things in turn, nothing else: an empty table, a broken key, a model that has lost its
+    way."""
     parts = '. , ; : * - = | # / { } ( ) [] " > 0 1 2 x NULL \n \n\n \t'.split(" ")
     words = (" the", " no", " yes", " ok", " and", " of", "a", " data", " Maine", " republic", " copper", "ing", " ")
     pair = r.sample((*(part.encode().decode("unicode_escape") for part in parts), *words), 2)

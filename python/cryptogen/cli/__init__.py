@@ -1,4 +1,5 @@
-"""The `cryptogen` command. Answers go to stdout, the rest to stderr; an error is one line and an exit code ≠ 0."""
+"""The `cryptogen` command. Answers go to stdout, the rest to stderr; an error is one line and an
+exit code ≠ 0."""
 
 from __future__ import annotations
 
@@ -36,5 +37,6 @@ def main() -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of clients that are still served must not delay the end; the stores are safe at any moment.
+    # Threads of clients that are still served must not delay the end; the stores are safe at any
+    # moment.
     os._exit(code if isinstance(code, int) else 0)

@@ -61,7 +61,8 @@ def bench_paper(
     add_to: Annotated[Path | None, typer.Option(help="add the runs to this file, e.g. benches/paper-gpt2.json")] = None,
     as_json: Json = False,
 ) -> None:
-    """The paper's comparison: three protocols, seconds, bytes, memory and operations of one token after L others."""
+    """The paper's comparison: three protocols, seconds, bytes, memory and operations of one token
+    after L others."""
     from cryptogen.bench import paper
 
     known = [check_protocol(name.strip()) for name in protocols.split(",")]
@@ -81,7 +82,8 @@ def bench_peers(
     blocks: Annotated[int, typer.Option(min=2, help="measure 1 and K blocks of preprocessed")] = 4,
     as_json: Json = False,
 ) -> None:
-    """SPU's Cheetah and `preprocessed` on the same block, one after the other; SPU is installed on first use."""
+    """SPU's Cheetah and `preprocessed` on the same block, one after the other; SPU is installed on
+    first use."""
     from cryptogen.bench.peers import compare
 
     result = compare.compare(compare.Task(shape, context, runs, tokens, blocks), _note)
@@ -97,10 +99,11 @@ def bench_ranges(
     docs: Annotated[bool, typer.Option("--docs", help="rewrite the table of docs/guide/ranges.md")] = False,
     as_json: Json = False,
 ) -> None:
-    """Does any text break the plan? The integers against the float model on texts of every class, and greedy chains.
+    """Does any text break the plan? The integers against the float model on texts of every class,
+    and greedy chains.
 
-    Exit code 1 if a text fails: perplexity changed by more than 0.5 %, the same token in less than 98.5 % of rows, or a
-    logit error above 1 in a row without range events.
+    Exit code 1 if a text fails: perplexity changed by more than 0.5 %, the same token in less than
+    98.5 % of rows, or a logit error above 1 in a row without range events.
     """
     from cryptogen.bench import ranges
     from cryptogen.bench.demo import smollm2

@@ -16,7 +16,8 @@ from .options import Json, Model, PlanFile, Protocol, existing, numbers, show
 
 @app.command()
 def inspect(model: Model, plan: PlanFile = None, protocol: Protocol = "preprocessed", as_json: Json = False) -> None:
-    """Show a model's plan, its cost per token, the security parameters and what leaks; how it lies in ciphertexts."""
+    """Show a model's plan, its cost per token, the security parameters and what leaks; how it lies
+    in ciphertexts."""
     check_protocol(protocol)
     from cryptogen.evaluate.inspect import as_text, facts
     from cryptogen.session.plans import find_plan
@@ -40,10 +41,12 @@ def calibrate(
     ] = "",
     out: Annotated[Path | None, typer.Option(help="default: MODEL.plan.json")] = None,
 ) -> None:
-    """Make a model's numeric plan from public text and the packaged stress text, and check it on texts of every class.
+    """Make a model's numeric plan from public text and the packaged stress text, and check it on
+    texts of every class.
 
-    The plan is public: do not use confidential text. If the integers do not follow the float model on some class of
-    text, nothing is written, and the error names layer and head. About 20 minutes for 135 M weights and 2048 rows.
+    The plan is public: do not use confidential text. If the integers do not follow the float model
+    on some class of text, nothing is written, and the error names layer and head. About 20 minutes
+    for 135 M weights and 2048 rows.
     """
     from cryptogen.calibration.model import calibrate_model
     from cryptogen.console import Bars
@@ -75,7 +78,8 @@ def evaluate(
     protocol: Protocol = "preprocessed",
     as_json: Json = False,
 ) -> None:
-    """How faithful a backend is on a text: perplexity, agreement with the float model, flagged rows, logit errors."""
+    """How faithful a backend is on a text: perplexity, agreement with the float model, flagged
+    rows, logit errors."""
     from cryptogen.console import Bars
     from cryptogen.evaluate.quality import evaluate as run
 

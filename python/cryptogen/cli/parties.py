@@ -166,7 +166,8 @@ def chat(
     data_dir: DataDir = None,
     protocol: Protocol = "preprocessed",
 ) -> None:
-    """Talk with an instruction-tuned model, a line at a time; end with Ctrl-D. The cache lives through all turns."""
+    """Talk with an instruction-tuned model, a line at a time; end with Ctrl-D. The cache lives
+    through all turns."""
     from cryptogen.console import show_draft
     from cryptogen.session.chat import Conversation
 
@@ -221,7 +222,8 @@ def _client(
 
 
 def _show(tokens: Iterable[Token], answer: list[Token], silent: bool = False) -> None:
-    """Prints tokens (unless `silent`) and warnings as they come, and adds them to `answer`; an error ends the line."""
+    """Prints tokens (unless `silent`) and warnings as they come, and adds them to `answer`; an
+    error ends the line."""
     from cryptogen.console import RangeWarnings
 
     warnings = RangeWarnings()

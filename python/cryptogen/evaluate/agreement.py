@@ -1,4 +1,5 @@
-"""Do two backends choose the same tokens? With the one excuse that integers may have: a near tie in the reference."""
+"""Do two backends choose the same tokens? With the one excuse that integers may have: a near tie in
+the reference."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from cryptogen.models.backend import Backend, Value
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 
-# Logits. Where the reference's best token leads the next by less, another choice is excused. Smaller
-# than `texts.COUNTED_LEAD`: every token of a private run is judged, not a share of many rows.
+# Logits. Where the reference's best token leads the next by less, another choice is excused.
+# Smaller than `texts.COUNTED_LEAD`: every token of a private run is judged, not a share of many
+# rows.
 EXCUSED_LEAD = 0.05
 
 
@@ -33,7 +35,8 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Greedy tokens of a candidate against a reference, step by step on the reference's own text."""
+    """Greedy tokens of a candidate against a reference, step by step on the reference's own
+    text."""
 
     steps: int
     disagreements: tuple[Disagreement, ...]
@@ -51,7 +54,8 @@ class Agreement:
 
 
 def compare(reference: ArrayLike, candidate: ArrayLike) -> Agreement:
-    """Row by row comparison of logits [steps, vocab]. `InputError` unless both have that one shape."""
+    """Row by row comparison of logits [steps, vocab]. `InputError` unless both have that one
+    shape."""
     ref, other = np.asarray(reference, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
     if ref.ndim != 2 or ref.shape != other.shape or ref.shape[0] < 1 or ref.shape[1] < 2:
         raise InputError(f"logits of shapes {list(ref.shape)} and {list(other.shape)}, expected one [steps, vocab]")
@@ -71,7 +75,8 @@ def agreement(
     steps: int,
     to_array: Callable[[Any], ArrayLike] = np.asarray,
 ) -> Agreement:
-    """Run `steps` greedy steps of the reference after `prompt`, feeding its choices to both backends (fresh ones).
+    """Run `steps` greedy steps of the reference after `prompt`, feeding its choices to both
+    backends (fresh ones).
 
     Teacher forcing: one near tie early on does not make the rest of a long chain incomparable.
     """

@@ -1,4 +1,5 @@
-"""Did a private run choose the clear model's tokens? The clear model is asked along the private run's own text."""
+"""Did a private run choose the clear model's tokens? The clear model is asked along the private
+run's own text."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Fidelity:
 
 
 def fidelity(model: Checkpoint, prompt: Sequence[int], generated: Sequence[int]) -> Fidelity:
-    """One float pass over prompt and answer: row t's best logit against the token that followed it."""
+    """One float pass over prompt and answer: row t's best logit against the token that followed
+    it."""
     backend = FloatBackend(model)
     logits = forward(backend, model.config, [*prompt, *generated[:-1]], want="all")
     assert logits is not None  # want="all"

@@ -1,4 +1,5 @@
-"""What `cryptogen inspect` prints: the plan, what a token costs, how safe it is, who learns what."""
+"""What `cryptogen inspect` prints: the plan, what a token costs, how safe it is, who learns
+what."""
 
 from __future__ import annotations
 

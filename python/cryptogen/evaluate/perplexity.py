@@ -1,4 +1,5 @@
-"""Perplexity of a text under a backend, over disjoint windows that each start with an empty cache."""
+"""Perplexity of a text under a backend, over disjoint windows that each start with an empty
+cache."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def perplexity(
 ) -> Perplexity:
     """Each part predicts its own tokens 1…: `fresh()` gives a backend with an empty cache per part.
 
-    `to_array` turns the backend's logits into real numbers [T, vocab]; the float backend's already are.
+    `to_array` turns the backend's logits into real numbers [T, vocab]; the float backend's already
+    are.
     """
     nll = []
     for part in parts:

@@ -14,7 +14,8 @@ CLASS_HEADING = "text class        rows  perplexity: ours / float    same token 
 
 
 def materials(plan: NumericPlan) -> dict[str, int]:
-    """Tables used up by one token, `k=…, payloads=…` → number (a layer's σ and norms one row; exp per cached row)."""
+    """Tables used up by one token, `k=…, payloads=…` → number (a layer's σ and norms one row; exp
+    per cached row)."""
     c, used = plan.model, Counter[str]()
     for norm in plan.norms:
         _count_scalar(used, norm.scalar, 1)
@@ -26,8 +27,8 @@ def materials(plan: NumericPlan) -> dict[str, int]:
 
 
 def inspect_plan(plan: NumericPlan) -> str:
-    """A table for people: sizes, scales, probabilities, material, ranges. Raises PlanError if its record is not one
-    that calibration writes: nothing depends on it, so nothing has checked it."""
+    """A table for people: sizes, scales, probabilities, material, ranges. Raises PlanError if its
+    record is not one that calibration writes: nothing depends on it, so nothing has checked it."""
     try:
         return _described(plan)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):

@@ -1,4 +1,5 @@
-"""How faithful the protocol's integers are to the float model on a text, row by row, and what is good enough."""
+"""How faithful the protocol's integers are to the float model on a text, row by row, and what is
+good enough."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from cryptogen.weights import Checkpoint, load
 from cryptogen.weights.canonical import Canonical, canonicalise
 
 ROWS = 256  # of one pass: bounds the memory of two rows of logits each
-# Logits. Rows where the float model's best token leads the next by less are left out of `Faithful.agreement`.
+# Logits. Rows where the float model's best token leads the next by less are left out of
+# `Faithful.agreement`.
 COUNTED_LEAD = 0.1
 PERPLEXITY, AGREEMENT, ERROR = 0.005, 0.985, 1.0  # what is good enough; see `Faithful.faults`
 UNLIKELY = 1000.0  # perplexity of text that the model would not write: it says nothing about what is sampled
@@ -38,10 +40,11 @@ Windows = Sequence[Sequence[int]]  # tokens of sequences that begin anew
 class Faithful:
     """The integers of a plan against the float model on one text from position 0.
 
-    `perplexity`, `perplexity_float`: of the text's own tokens. `agreement`: share of rows with the same best token,
-    among those where the float model's best leads by at least `COUNTED_LEAD`; `agreement_all`: among all. `flagged`:
-    rows with range events. `largest_error`: largest |logit difference| in rows that are not flagged. `events`: places
-    with range events, most first: (place, events, how far outside).
+    `perplexity`, `perplexity_float`: of the text's own tokens. `agreement`: share of rows with the
+    same best token, among those where the float model's best leads by at least `COUNTED_LEAD`;
+    `agreement_all`: among all. `flagged`: rows with range events. `largest_error`: largest |logit
+    difference| in rows that are not flagged. `events`: places with range events, most first:
+    (place, events, how far outside).
     """
 
     rows: int
@@ -55,7 +58,8 @@ class Faithful:
     events: tuple[tuple[str, int, float], ...]
 
     def faults(self) -> list[str]:
-        """What is not good enough, each with what was expected and what came; where numbers left their range, if so."""
+        """What is not good enough, each with what was expected and what came; where numbers left
+        their range, if so."""
         found = []
         change = self.perplexity / self.perplexity_float - 1
         if abs(change) > PERPLEXITY and self.perplexity_float < UNLIKELY:
@@ -76,7 +80,8 @@ class Faithful:
 
 
 class Comparison:
-    """Adds up rows of logits, the float model's and the other's, with the range events of the other's."""
+    """Adds up rows of logits, the float model's and the other's, with the range events of the
+    other's."""
 
     def __init__(self) -> None:
         self._rows = self._same = self._clear_same = self._clear = self._flagged = self._errors = 0
@@ -86,7 +91,8 @@ class Comparison:
         self._excess: dict[str, float] = {}
 
     def window(self, tokens: Sequence[int], parts: Iterable[tuple[NDArray[Any], NDArray[Any], Sequence[int]]]) -> None:
-        """One window of tokens; its rows in order, as logits [n, vocab] twice and range events [n]."""
+        """One window of tokens; its rows in order, as logits [n, vocab] twice and range events
+        [n]."""
         total, at = np.zeros(2), 0
         for reference, logits, events in parts:
             for row, other, count in zip(reference, logits, events, strict=True):
@@ -139,7 +145,8 @@ def parts_of(tokens: Sequence[int]) -> list[list[int]]:
 
 
 def cropped(windows: Iterable[Sequence[int]], rows: int) -> Windows:
-    """The first `rows` tokens of windows that may have no end; a last one of a single token is left out."""
+    """The first `rows` tokens of windows that may have no end; a last one of a single token is left
+    out."""
     kept: list[Sequence[int]] = []
     for window in windows:
         kept.append(window[:rows])
@@ -150,8 +157,8 @@ def cropped(windows: Iterable[Sequence[int]], rows: int) -> Windows:
 
 
 def faithful(model: Canonical, weights: IntegerModel, plan: NumericPlan, windows: Windows, seed: int = 0) -> Faithful:
-    """Runs both over windows of tokens (two or more, at most the context); truncations as random as in a private
-    run."""
+    """Runs both over windows of tokens (two or more, at most the context); truncations as random as
+    in a private run."""
     comparison, rng = Comparison(), np.random.default_rng(seed)
     for tokens in windows:
         compare_fixed(comparison, model, weights, plan, tokens, rng)
@@ -182,7 +189,8 @@ def compare_fixed(
 def faithful_texts(
     source: str, plan: NumericPlan, texts: Mapping[str, Windows], progress: Progress | None = None
 ) -> dict[str, Faithful]:
-    """`faithful` for several texts, in as many processes as there are processors. `source`: the model's path."""
+    """`faithful` for several texts, in as many processes as there are processors. `source`: the
+    model's path."""
     model, results = Loaded(source, plan.to_json()), {}
     for name, result in zip(texts, in_processes(model.faithful, list(texts.values())), strict=True):
         results[name] = result

@@ -1,1 +1,2 @@
-"""The decoder (`decoder.forward`), its public shape (`config`), and the rewrite for integer backends (`canonical`)."""
+"""The decoder (`decoder.forward`), its public shape (`config`), and the rewrite for integer
+backends (`canonical`)."""

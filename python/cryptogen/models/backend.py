@@ -1,7 +1,8 @@
 """What the decoder asks of a backend: nine operations on T rows at once.
 
-Values are opaque to the decoder: a numpy array (`float`), integers (`fixed`), a handle to a party's share (`private`).
-Sites name the weights: `layers.{i}.attn_norm|qkv|o|mlp_norm|up|down`, `final_norm`, `head`.
+Values are opaque to the decoder: a numpy array (`float`), integers (`fixed`), a handle to a party's
+share (`private`). Sites name the weights: `layers.{i}.attn_norm|qkv|o|mlp_norm|up|down`,
+`final_norm`, `head`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ Value = TypeVar("Value")
 
 
 class Backend(Protocol[Value]):
-    """One sequence being computed: the operations, and the rows of keys and values appended so far."""
+    """One sequence being computed: the operations, and the rows of keys and values appended so
+    far."""
 
     @property
     def position(self) -> int:
@@ -37,7 +39,8 @@ class Backend(Protocol[Value]):
         ...
 
     def attention(self, qkv: Value, layer: int) -> Value:
-        """Split q | k | v, rotate (RoPE), append k and v to the layer's cache, causal softmax: [T, q_width]."""
+        """Split q | k | v, rotate (RoPE), append k and v to the layer's cache, causal softmax: [T,
+        q_width]."""
         ...
 
     def activation(self, u: Value, layer: int) -> Value:

@@ -11,14 +11,16 @@ from cryptogen.errors import InvalidConfig
 Arch = Literal["gpt2", "llama"]
 Activation = Literal["gelu_new", "gelu", "silu"]
 
-# Far above any model that two parties could run; keeps a hostile header from asking for absurd allocations.
+# Far above any model that two parties could run; keeps a hostile header from asking for absurd
+# allocations.
 LARGEST = {"layers": 1024, "d": 1 << 16, "heads": 1024, "kv_heads": 1024, "head_dim": 1 << 12, "ff": 1 << 18,
            "vocab": 1 << 20, "context": 1 << 20}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and options of a decoder-only transformer. Checked when made: `InvalidConfig` names the bad field."""
+    """Sizes and options of a decoder-only transformer. Checked when made: `InvalidConfig` names the
+    bad field."""
 
     arch: Arch  # "gpt2": LayerNorm, learned positions, biases; "llama": RMSNorm, RoPE
     layers: int
@@ -103,7 +105,8 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `as_dict`, for values from outside: any missing, extra or ill-typed field is `InvalidConfig`."""
+        """Inverse of `as_dict`, for values from outside: any missing, extra or ill-typed field is
+        `InvalidConfig`."""
         names = {field.name for field in fields(cls)}
         if extra := set(values) - names:
             raise InvalidConfig(sorted(map(str, extra))[0], "no such option", "present")

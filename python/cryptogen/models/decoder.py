@@ -1,4 +1,5 @@
-"""The decoder, written once: what is computed, in which order. How, and for whom, is the backend's business."""
+"""The decoder, written once: what is computed, in which order. How, and for whom, is the backend's
+business."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ WANTS: tuple[Want, ...] = get_args(Want)
 
 
 def forward(backend: Backend[Value], config: ModelConfig, tokens: Sequence[int], want: Want = "last") -> Value | None:
-    """Append `tokens` to the backend's sequence and return logits of the last or of all T new rows, or nothing.
+    """Append `tokens` to the backend's sequence and return logits of the last or of all T new rows,
+    or nothing.
 
-    Prefill is a call with many tokens, a decode step a call with one: earlier rows live in the backend's cache.
-    Raises `InputError` for no tokens or ids outside the vocabulary, `ContextOverflow` when the context is full.
+    Prefill is a call with many tokens, a decode step a call with one: earlier rows live in the
+    backend's cache. Raises `InputError` for no tokens or ids outside the vocabulary,
+    `ContextOverflow` when the context is full.
     """
     check_tokens(config, tokens, backend.position)
     h = backend.embed(tokens, sampled_of(len(tokens), want))  # [T, d]
@@ -43,7 +46,8 @@ def sampled_of(rows: int, want: Want) -> int:
 
 
 def want_of(rows: int, sampled: int) -> Want | None:
-    """What a pass over `rows` rows asks for if the last `sampled` of them are sampled; None if no pass does."""
+    """What a pass over `rows` rows asks for if the last `sampled` of them are sampled; None if no
+    pass does."""
     return next((want for want in WANTS if sampled_of(rows, want) == sampled), None)
 
 

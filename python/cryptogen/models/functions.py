@@ -1,4 +1,5 @@
-"""Scalar functions of the decoder, element-wise on numpy arrays of any float dtype (kept in the result)."""
+"""Scalar functions of the decoder, element-wise on numpy arrays of any float dtype (kept in the
+result)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Floats = NDArray[Any]
 
 
 def gelu_new(x: Floats) -> Floats:
-    """`x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³)))` (Hendrycks & Gimpel 2016, eq. 2), GPT-2's activation."""
+    """`x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³)))` (Hendrycks & Gimpel 2016, eq. 2), GPT-2's
+    activation."""
     return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 

@@ -1,4 +1,5 @@
-"""Reads JSON into frozen dataclasses: parse, don't validate. Unknown, missing and ill-typed fields are errors."""
+"""Reads JSON into frozen dataclasses: parse, don't validate. Unknown, missing and ill-typed fields
+are errors."""
 
 import dataclasses
 import types
@@ -9,7 +10,8 @@ from cryptogen.errors import PlanError
 
 
 def read(kind: Any, value: Any, where: str) -> Any:
-    """`value` (from `json.load`) as a `kind`: a dataclass, int, str, bool, dict, `tuple[T, ...]` or `T | None`."""
+    """`value` (from `json.load`) as a `kind`: a dataclass, int, str, bool, dict, `tuple[T, ...]` or
+    `T | None`."""
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)

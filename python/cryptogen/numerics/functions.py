@@ -1,4 +1,5 @@
-"""Checks the plan's `functions` before anything is computed from them: a client gets them from the server."""
+"""Checks the plan's `functions` before anything is computed from them: a client gets them from the
+server."""
 
 import math
 from typing import Any
@@ -25,7 +26,8 @@ assert set(PARAMETERS) == set(MAKERS)
 
 
 def check_function(where: str, function: dict[str, Any]) -> int:
-    """Entries of all its tables together. Raises PlanError for an unknown kind or any parameter out of range."""
+    """Entries of all its tables together. Raises PlanError for an unknown kind or any parameter out
+    of range."""
     kind = function.get("kind")
     if not isinstance(kind, str) or kind not in PARAMETERS:
         raise PlanError(f"{where}.kind", sorted(PARAMETERS), kind)

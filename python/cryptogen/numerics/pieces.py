@@ -1,9 +1,10 @@
 """Integer tables of the piecewise-linear functions (`docs/protocols/arithmetic.md`, A2–A4).
 
-A segment index made by local truncation is stochastic: piece `j` answers for `[offset + j·2^h, offset + (j+2)·2^h)`.
-Each piece is therefore the chord of that double interval, shifted towards the curve so that the two candidate pieces,
-weighted by how often each is met, have no bias. Source: this project's; see `docs/protocols/arithmetic.md`, A3.
-Everything is float64 numpy and depends on the arguments alone; both parties compute the tables and compare digests.
+A segment index made by local truncation is stochastic: piece `j` answers for
+`[offset + j·2^h, offset + (j+2)·2^h)`. Each piece is therefore the chord of that double interval,
+shifted towards the curve so that the two candidate pieces, weighted by how often each is met, have
+no bias. Source: this project's; see `docs/protocols/arithmetic.md`, A3. Everything is float64 numpy
+and depends on the arguments alone; both parties compute the tables and compare digests.
 """
 
 from collections.abc import Callable
@@ -24,9 +25,11 @@ Floats = NDArray[np.float64]
 
 
 def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int) -> tuple[IntTable, IntTable]:
-    """Tables `A`, `B` [2^k] with `A[j]·(x − center) + B[j] ≈ fn(x)`; `x` and `fn` are in integer units.
+    """Tables `A`, `B` [2^k] with `A[j]·(x − center) + B[j] ≈ fn(x)`; `x` and `fn` are in integer
+    units.
 
-    `B` is computed with the rounded `A`, so rounding `A` costs nothing in the middle of the double interval.
+    `B` is computed with the rounded `A`, so rounding `A` costs nothing in the middle of the double
+    interval.
     """
     x = offset + np.arange(2**k + 2, dtype=np.float64) * 2.0**h  # [2^k + 2] interval ends
     y = fn(x)
@@ -43,10 +46,12 @@ def zeros_from(k: int) -> int:
 
 
 def _exp(f: dict[str, Any]) -> list[IntTable]:
-    """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then the guard: it
-    stays at the last value; but the end of the window, which numbers below it reach from the other side, is 0.
+    """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then
+    the guard: it stays at the last value; but the end of the window, which numbers below it reach
+    from the other side, is 0.
 
-    `exact`: the piece before `zero` is right at x = 0, not on average: nearly all that it is asked for is the anchor.
+    `exact`: the piece before `zero` is right at x = 0, not on average: nearly all that it is asked
+    for is the anchor.
     """
 
     def exp(x: Floats) -> Floats:
@@ -65,7 +70,8 @@ def _exp(f: dict[str, Any]) -> list[IntTable]:
 def _activation(f: dict[str, Any]) -> list[IntTable]:
     """`2^(F + bits) · act(x/2^F)` around 0: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`.
 
-    Guard 0: none. 1: the outer quarters of the window, where values are right, but those beyond the window are met too.
+    Guard 0: none. 1: the outer quarters of the window, where values are right, but those beyond the
+    window are met too.
     2: nothing, for neurons that need none in a layer where others do.
     """
     act, k, h = ACTIVATIONS[f["kind"]], f["k"], f["h"]
@@ -84,10 +90,11 @@ def _guard(k: int, start: int, end: int) -> IntTable:
 def _positive(fn: Callable[[Floats], Floats], f: dict[str, Any]) -> list[IntTable]:
     """A range of 1/x or 1/√x on `[0, (2^k − 1)·2^h)`, constant below the first interval end.
 
-    The lower index of `x < 2^h` is −1 mod 2^k, so the last piece answers for it. Guard: pieces below `low`, where the
-    chords are coarse, that last piece, and the upper half, which is right, but numbers beyond are met there too. In a
-    coarse range the first `below` pieces and the last one are cleared, the fine range answers, and the selector `Z` is
-    appended; a fine range has no upper guard. `gap`, of norms: pieces start…end − 1 are guard, too.
+    The lower index of `x < 2^h` is −1 mod 2^k, so the last piece answers for it. Guard: pieces
+    below `low`, where the chords are coarse, that last piece, and the upper half, which is right,
+    but numbers beyond are met there too. In a coarse range the first `below` pieces and the last
+    one are cleared, the fine range answers, and the selector `Z` is appended; a fine range has no
+    upper guard. `gap`, of norms: pieces start…end − 1 are guard, too.
     """
     h, k, first = f["h"], f["k"], 2.0 ** f["h"]
     a, b = fit(lambda x: fn(np.maximum(x, first)), 0, 0, h, k)
@@ -114,7 +121,8 @@ def _rsqrt(f: dict[str, Any]) -> list[IntTable]:
 
 
 def rotary(kind: str, bits: int, theta: float, positions: int, pairs: int) -> IntTable:
-    """`round(2^bits · cos|sin(t·θ^(−i/pairs)))` [positions·pairs], position-major (RoFormer, Su et al. 2021)."""
+    """`round(2^bits · cos|sin(t·θ^(−i/pairs)))` [positions·pairs], position-major (RoFormer, Su et
+    al. 2021)."""
     angle = np.arange(positions)[:, None] * theta ** (-np.arange(pairs) / pairs)  # [positions, pairs]
     return np.rint(2.0**bits * (np.cos(angle) if kind == "rope_cos" else np.sin(angle))).astype(np.int64).reshape(-1)
 
@@ -134,5 +142,6 @@ MAKERS: dict[str, Callable[[dict[str, Any]], list[IntTable]]] = {
 
 
 def make(function: dict[str, Any]) -> list[IntTable]:
-    """The tables of one checked entry of the plan's `functions`, in the order of its `tables` ids."""
+    """The tables of one checked entry of the plan's `functions`, in the order of its `tables`
+    ids."""
     return MAKERS[function["kind"]](function)

@@ -1,6 +1,8 @@
-"""The numeric plan: every public constant of the integer arithmetic (`docs/protocols/plan-schema.md`).
+"""The numeric plan: every public constant of the integer arithmetic
+(`docs/protocols/plan-schema.md`).
 
-Made by `calibrate`, stored as JSON beside the model, agreed on by digest when a session opens. Nothing in it is secret.
+Made by `calibrate`, stored as JSON beside the model, agreed on by digest when a session opens.
+Nothing in it is secret.
 """
 
 import dataclasses
@@ -142,7 +144,8 @@ class Attention:
 
 @dataclass(frozen=True)
 class Window:
-    """`[−2^(h+k−1), 2^(h+k−1))` of an activation's input. Without guard if no input can lie outside."""
+    """`[−2^(h+k−1), 2^(h+k−1))` of an activation's input. Without guard if no input can lie
+    outside."""
 
     h: int
     a: int
@@ -184,7 +187,8 @@ class NumericPlan:
 
     @staticmethod
     def from_json(text: str) -> "NumericPlan":
-        """Parses and checks a document. Raises PlanError on anything but a sound plan of this version."""
+        """Parses and checks a document. Raises PlanError on anything but a sound plan of this
+        version."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -215,7 +219,8 @@ class NumericPlan:
 
 
 def tables(plan: NumericPlan) -> list[IntTable]:
-    """All public integer tables, numbered as the plan numbers them. Deterministic; computed alike by both parties.
+    """All public integer tables, numbered as the plan numbers them. Deterministic; computed alike
+    by both parties.
 
     Raises PlanError for an entry of 46 bits or more.
     """
@@ -323,7 +328,8 @@ def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
 
 
 def _positive_shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
-    """Segments of an index (A2), and truncations of scalars, which are lifted: without one, that could fail (A6)."""
+    """Segments of an index (A2), and truncations of scalars, which are lifted: without one, that
+    could fail (A6)."""
     yield from ((where, s) for where, s in _shifts(plan) if where.endswith((".h", ".mu")))
 
 

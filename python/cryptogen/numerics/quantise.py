@@ -18,7 +18,8 @@ ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be m
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """What the server computes with. Matrices [d_out, d_in] int16, each row at the plan's scale; the rest int64."""
+    """What the server computes with. Matrices [d_out, d_in] int16, each row at the plan's scale;
+    the rest int64."""
 
     embed: NDArray[np.int64]  # [vocab, d], scale F + shift
     pos: NDArray[np.int64] | None  # [context, d]
@@ -38,7 +39,8 @@ class IntegerModel:
 
 
 def weight_bits(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Of each row the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if 0 is too much."""
+    """Of each row the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if 0 is
+    too much."""
     largest = np.maximum(matrix.max(axis=1, initial=0.0), -matrix.min(axis=1, initial=0.0)).astype(np.float64)
     scales = 2.0 ** np.arange(MAX_WEIGHT_BITS + 1)
     bits: NDArray[np.int64] = (np.rint(largest[:, None] * scales) < WEIGHT_LIMIT).sum(axis=1) - 1
@@ -48,7 +50,8 @@ def weight_bits(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def quantise(model: Canonical, plan: NumericPlan, *, consume: bool = False) -> IntegerModel:
-    """Rounds every weight to the scales of the plan. `consume`: takes the matrices out of `model`, to save memory.
+    """Rounds every weight to the scales of the plan. `consume`: takes the matrices out of `model`,
+    to save memory.
 
     Raises PlanError if they do not fit the model.
     """

@@ -31,9 +31,11 @@ class Conversation:
         self._turns = 0
 
     def say(self, text: str, **options: Any) -> Iterator[Token]:
-        """The answer to one more message; `options` are those of `Client.generate`, `on_range` among them.
+        """The answer to one more message; `options` are those of `Client.generate`, `on_range`
+        among them.
 
-        After `NumericFailure` or `RangeExceeded` the conversation cannot go on (`InputError`): begin another one.
+        After `NumericFailure` or `RangeExceeded` the conversation cannot go on (`InputError`):
+        begin another one.
         """
         tokens = self._client.generate(
             self._tokens(text), stop=[self._format.end_id], continue_session=self._turns > 0, **options

@@ -39,30 +39,32 @@ class Client:
                 print(token.text, end="")
             print(client.costs.online.seconds)
 
-    Nothing is sent before `connect`, the `with` block or the first call that needs the server. Errors: the classes of
-    `cryptogen.errors`.
+    Nothing is sent before `connect`, the `with` block or the first call that needs the server.
+    Errors: the classes of `cryptogen.errors`.
 
-    Args:
-        server: `host:port` of the server.
-        fingerprint: SHA-256 of the server's certificate, 64 hexadecimal digits; colons and case do not matter. It is
-            remembered under the address once the server has shown it. None takes the remembered one, unless there is a
-            `ca_file`; one of the three is needed.
-        ca_file: PEM file of the authorities that may vouch for the server. Not looked at if `fingerprint` is given.
+    Args: server: `host:port` of the server. fingerprint: SHA-256 of the server's certificate, 64
+        hexadecimal digits; colons and case do not matter. It is
+            remembered under the address once the server has shown it. None takes the remembered
+            one, unless there is a `ca_file`; one of the three is needed.
+        ca_file: PEM file of the authorities that may vouch for the server. Not looked at if
+            `fingerprint` is given.
         access_token: The access token that the server asks for; None if it asks for none.
-        client_id: The name under which the server keeps this client's material: 1 to 64 of `A-Z a-z 0-9 . _ -`, the
-            first a letter or digit. None takes a random name, made on first use and kept in `data_dir`. Clients that
-            are connected to a server at the same time need different names.
-        data_dir: Folder in which a folder `client` (mode 0700) holds the name, known fingerprints, material and
-            encrypted models (GBs). None: `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
-            `~/.local/share/cryptogen`.
-        batch_tokens: When material runs short, buy what so many tokens need, or what the call needs if that is more;
-            1 or more. None buys what the call needs.
-        resync: After a crash, drop the material that only one party still has. With False (the default) parties whose
-            stores differ do not connect: `MaterialMismatch`.
-        protocol: `preprocessed` (the default), or one of the two that it is compared with, `encrypted-cache` and
-            `recompute`.
-        progress: Called as `progress(phase, done, total)` during long steps: what is done, in words, and how much of
-            how much. An exception that it raises ends the step and closes the connection. None: nobody is told.
+        client_id: The name under which the server keeps this client's material: 1 to 64 of
+            `A-Z a-z 0-9 . _ -`, the first a letter or digit. None takes a random name, made on
+            first use and kept in `data_dir`. Clients that are connected to a server at the same
+            time need different names.
+        data_dir: Folder in which a folder `client` (mode 0700) holds the name, known fingerprints,
+            material and encrypted models (GBs). None: `$CRYPTOGEN_DATA_DIR`, else
+            `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
+        batch_tokens: When material runs short, buy what so many tokens need, or what the call needs
+            if that is more; 1 or more. None buys what the call needs.
+        resync: After a crash, drop the material that only one party still has. With False (the
+            default) parties whose stores differ do not connect: `MaterialMismatch`.
+        protocol: `preprocessed` (the default), or one of the two that it is compared with,
+            `encrypted-cache` and `recompute`.
+        progress: Called as `progress(phase, done, total)` during long steps: what is done, in
+            words, and how much of how much. An exception that it raises ends the step and closes
+            the connection. None: nobody is told.
 
     Raises:
         InputError: `batch_tokens` is below 1, or there is no such `protocol` (`UnknownProtocol`).
@@ -94,21 +96,18 @@ class Client:
     def connect(self) -> None:
         """Connects, agrees on the model and fetches the encrypted model if this is the first time.
 
-        Does nothing if there is a connection; otherwise a new session begins. Other calls connect by themselves.
+        Does nothing if there is a connection; otherwise a new session begins. Other calls connect
+        by themselves.
 
-        Raises:
-            ConnectionFailed: Nobody listens there, or TLS failed, or `client_id` is not a name.
-            WrongFingerprint: The server shows another certificate, or nothing is known that vouches for it.
-            WrongAccessToken: The access token is missing or wrong.
-            PeerFailed: The server refuses: all places are taken, or it failed.
-            VersionMismatch: The parties speak different versions of the protocol.
-            AgreementMismatch: They do not mean the same model, plan or tables.
-            MaterialMismatch: Their stores differ; see `resync`.
-            StoreLocked: Another client uses this one's store.
-            DiskFull: No room for the encrypted model.
-            InputError: `fingerprint` is not one.
-            ProtocolViolation: The server sends something else than the protocol says.
-            PlanError: The server's plan cannot be used.
+        Raises: ConnectionFailed: Nobody listens there, or TLS failed, or `client_id` is not a name.
+            WrongFingerprint: The server shows another certificate, or nothing is known that vouches
+            for it. WrongAccessToken: The access token is missing or wrong. PeerFailed: The server
+            refuses: all places are taken, or it failed. VersionMismatch: The parties speak
+            different versions of the protocol. AgreementMismatch: They do not mean the same model,
+            plan or tables. MaterialMismatch: Their stores differ; see `resync`. StoreLocked:
+            Another client uses this one's store. DiskFull: No room for the encrypted model.
+            InputError: `fingerprint` is not one. ProtocolViolation: The server sends something else
+            than the protocol says. PlanError: The server's plan cannot be used.
         """
         if not self._link.connected:
             self._link.connect()
@@ -151,11 +150,12 @@ class Client:
     def prepare(self, tokens: int, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
 
-        Args:
-            tokens: For how many tokens, beside what is in the store already; 1 or more. A token of the prompt counts
+        Args: tokens: For how many tokens, beside what is in the store already; 1 or more. A token
+            of the prompt counts
                 like one that is generated.
-            context: Rows of the sessions that they will be spent in: longer ones need more exponentials per token.
-                More than the model's context counts as that. None: `tokens`.
+            context: Rows of the sessions that they will be spent in: longer ones need more
+                exponentials per token. More than the model's context counts as that. None:
+                `tokens`.
             progress: As in `Client`, for this call. None: the client's.
 
         Raises:
@@ -187,8 +187,9 @@ class Client:
     ) -> Iterator[Token]:
         """Tokens as they come, sampled here from the logits of one pass after another.
 
-        Buys material first if it is short. After `NumericFailure` or `RangeExceeded` the tokens so far stand and the
-        connection goes on, but the session cannot be continued: `generate` without `continue_session`.
+        Buys material first if it is short. After `NumericFailure` or `RangeExceeded` the tokens so
+        far stand and the connection goes on, but the session cannot be continued: `generate`
+        without `continue_session`.
 
         Args:
             prompt: A text, or token ids. Text needs a model with a tokenizer.
@@ -196,27 +197,28 @@ class Client:
             temperature: 0 (the default) takes the best token; above 0, tokens are drawn from
                 softmax(logits / temperature).
             top_k: Draw among so many of the best tokens, 1 or more. None: among all.
-            top_p: Draw among the fewest best tokens that have this probability together, above 0 and up to 1; default
-                1, all.
+            top_p: Draw among the fewest best tokens that have this probability together, above 0
+                and up to 1; default 1, all.
             seed: An integer from 0 on: the same one makes the same choices, but for near ties
-                (`cryptogen.sampling.Sampler`). None: noise from the operating system, anew for every call.
-            stop: Token ids that end the generation; the one that came is yielded as the last token. None: the model's
-                own. `()`: none.
-            continue_session: Append to what this client has fed and sampled so far, whose cache is kept, instead of
-                starting anew (False, the default).
-            draft: A local model that proposes tokens, several of which are verified in one pass: the same tokens in
-                fewer round trips and for more material. Not with `encrypted-cache`. None: a pass per token.
-            on_range: At a token with range events: `warn` (the default) says so in `Token.range_events`, `stop` raises
-                `RangeExceeded` in its place.
+                (`cryptogen.sampling.Sampler`). None: noise from the operating system, anew for
+                every call.
+            stop: Token ids that end the generation; the one that came is yielded as the last token.
+                None: the model's own. `()`: none.
+            continue_session: Append to what this client has fed and sampled so far, whose cache is
+                kept, instead of starting anew (False, the default).
+            draft: A local model that proposes tokens, several of which are verified in one pass:
+                the same tokens in fewer round trips and for more material. Not with
+                `encrypted-cache`. None: a pass per token.
+            on_range: At a token with range events: `warn` (the default) says so in
+                `Token.range_events`, `stop` raises `RangeExceeded` in its place.
             progress: As in `Client`, for this call. None: the client's.
 
         Returns:
             An iterator of tokens. Arguments are checked at once, the work is done while it is read.
 
-        Raises:
-            InputError: An argument is not as above. Nothing has been sent for it then.
-            ContextOverflow: Session, prompt and `max_new_tokens` are longer than the model's context. Likewise.
-            NumericFailure: In place of a token whose logits are absurd.
+        Raises: InputError: An argument is not as above. Nothing has been sent for it then.
+            ContextOverflow: Session, prompt and `max_new_tokens` are longer than the model's
+            context. Likewise. NumericFailure: In place of a token whose logits are absurd.
             RangeExceeded: In place of a token with range events, if `on_range` is `stop`.
         """
         self.connect()
@@ -300,7 +302,8 @@ class Client:
             yield token, found
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
-        """Every row of a new session, logits and range events: what evaluation needs. It spends logits for every row.
+        """Every row of a new session, logits and range events: what evaluation needs. It spends
+        logits for every row.
 
         Args:
             tokens: Token ids of the text, 1 or more, up to the model's context.
@@ -309,9 +312,8 @@ class Client:
         Returns:
             A row per token.
 
-        Raises:
-            InputError: No tokens, or ids outside the vocabulary; `ContextOverflow` if there are too many.
-            NumericFailure: Logits are absurd.
+        Raises: InputError: No tokens, or ids outside the vocabulary; `ContextOverflow` if there are
+            too many. NumericFailure: Logits are absurd.
         """
         self.connect()
         check_tokens(self.config, tokens, 0)
@@ -352,12 +354,12 @@ class Client:
         self._link.reset()
 
     def save(self) -> None:
-        """Keeps the session for `resume` by a later connection: the server its encrypted cache, this client the token
-        that was sampled last.
+        """Keeps the session for `resume` by a later connection: the server its encrypted cache,
+        this client the token that was sampled last.
 
-        Raises:
-            CacheRejected: The server did not keep it: it has no `cache_dir`, for example.
-            InputError: The protocol is not `encrypted-cache`, or the session ended with `NumericFailure` or
+        Raises: CacheRejected: The server did not keep it: it has no `cache_dir`, for example.
+            InputError: The protocol is not `encrypted-cache`, or the session ended with
+            `NumericFailure` or
                 `RangeExceeded`.
         """
         self._cached()
@@ -405,13 +407,14 @@ class Client:
 
     @property
     def checked_plan(self) -> _core.CheckedPlan:
-        """The server's plan as the core has checked it: how much material rows need, and how rows lie in
-        ciphertexts."""
+        """The server's plan as the core has checked it: how much material rows need, and how rows
+        lie in ciphertexts."""
         self.connect()
         return self._link.checked_plan
 
     def buy(self, need: Need) -> None:
-        """Buys exactly this material, beside what is in the store already. `prepare` works out what tokens need.
+        """Buys exactly this material, beside what is in the store already. `prepare` works out what
+        tokens need.
 
         Args:
             need: How many records of each pool.
@@ -423,11 +426,11 @@ class Client:
         self._link.buy(need)
 
     def counters(self) -> dict[str, Any]:
-        """Asks the server what it has done with ciphertexts so far; it follows from the model's shape.
+        """Asks the server what it has done with ciphertexts so far; it follows from the model's
+        shape.
 
-        Returns:
-            `counts`: operations by name, which only grow. `state`: what the server holds now, ciphertexts in its cache
-            and bytes of keys.
+        Returns: `counts`: operations by name, which only grow. `state`: what the server holds now,
+            ciphertexts in its cache and bytes of keys.
         """
         self.connect()
         return self._link.counters()

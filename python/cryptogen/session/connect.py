@@ -1,4 +1,5 @@
-"""How a client's session opens: who answers, what it serves, which store and which encrypted model belong to it."""
+"""How a client's session opens: who answers, what it serves, which store and which encrypted model
+belong to it."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class Connector:
         self._known = KnownServers(self._folder)
 
     def open(self) -> Opened:
-        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`, `AgreementMismatch`,
-        `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`,
+        `AgreementMismatch`, `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
         fingerprint = self._trust.pinned(self._address, self._known)
         connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
         connection.hello(self._name, self._trust.access_token)
@@ -74,8 +75,9 @@ class Connector:
         return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
 
     def open_model(self, opened: Opened, receive: Callable[[Path, int], None]) -> None:
-        """The encrypted model, or the part that the protocol needs, comes once per model and key: `receive` is given a
-        file and how many bytes it will have. A file appears under its name only when complete.
+        """The encrypted model, or the part that the protocol needs, comes once per model and key:
+        `receive` is given a file and how many bytes it will have. A file appears under its name
+        only when complete.
 
         `DiskFull` before anything is sent.
         """

@@ -1,4 +1,5 @@
-"""Drafted tokens: a small local model proposes, in the clear, what one pass of the private model verifies."""
+"""Drafted tokens: a small local model proposes, in the clear, what one pass of the private model
+verifies."""
 
 from __future__ import annotations
 
@@ -64,10 +65,11 @@ class Draft:
 
     `stats` counts what came of the proposals since the draft was made.
 
-    Args:
-        model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has to be the served
+    Args: model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has
+        to be the served
             model's.
-        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a row and its logits, accepted or not.
+        tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a row and its
+            logits, accepted or not.
 
     Raises:
         InputError: `tokens` is not in 1 to 63.
@@ -102,7 +104,8 @@ class Draft:
             raise InputError(f"draft: the served model's vocabulary expected, {different} tokens of it differ")
 
     def passes_for(self, tokens: int) -> int:
-        """Passes that a text may still take, by what was accepted so far; half of the proposals to begin with.
+        """Passes that a text may still take, by what was accepted so far; half of the proposals to
+        begin with.
 
         Args:
             tokens: How many tokens are still to come.
@@ -113,9 +116,8 @@ class Draft:
     def propose(self, text: Sequence[int], limit: int, sampler: Sampler) -> list[int]:
         """Tokens that may come after a text, drawn with the sampler's noise for their positions.
 
-        Args:
-            text: Ids of all tokens so far.
-            limit: Most tokens to propose. There are at most `self.tokens` anyway, and none beyond the draft's own
+        Args: text: Ids of all tokens so far. limit: Most tokens to propose. There are at most
+            `self.tokens` anyway, and none beyond the draft's own
                 context.
             sampler: What will choose among the served model's logits.
         """

@@ -28,7 +28,8 @@ class Run(Protocol):
         ...
 
     def expect(self, passes: int, rows: int) -> None:
-        """Buys material for so many calls of `next` with so many rows each, if there is too little for one."""
+        """Buys material for so many calls of `next` with so many rows each, if there is too little
+        for one."""
         ...
 
 
@@ -74,7 +75,8 @@ class Cached:
 
 
 class Recomputed:
-    """A token is the whole text again, in a session that starts empty. So is every range event of that text."""
+    """A token is the whole text again, in a session that starts empty. So is every range event of
+    that text."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -1,4 +1,5 @@
-"""What a client has spent so far: seconds, bytes and round trips by phase, material, rows and tokens."""
+"""What a client has spent so far: seconds, bytes and round trips by phase, material, rows and
+tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from .costs import Costs, phase_costs
 
 
 class Ledger:
-    """One account of all connections of a link. While one is open, its endpoint counts bytes and round trips."""
+    """One account of all connections of a link. While one is open, its endpoint counts bytes and
+    round trips."""
 
     def __init__(self) -> None:
         self.rows = self.tokens = self.range_events = 0
@@ -46,7 +48,8 @@ class Ledger:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """What the store holds less afterwards has been spent; nothing if the connection does not survive."""
+        """What the store holds less afterwards has been spent; nothing if the connection does not
+        survive."""
         endpoint = self._endpoint
         before = endpoint.stock() if endpoint else {}
         try:

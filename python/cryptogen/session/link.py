@@ -1,4 +1,5 @@
-"""The client's end of a session: each method tells the server which step comes and takes the same step."""
+"""The client's end of a session: each method tells the server which step comes and takes the same
+step."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ class Link:
         return self._endpoint is not None
 
     def connect(self) -> None:
-        """Opens a session and fetches the encrypted model if there is none yet. Errors: `Connector.open`'s."""
+        """Opens a session and fetches the encrypted model if there is none yet. Errors:
+        `Connector.open`'s."""
         started = time.perf_counter()
         opened = self._connector.open()
         self.offer, self.checked_plan = opened.offer, opened.checked_plan
@@ -153,7 +155,8 @@ class Link:
     def forward(self, tokens: Sequence[int], sampled: int) -> Rows:
         """One pass, of which the last `sampled` rows come back.
 
-        `NumericFailure`: the pass is over, the session open, but no row behind it will be right before a `reset`.
+        `NumericFailure`: the pass is over, the session open, but no row behind it will be right
+        before a `reset`.
         """
         want = want_of(len(tokens), sampled)
         assert want is not None  # callers ask for none, one or all
@@ -254,8 +257,8 @@ class Link:
 
     @contextmanager
     def _step(self, phase: str, message: Message) -> Iterator[None]:
-        """Announces a step and times it. Only running short, no saved cache, or logits that are absurd (when the pass
-        is over) leave both parties in step."""
+        """Announces a step and times it. Only running short, no saved cache, or logits that are
+        absurd (when the pass is over) leave both parties in step."""
         with self.ledger.timing(phase):
             try:
                 self._open().send_control(messages.encode(message))

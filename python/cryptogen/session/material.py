@@ -56,14 +56,16 @@ def need_of(plan: CheckedPlan, first: int, rows: int, sampled: int) -> Need:
 
 
 def need_again(plan: CheckedPlan, first: int, tokens: int) -> Need:
-    """For `tokens` tokens without a cache: the first computes `first` rows, each further one a row more."""
+    """For `tokens` tokens without a cache: the first computes `first` rows, each further one a row
+    more."""
     lengths = range(first, first + tokens)
     exponentials = sum(plan.exponentials_needed(0, rows) for rows in lengths)
     return Need(spare(sum(lengths)), spare(tokens), exponentials)
 
 
 def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False) -> Need:
-    """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows; `again`: without a cache."""
+    """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows; `again`:
+    without a cache."""
     full, rest = divmod(tokens, context)
     if again:
         parts = [need_again(plan, 1, context), need_again(plan, 1, rest)]
@@ -73,5 +75,6 @@ def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False
 
 
 def spare(records: int) -> int:
-    """A few per cent more: some records turn out unusable (their shares might truncate wrongly) and are discarded."""
+    """A few per cent more: some records turn out unusable (their shares might truncate wrongly) and
+    are discarded."""
     return records + max(2, records * 3 // 100) if records else 0

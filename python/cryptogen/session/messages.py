@@ -1,7 +1,9 @@
-"""What the client asks of the server: small JSON control messages, each followed by one step that both sides take.
+"""What the client asks of the server: small JSON control messages, each followed by one step that
+both sides take.
 
-The server answers nothing unless it refuses, or the message says so. Parse, don't validate: an unknown operation,
-a missing, extra or ill-typed field, or a number outside its range is a `ProtocolViolation` and ends the session.
+The server answers nothing unless it refuses, or the message says so. Parse, don't validate: an
+unknown operation, a missing, extra or ill-typed field, or a number outside its range is a
+`ProtocolViolation` and ends the session.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class Forward:
 
 @dataclass(frozen=True)
 class Crop:
-    """The session keeps its first `rows` rows and forgets the others: drafted tokens that were not accepted."""
+    """The session keeps its first `rows` rows and forgets the others: drafted tokens that were not
+    accepted."""
 
     rows: int
     op: ClassVar[str] = "crop"

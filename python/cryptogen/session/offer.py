@@ -1,7 +1,10 @@
-"""What the server tells a new client: everything public about its model. The client checks all of it.
+"""What the server tells a new client: everything public about its model. The client checks all of
+it.
 
-1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format, lattice key's name.
-2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest); which protocol it will use.
+1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format,
+   lattice key's name.
+2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest); which protocol
+   it will use.
 3. S→C those documents, compressed, in pieces below the limit of a control message.
 4. Both: `agree` on the digests; the client's tables are its own, made from the plan.
 """

@@ -17,7 +17,8 @@ def beside(model: Path) -> Path:
 
 
 def find_plan(checkpoint: Checkpoint, plan: NumericPlan | str | Path | None = None) -> NumericPlan:
-    """The plan to serve a checkpoint with. `MissingPlan`, `PlanRejected` if it is for another model, `PlanError`."""
+    """The plan to serve a checkpoint with. `MissingPlan`, `PlanRejected` if it is for another
+    model, `PlanError`."""
     if isinstance(plan, NumericPlan):
         return _fitting(plan, checkpoint, "the plan")
     if plan is not None:
@@ -40,7 +41,8 @@ def find_plan(checkpoint: Checkpoint, plan: NumericPlan | str | Path | None = No
 
 
 def _fitting(plan: NumericPlan, checkpoint: Checkpoint, name: str) -> NumericPlan:
-    """An empty digest (a plan made in memory) fits any model of its shape; `quantise` checks the shape."""
+    """An empty digest (a plan made in memory) fits any model of its shape; `quantise` checks the
+    shape."""
     if plan.model_digest not in ("", checkpoint.digest):
         raise PlanRejected(f"{name} is for model {plan.model_digest[:16]}…, this model is {checkpoint.digest[:16]}…")
     return plan

@@ -1,4 +1,5 @@
-"""The model owner's side: accepts clients, one thread each, and takes the steps that a client asks for."""
+"""The model owner's side: accepts clients, one thread each, and takes the steps that a client asks
+for."""
 
 from __future__ import annotations
 
@@ -50,31 +51,34 @@ class Server:
         server = cryptogen.Server("path/to/model", access_token="a long secret")
         server.serve("0.0.0.0:7766")     # until Ctrl-C
 
-    Args:
-        model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`.
-        plan: The numeric plan, or its file. None takes the one beside the model (`cryptogen calibrate` puts it there),
+    Args: model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. plan: The numeric
+        plan, or its file. None takes the one beside the model (`cryptogen calibrate` puts it
+        there),
             else the one shipped with this package.
-        data_dir: Folder in which a folder `server` (mode 0700) holds the certificate, the lattice key and every
-            client's material. None: `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
-            `~/.local/share/cryptogen`.
-        access_token: The access token that clients have to present. None lets in anybody who reaches the port.
-        certificate: PEM file of a certificate with its chain, given together with `key`. None: a self-signed one, made
-            on first use and kept in `data_dir`, whose fingerprint clients pin.
+        data_dir: Folder in which a folder `server` (mode 0700) holds the certificate, the lattice
+            key and every client's material. None: `$CRYPTOGEN_DATA_DIR`, else
+            `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
+        access_token: The access token that clients have to present. None lets in anybody who
+            reaches the port.
+        certificate: PEM file of a certificate with its chain, given together with `key`. None: a
+            self-signed one, made on first use and kept in `data_dir`, whose fingerprint clients
+            pin.
         key: PEM file of the certificate's key, which nobody but its owner may read (mode 0600).
-        max_clients: Most clients connected at the same time, each served by a thread; default 8. One more is refused,
-            which it sees as `PeerFailed`.
-        idle_timeout: Seconds after which a connected client that asks for nothing is given up, 0.1 to 1 000 000;
-            default 1800. Its session is lost then, its material is not. In the middle of a step the limit is 600 s if
-            that is less.
-        cache_dir: Folder for the encrypted caches that clients save (`encrypted-cache` only). None keeps none.
-        weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for later starts: GBs, as
-            secret as the model. None encodes a layer when it is first used.
+        max_clients: Most clients connected at the same time, each served by a thread; default 8.
+            One more is refused, which it sees as `PeerFailed`.
+        idle_timeout: Seconds after which a connected client that asks for nothing is given up, 0.1
+            to 1 000 000; default 1800. Its session is lost then, its material is not. In the middle
+            of a step the limit is 600 s if that is less.
+        cache_dir: Folder for the encrypted caches that clients save (`encrypted-cache` only). None
+            keeps none.
+        weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
+            later starts: GBs, as secret as the model. None encodes a layer when it is first used.
 
-    Raises:
-        InputError: A certificate without its key, or a key without its certificate.
-        ConnectionFailed: One of the two cannot be read, or others may read the key.
-        WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
-        MissingPlan: The model has no plan. A given one raises `MissingFile` if it is not there, `PlanRejected` if it is
+    Raises: InputError: A certificate without its key, or a key without its certificate.
+        ConnectionFailed: One of the two cannot be read, or others may read the key. WeightsError:
+        The model cannot be read, as `cryptogen.load` says; or `TokenizerError`. MissingPlan: The
+        model has no plan. A given one raises `MissingFile` if it is not there, `PlanRejected` if it
+        is
             for another model, `PlanError` if it cannot be read.
         StoreError: `weights_cache` cannot be made.
     """
@@ -143,10 +147,11 @@ class Server:
     def serve(self, address: str = ADDRESS, ready: Ready | None = None) -> None:
         """Accepts clients until `stop` or Ctrl-C. A client that fails ends its own connection only.
 
-        Args:
-            address: `host:port` to listen on; port 0 picks a free one. Default `127.0.0.1:7766`, which only this host
+        Args: address: `host:port` to listen on; port 0 picks a free one. Default `127.0.0.1:7766`,
+            which only this host
                 reaches; `0.0.0.0:7766` is for all networks of the host.
-            ready: Called as `ready(address, fingerprint)` when clients may come, with the port that was picked.
+            ready: Called as `ready(address, fingerprint)` when clients may come, with the port that
+                was picked.
 
         Raises:
             AddressInUse: Another process listens there.
@@ -293,7 +298,8 @@ class _Replaceable:
         self.current: Any = connection
 
     def send_failure(self, error: CryptogenError) -> None:
-        """Tell the peer the kind of failure; the text only where it speaks of the peer's own request."""
+        """Tell the peer the kind of failure; the text only where it speaks of the peer's own
+        request."""
         text = str(error) if isinstance(error, ProtocolViolation | Refused) else ""
         try:
             self.current.send_failure(type(error).__name__, text[:200])

@@ -1,4 +1,5 @@
-"""How long the text of a session is, and which rows it has: one owner, whom everything else asks."""
+"""How long the text of a session is, and which rows it has: one owner, whom everything else
+asks."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ class Counts(Protocol):
 class Text:
     """The tokens of a session and their rows, from left to right:
 
-        rows in the cache:  counted (`length` of them) | not counted any more, or not yet | rows made ready
-        tokens:             fed                        | drafted                          |
-                                                       | pending
+        in the cache:  counted (`length` of them) | not counted any more or yet | rows made ready
+        tokens:        fed                        | drafted                     |
+                                                  | pending
 
     Rows that do not count are of drafted tokens: `take` counts them one by one as the text reaches
     them, and the rest is dropped before the next pass (`Link.settle`). A pending token was sampled
@@ -54,7 +55,8 @@ class Text:
 
     @property
     def pending(self) -> list[int]:
-        """The tokens of the text that have none: the one that was sampled last, if it was not drafted."""
+        """The tokens of the text that have none: the one that was sampled last, if it was not
+        drafted."""
         return list(self._pending)
 
     @property

@@ -1,4 +1,5 @@
-"""How the two parties recognise each other. A server that nobody vouches for is never trusted silently."""
+"""How the two parties recognise each other. A server that nobody vouches for is never trusted
+silently."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ NOBODY = "0" * 64  # a fingerprint that no certificate has
 
 @dataclass(frozen=True)
 class Trust:
-    """A pinned fingerprint, or certificates that `ca_file` signed; the token that the server asks for."""
+    """A pinned fingerprint, or certificates that `ca_file` signed; the token that the server asks
+    for."""
 
     fingerprint: str | None
     ca_file: str | None
@@ -23,7 +25,8 @@ class Trust:
     def pinned(self, address: str, known: KnownServers) -> str | None:
         """The fingerprint to expect, or None where certificates decide.
 
-        `WrongFingerprint` names what an unknown server shows, `InputError` if the given one is malformed.
+        `WrongFingerprint` names what an unknown server shows, `InputError` if the given one is
+        malformed.
         """
         if self.fingerprint is not None:
             plain = self.fingerprint.replace(":", "").strip().lower()
@@ -41,7 +44,8 @@ class Trust:
 
 
 def _shown(address: str) -> str:
-    """What a server presents, found by expecting something impossible: the handshake ends before anything is said."""
+    """What a server presents, found by expecting something impossible: the handshake ends before
+    anything is said."""
     try:
         _core.ClientConnection.connect(address, NOBODY, None).hello("stranger", None)
     except WrongFingerprint as error:

@@ -1,4 +1,5 @@
-"""The ChatML conversation format, which SmolLM2 and many instruction-tuned models are trained on."""
+"""The ChatML conversation format, which SmolLM2 and many instruction-tuned models are trained
+on."""
 
 from __future__ import annotations
 
@@ -28,12 +29,14 @@ class ChatML:
 
     @classmethod
     def from_template(cls, template: str, start_id: int, end_id: int) -> ChatML:
-        """Take the default system message out of a model's Jinja template; the rest of the format is fixed."""
+        """Take the default system message out of a model's Jinja template; the rest of the format
+        is fixed."""
         found = re.search(r"<\|im_start\|>system(?:\n|\\n)([^<{}]*?)<\|im_end\|>", template)
         return cls(start_id, end_id, found.group(1) if found else None)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The text to encode. `InputError` for no messages, an unknown role, or content that is not text."""
+        """The text to encode. `InputError` for no messages, an unknown role, or content that is not
+        text."""
         if not messages:
             raise InputError("no messages: at least 1 expected")
         for m in messages:

@@ -1,7 +1,9 @@
-"""A SentencePiece BPE vocabulary (pieces with scores, as GGUF and llama2.c store it) as a `tokenizers` BPE.
+"""A SentencePiece BPE vocabulary (pieces with scores, as GGUF and llama2.c store it) as a
+`tokenizers` BPE.
 
-SentencePiece joins, at every step, the neighbours whose joint piece has the best score. Listing every split of every
-piece into two pieces as a merge rule, best score first, gives the same result: the conversion that transformers does.
+SentencePiece joins, at every step, the neighbours whose joint piece has the best score. Listing
+every split of every piece into two pieces as a merge rule, best score first, gives the same result:
+the conversion that transformers does.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Piece:
 
 
 def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, space_prefix: bool) -> tokenizers.Tokenizer:
-    """Token i is `pieces[i]`. `bos`, if given, starts every encoded text; `space_prefix`: text gets a leading space."""
+    """Token i is `pieces[i]`. `bos`, if given, starts every encoded text; `space_prefix`: text gets
+    a leading space."""
     vocab: dict[str, int] = {}
     for token, piece in enumerate(pieces):
         if vocab.setdefault(piece.text, token) != token:

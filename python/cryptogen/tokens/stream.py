@@ -11,8 +11,9 @@ _LONGEST_WAIT = 8  # a UTF-8 character spans at most 4 byte tokens: beyond that 
 class StreamDecoder:
     """Turns tokens into text as they come, holding back bytes of an unfinished UTF-8 character.
 
-    The pieces of `push` and the last one of `finish` concatenate to `decode` of all tokens (for valid UTF-8).
-    A window of already printed tokens is decoded along, because the text of a token may depend on those before it.
+    The pieces of `push` and the last one of `finish` concatenate to `decode` of all tokens (for
+    valid UTF-8). A window of already printed tokens is decoded along, because the text of a token
+    may depend on those before it.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:

@@ -39,7 +39,8 @@ class Tokenizer:
         return str(self._tokenizer.to_str())
 
     def with_chat_template(self, template: str) -> Tokenizer:
-        """Add the chat format if a Jinja template is ChatML and the vocabulary has its two tokens; else unchanged."""
+        """Add the chat format if a Jinja template is ChatML and the vocabulary has its two tokens;
+        else unchanged."""
         start, end = self.token_id(START), self.token_id(END)
         if START not in template or start is None or end is None:
             return self
@@ -67,13 +68,15 @@ class Tokenizer:
             raise TokenizerError(f"the tokenizer cannot encode this text ({type(e).__name__})") from None
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation, ending in an open assistant turn. `InputError` if the model has no chat format."""
+        """Ids of a conversation, ending in an open assistant turn. `InputError` if the model has no
+        chat format."""
         if self.chat is None:
             raise InputError("this model has no chat format that is known here (ChatML)")
         return self.encode(self.chat.render(messages), special=False)
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids; `InputError` for ids that do not fit the library's 32 bits. Unknown ids decode to nothing."""
+        """Text of ids; `InputError` for ids that do not fit the library's 32 bits. Unknown ids
+        decode to nothing."""
         if any(not 0 <= t < 1 << 32 for t in tokens):
             raise InputError("token id outside 0..2^32 − 1")
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special))

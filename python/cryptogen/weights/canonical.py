@@ -1,13 +1,17 @@
-"""The exact rewrite of a checkpoint for integer backends: plain RMS norms, everything else folded into matrices.
+"""The exact rewrite of a checkpoint for integer backends: plain RMS norms, everything else folded
+into matrices.
 
-Every norm becomes `x̂ = h / √(mean(h²) + ε)`, without gain, bias or mean. In real arithmetic nothing changes:
+Every norm becomes `x̂ = h / √(mean(h²) + ε)`, without gain, bias or mean. In real arithmetic
+nothing changes:
 - gain γ: `W·(γ ⊙ x̂) = (W·diag γ)·x̂`, into the matrix that follows;
 - LayerNorm's bias β: `W·(x̂ + β) = W·x̂ + W·β`, into the bias that follows (the head gets one);
-- LayerNorm's mean: only norms read the residual stream and none of them sees its mean, so every writer (embedding,
-  positions, `o`, `down`) may write centred rows, `(I − 11ᵀ/d)·y`; then the variance is the mean square;
+- LayerNorm's mean: only norms read the residual stream and none of them sees its mean, so every
+  writer (embedding, positions, `o`, `down`) may write centred rows, `(I − 11ᵀ/d)·y`; then the
+  variance is the mean square;
 - `1/√head_dim`: into the q rows of `qkv` (RoPE is linear, so it commutes);
-- queries, keys and values of a head by powers of two, the other factor of their product by the inverse: matrices are
-  rounded at one scale each, and a head's small values would lose most to it (as in Nagel et al. 2019, §4.1).
+- queries, keys and values of a head by powers of two, the other factor of their product by the
+  inverse: matrices are rounded at one scale each, and a head's small values would lose most to it
+  (as in Nagel et al. 2019, §4.1).
 The fold is what SliceGPT (Ashkboos et al. 2024, §3.2) uses. Cost: one pass over the weights.
 """
 
@@ -29,7 +33,8 @@ ROWS = 4096  # rewritten at a time
 
 @dataclass(frozen=True)
 class Canonical:
-    """Weights under plain RMS norms. Matrices are [d_out, d_in] float32, one per site of `config.linear_shapes()`."""
+    """Weights under plain RMS norms. Matrices are [d_out, d_in] float32, one per site of
+    `config.linear_shapes()`."""
 
     config: ModelConfig
     embed: Array  # [vocab, d]
@@ -39,7 +44,8 @@ class Canonical:
 
 
 def canonicalise(checkpoint: Checkpoint) -> Canonical:
-    """Rewrite a checkpoint; the float backend computes the same logits on either, up to float32 rounding."""
+    """Rewrite a checkpoint; the float backend computes the same logits on either, up to float32
+    rounding."""
     config, tensors = checkpoint.config, checkpoint.tensors
     centre = config.arch == "gpt2"
     weight: dict[str, Array] = {}
@@ -85,7 +91,8 @@ def canonicalise(checkpoint: Checkpoint) -> Canonical:
 
 
 def _balance(config: ModelConfig, qkv: Array, bias: Array | None, o: Array) -> None:
-    """Of every key head: queries and keys about equally large, values as large as the matrix's largest entries."""
+    """Of every key head: queries and keys about equally large, values as large as the matrix's
+    largest entries."""
     largest, width = float(np.abs(qkv).max()), config.head_dim
     for g in range(config.kv_heads):
         q = slice(g * config.group * width, (g + 1) * config.group * width)
@@ -110,7 +117,8 @@ def _norm_before(site: str) -> str | None:
 
 
 def _wide(matrix: Array) -> Iterator[Wide]:
-    """Float64 copies of some rows at a time: of a whole output matrix they would be most of a server's memory."""
+    """Float64 copies of some rows at a time: of a whole output matrix they would be most of a
+    server's memory."""
     for i in range(0, len(matrix), ROWS):
         yield matrix[i : i + ROWS].astype(np.float64)
 

@@ -1,8 +1,9 @@
 """A model in memory, one layout whatever file it came from.
 
 Tensors are float32, matrices `[d_out, d_in]`, q/k rows in the half-rotation RoPE layout. Names:
-`embed` [vocab, d], `pos` [context, d] (gpt2), and per site of the decoder `{norm}.gain`, `{norm}.bias` [d] (gpt2),
-`{linear}.weight`, `{linear}.bias` [d_out] (gpt2); `head.weight` [vocab, d] unless tied to `embed`.
+`embed` [vocab, d], `pos` [context, d] (gpt2), and per site of the decoder `{norm}.gain`,
+`{norm}.bias` [d] (gpt2), `{linear}.weight`, `{linear}.bias` [d_out] (gpt2); `head.weight` [vocab,
+d] unless tied to `embed`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, shape and tokenizer of one model. Every tensor is checked against the configuration when made."""
+    """Weights, shape and tokenizer of one model. Every tensor is checked against the configuration
+    when made."""
 
     config: ModelConfig
     tensors: Mapping[str, Array]
@@ -58,7 +60,8 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over configuration and tensors (not the tokenizer): equal models have equal digests."""
+        """SHA-256 over configuration and tensors (not the tokenizer): equal models have equal
+        digests."""
         h = hashlib.sha256(json.dumps(self.config.as_dict(), sort_keys=True).encode())
         for name in tensor_shapes(self.config):
             h.update(name.encode() + b"\0")
@@ -67,7 +70,8 @@ class Checkpoint:
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor that a checkpoint of this configuration has, in digest order."""
+    """Name -> shape of every tensor that a checkpoint of this configuration has, in digest
+    order."""
     bias = config.arch == "gpt2"
     shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab, config.d)}
     if not config.rope:

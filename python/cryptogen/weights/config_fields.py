@@ -1,4 +1,5 @@
-"""Reading typed fields out of somebody else's configuration, and refusing by name what is not computed here."""
+"""Reading typed fields out of somebody else's configuration, and refusing by name what is not
+computed here."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ _MISSING = object()
 
 
 class ConfigFields:
-    """Typed access to a JSON-like mapping. Errors name the option, what was expected and what is there."""
+    """Typed access to a JSON-like mapping. Errors name the option, what was expected and what is
+    there."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values

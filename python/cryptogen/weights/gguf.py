@@ -1,6 +1,7 @@
 """GGUF files of architecture `llama`, in every quantisation that the `gguf` package can expand.
 
-llama.cpp rotates q and k in the interleaved layout, so its converter permuted their rows; they are permuted back here.
+llama.cpp rotates q and k in the interleaved layout, so its converter permuted their rows; they are
+permuted back here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from cryptogen.weights.reader import Array, TensorReader, half_rotation
 
 
 def load_gguf(path: Path) -> Checkpoint:
-    """Read a GGUF file, with the tokenizer of its metadata. Errors: the `WeightsError` family, `TokenizerError`."""
+    """Read a GGUF file, with the tokenizer of its metadata. Errors: the `WeightsError` family,
+    `TokenizerError`."""
     if not path.exists():
         raise MissingFile(path, "GGUF weights")
     try:

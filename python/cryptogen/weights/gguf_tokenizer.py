@@ -1,4 +1,5 @@
-"""The tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`)."""
+"""The tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE
+(`llama`)."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def _byte_level(
 
 
 def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    """How text is cut into words before merging; llama.cpp names the recipes after the model that introduced them."""
+    """How text is cut into words before merging; llama.cpp names the recipes after the model that
+    introduced them."""
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("default", "gpt-2"):
         return gpt2

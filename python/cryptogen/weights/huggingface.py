@@ -1,4 +1,5 @@
-"""A Hugging Face folder: config.json, model.safetensors (or shards and their index), tokenizer.json."""
+"""A Hugging Face folder: config.json, model.safetensors (or shards and their index),
+tokenizer.json."""
 
 from __future__ import annotations
 
@@ -104,8 +105,8 @@ def _tensors(folder: Path) -> dict[str, Callable[[], NDArray[Any]]]:
 
 
 def _file_tensors(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
-    """Tensors of one safetensors file. The library checks header and size; the bytes are then mapped, because its
-    numpy side has no bfloat16."""
+    """Tensors of one safetensors file. The library checks header and size; the bytes are then
+    mapped, because its numpy side has no bfloat16."""
     if not path.exists():
         raise MissingFile(path, "weights")
     try:
@@ -134,7 +135,8 @@ def _map_tensor(path: Path, base: int, name: str, entry: dict[str, Any]) -> NDAr
 
 
 def _chat_template(folder: Path) -> str | None:
-    """The Jinja text that newer folders keep in its own file, older ones in tokenizer_config.json."""
+    """The Jinja text that newer folders keep in its own file, older ones in
+    tokenizer_config.json."""
     if (folder / "chat_template.jinja").exists():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     if (folder / "tokenizer_config.json").exists():

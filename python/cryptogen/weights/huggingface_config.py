@@ -1,4 +1,5 @@
-"""config.json of transformers 4 and 5 to `ModelConfig`; what changes the computation but is not done is refused."""
+"""config.json of transformers 4 and 5 to `ModelConfig`; what changes the computation but is not
+done is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _LLAMA_ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu"}
 
 
 def read_config(values: Mapping[str, Any]) -> ModelConfig:
-    """`UnsupportedModel` names the first option that is not supported, `InvalidConfig` one that makes no sense."""
+    """`UnsupportedModel` names the first option that is not supported, `InvalidConfig` one that
+    makes no sense."""
     fields = ConfigFields(values)
     arch = fields.text("model_type")
     fields.only("quantization_config", [None])
@@ -63,7 +65,8 @@ def _llama(f: ConfigFields, values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _rope_theta(values: Mapping[str, Any]) -> float:
-    """transformers 5: `rope_parameters`; before: `rope_theta` beside `rope_scaling` (with `rope_type` or `type`)."""
+    """transformers 5: `rope_parameters`; before: `rope_theta` beside `rope_scaling` (with
+    `rope_type` or `type`)."""
     theta = ConfigFields(values).number("rope_theta", 10000.0)
     for option in ("rope_scaling", "rope_parameters"):
         rope = values.get(option)

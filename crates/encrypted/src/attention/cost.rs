@@ -1,4 +1,5 @@
-//! What attention over the encrypted cache costs, counted from the schedule, and the choices that follow: the kernel for a number of rows, and T.
+//! What attention over the encrypted cache costs, counted from the schedule, and the choices that
+//! follow: the kernel for a number of rows, and T.
 
 use cryptogen_he::evaluate::{MaskedCiphertext, Noise, SeededCiphertext};
 use cryptogen_party::Role;
@@ -103,7 +104,8 @@ impl Schedule {
     }
 }
 
-/// How new rows meet the cache: whole blocks of rows by one kernel, the rest by another, whichever is cheapest. The parts' entries follow each other.
+/// How new rows meet the cache: whole blocks of rows by one kernel, the rest by another, whichever
+/// is cheapest. The parts' entries follow each other.
 pub fn schedules(layout: CacheLayout, first: usize, rows: usize) -> Vec<Schedule> {
     let part = |kernel, first, rows| Schedule { layout, kernel, first, rows };
     let split = |matrix: usize| {
@@ -145,7 +147,8 @@ pub fn refresh(ciphertexts: usize) -> Cost {
     }
 }
 
-/// Messages and bytes of one layer's encrypted scores and values for `rows` rows behind what `shape` holds.
+/// Messages and bytes of one layer's encrypted scores and values for `rows` rows behind what
+/// `shape` holds.
 pub fn cost(shape: &CacheShape, layer: usize, rows: usize) -> Cost {
     let first = shape.length(layer);
     let refreshed = 2 * shape.layout().packs() * shape.after_append(layer, rows).len();
@@ -169,7 +172,8 @@ impl Workload {
     }
 }
 
-/// The cheapest number of tokens per ciphertext for a workload, and the others' modelled milliseconds per layer.
+/// The cheapest number of tokens per ciphertext for a workload, and the others' modelled
+/// milliseconds per layer.
 pub(crate) fn cheapest(m: &ModelShape, work: Workload) -> Result<(CacheLayout, String)> {
     let rows = work.rows.clamp(1, work.length.max(1));
     let first = work.length.max(1) - rows;

@@ -1,12 +1,15 @@
 //! ARCC: products of ciphertexts for attention, on the cache's layout.
 //!
 //! Source: CryptoGen (arXiv 2602.08798), ARCC kernels. One code for its four kernels:
-//! - inner–inner `q·Kᵀ` and matrix–matrix `Q·Kᵀ`: [`scores`], one output per product, `Σ_packs rot_{−Gg}(Q) ⊙ rot_b(K)`; adding up a head's features is
-//!   left to the shares, where it is free (decision 0009);
-//! - inner–outer `P·V` and matrix–matrix: [`values`], one output per (member, giant step, pack), `Σ_{blocks, b} P_{G,b} ⊙ rot_b(V)`, scaled and relinearised once.
+//! - inner–inner `q·Kᵀ` and matrix–matrix `Q·Kᵀ`: [`scores`], one output per product,
+//!   `Σ_packs rot_{−Gg}(Q) ⊙ rot_b(K)`; adding up a head's features is left to the shares, where it
+//!   is free (decision 0009);
+//! - inner–outer `P·V` and matrix–matrix: [`values`], one output per (member, giant step, pack),
+//!   `Σ_{blocks, b} P_{G,b} ⊙ rot_b(V)`, scaled and relinearised once.
 //!
-//! Rotations of one ciphertext are hoisted. Cached ciphertexts are left operands, which are the cheaper ones to prepare, because there are more
-//! of them. Where whole rows or diagonals meet is the business of [`Schedule`].
+//! Rotations of one ciphertext are hoisted. Cached ciphertexts are left operands, which are the
+//! cheaper ones to prepare, because there are more of them. Where whole rows or diagonals meet is
+//! the business of [`Schedule`].
 
 use cryptogen_he::evaluate::{Ciphertext, Evaluator, Left, Right};
 use cryptogen_protocols::{ProtocolError, Result};
@@ -132,7 +135,8 @@ pub fn scores<S: Slots>(
     group.products.par_iter().map(one).collect()
 }
 
-/// One ciphertext of values per [`Group::outputs`] and pack, from one ciphertext of weights per product.
+/// One ciphertext of values per [`Group::outputs`] and pack, from one ciphertext of weights per
+/// product.
 ///
 /// # Errors
 /// Operands that do not belong to the group.

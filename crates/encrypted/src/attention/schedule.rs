@@ -1,14 +1,18 @@
-//! Which products of ciphertexts a call needs, in which order: the same list for both parties and both phases.
+//! Which products of ciphertexts a call needs, in which order: the same list for both parties and
+//! both phases.
 //!
-//! A *product* pairs a query (a row, or a block of T rows) with a block of T cached tokens, for one member of every head group. Slot x of it
-//! belongs to one (row, cached token) pair:
+//! A *product* pairs a query (a row, or a block of T rows) with a block of T cached tokens, for one
+//! member of every head group. Slot x of it belongs to one (row, cached token) pair:
 //! - vector: the row, and token x of the block;
-//! - matrix, diagonal `δ = G·g + b`: row `x − G·g` of the query block and token `x + b` of the cached block, both modulo T.
+//! - matrix, diagonal `δ = G·g + b`: row `x − G·g` of the query block and token `x + b` of the
+//!   cached block, both modulo T.
 //!
-//! Scores have one output ciphertext per product, the sum over packs of (query) ⊙ (keys); the weights come back as one input
-//! ciphertext per product; with the values they give an output per (query, window of blocks, member, giant step G, pack).
+//! Scores have one output ciphertext per product, the sum over packs of (query) ⊙ (keys); the
+//! weights come back as one input ciphertext per product; with the values they give an output per
+//! (query, window of blocks, member, giant step G, pack).
 //!
-//! Order: queries in batches (their operands are held in memory), blocks in windows (so are theirs), then query, block, member, diagonal.
+//! Order: queries in batches (their operands are held in memory), blocks in windows (so are
+//! theirs), then query, block, member, diagonal.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -10,7 +10,8 @@ use super::cost::schedules;
 use super::{kernels, shares};
 use crate::{exchange, refresh, State};
 
-/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the order of `preprocessed`.
+/// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the
+/// order of `preprocessed`.
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts, missing keys.
@@ -63,7 +64,8 @@ pub fn scores(h: &mut State<Server>, ch: &mut dyn Channel, layer: usize, new: &N
     Ok(all)
 }
 
-/// Steps 4–5: this party's shares of `Σ_j e'_j·v_j` of the last `rows` rows, `[softmax rows][heads][head_dim]`, from its shares of the weights `[entries]`.
+/// Steps 4–5: this party's shares of `Σ_j e'_j·v_j` of the last `rows` rows,
+/// `[softmax rows][heads][head_dim]`, from its shares of the weights `[entries]`.
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts, missing keys.

@@ -1,8 +1,10 @@
-//! The cache as a file, so that a conversation can go on later. It holds only ciphertexts and public numbers.
+//! The cache as a file, so that a conversation can go on later. It holds only ciphertexts and
+//! public numbers.
 //!
-//! `magic | version | model digest | key id | T, key heads, head dimension, layers | per layer: length, blocks, terms of each block | ciphertexts |
-//! SHA-256 of all that`. Written beside its place and renamed. Whether it belongs to this model, key and layout and is complete is checked before any
-//! ciphertext is read.
+//! `magic | version | model digest | key id | T, key heads, head dimension, layers | per layer:
+//! length, blocks, terms of each block | ciphertexts | SHA-256 of all that`. Written beside its
+//! place and renamed. Whether it belongs to this model, key and layout and is complete is checked
+//! before any ciphertext is read.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -129,7 +131,8 @@ impl EncryptedCache {
         inner.flush()
     }
 
-    /// Takes over the rows of a saved cache, which must be of this model, key and layout, with up to `context` rows.
+    /// Takes over the rows of a saved cache, which must be of this model, key and layout, with up
+    /// to `context` rows.
     ///
     /// # Errors
     /// `File`, `Corrupt`, and the cache stays as it was.

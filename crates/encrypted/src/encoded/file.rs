@@ -1,6 +1,8 @@
-//! Encoded weights of one layer as a file: `magic | version | SHA-256 of the integer weights | parameters and packing | plaintexts | SHA-256 of all that`.
+//! Encoded weights of one layer as a file: `magic | version | SHA-256 of the integer weights |
+//! parameters and packing | plaintexts | SHA-256 of all that`.
 //!
-//! The file is named after what it holds, so folders may be shared by models. It is as secret as the model (mode 0600), written beside its place and renamed.
+//! The file is named after what it holds, so folders may be shared by models. It is as secret as
+//! the model (mode 0600), written beside its place and renamed.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

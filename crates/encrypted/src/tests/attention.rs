@@ -1,4 +1,5 @@
-//! Attention over the encrypted cache: kernels simulated on clear slots, the two parties against the clear function, costs, refreshes, files.
+//! Attention over the encrypted cache: kernels simulated on clear slots, the two parties against
+//! the clear function, costs, refreshes, files.
 
 mod cache;
 mod simulated;
@@ -159,7 +160,8 @@ fn lazy(m: &ModelShape, tokens: usize) -> CacheShape {
 
 #[test]
 fn both_parties_equal_the_clear_function() {
-    // Row 0 alone, a prompt, single rows, full and begun blocks; grouped heads; features in several ciphertexts.
+    // Row 0 alone, a prompt, single rows, full and begun blocks; grouped heads; features in several
+    // ciphertexts.
     let mut kernels = vec![];
     for (m, tokens, passes) in [
         (shape(2, 2, 4), 4, vec![1, 1, 8, 1]),
@@ -199,7 +201,8 @@ fn spoiled_messages_are_errors() {
                 faults[by] = Some((at, fault));
                 let (c, s) = run(faults);
                 let error = if by == 0 { s.result.err() } else { c.result.err() };
-                // Random residues are refused; after that, or if they happen to be small enough, nothing worse than an error.
+                // Random residues are refused; after that, or if they happen to be small enough,
+                // nothing worse than an error.
                 let what = format!("{fault:?} of message {at} by {by}: {error:?}");
                 match fault {
                     Fault::Ones => assert!(matches!(error, Some(ProtocolError::He(_))), "{what}"),

@@ -1,4 +1,5 @@
-//! Linear layers of the paper's protocols: layouts simulated on clear slots, plans, and the real thing.
+//! Linear layers of the paper's protocols: layouts simulated on clear slots, plans, and the real
+//! thing.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -27,7 +28,8 @@ fn rotate(slots: &[Fp], step: usize) -> Vec<Fp> {
     slots.chunks(ROW).flat_map(|row| [&row[step..], &row[..step]].concat()).collect()
 }
 
-/// What the server computes on ciphertexts, on clear slots, for one group of rows: Horner's rule in the giant step.
+/// What the server computes on ciphertexts, on clear slots, for one group of rows: Horner's rule in
+/// the giant step.
 fn simulate(p: &Packing, w: &[i16], x: &[Fp], rows: usize) -> Vec<Fp> {
     let allowed: BTreeSet<usize> = p.steps().collect();
     let turn = |slots: &[Fp], d: usize| {
@@ -316,7 +318,8 @@ fn encoded_weights_are_kept_in_files_and_never_wrong() {
     assert!(matches!(refused, Err(ProtocolError::File { file, .. }) if file == name));
 }
 
-/// Encoding against reading, for layers of GPT-2's shape: `cargo test … weights_cache_times -- --ignored --nocapture`.
+/// Encoding against reading, for layers of GPT-2's shape:
+/// `cargo test … weights_cache_times -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn weights_cache_times() {
@@ -337,7 +340,8 @@ fn weights_cache_times() {
     println!("encode: {} ms", start.elapsed().as_millis());
 }
 
-/// Times of the linear layers of GPT-2's shape: `cargo test … gpt2_layers -- --ignored --nocapture`.
+/// Times of the linear layers of GPT-2's shape:
+/// `cargo test … gpt2_layers -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn gpt2_layers() {

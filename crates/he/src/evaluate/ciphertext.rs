@@ -15,7 +15,8 @@ use crate::error::{check_length, HeError};
 use crate::params::{LOG_N, N};
 use crate::sample::{self, ERROR_OFFSET};
 
-/// A fresh encryption `(b, a)`, `b = −a·s + e + round(q·m/t)`, `a` from a public seed. Transform domain.
+/// A fresh encryption `(b, a)`, `b = −a·s + e + round(q·m/t)`, `a` from a public seed. Transform
+/// domain.
 pub struct SeededCiphertext {
     seed: [u8; 32],
     b: Vec<u32>,
@@ -138,7 +139,8 @@ impl Ciphertext {
         self.noise = self.noise + other.noise;
     }
 
-    /// Both polynomials packed, coefficients as they are in the transform domain, after the tracked noise.
+    /// Both polynomials packed, coefficients as they are in the transform domain, after the tracked
+    /// noise.
     pub fn to_bytes(&self, context: &Context) -> Vec<u8> {
         let this = self.transformed(context);
         let mut out = Vec::with_capacity(Ciphertext::BYTES);

@@ -1,7 +1,8 @@
 //! The parameter set of the online ciphertexts with the constants that follow from it.
 //!
-//! Three bases of primes: `q` (ciphertexts), `P` (one prime, key switching) and `A` (auxiliary, for products of ciphertexts:
-//! a second operand is scaled from `q` to `A`, the product is scaled back; Kim–Polyakov–Zucca, ASIACRYPT 2021, "HPSOVERQ").
+//! Three bases of primes: `q` (ciphertexts), `P` (one prime, key switching) and `A` (auxiliary, for
+//! products of ciphertexts: a second operand is scaled from `q` to `A`, the product is scaled back;
+//! Kim–Polyakov–Zucca, ASIACRYPT 2021, "HPSOVERQ").
 
 use std::sync::OnceLock;
 
@@ -27,7 +28,8 @@ pub(super) const SCALE_BITS: u32 = 60;
 pub(super) const INVERSE_BITS_Q: u32 = 56;
 pub(super) const INVERSE_BITS_AUX: u32 = 59;
 
-/// Eight primes `≡ 1 mod 2N` just above `2^24`, and the special prime, as large as 128 bits of security allow.
+/// Eight primes `≡ 1 mod 2N` just above `2^24`, and the special prime, as large as 128 bits of
+/// security allow.
 pub(super) const PRIMES: [u32; EXTENDED] =
     [16957441, 17006593, 17252353, 17367041, 17416193, 17448961, 17907713, 18006017, 4079617];
 
@@ -59,7 +61,8 @@ pub struct Context {
     /// Of the output limbs: `(q'/q_i)^{−1} mod q_i` and `floor(2^60·t/q_i)`.
     pub(super) gadget: [u32; OUTPUT_LIMBS],
     pub(super) scale: [u128; OUTPUT_LIMBS],
-    /// The same number: `q → A`. Rounded from `q` to `A`: `x ↦ round(A/q·x)`. The same number: `A → q`.
+    /// The same number: `q → A`. Rounded from `q` to `A`: `x ↦ round(A/q·x)`. The same number:
+    /// `A → q`.
     pub(super) extend: Conversion,
     pub(super) to_aux: Conversion,
     pub(super) from_aux: Conversion,
@@ -95,7 +98,8 @@ impl Context {
         &self.aux[limb]
     }
 
-    /// Positions `to[i] = from` with `σ(a)[i] = a[from]` in the transform domain, for the automorphism that rotates by `step`.
+    /// Positions `to[i] = from` with `σ(a)[i] = a[from]` in the transform domain, for the
+    /// automorphism that rotates by `step`.
     pub(super) fn permutation(&self, step: usize) -> Vec<u32> {
         let element = power_of_three(step);
         (0..N as u32).map(|i| position(exponent(i) as u64 * element % (2 * N as u64))).collect()
@@ -148,7 +152,8 @@ impl Context {
     }
 }
 
-/// `x ↦ x` for `|x|` below half the source modulus: `x = Σ x̂_i·(Q/q_i) − v·Q` with `v = round(Σ x̂_i/q_i)`.
+/// `x ↦ x` for `|x|` below half the source modulus: `x = Σ x̂_i·(Q/q_i) − v·Q` with
+/// `v = round(Σ x̂_i/q_i)`.
 fn reconstruct(source: &[Modulus], target: &[Modulus], bits: u32) -> Conversion {
     let primes: Vec<u32> = source.iter().map(Modulus::value).collect();
     Conversion {
@@ -165,12 +170,13 @@ fn reconstruct(source: &[Modulus], target: &[Modulus], bits: u32) -> Conversion 
     }
 }
 
-/// `x ↦ round(factor·B/Q·x) mod B` (`Q` the source, `B` the target): `Σ x̂_i·(factor·B/q_i)`, whole parts modulo each target
-/// prime, fractions in one rounded sum.
+/// `x ↦ round(factor·B/Q·x) mod B` (`Q` the source, `B` the target): `Σ x̂_i·(factor·B/q_i)`, whole
+/// parts modulo each target prime, fractions in one rounded sum.
 fn scaled(source: &[Modulus], target: &[Modulus], factor: u64) -> Conversion {
     let primes: Vec<u32> = source.iter().map(Modulus::value).collect();
     let targets: Vec<u32> = target.iter().map(Modulus::value).collect();
-    // factor·B mod q_i; it is a multiple of b_j, hence floor(factor·B/q_i) ≡ −(that)/q_i modulo b_j.
+    // factor·B mod q_i; it is a multiple of b_j, hence floor(factor·B/q_i) ≡ −(that)/q_i modulo
+    // b_j.
     let rest = |i: usize| source[i].mul(source[i].reduce(factor), product(&source[i], &targets));
     Conversion {
         hats: hats(source, &primes),

@@ -11,8 +11,8 @@ use crate::encode::Terms;
 use crate::params::{LOG_N, N};
 
 impl SecretKey {
-    /// The `N` slots. Correct while the sender tracked its noise; a ciphertext made differently decrypts to something else,
-    /// without an error.
+    /// The `N` slots. Correct while the sender tracked its noise; a ciphertext made differently
+    /// decrypts to something else, without an error.
     pub fn decrypt(&self, ciphertext: &MaskedCiphertext) -> Zeroizing<Vec<Fp>> {
         let half = 1u128 << (SCALE_BITS - 1);
         let scaled = self.scaled_phase(ciphertext);
@@ -22,8 +22,8 @@ impl SecretKey {
         )
     }
 
-    /// `t·(c_0 + c_1·s)/q'` modulo a multiple of `t`, with 60 fractional bits: with `x̂_i = x·(q'/q_i)^{−1} mod q_i` it is
-    /// `Σ_i t·x̂_i/q_i` modulo `t`.
+    /// `t·(c_0 + c_1·s)/q'` modulo a multiple of `t`, with 60 fractional bits: with
+    /// `x̂_i = x·(q'/q_i)^{−1} mod q_i` it is `Σ_i t·x̂_i/q_i` modulo `t`.
     pub(super) fn scaled_phase(&self, ciphertext: &MaskedCiphertext) -> Zeroizing<Vec<u128>> {
         let context = self.context();
         let mut sums = Zeroizing::new(vec![0u128; N]);

@@ -28,7 +28,8 @@ pub(super) fn scaled(context: &Context, slots: &[Fp]) -> Result<Scaled, HeError>
     Ok(Scaled::of(coefficients(context, slots)?, context.q_mod_t))
 }
 
-/// A vector of slots to multiply ciphertexts by, in the transform domain: `[LIMBS][N]`, 262 KB. Wiped on drop.
+/// A vector of slots to multiply ciphertexts by, in the transform domain: `[LIMBS][N]`, 262 KB.
+/// Wiped on drop.
 pub struct Plaintext {
     pub(super) limbs: Zeroizing<Vec<u32>>,
 }
@@ -51,7 +52,8 @@ impl Plaintext {
     /// Names the parameters that an encoding belongs to.
     pub const PARAMETERS: &str = "N8192Q192P22";
 
-    /// Residues of the transform domain, four bytes each: [`Plaintext::BYTES`]. As secret as what was encoded.
+    /// Residues of the transform domain, four bytes each: [`Plaintext::BYTES`]. As secret as what
+    /// was encoded.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(Plaintext::BYTES));
         self.limbs.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));

@@ -1,5 +1,5 @@
-//! Keys: the client's secret, and what the server needs to compute — a public key for encryptions of zero, a
-//! relinearisation key and exactly the Galois keys of a plan.
+//! Keys: the client's secret, and what the server needs to compute — a public key for encryptions
+//! of zero, a relinearisation key and exactly the Galois keys of a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,8 +103,9 @@ impl SecretKey {
         PublicKey { seed, b, a }
     }
 
-    /// For each prime `q_i` of `q` (a digit): `(−a_i·s' + e_i + P·g_i·from, a_i)` modulo `q·P`, where `g_i` is 1 modulo `q_i` and 0
-    /// modulo the others, and `s' = σ^{−1}(s)` for a rotation by `step`, `s' = s` without. `from`: `[LIMBS][N]`, transform domain.
+    /// For each prime `q_i` of `q` (a digit): `(−a_i·s' + e_i + P·g_i·from, a_i)` modulo `q·P`,
+    /// where `g_i` is 1 modulo `q_i` and 0 modulo the others, and `s' = σ^{−1}(s)` for a rotation
+    /// by `step`, `s' = s` without. `from`: `[LIMBS][N]`, transform domain.
     fn switch_key(&self, from: &[u32], step: Option<usize>, rng: &mut Prg) -> SwitchKey {
         let context = self.context;
         let inverse = step.map(|step| context.permutation(super::ROW - step % super::ROW));
@@ -185,8 +186,8 @@ impl EvaluationKeys {
         self.galois.keys().copied().collect()
     }
 
-    /// Public key, relinearisation key, Galois keys by increasing step; seeds instead of their uniform halves. The steps
-    /// are not included: both parties know them from the plan.
+    /// Public key, relinearisation key, Galois keys by increasing step; seeds instead of their
+    /// uniform halves. The steps are not included: both parties know them from the plan.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(EvaluationKeys::bytes(self.galois.len()));
         out.extend_from_slice(&self.public.seed);

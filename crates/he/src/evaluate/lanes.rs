@@ -1,10 +1,12 @@
-//! Slots as a cyclic dimension times lanes, so that one rotation moves every lane's vector by the same amount.
+//! Slots as a cyclic dimension times lanes, so that one rotation moves every lane's vector by the
+//! same amount.
 
 use super::ROW;
 use crate::error::HeError;
 
-/// `n` positions times `8192/n` lanes; `n` a power of two up to 4096. A lane's vector lies interleaved with the others':
-/// position `i` of lane `λ` is slot `i·h + λ mod h` of row `λ div h`, with `h = 4096/n` lanes in a row.
+/// `n` positions times `8192/n` lanes; `n` a power of two up to 4096. A lane's vector lies
+/// interleaved with the others': position `i` of lane `λ` is slot `i·h + λ mod h` of row `λ div h`,
+/// with `h = 4096/n` lanes in a row.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lanes {
     n: usize,

@@ -42,8 +42,9 @@ impl MaskedCiphertext {
 }
 
 impl Evaluator<'_> {
-    /// `Enc(m − masks)`: an encryption of zero under the public key makes the second polynomial pseudorandom, flooding hides the
-    /// noise by 40 bits. Uniform masks are the caller's responsibility. Errors: too much noise, another number of slots.
+    /// `Enc(m − masks)`: an encryption of zero under the public key makes the second polynomial
+    /// pseudorandom, flooding hides the noise by 40 bits. Uniform masks are the caller's
+    /// responsibility. Errors: too much noise, another number of slots.
     pub fn mask(&self, ct: &Ciphertext, masks: &[Fp], rng: &mut Prg) -> Result<MaskedCiphertext, HeError> {
         ct.noise.check("a ciphertext to return")?;
         let mut hidden = ct.clone();
@@ -53,7 +54,8 @@ impl Evaluator<'_> {
         Ok(self.shrink(hidden))
     }
 
-    /// Adds `u·pk + (e_1, e_2) + (flooding − mask, 0)` to coefficients. Only tests pass `flood = false`.
+    /// Adds `u·pk + (e_1, e_2) + (flooding − mask, 0)` to coefficients. Only tests pass
+    /// `flood = false`.
     pub(super) fn hide(
         &self,
         ct: &mut Ciphertext,

@@ -1,7 +1,9 @@
-//! Noise of a ciphertext, tracked from the public operation counts alone, so both parties know it without a message.
+//! Noise of a ciphertext, tracked from the public operation counts alone, so both parties know it
+//! without a message.
 //!
-//! Write the phase as `c_0 + c_1·s = (q/t)·m + e + q·k`. Tracked is the variance of a coefficient of `e` (independence of its terms
-//! assumed, as in Costache–Laine–Player, ESORICS 2020); the bound is 6.5 standard deviations.
+//! Write the phase as `c_0 + c_1·s = (q/t)·m + e + q·k`. Tracked is the variance of a coefficient
+//! of `e` (independence of its terms assumed, as in Costache–Laine–Player, ESORICS 2020); the bound
+//! is 6.5 standard deviations.
 
 use cryptogen_ring::P;
 
@@ -11,8 +13,8 @@ use crate::params::{N, PRIMES as AUXILIARY_PRIMES};
 
 /// Flooding is uniform in `[−2^127, 2^127)`.
 pub(super) const FLOOD_BITS: u32 = 127;
-/// Flooding exceeds the standard deviation of the computation's noise by 40 bits: what a returned coefficient tells of that
-/// noise has a statistical distance below `2^−41`.
+/// Flooding exceeds the standard deviation of the computation's noise by 40 bits: what a returned
+/// coefficient tells of that noise has a statistical distance below `2^−41`.
 const LIMIT: u32 = FLOOD_BITS - 40;
 /// Standard deviations in a bound.
 const DEVIATIONS: f64 = 6.5;
@@ -54,8 +56,9 @@ impl Noise {
         Noise(self.0 + key_switch())
     }
 
-    /// Left operand times right operand, before relinearisation: `t·(k_l·e_r + k_r·e_l) + m_l·e_r + m_r·e_l`, and the rounding of
-    /// the right operand's scaling.
+    /// Left operand times right operand, before relinearisation:
+    /// `t·(k_l·e_r + k_r·e_l) + m_l·e_r + m_r·e_l`, and the rounding of the right operand's
+    /// scaling.
     pub fn times(self, right: Noise) -> Noise {
         let aux: f64 = AUXILIARY_PRIMES[..AUX].iter().map(|&a| a as f64).product();
         let q: f64 = PRIMES[..LIMBS].iter().map(|&q| q as f64).product();
@@ -63,7 +66,8 @@ impl Noise {
         Noise(N_F64 * t() * t() * (ROUNDED + 1.0 / 12.0) * (self.0 + scaled))
     }
 
-    /// The longest sum of products of a left operand with this noise and a right operand with that noise that can be returned.
+    /// The longest sum of products of a left operand with this noise and a right operand with that
+    /// noise that can be returned.
     pub fn most_products(self, right: Noise) -> usize {
         let limit = 2f64.powi(2 * LIMIT as i32) - key_switch();
         (limit / self.times(right).0) as usize
@@ -110,7 +114,8 @@ fn t() -> f64 {
     P as f64
 }
 
-/// Eight centred digits times errors, divided by the special prime, and the rounding of that division.
+/// Eight centred digits times errors, divided by the special prime, and the rounding of that
+/// division.
 fn key_switch() -> f64 {
     let special = PRIMES[LIMBS] as f64;
     let digits: f64 = PRIMES[..LIMBS].iter().map(|&q| (q as f64).powi(2) / 12.0).sum();

@@ -1,7 +1,9 @@
-//! Many sums of products with plaintexts at once (ct × pt of a prompt): every operand is loaded once for a tile of sums.
+//! Many sums of products with plaintexts at once (ct × pt of a prompt): every operand is loaded
+//! once for a tile of sums.
 //!
-//! A sum of [`Evaluator::dot_plain`] reads its operands from memory for two products each. Where many ciphertexts meet many plaintexts, both are laid
-//! out in panels ([`cryptogen_ring::kernels::panel_product`]) and multiplied like matrices.
+//! A sum of [`Evaluator::dot_plain`] reads its operands from memory for two products each. Where
+//! many ciphertexts meet many plaintexts, both are laid out in panels
+//! ([`cryptogen_ring::kernels::panel_product`]) and multiplied like matrices.
 
 use cryptogen_ring::kernels::{self, BLOCK};
 use rayon::prelude::*;
@@ -33,7 +35,8 @@ pub struct PlaintextPanel {
     depth: usize,
 }
 
-/// Copies rows of one limb into a limb of a panel: `sources` are whole rows with the line that each has in a block of `lines`.
+/// Copies rows of one limb into a limb of a panel: `sources` are whole rows with the line that each
+/// has in a block of `lines`.
 fn scatter(out: &mut [u32], lines: usize, sources: &[(usize, &[u32])]) {
     for (block, out) in out.chunks_exact_mut(lines * BLOCK).enumerate() {
         for (line, row) in sources {
@@ -53,7 +56,8 @@ impl CiphertextPanel {
         CiphertextPanel { data: vec![0; 2 * LIMBS * N * depth * columns], columns, depth, noise: vec![] }
     }
 
-    /// Adds the ciphertexts of the next `depth`s, `[any][columns]`. Errors: more than there is room for, or no whole number of columns.
+    /// Adds the ciphertexts of the next `depth`s, `[any][columns]`. Errors: more than there is room
+    /// for, or no whole number of columns.
     pub fn push(&mut self, evaluator: &Evaluator<'_>, cts: &[Ciphertext]) -> Result<(), HeError> {
         let (first, more) = (self.noise.len() / self.columns.max(1), cts.len() / self.columns.max(1));
         check_length("ciphertexts of a panel", more.min(self.depth - first) * self.columns, cts.len())?;
@@ -93,8 +97,9 @@ impl PlaintextPanel {
 }
 
 impl Evaluator<'_> {
-    /// `Σ_k ct[k][column] ⊙ pt[row][k]` for every row and column: `[rows][columns]`, on all threads. The plaintexts' depth may be less than the
-    /// ciphertexts'. Errors: it is more than what was filled.
+    /// `Σ_k ct[k][column] ⊙ pt[row][k]` for every row and column: `[rows][columns]`, on all
+    /// threads. The plaintexts' depth may be less than the ciphertexts'. Errors: it is more than
+    /// what was filled.
     pub fn products(
         &self,
         plaintexts: &PlaintextPanel,

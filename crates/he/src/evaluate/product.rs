@@ -1,8 +1,10 @@
-//! Products of ciphertexts: `round(t/q·(c ⊗ c'))`, in residues throughout (Kim–Polyakov–Zucca, ASIACRYPT 2021).
+//! Products of ciphertexts: `round(t/q·(c ⊗ c'))`, in residues throughout (Kim–Polyakov–Zucca,
+//! ASIACRYPT 2021).
 //!
-//! The left operand is extended from `q` to `q·A`. The right one is first scaled from `q` to `A`, then extended to `q·A`. Their product is
-//! then scaled by `t/A` back to `q`: a wrap modulo `q·A` becomes a multiple of `t·q`, so the sizes need no room to spare. Sums of products
-//! are scaled and relinearised once.
+//! The left operand is extended from `q` to `q·A`. The right one is first scaled from `q` to `A`,
+//! then extended to `q·A`. Their product is then scaled by `t/A` back to `q`: a wrap modulo `q·A`
+//! becomes a multiple of `t·q`, so the sizes need no room to spare. Sums of products are scaled and
+//! relinearised once.
 
 use cryptogen_ring::modulus::Factor;
 use cryptogen_ring::{kernels, Modulus, Ntt};
@@ -90,7 +92,8 @@ impl Evaluator<'_> {
         Ok(Ciphertext { c, domain: Domain::Coefficients, noise })
     }
 
-    /// The coefficients of `1`, `s` and `s²` of the sum of products modulo `q·A`: `[BOTH][N]` coefficients each.
+    /// The coefficients of `1`, `s` and `s²` of the sum of products modulo `q·A`: `[BOTH][N]`
+    /// coefficients each.
     fn tensor(&self, pairs: &[(&Left, &Right)]) -> [Vec<u32>; 3] {
         let mut d: [Vec<u32>; 3] = core::array::from_fn(|_| vec![0; BOTH * N]);
         let [d0, d1, d2] = &mut d;
@@ -131,7 +134,8 @@ fn convert<'a>(
     out
 }
 
-/// Applies a conversion to coefficients, `[source][N]` to `[target][N]`; `own`: weights of further residues, one per target.
+/// Applies a conversion to coefficients, `[source][N]` to `[target][N]`; `own`: weights of further
+/// residues, one per target.
 fn residues<'a>(
     conversion: &Conversion,
     source: impl Fn(usize) -> &'a Modulus + Sync,

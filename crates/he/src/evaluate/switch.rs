@@ -1,5 +1,6 @@
-//! Key switching and rotations. A polynomial is cut into its residues modulo the primes of `q` (eight digits), each digit is
-//! multiplied by its part of the key modulo `q·P`, and the sum is divided by `P` (Gentry–Halevi–Smart 2012, Bajard et al. 2016).
+//! Key switching and rotations. A polynomial is cut into its residues modulo the primes of `q`
+//! (eight digits), each digit is multiplied by its part of the key modulo `q·P`, and the sum is
+//! divided by `P` (Gentry–Halevi–Smart 2012, Bajard et al. 2016).
 
 use cryptogen_ring::kernels;
 
@@ -12,7 +13,8 @@ use crate::encode::Terms;
 use crate::error::HeError;
 use crate::params::{LOG_N, N};
 
-/// A ciphertext with its second polynomial cut into digits once, for many rotations (Halevi–Shoup, CRYPTO 2018).
+/// A ciphertext with its second polynomial cut into digits once, for many rotations (Halevi–Shoup,
+/// CRYPTO 2018).
 pub struct Hoisted<'a> {
     evaluator: &'a Evaluator<'a>,
     ciphertext: Ciphertext,
@@ -47,7 +49,8 @@ impl Evaluator<'_> {
         Hoisted { evaluator: self, ciphertext, digits }
     }
 
-    /// One digit modulo one prime of `q·P`, transform domain. `transformed`: the same polynomial there, if it is known.
+    /// One digit modulo one prime of `q·P`, transform domain. `transformed`: the same polynomial
+    /// there, if it is known.
     fn digit(
         &self,
         coefficients: &[u32],
@@ -87,7 +90,8 @@ impl Evaluator<'_> {
         sums
     }
 
-    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, plus the first polynomial of the ciphertext, permuted.
+    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, plus the first polynomial of the
+    /// ciphertext, permuted.
     fn finish_rotation(&self, ct: &Ciphertext, key: &SwitchKey, mut sums: Vec<u32>) -> Ciphertext {
         let permutation = key.permutation.as_deref().expect("Galois keys carry one");
         let (sums, special) = sums.split_at_mut(2 * LIMBS * N);
@@ -109,7 +113,8 @@ impl Evaluator<'_> {
         Ciphertext { c, domain: Domain::Transform, noise: ct.noise.switched() }
     }
 
-    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, from the transform domain to coefficients.
+    /// `round(x/P)` of both polynomials of `[EXTENDED][2][N]`, from the transform domain to
+    /// coefficients.
     pub(super) fn divide_to_coefficients(&self, mut sums: Vec<u32>) -> [Vec<u32>; 2] {
         let (sums, special) = sums.split_at_mut(2 * LIMBS * N);
         special.chunks_exact_mut(N).for_each(|x| self.context.ntt(LIMBS).inverse(x, 0..LOG_N));

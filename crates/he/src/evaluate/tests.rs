@@ -55,7 +55,8 @@ fn open(evaluator: &Evaluator<'_>, ct: &Ciphertext) -> Vec<Fp> {
     keys().0.decrypt(&masked).iter().zip(&masks).map(|(x, m)| *x + *m).collect()
 }
 
-/// log2 of the largest noise coefficient: `t·(c_0 + c_1·s) = q·m + t·e` modulo `q`, reconstructed by Garner's mixed radix.
+/// log2 of the largest noise coefficient: `t·(c_0 + c_1·s) = q·m + t·e` modulo `q`, reconstructed
+/// by Garner's mixed radix.
 fn noise_bits(ct: &Ciphertext) -> f64 {
     let (context, secret) = (Context::get(), &keys().0);
     let mut ct = ct.clone();
@@ -175,7 +176,8 @@ fn products_of_ciphertexts() {
 
 #[test]
 fn a_masked_ciphertext_looks_the_same_whatever_was_computed() {
-    // Two ciphertexts of one message with very different noise: after flooding their noise has the same distribution.
+    // Two ciphertexts of one message with very different noise: after flooding their noise has the
+    // same distribution.
     let (context, mut rng) = (Context::get(), rng(6));
     let evaluator = Evaluator::new(context, &keys().1);
     let m = message(&mut rng);

@@ -17,7 +17,8 @@ use super::tls::{Refusal, TlsWire};
 use super::wire::{wait_tick, Interrupt, TICK};
 use super::Connection;
 
-/// Time for everything up to the end of the handshake, so that a silent stranger does not hold a place.
+/// Time for everything up to the end of the handshake, so that a silent stranger does not hold a
+/// place.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Time for the TCP connection itself.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -78,11 +79,12 @@ impl Listener {
     }
 }
 
-/// Connects to a server at `address` (`host:port`). TLS begins with the first use, [`Connection::hello`].
-/// `interrupt` is asked about every 100 ms and stays with the connection.
+/// Connects to a server at `address` (`host:port`). TLS begins with the first use,
+/// [`Connection::hello`]. `interrupt` is asked about every 100 ms and stays with the connection.
 ///
 /// # Errors
-/// `Address`, `Identity` for an unusable [`Trust`], `Interrupted`, `Timeout` after 15 s, `Io` (refused, …).
+/// `Address`, `Identity` for an unusable [`Trust`], `Interrupted`, `Timeout` after 15 s, `Io`
+/// (refused, …).
 pub fn connect(
     address: &str,
     trust: &Trust,

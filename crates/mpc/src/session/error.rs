@@ -1,4 +1,5 @@
-//! One error for everything between the two parties. No secrets: lengths, names, digests and short peer texts only.
+//! One error for everything between the two parties. No secrets: lengths, names, digests and short
+//! peer texts only.
 
 use std::io;
 use std::path::PathBuf;
@@ -138,13 +139,15 @@ impl From<SessionError> for ChannelError {
             SessionError::Interrupted => ChannelError::Interrupted,
             SessionError::Timeout { .. } => ChannelError::Timeout,
             SessionError::Io { kind, .. } => ChannelError::Io(kind),
-            // TLS can fail in the first message only; the rest belongs to opening a session, not to a channel.
+            // TLS can fail in the first message only; the rest belongs to opening a session, not to
+            // a channel.
             _ => ChannelError::Io(io::ErrorKind::ConnectionAborted),
         }
     }
 }
 
-/// A peer's text made fit for an error or a terminal: at most `max` characters, no control characters.
+/// A peer's text made fit for an error or a terminal: at most `max` characters, no control
+/// characters.
 pub(super) fn short(text: &str, max: usize) -> String {
     text.chars().take(max).map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,5 +1,5 @@
-//! The first messages inside TLS: who is there ([`Connection::hello`], [`Connection::welcome`]) and whether both
-//! mean the same computation ([`Connection::agree`]).
+//! The first messages inside TLS: who is there ([`Connection::hello`], [`Connection::welcome`]) and
+//! whether both mean the same computation ([`Connection::agree`]).
 
 use cryptogen_party::{Client, MessageError, Party, Server};
 use serde::{Deserialize, Serialize};
@@ -122,7 +122,8 @@ impl Connection<Server> {
     /// Waits for the client's introduction and lets it in or tells it why not.
     ///
     /// # Errors
-    /// `Version`, `Protocol`, `AccessToken`, `ClientId`, `Message`, `Tls`, and those of [`Connection::recv_control`].
+    /// `Version`, `Protocol`, `AccessToken`, `ClientId`, `Message`, `Tls`, and those of
+    /// [`Connection::recv_control`].
     pub fn welcome(&mut self, policy: &Policy) -> Result<Hello, SessionError> {
         let hello = self.recv_control()?;
         let verdict = examine(&hello, policy);
@@ -167,11 +168,12 @@ fn examine(hello: &Value, policy: &Policy) -> Result<Hello, SessionError> {
 }
 
 impl<P: Party> Connection<P> {
-    /// Compares the four digests with the peer's. Both parties call it and both get the same verdict; one round
-    /// trip.
+    /// Compares the four digests with the peer's. Both parties call it and both get the same
+    /// verdict; one round trip.
     ///
     /// # Errors
-    /// `Mismatch` with the first field that differs, `Message`, and those of [`Connection::recv_control`].
+    /// `Mismatch` with the first field that differs, `Message`, and those of
+    /// [`Connection::recv_control`].
     pub fn agree(&mut self, mine: &Agreement) -> Result<(), SessionError> {
         self.send_control(&json!({ "agree": mine }))?;
         let answer = self.recv_control()?;

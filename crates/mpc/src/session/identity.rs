@@ -111,8 +111,8 @@ impl Trust {
     }
 }
 
-/// Accepts one certificate and nothing else. The handshake's signature is verified as usual, so the peer must own
-/// the certificate's key; names and dates say nothing more than the pin does.
+/// Accepts one certificate and nothing else. The handshake's signature is verified as usual, so the
+/// peer must own the certificate's key; names and dates say nothing more than the pin does.
 #[derive(Debug)]
 struct Pin {
     expected: String,
@@ -197,7 +197,8 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Sessio
     }
 }
 
-/// Makes key and certificate in one file, complete or not at all. If two servers start at once, the first wins.
+/// Makes key and certificate in one file, complete or not at all. If two servers start at once, the
+/// first wins.
 fn create(dir: &Path, path: &Path) -> Result<(), SessionError> {
     let made = rcgen::generate_simple_self_signed(vec!["cryptogen".into(), "localhost".into()])
         .map_err(|e| refuse(path, e))?;

@@ -31,7 +31,8 @@ impl MemoryWire {
 }
 
 impl Connection<Client> {
-    /// A client and a server in one process, each for its own thread. Same framing and counters as over TLS.
+    /// A client and a server in one process, each for its own thread. Same framing and counters as
+    /// over TLS.
     pub fn memory_pair() -> (Connection<Client>, Connection<Server>) {
         let (client, server) = wire_pair();
         (Connection::over(Box::new(client)), Connection::over(Box::new(server)))

@@ -1,8 +1,9 @@
-//! A [`Connection`] to the other party: framed messages over TLS 1.3, counted per phase, interruptible.
+//! A [`Connection`] to the other party: framed messages over TLS 1.3, counted per phase,
+//! interruptible.
 //!
 //! # Wire format
-//! A message is one or more frames; a frame is `length: u32 LE | kind: u8 | payload`, `length ≤ 16 MiB` counting the
-//! payload alone.
+//! A message is one or more frames; a frame is `length: u32 LE | kind: u8 | payload`,
+//! `length ≤ 16 MiB` counting the payload alone.
 //!
 //! | kind | payload |
 //! |---|---|
@@ -11,7 +12,8 @@
 //! | 3 `CONTROL` | a JSON document, at most 1 MiB |
 //! | 4 `FAILURE` | JSON `{phase, kind, text}`, at most 4 KiB: the sender gives up |
 //!
-//! Data messages carry no length of their own that anyone trusts: the protocol knows how many bytes come next.
+//! Data messages carry no length of their own that anyone trusts: the protocol knows how many bytes
+//! come next.
 
 mod connect;
 mod error;
@@ -60,8 +62,9 @@ const FAILURE: u8 = 4;
 
 /// Party `P`'s end of the connection to its peer.
 ///
-/// Messages are delivered whole and in order. After a failure in the middle of a message that direction stays
-/// closed; an interrupt or time-out before a message's payload began loses nothing and the call may be repeated.
+/// Messages are delivered whole and in order. After a failure in the middle of a message that
+/// direction stays closed; an interrupt or time-out before a message's payload began loses nothing
+/// and the call may be repeated.
 pub struct Connection<P: Party> {
     wire: Box<dyn Wire>,
     watch: Watch,
@@ -90,7 +93,8 @@ impl<P: Party> Connection<P> {
         }
     }
 
-    /// Called about every 100 ms while waiting; returning true makes the wait fail with `Interrupted`.
+    /// Called about every 100 ms while waiting; returning true makes the wait fail with
+    /// `Interrupted`.
     pub fn set_interrupt(&mut self, hook: Interrupt) {
         self.watch.interrupt = Some(hook);
     }
@@ -133,7 +137,8 @@ impl<P: Party> Connection<P> {
     /// Sends one message of any length.
     ///
     /// # Errors
-    /// `Closed`, `Io`, `Interrupted`, `Timeout`; `Peer` if the peer reported a failure before it closed.
+    /// `Closed`, `Io`, `Interrupted`, `Timeout`; `Peer` if the peer reported a failure before it
+    /// closed.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         self.sending(|this| {
             let last = bytes.len().saturating_sub(1) / MAX_FRAME * MAX_FRAME;
@@ -170,7 +175,8 @@ impl<P: Party> Connection<P> {
                 if actual > len || (!more && actual < len) {
                     return Err(MessageError::Length { expected: len, actual }.into());
                 }
-                // At most a frame, and no more than the protocol expects: growing by doubling would copy megabytes.
+                // At most a frame, and no more than the protocol expects: growing by doubling would
+                // copy megabytes.
                 out.reserve_exact(size);
                 this.wire.read(&mut out, size, &mut this.watch)?;
                 this.header.clear();
@@ -203,7 +209,8 @@ impl<P: Party> Connection<P> {
     /// Receives a JSON document of at most 1 MiB. Its content is the peer's: check it.
     ///
     /// # Errors
-    /// `Message` if it is too large, not JSON or not a control message, and those of [`Connection::send_bytes`].
+    /// `Message` if it is too large, not JSON or not a control message, and those of
+    /// [`Connection::send_bytes`].
     pub fn recv_control(&mut self) -> Result<Value, SessionError> {
         self.receiving(|this| {
             let (kind, size) = this.read_header()?;
@@ -217,7 +224,8 @@ impl<P: Party> Connection<P> {
         })
     }
 
-    /// Tells the peer that we give up: the phase, a kind and a short text (cut at 200 characters), no secrets.
+    /// Tells the peer that we give up: the phase, a kind and a short text (cut at 200 characters),
+    /// no secrets.
     ///
     /// # Errors
     /// Those of [`Connection::send_bytes`].
@@ -240,7 +248,8 @@ impl<P: Party> Connection<P> {
             self.can_send = false;
         }
         if result == Err(SessionError::Closed) && self.can_receive && self.header.is_empty() {
-            // The peer may have said why before it closed. Nothing here waits: the stream has ended.
+            // The peer may have said why before it closed. Nothing here waits: the stream has
+            // ended.
             if let Err(why @ SessionError::Peer { .. }) = self.read_header() {
                 result = Err(why);
             }

@@ -15,7 +15,8 @@ pub enum Phase {
     Online,
 }
 
-/// Counters of one phase, as this party sees them. Bytes are payload and frame headers, without TLS records.
+/// Counters of one phase, as this party sees them. Bytes are payload and frame headers, without TLS
+/// records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PhaseStats {
     /// Bytes to the peer.

@@ -1,5 +1,5 @@
-//! TLS 1.3 over a non-blocking socket, driven by `poll` so that a wait can be interrupted and a write goes on
-//! reading: two parties that send at the same time do not lock each other out.
+//! TLS 1.3 over a non-blocking socket, driven by `poll` so that a wait can be interrupted and a
+//! write goes on reading: two parties that send at the same time do not lock each other out.
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::TcpStream;

@@ -13,12 +13,14 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Asks whether to give up; called about every 100 ms while waiting.
 pub type Interrupt = Box<dyn FnMut() -> bool + Send>;
 
-/// A byte stream. Both calls either do all of it or fail; bytes read before a failure stay in `out`.
+/// A byte stream. Both calls either do all of it or fail; bytes read before a failure stay in
+/// `out`.
 pub(super) trait Wire: Send {
     /// Writes `header` and `payload` together and flushes.
     fn write(&mut self, header: &[u8], payload: &[u8], watch: &mut Watch) -> Result<(), SessionError>;
 
-    /// Appends exactly `n` bytes to `out`. Unless the caller has made room, the allocation follows what has arrived, not `n`.
+    /// Appends exactly `n` bytes to `out`. Unless the caller has made room, the allocation follows
+    /// what has arrived, not `n`.
     fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError>;
 }
 

@@ -31,7 +31,8 @@ pub(super) struct PoolFile {
 }
 
 impl PoolFile {
-    /// Opens the file of a pool; a pool the state file does not know starts empty, whatever a crash left there.
+    /// Opens the file of a pool; a pool the state file does not know starts empty, whatever a crash
+    /// left there.
     pub(super) fn open(
         dir: &Path,
         name: &str,
@@ -87,16 +88,17 @@ impl PoolFile {
     /// After a crash: finishes wiping and cuts off what was not committed.
     pub(super) fn recover(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
         let (expected, actual) = (self.offset(entry, entry.committed), self.bytes()?);
-        // An empty pool may already be compacted, which the state file learns with its next change only.
+        // An empty pool may already be compacted, which the state file learns with its next change
+        // only.
         if entry.cursor < entry.committed && actual < expected {
             return Err(StoreError::corrupt(&self.path, format!("{actual} bytes, expected {expected}")));
         }
         self.settle(entry)
     }
 
-    /// Overwrites what is spent and read, cuts off what is not committed, and starts the file afresh when it is empty.
-    /// `entry.base` and `entry.wiped` change in memory; they reach the disk with the next change of state, and until
-    /// then a crash only repeats this.
+    /// Overwrites what is spent and read, cuts off what is not committed, and starts the file
+    /// afresh when it is empty. `entry.base` and `entry.wiped` change in memory; they reach the
+    /// disk with the next change of state, and until then a crash only repeats this.
     pub(super) fn settle(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
         self.wipe(entry)?;
         if self.has_batch() {
@@ -112,7 +114,8 @@ impl PoolFile {
         }
     }
 
-    /// Zeros over `[wiped, cursor)`, up to the first record with unread pieces and as far as the file reaches.
+    /// Zeros over `[wiped, cursor)`, up to the first record with unread pieces and as far as the
+    /// file reaches.
     fn wipe(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut at = self.offset(entry, entry.wiped);

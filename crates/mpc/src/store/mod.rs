@@ -1,9 +1,11 @@
-//! Single-use material on disk: made in batches, handed out once, never again, whatever is killed when.
+//! Single-use material on disk: made in batches, handed out once, never again, whatever is killed
+//! when.
 //!
-//! A [`Store`] is a directory (mode 0700, one process at a time) with a state file and one file of fixed-size
-//! records per [`Pool`]. The rule that everything here serves: **the cursor is moved durably before a record is
-//! read.** A crash can lose records, it cannot release one twice. Taken records are overwritten with zeros, as soon as they are read
-//! ([`Pool::take`]) or when the pool changes after that ([`Unread`]).
+//! A [`Store`] is a directory (mode 0700, one process at a time) with a state file and one file of
+//! fixed-size records per [`Pool`]. The rule that everything here serves: **the cursor is moved
+//! durably before a record is read.** A crash can lose records, it cannot release one twice. Taken
+//! records are overwritten with zeros, as soon as they are read ([`Pool::take`]) or when the pool
+//! changes after that ([`Unread`]).
 //!
 //! Cost of a take: one write of the state file and two `fsync`s.
 
@@ -78,7 +80,8 @@ struct Shared {
 struct Inner {
     disk: Disk,
     files: BTreeMap<String, Arc<PoolFile>>,
-    /// A write of the state file failed so that its content is unknown: only reading it again helps.
+    /// A write of the state file failed so that its content is unknown: only reading it again
+    /// helps.
     failed: bool,
 }
 
@@ -126,15 +129,18 @@ impl Store {
         Ok(Store { shared: Arc::new(Shared { dir: dir.to_owned(), inner: Mutex::new(inner), _lock: lock }) })
     }
 
-    /// The directory, for files that belong to the same pair of parties; locked as long as the store is open.
+    /// The directory, for files that belong to the same pair of parties; locked as long as the
+    /// store is open.
     pub fn directory(&self) -> &Path {
         &self.shared.dir
     }
 
-    /// The pool `name` (`[a-z0-9][a-z0-9._-]{0,63}`) of records of `record_bytes` bytes; made on first use.
+    /// The pool `name` (`[a-z0-9][a-z0-9._-]{0,63}`) of records of `record_bytes` bytes; made on
+    /// first use.
     ///
     /// # Errors
-    /// `PoolName`, `RecordBytes` if it exists with another size, `Size` for 0 bytes, `Io`, `DiskFull`.
+    /// `PoolName`, `RecordBytes` if it exists with another size, `Size` for 0 bytes, `Io`,
+    /// `DiskFull`.
     pub fn pool(&self, name: &str, record_bytes: usize) -> Result<Pool, StoreError> {
         check_name(name)?;
         let expected = record_bytes as u64;
@@ -188,8 +194,9 @@ impl Store {
         self.shared.lock().disk.public()
     }
 
-    /// Gives up what either party has spent or lacks: each pool's cursor moves to the larger of both, its end to the
-    /// smaller. Both parties call it with the other's state and then agree. Never moves a cursor back.
+    /// Gives up what either party has spent or lacks: each pool's cursor moves to the larger of
+    /// both, its end to the smaller. Both parties call it with the other's state and then agree.
+    /// Never moves a cursor back.
     ///
     /// # Errors
     /// `StoreId`, `PeerState`, `BatchOpen`, `Io`, `DiskFull`, `Failed`.

@@ -59,8 +59,8 @@ impl Pool {
         })
     }
 
-    /// Takes the next `n` records and leaves them in the file, cut into pieces of `lengths` bytes, which together are the `n` records: each is
-    /// read when it is used.
+    /// Takes the next `n` records and leaves them in the file, cut into pieces of `lengths` bytes,
+    /// which together are the `n` records: each is read when it is used.
     ///
     /// # Errors
     /// Those of [`Pool::take`]; `Bounds` if the pieces are not the `n` records.
@@ -124,7 +124,8 @@ impl Pool {
         inner.settle(&self.file.name)
     }
 
-    /// Starts writing `n` records behind the committed ones; reserves their room on disk. Takes go on meanwhile.
+    /// Starts writing `n` records behind the committed ones; reserves their room on disk. Takes go
+    /// on meanwhile.
     ///
     /// # Errors
     /// `BatchOpen`, `Size`, `DiskFull`, `Io`, `Failed`.
@@ -210,7 +211,8 @@ impl Batch {
     /// Makes the records available: data to disk, then the state.
     ///
     /// # Errors
-    /// `Incomplete` if fewer bytes were written than the batch has, `DiskFull`, `Io`, `Failed`; nothing is committed.
+    /// `Incomplete` if fewer bytes were written than the batch has, `DiskFull`, `Io`, `Failed`;
+    /// nothing is committed.
     pub fn commit(mut self) -> Result<(), StoreError> {
         let file = &self.file;
         let (expected, actual) = (self.records * file.record_bytes, self.written.load(Ordering::Acquire));

@@ -1,4 +1,5 @@
-//! The small file that says what is spent: written whole, atomically and durably, before anything is handed out.
+//! The small file that says what is spent: written whole, atomically and durably, before anything
+//! is handed out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,8 +37,8 @@ pub struct StoreState {
 }
 
 impl StoreState {
-    /// Whether both parties hold the same material and have spent the same of it. A pool that one side lacks
-    /// counts as empty.
+    /// Whether both parties hold the same material and have spent the same of it. A pool that one
+    /// side lacks counts as empty.
     ///
     /// # Errors
     /// `StoreId`, `PeerState`, or `CursorMismatch` with the first pool that differs.
@@ -78,8 +79,8 @@ impl StoreState {
     }
 }
 
-/// One pool as the file knows it. Indices are logical and only grow; record `i` lies at `(i − base)` in the pool's
-/// file. `base ≤ wiped ≤ cursor ≤ committed`.
+/// One pool as the file knows it. Indices are logical and only grow; record `i` lies at
+/// `(i − base)` in the pool's file. `base ≤ wiped ≤ cursor ≤ committed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PoolEntry {
     /// 0 until the pool is first used here.
@@ -131,7 +132,8 @@ impl Disk {
         Ok(Some(disk))
     }
 
-    /// Replaces the state file. On `Err((_, true))` it is unknown which of the two states a crash would leave.
+    /// Replaces the state file. On `Err((_, true))` it is unknown which of the two states a crash
+    /// would leave.
     pub(super) fn save(&self, dir: &Path) -> Result<(), (StoreError, bool)> {
         let (path, draft) = (path(dir), dir.join(".state.json.new"));
         let text = serde_json::to_vec(self).map_err(|e| (StoreError::corrupt(&path, e), false))?;

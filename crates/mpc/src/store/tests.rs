@@ -72,7 +72,8 @@ fn unread_pieces_stay_until_they_are_read() {
     }
     assert!(matches!(pool.take_unread(6, &[48]), Err(StoreError::Short { .. })));
     assert_eq!(at(&pool), (0, 5));
-    // Of three records: a whole one, one in two pieces, one in one piece with what is empty in front.
+    // Of three records: a whole one, one in two pieces, one in one piece with what is empty in
+    // front.
     let mut pieces = pool.take_unread(3, &[8, 1, 7, 0, 8]).unwrap();
     assert_eq!(pieces.iter().map(Unread::len).collect::<Vec<_>>(), [8, 1, 7, 0, 8]);
     assert_eq!(at(&pool), (3, 5), "spent, read or not");

@@ -24,12 +24,13 @@ const FINAL: u8 = 2; // + word
 /// Groups of trees in one parallel task.
 const TASK: usize = 16;
 
-/// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of payload `ℓ ≥ 1` of table `i`. Rounds and
-/// bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
+/// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of payload `ℓ ≥ 1` of table
+/// `i`. Rounds and bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
 ///
 /// # Errors
-/// [`OtError::Size`] if `betas` has the wrong length, [`OtError::Range`] if the batch is too large, otherwise
-/// [`OtError::Channel`] or [`OtError::Malformed`], after which `ot` must not be used any more.
+/// [`OtError::Size`] if `betas` has the wrong length, [`OtError::Range`] if the batch is too large,
+/// otherwise [`OtError::Channel`] or [`OtError::Malformed`], after which `ot` must not be used any
+/// more.
 pub fn generate(
     channel: &mut (impl Channel + ?Sized),
     ot: &mut OtPair,
@@ -83,7 +84,8 @@ struct Trees {
 }
 
 impl Trees {
-    /// The root is `Δ_b` and the number of the table's first transfer, which is the same on both sides and used once.
+    /// The root is `Δ_b` and the number of the table's first transfer, which is the same on both
+    /// sides and used once.
     fn plant(role: Role, shape: TableShape, n: usize, sent: &RotSent, received: &RotReceived) -> Trees {
         let first = match role {
             Role::Client => sent.first(),
@@ -144,7 +146,8 @@ struct LeafSums {
     converted: [Word; MAX_WORDS],
 }
 
-/// The interactive part: our side of the transfers of a batch. Transfer `level·n + i` belongs to table `i`.
+/// The interactive part: our side of the transfers of a batch. Transfer `level·n + i` belongs to
+/// table `i`.
 pub(super) struct Batch {
     pub(super) role: Role,
     pub(super) shape: TableShape,
@@ -154,7 +157,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Our share `α_{b,level}` of the index bit of table `i`. The choices share its complement: one of them is flipped.
+    /// Our share `α_{b,level}` of the index bit of table `i`. The choices share its complement: one
+    /// of them is flipped.
     pub(super) fn index_bit(&self, level: u32, i: usize) -> u8 {
         self.received.choice(level as usize * self.n + i) ^ self.role.index() as u8
     }
@@ -164,8 +168,8 @@ impl Batch {
         level as usize * self.n..(level as usize + 1) * self.n
     }
 
-    /// Opens the correction words of one level; on level 0 also makes the additive indices, and completes the shares of `u`: `halves` is our message
-    /// and what we hold of them.
+    /// Opens the correction words of one level; on level 0 also makes the additive indices, and
+    /// completes the shares of `u`: `halves` is our message and what we hold of them.
     fn correct_level(
         &mut self,
         channel: &mut (impl Channel + ?Sized),
@@ -217,7 +221,8 @@ impl Batch {
     ) -> Result<(), OtError> {
         let (n, m, k, words) = (self.n, self.shape.m(), self.shape.k(), self.shape.words());
         let first = k as usize * n;
-        // Our factor of the sign; its bit is the choice of the last transfer, moved there by one bit.
+        // Our factor of the sign; its bit is the choice of the last transfer, moved there by one
+        // bit.
         let sign = |count: u32| match self.role {
             Role::Client => (count >> 1) as u8 & 1,
             Role::Server => (count >> 1 ^ count) as u8 & 1,
@@ -226,8 +231,8 @@ impl Batch {
         let moves = bits::pack(signs.iter().enumerate().map(|(i, s)| s ^ self.received.choice(first + i)));
         let moved = channel.exchange(self.role.turn(), &moves, moves.len())?;
 
-        // Word by word: x = ±V_b, and its multiplication by the peer's factor: offsets m_0 − m_1 − 2x, our share x − m_0. A pad of 128 bits is two
-        // of 64, for the two halves of a payload.
+        // Word by word: x = ±V_b, and its multiplication by the peer's factor: offsets m_0 − m_1 −
+        // 2x, our share x − m_0. A pad of 128 bits is two of 64, for the two halves of a payload.
         let mut offsets = vec![Wrapping(0); n * words];
         let mut shares = Zeroizing::new(vec![Wrapping(0); n * words]);
         for payload in 0..m {

@@ -1,6 +1,8 @@
-//! Step 3, first part: shares of `u = β·μ` for the half of the table that the index lies in, `μ = μ_0 ⊕ μ_1` its most significant bit.
+//! Step 3, first part: shares of `u = β·μ` for the half of the table that the index lies in,
+//! `μ = μ_0 ⊕ μ_1` its most significant bit.
 //!
-//! `β_b·μ = β_b·μ_b + β_b·(1 − 2μ_b)·μ_{1−b}`: the second product from a pad of the transfer in which the peer chose `μ_{1−b}`.
+//! `β_b·μ = β_b·μ_b + β_b·(1 − 2μ_b)·μ_{1−b}`: the second product from a pad of the transfer in
+//! which the peer chose `μ_{1−b}`.
 
 use core::num::Wrapping;
 
@@ -23,7 +25,8 @@ impl Batch {
         }
     }
 
-    /// Our message, an offset `m_0 − m_1 + x` for every product, and what we hold of `u` without the peer's, payload-major.
+    /// Our message, an offset `m_0 − m_1 + x` for every product, and what we hold of `u` without
+    /// the peer's, payload-major.
     pub(super) fn share_halves(&self, betas: &[Word]) -> (Vec<u8>, Zeroizing<Vec<Word>>) {
         let (n, level) = (self.n, self.shape.depth());
         let mut message = Vec::with_capacity(8 * n * self.shape.m());

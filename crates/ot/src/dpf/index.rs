@@ -1,5 +1,6 @@
-//! Step 3: the additive index from the XOR-shared one, `α_i = α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit.
-//! The products come from a second pad of the transfers in which the client chose `α_{0,i}`.
+//! Step 3: the additive index from the XOR-shared one,
+//! `α_i = α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit. The products come from a second pad
+//! of the transfers in which the client chose `α_{0,i}`.
 
 use zeroize::Zeroizing;
 
@@ -16,12 +17,14 @@ impl Batch {
         1 << level
     }
 
-    /// Levels whose product terms are not a multiple of `2^k`, with the bits that matter of the factor of `2^{i+1}`.
+    /// Levels whose product terms are not a multiple of `2^k`, with the bits that matter of the
+    /// factor of `2^{i+1}`.
     fn widths(&self) -> impl Iterator<Item = (u32, u32)> {
         index_widths(self.shape.k())
     }
 
-    /// The server's message and share: offsets `m_0 − m_1 − α_{1,i}` and share `2^i·α_{1,i} − 2^{i+1}·m_0`.
+    /// The server's message and share: offsets `m_0 − m_1 − α_{1,i}` and share
+    /// `2^i·α_{1,i} − 2^{i+1}·m_0`.
     pub(super) fn share_index_as_server(&self, writer: &mut RecordWriter) -> Vec<u8> {
         let mut message = Vec::with_capacity(index_message_bytes(self.shape.k(), self.n));
         let mut shares = Zeroizing::new(vec![0u16; self.n]);
@@ -66,8 +69,8 @@ impl Batch {
     }
 }
 
-/// `(level, width)`: the most significant bit needs no transfer, its product term is a multiple of `2^k`; that of bit `i` is a multiple of
-/// `2^{i+1}`, so `k − 1 − i` bits of it travel.
+/// `(level, width)`: the most significant bit needs no transfer, its product term is a multiple of
+/// `2^k`; that of bit `i` is a multiple of `2^{i+1}`, so `k − 1 − i` bits of it travel.
 fn index_widths(k: u32) -> impl Iterator<Item = (u32, u32)> {
     (0..k - 1).map(move |level| (level, k - 1 - level))
 }

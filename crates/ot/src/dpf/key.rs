@@ -1,6 +1,8 @@
-//! Stored records, and their one and only use: inner products of the expanded vectors with public tables (step 5).
+//! Stored records, and their one and only use: inner products of the expanded vectors with public
+//! tables (step 5).
 //!
-//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per half and payload the final word 8.
+//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per half and
+//! payload the final word 8.
 
 use core::num::Wrapping;
 
@@ -79,7 +81,8 @@ impl TableKey {
     /// Parses a record of [`TableBatch`].
     ///
     /// # Errors
-    /// [`OtError::Size`] for a wrong length, [`OtError::Record`] for values that no record of this shape has.
+    /// [`OtError::Size`] for a wrong length, [`OtError::Record`] for values that no record of this
+    /// shape has.
     pub fn from_record(shape: TableShape, record: &[u8]) -> Result<TableKey, OtError> {
         let expected = shape.record_bytes();
         if record.len() != expected {
@@ -118,7 +121,8 @@ impl TableKey {
         self.alpha as u32
     }
 
-    /// `Σ_j v^{(ℓ)}[j]·T[(j+d) mod 2^k]` for each table `T` and payload `ℓ`, our share, `[tables][m]`. See [`TableKey::dot_into`].
+    /// `Σ_j v^{(ℓ)}[j]·T[(j+d) mod 2^k]` for each table `T` and payload `ℓ`, our share,
+    /// `[tables][m]`. See [`TableKey::dot_into`].
     ///
     /// # Errors
     /// Those of [`TableKey::dot_into`].
@@ -128,12 +132,13 @@ impl TableKey {
         Ok(out)
     }
 
-    /// `out[i·m + ℓ] = Σ_j v^{(ℓ)}[j]·T_i[(j+d) mod 2^k]` modulo `2^64`, our share: the peer's added, the result is
-    /// `β^{(ℓ)}·T_i[(α+d) mod 2^k]`. Tables are public, with `2^k` entries, at most [`MAX_TABLES`] of them. Expands the key once:
-    /// `2^{k−1}·(1 + 2⌈m/2⌉)` AES calls.
+    /// `out[i·m + ℓ] = Σ_j v^{(ℓ)}[j]·T_i[(j+d) mod 2^k]` modulo `2^64`, our share: the peer's
+    /// added, the result is `β^{(ℓ)}·T_i[(α+d) mod 2^k]`. Tables are public, with `2^k` entries, at
+    /// most [`MAX_TABLES`] of them. Expands the key once: `2^{k−1}·(1 + 2⌈m/2⌉)` AES calls.
     ///
     /// # Errors
-    /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if there are too many tables.
+    /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if there are
+    /// too many tables.
     pub fn dot_into(
         self,
         role: Role,
@@ -182,7 +187,8 @@ impl TableKey {
     }
 }
 
-/// Reusable working memory of [`TableKey::dot_into`], `16·2^{k−1}` bytes for the largest `k` met. Wiped on drop.
+/// Reusable working memory of [`TableKey::dot_into`], `16·2^{k−1}` bytes for the largest `k` met.
+/// Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,
 }

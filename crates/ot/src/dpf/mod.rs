@@ -1,42 +1,54 @@
-//! Table keys: distributed point functions at a secret random index, made by the two parties themselves.
+//! Table keys: distributed point functions at a secret random index, made by the two parties
+//! themselves.
 //!
-//! Functionality, for each of `n` tables with domain `2^k` and `m` payloads: parties `b ∈ {0 = client, 1 = server}` get
-//! an additive index share `α_b` (`α = α_0 + α_1 mod 2^k` uniform and known to nobody) and a key that expands to vectors
-//! `v_b^{(ℓ)}` over `Z_{2^64}` with `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
+//! Functionality, for each of `n` tables with domain `2^k` and `m` payloads: parties
+//! `b ∈ {0 = client, 1 = server}` get an additive index share `α_b` (`α = α_0 + α_1 mod 2^k`
+//! uniform and known to nobody) and a key that expands to vectors `v_b^{(ℓ)}` over `Z_{2^64}` with
+//! `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
 //! additively by the caller.
-//! Source: Guo, Yang, Wang, Zhang, Xie, Liu, Zhao, "Half-Tree: Halving the Cost of Tree Expansion in COT and DPF", EUROCRYPT
-//! 2023, §5 and figure 8 (correlated trees, made level by level on shares as in Doerner, shelat, "Scaling ORAM for Secure
-//! Computation", CCS 2017, §3); final correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and
-//! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns it.
-//! Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust function under the key
-//! `Δ_b` of the transfers, fixed-key AES being an ideal permutation: with `N` AES calls spent by an attacker on `M` nodes
-//! the loss is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
-//! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary: semi-honest.
+//! Source: Guo, Yang, Wang, Zhang, Xie, Liu, Zhao, "Half-Tree: Halving the Cost of Tree Expansion
+//! in COT and DPF", EUROCRYPT 2023, §5 and figure 8 (correlated trees, made level by level on
+//! shares as in Doerner, shelat, "Scaling ORAM for Secure Computation", CCS 2017, §3); final
+//! correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and
+//! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns
+//! it. Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust
+//! function under the key `Δ_b` of the transfers, fixed-key AES being an ideal permutation: with
+//! `N` AES calls spent by an attacker on `M` nodes the loss is about `N·M/2^127 + M²/2^128` (Guo,
+//! Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
+//! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary:
+//! semi-honest.
 //! Errors: [`crate::OtError`].
 //!
-//! Rounds `k + 3`, independent of `n`; bytes from each party (exactly: [`cost`]) about `4(k+1) + 16(k−1) + 1/8 + 40m` for each
-//! table, and `k(k−1)/16` more from the server.
+//! Rounds `k + 3`, independent of `n`; bytes from each party (exactly: [`cost`]) about
+//! `4(k+1) + 16(k−1) + 1/8 + 40m` for each table, and `k(k−1)/16` more from the server.
 //!
-//! Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS 2016): a leaf `s[j]` stands for the entries `j` and `j + 2^{k−1}`, its two
-//! *halves*, and is converted for each. So a tree has `2^{k−1}` leaves, and the most significant bit `μ` of the index no level.
+//! Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS 2016): a leaf `s[j]`
+//! stands for the entries `j` and `j + 2^{k−1}`, its two *halves*, and is converted for each. So a
+//! tree has `2^{k−1}` leaves, and the most significant bit `μ` of the index no level.
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
-//! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits of the first `k`, the
-//!    server's flipped, are the XOR shares of the index, least significant bit first. Root: `Δ_b` and a number used once.
-//! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last bit. Nodes off the path are
-//!    equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over all nodes add up to
-//!    `H(s_0) ⊕ H(s_1)` of the path, and `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared
-//!    without a message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening takes 1 round.
-//!    `k − 1` levels.
-//! 3. Shares of `u = β·μ`, a product of additive by XOR shares, from pads of the transfers of `μ`, one direction for each party's `β`; with the first message of step 2.
-//!    The additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which the
-//!    client chooses; the server's message travels with the same.
-//! 4. For half `c`, with `β^c = β − u` or `u`: `V_0 = β^c_0 − Σ_j Conv_{ℓ,c}(s_0[j])`, `V_1 = β^c_1 + Σ_j Conv_{ℓ,c}(s_1[j])`; the final word
-//!    `CW_{ℓ,c}` is `±(V_0 + V_1)`, negative if `t_1 = 1` on the path. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
-//!    `t_1 = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer in each
-//!    direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1 round.
-//! 5. `v_0[j + c·2^{k−1}] = Conv_{ℓ,c}(s_0[j]) + t_0[j]·CW_{ℓ,c}`, `v_1` is the negative of the same. One AES block converts a leaf for two payloads of a
-//!    half: two integers modulo `2^64`, exactly uniform.
+//! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits
+//!    of the first `k`, the server's flipped, are the XOR shares of the index, least significant
+//!    bit first. Root: `Δ_b` and a number used once.
+//! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last
+//!    bit. Nodes off the path are equal on both sides, that on the path differs by `Δ`; so
+//!    `z_b = ⊕ H(s)` over all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and
+//!    `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared without a
+//!    message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening
+//!    takes 1 round. `k − 1` levels.
+//! 3. Shares of `u = β·μ`, a product of additive by XOR shares, from pads of the transfers of `μ`,
+//!    one direction for each party's `β`; with the first message of step 2. The additive index,
+//!    `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which
+//!    the client chooses; the server's message travels with the same.
+//! 4. For half `c`, with `β^c = β − u` or `u`: `V_0 = β^c_0 − Σ_j Conv_{ℓ,c}(s_0[j])`,
+//!    `V_1 = β^c_1 + Σ_j Conv_{ℓ,c}(s_1[j])`; the final word `CW_{ℓ,c}` is `±(V_0 + V_1)`, negative
+//!    if `t_1 = 1` on the path. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
+//!    `t_1 = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer
+//!    in each direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1
+//!    round.
+//! 5. `v_0[j + c·2^{k−1}] = Conv_{ℓ,c}(s_0[j]) + t_0[j]·CW_{ℓ,c}`, `v_1` is the negative of the
+//!    same. One AES block converts a leaf for two payloads of a half: two integers modulo `2^64`,
+//!    exactly uniform.
 
 mod generate;
 mod halves;

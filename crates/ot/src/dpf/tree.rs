@@ -1,9 +1,10 @@
-//! One party's trees, grown from their roots as often as needed: nodes never leave the first-level cache, and the second
-//! growth of a level costs less than its way to memory and back.
+//! One party's trees, grown from their roots as often as needed: nodes never leave the first-level
+//! cache, and the second growth of a level costs less than its way to memory and back.
 //!
-//! A node is 128 bits, its least significant bit the bit `t`. Level `i` decides bit `i` of a leaf's number: the left
-//! children of a level are its first half, the right ones its second. Of `T` trees side by side node `j` of tree `i` stands
-//! at `j·T + i`, so that the few nodes of the first levels fill the AES pipeline too.
+//! A node is 128 bits, its least significant bit the bit `t`. Level `i` decides bit `i` of a leaf's
+//! number: the left children of a level are its first half, the right ones its second. Of `T` trees
+//! side by side node `j` of tree `i` stands at `j·T + i`, so that the few nodes of the first levels
+//! fill the AES pipeline too.
 
 use cryptogen_ring::kernels::{SPARE, TREES};
 use zeroize::Zeroizing;
@@ -54,8 +55,8 @@ impl Grove<TREES> {
         }
     }
 
-    /// `Σ_j t[j]` of each tree grown by `words` and `last`; `sums[b]`: the sums over the leaves of both halves of block `b`. The leaves
-    /// are not kept.
+    /// `Σ_j t[j]` of each tree grown by `words` and `last`; `sums[b]`: the sums over the leaves of
+    /// both halves of block `b`. The leaves are not kept.
     pub(super) fn leaf_sums(
         &mut self,
         roots: &[u128; TREES],

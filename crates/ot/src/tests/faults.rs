@@ -105,7 +105,8 @@ fn wrong_contents_never_panic() {
     for at in 0..MESSAGES {
         for fault in [Fault::Ones, Fault::Random] {
             for (batch, _) in spoil(fault, at).into_iter().filter_map(|(r, h)| r.ok().map(|r| (r, h))) {
-                // Semi-honest: the keys are wrong, but they are well formed and usable without a panic.
+                // Semi-honest: the keys are wrong, but they are well formed and usable without a
+                // panic.
                 let key = TableKey::from_record(shape(), batch.record(0)).expect("well-formed record");
                 assert_eq!(
                     key.dot(Role::Server, 1, &[&Table::new(&[1; 32])]).expect("valid tables").len(),

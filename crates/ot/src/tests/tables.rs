@@ -55,7 +55,8 @@ fn expanded_vectors_are_one_hot() {
             let shape = TableShape::new(k, payloads).expect("valid shape");
             let (batches, betas) = make(shape, n, (16 * k + payloads) as u8);
             for i in 0..n {
-                // Unit tables read the vector entry by entry: all of it, or a sample and the entry that counts.
+                // Unit tables read the vector entry by entry: all of it, or a sample and the entry
+                // that counts.
                 let hot = dot(&batches, i, 0, &[]).0 as usize;
                 let step = shape.size().div_ceil(512);
                 let entries: Vec<usize> = (0..shape.size()).step_by(step).chain([hot]).collect();

@@ -26,8 +26,8 @@ impl<P: Side> Endpoint<P> {
     /// Keeps the first `rows` rows of the session. If that is all of them, nothing changes.
     ///
     /// # Errors
-    /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol whose
-    /// cache cannot forget rows.
+    /// `Caller`, and nothing is dropped: more rows than there are, a pass in progress, a protocol
+    /// whose cache cannot forget rows.
     pub fn crop(&mut self, rows: usize) -> Result<()> {
         if self.online.crop(rows)? {
             self.cache.crop(rows);

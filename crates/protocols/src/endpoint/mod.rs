@@ -1,7 +1,9 @@
-//! One party's end of a client–server pair: connection, keys, material store and session state together.
+//! One party's end of a client–server pair: connection, keys, material store and session state
+//! together.
 //!
-//! Every public step has a counterpart that the peer must call at the same time; which step comes next is agreed by the callers
-//! (Python sends small control messages). Steps: `open`, `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
+//! Every public step has a counterpart that the peer must call at the same time; which step comes
+//! next is agreed by the callers (Python sends small control messages). Steps: `open`,
+//! `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
 
 mod crop;
 mod rows;
@@ -111,7 +113,8 @@ impl<P: Side> Endpoint<P> {
     /// Exchanges keys, runs the base oblivious transfers and compares the two stores. The session's
     /// protocol is the default one.
     ///
-    /// With `resync`, stores whose cursors differ (after a crash) are both moved forward to the later one; without it they are refused.
+    /// With `resync`, stores whose cursors differ (after a crash) are both moved forward to the
+    /// later one; without it they are refused.
     ///
     /// # Errors
     /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if
@@ -223,7 +226,8 @@ impl<P: Side> Endpoint<P> {
         self.cache = EncryptedCache::default();
     }
 
-    /// Makes material and commits it on both sides. Runs in chunks, so an interruption loses only the chunk in progress.
+    /// Makes material and commits it on both sides. Runs in chunks, so an interruption loses only
+    /// the chunk in progress.
     ///
     /// # Errors
     /// Connection and store failures, interruption.
@@ -274,7 +278,8 @@ impl<P: Side> Endpoint<P> {
             products: self.protocol.prepared,
         };
         work(&mut preparer, &mut sink)?;
-        // Both parties hold a complete batch before either commits; a crash in between is found when the stores are compared.
+        // Both parties hold a complete batch before either commits; a crash in between is found
+        // when the stores are compared.
         self.conn.exchange(P::ROLE.turn(), &[1], 1)?;
         Ok(sink.batch.commit()?)
     }
@@ -292,7 +297,8 @@ impl Endpoint<Client> {
         self.open_model(path)
     }
 
-    /// Opens an encrypted model that was received earlier; the whole model will do where a part is enough.
+    /// Opens an encrypted model that was received earlier; the whole model will do where a part is
+    /// enough.
     ///
     /// # Errors
     /// An unreadable file or one of the wrong size.

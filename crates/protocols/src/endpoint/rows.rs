@@ -1,4 +1,5 @@
-//! Taking material from the store: of rows, at their positions, with attention material; for logits.
+//! Taking material from the store: of rows, at their positions, with attention material; for
+//! logits.
 
 use std::path::Path;
 
@@ -24,8 +25,8 @@ impl<P: Side> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Caller` beyond the context, `Short` if the store lacks rows or exponentials (nothing is spent then),
-    /// connection failures.
+    /// `Caller` beyond the context, `Short` if the store lacks rows or exponentials (nothing is
+    /// spent then), connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
         if rows > context {
@@ -78,7 +79,8 @@ impl<P: Side> Endpoint<P> {
         Ok(())
     }
 
-    /// Takes `n` usable slots; the client also refuses those whose rotated queries or keys would not truncate safely.
+    /// Takes `n` usable slots; the client also refuses those whose rotated queries or keys would
+    /// not truncate safely.
     fn take_slots(&mut self, first: usize, n: usize) -> Result<Vec<Slot<P>>> {
         let mut slots: Vec<Slot<P>> = Vec::with_capacity(n);
         while slots.len() < n {

@@ -1,4 +1,5 @@
-//! Material that one step takes as a whole, and that stays in the store until then: a prompt's would fill the memory.
+//! Material that one step takes as a whole, and that stays in the store until then: a prompt's
+//! would fill the memory.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! The encrypted model as it lies with the client: which ciphertext holds what, and the file.
 //!
-//! The matrices: [`super::packing`]; the embedding, of which a pass needs single columns, is `Eᵀ` in ciphertexts of its own: `F` tokens in
-//! each, slot κ, coefficient c of ciphertext k is `E[k·F + κ][c]`.
+//! The matrices: [`super::packing`]; the embedding, of which a pass needs single columns, is `Eᵀ`
+//! in ciphertexts of its own: `F` tokens in each, slot κ, coefficient c of ciphertext k is
+//! `E[k·F + κ][c]`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

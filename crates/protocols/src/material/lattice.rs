@@ -1,6 +1,7 @@
 //! The two parties' lattice keys of a connection, and what is decrypted with them.
 //!
-//! The server's key is the model's (it encrypted the weights); the client makes a fresh one per connection.
+//! The server's key is the model's (it encrypted the weights); the client makes a fresh one per
+//! connection.
 
 use cryptogen_he::{Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
 use cryptogen_party::{Channel, Party};

@@ -3,12 +3,14 @@
 use cryptogen_ring::{Fp, Prg, Seed, Word};
 use rayon::prelude::*;
 
-/// What a random mask of a slot is for; each is derived from the slot's seed and used by one step only.
+/// What a random mask of a slot is for; each is derived from the slot's seed and used by one step
+/// only.
 #[derive(Clone, Copy, Debug)]
 pub enum Mask {
     /// Client: share of the embedding, one word per ciphertext coefficient.
     Embed,
-    /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an activation.
+    /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an
+    /// activation.
     Remask,
     /// Client: opens its share of 1/rms (index: norm).
     NormScalar,
@@ -46,7 +48,8 @@ pub enum Mask {
     Activation,
 }
 
-/// Words of [`Mask::NormHi`] or [`Mask::SigmaHi`] for one scalar: payload shares, of which one range alone uses the first.
+/// Words of [`Mask::NormHi`] or [`Mask::SigmaHi`] for one scalar: payload shares, of which one
+/// range alone uses the first.
 pub(crate) const HI_MASKS: usize = 3;
 
 /// Those of scalar `i`.

@@ -1,7 +1,8 @@
-//! What the offline phase leaves for the online phase: labels of masks, slots, rows, keys, and how ciphertexts are packed.
+//! What the offline phase leaves for the online phase: labels of masks, slots, rows, keys, and how
+//! ciphertexts are packed.
 //!
-//! It stands on [`crate::share`] and [`crate::model`]. The two phases meet here and nowhere else: [`crate::offline`] makes
-//! material, [`crate::online`] spends it, and neither knows the other.
+//! It stands on [`crate::share`] and [`crate::model`]. The two phases meet here and nowhere else:
+//! [`crate::offline`] makes material, [`crate::online`] spends it, and neither knows the other.
 
 mod deferred;
 mod encrypted_model;

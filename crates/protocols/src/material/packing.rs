@@ -1,9 +1,11 @@
 //! How matrices lie in the ciphertexts of the encrypted model.
 //!
-//! A matrix `[d_out, d_in]` is cut into blocks of `C` rows. Matrices of equal `d_in`, of all layers, share ciphertexts: a *group* is `n ≤ F = N/C`
-//! blocks, each in a slot of its own, as often as they fit (`⌊F/n⌋` times, each with another column). Slot `κ = copy·n + i`, coefficient `c` of
-//! ciphertext `k` is row `c` of block `i` in column `k·⌊F/n⌋ + copy`. So a combination of a group's ciphertexts is one full ciphertext of outputs, and
-//! only what is left over for the last group is spread over slots that are added up after decryption.
+//! A matrix `[d_out, d_in]` is cut into blocks of `C` rows. Matrices of equal `d_in`, of all
+//! layers, share ciphertexts: a *group* is `n ≤ F = N/C` blocks, each in a slot of its own, as
+//! often as they fit (`⌊F/n⌋` times, each with another column). Slot `κ = copy·n + i`, coefficient
+//! `c` of ciphertext `k` is row `c` of block `i` in column `k·⌊F/n⌋ + copy`. So a combination of a
+//! group's ciphertexts is one full ciphertext of outputs, and only what is left over for the last
+//! group is spread over slots that are added up after decryption.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,7 +16,8 @@ use cryptogen_ring::Fp;
 
 use crate::model::Site;
 
-/// Prices of the combination of a row, measured with `cargo run --release -p cryptogen-he --example bench`: a ciphertext's multiply-adds, the
+/// Prices of the combination of a row, measured with
+/// `cargo run --release -p cryptogen-he --example bench`: a ciphertext's multiply-adds, the
 /// multiplier of one of its slots, and a result (hidden, sent, decrypted).
 const CIPHERTEXT: usize = 276;
 const SLOT: usize = 1;
@@ -96,7 +99,8 @@ impl Group {
         message
     }
 
-    /// Multipliers `[k][F]` of a range of ciphertexts for one row of inputs: `input(i)` is that of block `i`, `[d_in]`.
+    /// Multipliers `[k][F]` of a range of ciphertexts for one row of inputs: `input(i)` is that of
+    /// block `i`, `[d_in]`.
     pub fn multipliers<'a>(&self, range: Range<usize>, input: impl Fn(usize) -> &'a [Fp], out: &mut [Fp]) {
         let (n, f) = (self.blocks.len(), self.slots());
         for (k, out) in range.zip(out.chunks_exact_mut(f)) {
@@ -126,7 +130,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs `(site, d_out, d_in)`, in the order of their outputs, into ciphertexts from number `start` on.
+    /// Packs `(site, d_out, d_in)`, in the order of their outputs, into ciphertexts from number
+    /// `start` on.
     pub fn new(matrices: &[(Site, usize, usize)], start: usize) -> Packed {
         let mut packed = Packed { groups: vec![], places: vec![] };
         let (mut width, mut next) = (0, start);
@@ -169,7 +174,8 @@ impl Packed {
     }
 }
 
-/// The cheapest groups of matrices with `d_in` inputs, given with the places of their outputs, whose noise is within its bound.
+/// The cheapest groups of matrices with `d_in` inputs, given with the places of their outputs,
+/// whose noise is within its bound.
 fn cheapest(matrices: &[(Site, Range<usize>)], d_in: usize) -> Vec<Group> {
     let mut best: Option<(usize, Vec<Group>)> = None;
     // From few slots to many: at equal price few are better. One slot is always within the bound.

@@ -1,4 +1,5 @@
-//! What a forward pass takes: rows with all their material at a fixed position, and evaluations of the output head.
+//! What a forward pass takes: rows with all their material at a fixed position, and evaluations of
+//! the output head.
 
 use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Seed, Wiped, Word};

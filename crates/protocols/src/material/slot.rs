@@ -1,8 +1,8 @@
 //! One token's worth of prepared material ("slot"), as it lies in the store.
 //!
-//! A slot serves one row of the decoder through all layers. What is random is kept as a seed; what came out of the
-//! offline protocols (shares of `W·r'`, of cross products, table keys) is kept as it is. Both parties use the same
-//! byte layout, computed from the public plan.
+//! A slot serves one row of the decoder through all layers. What is random is kept as a seed; what
+//! came out of the offline protocols (shares of `W·r'`, of cross products, table keys) is kept as
+//! it is. Both parties use the same byte layout, computed from the public plan.
 
 use std::path::Path;
 
@@ -41,7 +41,8 @@ fn shape(k: u32, payloads: u32) -> TableShape {
     TableShape::new(k, payloads).expect("Plan::parse admits only 4 ≤ k ≤ 16")
 }
 
-/// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine value and its guard.
+/// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine
+/// value and its guard.
 pub fn hi_shape(s: &Scalar) -> TableShape {
     shape(s.hi.k, if s.lo.is_some() { HI_MASKS as u32 } else { 1 })
 }
@@ -110,7 +111,8 @@ impl SlotLayout {
         layout
     }
 
-    /// Lengths of the pieces of a record, which is cut before and behind the keys of every activation: these leave as a whole.
+    /// Lengths of the pieces of a record, which is cut before and behind the keys of every
+    /// activation: these leave as a whole.
     pub fn pieces(&self) -> Vec<usize> {
         let ends = self.activation_tables.iter().chain(&self.activation_deltas).copied();
         let mut ends: Vec<usize> = ends.chain([self.bytes]).collect();
@@ -158,7 +160,8 @@ impl SlotLayout {
     pub fn activation_tables(&self, layer: usize) -> usize {
         self.activation_tables[layer]
     }
-    /// Server only: the client's half of each activation index, opened offline because both parts are known then.
+    /// Server only: the client's half of each activation index, opened offline because both parts
+    /// are known then.
     pub fn activation_deltas(&self, layer: usize) -> usize {
         self.activation_deltas[layer]
     }
@@ -168,7 +171,8 @@ impl SlotLayout {
 ///
 /// ```compile_fail,E0599
 /// use cryptogen_protocols::material::Slot;
-/// fn twice(s: Slot<cryptogen_party::Client>) -> [Slot<cryptogen_party::Client>; 2] { [s.clone(), s] }
+/// use cryptogen_party::Client;
+/// fn twice(s: Slot<Client>) -> [Slot<Client>; 2] { [s.clone(), s] }
 /// ```
 /// ```compile_fail,E0277
 /// use cryptogen_protocols::material::Slot;
@@ -178,11 +182,15 @@ impl SlotLayout {
 /// ```compile_fail,E0382
 /// use cryptogen_ot::TableKey;
 /// use cryptogen_party::Role;
-/// fn twice(key: TableKey) { key.dot(Role::Client, 0, &[]).unwrap(); key.dot(Role::Client, 1, &[]).unwrap(); }
+/// fn twice(key: TableKey) {
+///     key.dot(Role::Client, 0, &[]).unwrap();
+///     key.dot(Role::Client, 1, &[]).unwrap();
+/// }
 /// ```
 pub struct Slot<P: Party> {
     seed: Seed,
-    /// the record in pieces with their offsets: the keys of every activation are one, in the store until that step
+    /// the record in pieces with their offsets: the keys of every activation are one, in the store
+    /// until that step
     pieces: Vec<(usize, Deferred)>,
     _party: std::marker::PhantomData<P>,
 }
@@ -237,7 +245,8 @@ impl<P: Party> Slot<P> {
         Ok(self.bytes(offset, 2 * n)?.0.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8))
     }
 
-    /// The `i`-th table key of a group that starts at `offset`. The stored copy is wiped: a key leaves once.
+    /// The `i`-th table key of a group that starts at `offset`. The stored copy is wiped: a key
+    /// leaves once.
     pub fn table(&mut self, shape: TableShape, offset: usize, i: usize) -> Result<TableKey> {
         let n = shape.record_bytes();
         let (start, piece) = (offset + i * n, self.piece(offset));

@@ -8,7 +8,8 @@ use cryptogen_ring::Wiped;
 
 use crate::error::{ProtocolError, Result};
 
-/// Many keys of one class on their way to their look-ups, still as records: they are parsed by whoever expands them. Moves into
+/// Many keys of one class on their way to their look-ups, still as records: they are parsed by
+/// whoever expands them. Moves into
 /// [`crate::online::tables::look_up_all`]; no Clone, Debug or codec.
 pub struct TableKeys {
     shape: TableShape,

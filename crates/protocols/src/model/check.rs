@@ -5,7 +5,8 @@ use crate::error::PlanError;
 
 /// Most windows of a layer's activations.
 const MAX_WINDOWS: usize = 64;
-/// Bits cut off the shares of σ by both its truncations: shares of what is left stay wide enough to be lifted (A6).
+/// Bits cut off the shares of σ by both its truncations: shares of what is left stay wide enough to
+/// be lifted (A6).
 const MAX_LIFTED_CUT: i64 = 40;
 
 impl Plan {
@@ -32,7 +33,8 @@ impl Plan {
             for head in &a.heads {
                 segment_ok(&name, head.h, a.k)?;
                 within(&format!("{name}.offset"), head.offset, 1 - MAX_ENTRY, MAX_ENTRY - 1)?;
-                within(&format!("{name}.center"), head.center, 0, MAX_ENTRY - 1)?; // below, lifting could fail
+                // below, lifting could fail
+                within(&format!("{name}.center"), head.center, 0, MAX_ENTRY - 1)?;
                 for s in [head.e_shift, head.o_shift] {
                     shift_ok(&name, s)?;
                 }
@@ -136,7 +138,8 @@ pub(super) fn shift_ok(field: &str, s: u32) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// The shift of a segment index (A2). With `h + k ≤ 32` an index modulo `2^k` does not depend on how shares wrap.
+/// The shift of a segment index (A2). With `h + k ≤ 32` an index modulo `2^k` does not depend on
+/// how shares wrap.
 fn segment_ok(field: &str, h: u32, k: u32) -> Result<(), PlanError> {
     let most = MAX_SHIFT.saturating_sub(k);
     within(&format!("{field}: segment shift"), i64::from(h), 1, i64::from(most))
@@ -149,7 +152,8 @@ pub(super) fn within(field: &str, actual: i64, low: i64, high: i64) -> Result<()
     Ok(())
 }
 
-/// The shift of a truncation whose outcome is lifted (A6): a share that was not truncated could be lifted wrongly.
+/// The shift of a truncation whose outcome is lifted (A6): a share that was not truncated could be
+/// lifted wrongly.
 pub(super) fn lifted_ok(field: &str, s: u32) -> Result<(), PlanError> {
     if !(1..=MAX_SHIFT).contains(&s) {
         return Err(value(format!("{field}: shift of what is lifted"), "1..32", s));

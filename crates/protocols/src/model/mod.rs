@@ -1,4 +1,5 @@
-//! What is computed: the numeric plan, the linear layers of a decoder, the server's integer weights.
+//! What is computed: the numeric plan, the linear layers of a decoder, the server's integer
+//! weights.
 //!
 //! It knows no party: all of this is as true of the arithmetic in the clear.
 

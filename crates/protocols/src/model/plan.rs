@@ -1,4 +1,5 @@
-//! The numeric plan: every public constant of `docs/protocols/arithmetic.md`, parsed and checked once.
+//! The numeric plan: every public constant of `docs/protocols/arithmetic.md`, parsed and checked
+//! once.
 //!
 //! Python makes the plan (`cryptogen.numerics`); this is its Rust reading. Nothing here is secret.
 
@@ -18,7 +19,8 @@ const VERSION: i64 = 2;
 pub const F: u32 = 12;
 /// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
 pub(super) const MAX_SHIFT: u32 = 32;
-/// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in 128 bits.
+/// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in
+/// 128 bits.
 pub(super) const MAX_ENTRY: i64 = 1 << 46;
 /// Largest `f_w` of a matrix's rows, hence `out_shift` (A5).
 const MAX_WEIGHT_BITS: i64 = 15;
@@ -93,7 +95,8 @@ pub struct Rope {
     pub sin: usize,
 }
 
-/// One range of a positive scalar function (A4). `g`: its guard; `z`: of a coarse range, where the fine one takes over.
+/// One range of a positive scalar function (A4). `g`: its guard; `z`: of a coarse range, where the
+/// fine one takes over.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Range {
     /// truncation of the argument
@@ -366,7 +369,8 @@ impl Plan {
         &self.linears[site.index(self.model.layers)]
     }
 
-    /// `round(2^bits·cos)` and `…sin` of a position, `[head_dim/2]` each; empty without rotary positions.
+    /// `round(2^bits·cos)` and `…sin` of a position, `[head_dim/2]` each; empty without rotary
+    /// positions.
     pub fn rotation(&self, position: usize) -> (&[i64], &[i64]) {
         let n = self.model.head_dim / 2;
         match &self.rope {

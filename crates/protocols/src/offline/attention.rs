@@ -83,10 +83,10 @@ pub struct EncryptedCache {
 }
 
 impl EncryptedCache {
-    /// Forgets rows `rows…`; both parties must do it alike. Values are encrypted row by row, so dropped
-    /// rows are removed. Keys are encrypted block by block, so dropped rows stay inside their
-    /// ciphertexts; later products that touch them are masked like all others, and both parties ignore
-    /// them.
+    /// Forgets rows `rows…`; both parties must do it alike. Values are encrypted row by row, so
+    /// dropped rows are removed. Keys are encrypted block by block, so dropped rows stay inside
+    /// their ciphertexts; later products that touch them are masked like all others, and both
+    /// parties ignore them.
     pub fn crop(&mut self, rows: usize) {
         self.blocks.retain(|block| block.first < rows);
         for block in self.blocks.iter_mut().filter(|block| block.first + block.rows > rows) {
@@ -102,7 +102,8 @@ impl EncryptedCache {
     }
 }
 
-/// Messages and bytes of a block of `rows` rows behind earlier blocks that were made for `before` rows each.
+/// Messages and bytes of a block of `rows` rows behind earlier blocks that were made for `before`
+/// rows each.
 pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
     let (n_keys, n_values) = counts(m, rows);
     let groups: Vec<Group> = (before.iter().chain([&rows]).flat_map(|rows| Group::of_keys(m, *rows)))
@@ -167,7 +168,8 @@ pub fn extend<P: Party>(
     Ok(out)
 }
 
-/// One message of a turn: scores of a λ group with a block's keys, or sums of a λ group's values. With the number of the group.
+/// One message of a turn: scores of a λ group with a block's keys, or sums of a λ group's values.
+/// With the number of the group.
 #[derive(Clone, Copy)]
 enum Part<'a> {
     Scores(&'a Block, Group, usize),
@@ -182,7 +184,8 @@ impl Part<'_> {
     }
 }
 
-/// The messages of a turn for some query rows, in order; alike on both sides, whose caches have the same blocks.
+/// The messages of a turn for some query rows, in order; alike on both sides, whose caches have the
+/// same blocks.
 fn parts<'a>(m: &ModelShape, cache: &'a EncryptedCache) -> Vec<Part<'a>> {
     let of_block = |block: &'a Block| {
         let groups = Group::of_keys(m, block.packed).into_iter().enumerate();

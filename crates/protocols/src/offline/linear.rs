@@ -30,7 +30,8 @@ use crate::share::Cost;
 
 /// Ciphertexts expanded at a time (0.46 MB each).
 const EXPANDED: usize = 64;
-/// Rows of a message (0.46 MB of sums each). All rows of a call are combined in one pass over the model.
+/// Rows of a message (0.46 MB of sums each). All rows of a call are combined in one pass over the
+/// model.
 const ROWS: usize = 64;
 
 /// Messages and bytes of `rows` rows.
@@ -50,8 +51,9 @@ pub struct ClientSide<'a> {
     pub model: &'a EncryptedModel,
 }
 
-/// Client: returns `y_c` `[T, width]`. `input(site)` makes the `[T, d_in]` of a matrix, more than once if it lies in several groups. Sends a message
-/// while it makes the next one; calls `done` with the number of groups so far.
+/// Client: returns `y_c` `[T, width]`. `input(site)` makes the `[T, d_in]` of a matrix, more than
+/// once if it lies in several groups. Sends a message while it makes the next one; calls `done`
+/// with the number of groups so far.
 ///
 /// # Errors
 /// Connection failures, unreadable encrypted model, what `done` returns.
@@ -88,7 +90,8 @@ pub fn client(
     Ok(y)
 }
 
-/// `Σ_k r'_k ⊙ Enc(W)_k` of one group, [`ROWS`] rows in each combiner. `inputs`: `[T, d_in]` of each block.
+/// `Σ_k r'_k ⊙ Enc(W)_k` of one group, [`ROWS`] rows in each combiner. `inputs`: `[T, d_in]` of
+/// each block.
 fn combined(from: &ClientSide<'_>, group: &Group, inputs: &[&[Fp]], rows: usize) -> Result<Vec<Combiner>> {
     let (f, d_in) = (group.slots(), group.d_in());
     let firsts = || (0..rows).step_by(ROWS);
@@ -109,7 +112,8 @@ fn combined(from: &ClientSide<'_>, group: &Group, inputs: &[&[Fp]], rows: usize)
     Ok(combiners)
 }
 
-/// Server: returns `y_s` `[T, width]`. Decrypts a message while it receives the next one; calls `done` with the number of groups so far.
+/// Server: returns `y_s` `[T, width]`. Decrypts a message while it receives the next one; calls
+/// `done` with the number of groups so far.
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts, what `done` returns.
@@ -143,7 +147,8 @@ pub fn server(
     Ok(y)
 }
 
-/// Subtracts fresh uniform masks from combinations and hides what they are made of; returns the masks `[n][N]` and the message.
+/// Subtracts fresh uniform masks from combinations and hides what they are made of; returns the
+/// masks `[n][N]` and the message.
 pub(crate) fn hidden(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result<(Vec<Fp>, Vec<u8>)> {
     let mut masks = vec![Fp::ZERO; combiner.results() * N];
     masks

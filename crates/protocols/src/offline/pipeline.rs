@@ -5,12 +5,14 @@ use std::sync::mpsc::{sync_channel, Receiver};
 
 use crate::error::Result;
 
-/// Inputs in work at a time: one that waits, one that is worked on and one that is done, which bounds memory.
+/// Inputs in work at a time: one that waits, one that is worked on and one that is done, which
+/// bounds memory.
 const DEPTH: usize = 3;
 
-/// Passes every input through `work`, in the thread pool, and the results in order to `done`. Inputs are drawn and results given away in the
-/// calling thread, which owns the connection: whichever of the two sends or receives does so while the pool works on other messages.
-/// The caller waits for the pool, so it must not be one of its threads.
+/// Passes every input through `work`, in the thread pool, and the results in order to `done`.
+/// Inputs are drawn and results given away in the calling thread, which owns the connection:
+/// whichever of the two sends or receives does so while the pool works on other messages. The
+/// caller waits for the pool, so it must not be one of its threads.
 ///
 /// # Errors
 /// The first that any of the three returns.

@@ -182,7 +182,8 @@ impl<P: Party> Preparer<'_, P> {
         linear::client(self.ch, &from, packed, rows, input, self.rng, done)
     }
 
-    /// On the client, the truncated share `[T, d_out]` of a site; slots where that could fail are marked.
+    /// On the client, the truncated share `[T, d_out]` of a site; slots where that could fail are
+    /// marked.
     fn outputs(&self, packed: &Packed, y: &[Fp], site: Site, good: &mut [bool]) -> Vec<Fp> {
         if !self.is_client() {
             return vec![];
@@ -328,7 +329,8 @@ fn entered(plan: &Plan, site: Site, seeds: &[Seed], good: &mut [bool]) -> Vec<Fp
     r.iter().zip(spec.in_shift.iter().cycle()).map(|(r, &k)| word_trunc_client(*r, k)).collect()
 }
 
-/// Truncates the client's shares `[T, n]` in place by the bound and shift of each column; a row that could fail is not good.
+/// Truncates the client's shares `[T, n]` in place by the bound and shift of each column; a row
+/// that could fail is not good.
 fn truncate(shares: &mut [Fp], good: &mut [bool], n: usize, of: impl Fn(usize) -> (u64, u32) + Sync) {
     shares.par_chunks_mut(n).zip(good).for_each(|(row, good)| {
         for (j, c) in row.iter_mut().enumerate() {

@@ -20,7 +20,8 @@ use cryptogen_ring::{Prg, Word};
 use crate::error::Result;
 use crate::share::Cost;
 
-/// Leaves of a batch: its rounds cost little against its work even over 80 ms, and it takes about 60 MB of memory.
+/// Leaves of a batch: its rounds cost little against its work even over 80 ms, and it takes about
+/// 60 MB of memory.
 const LEAVES: usize = 1 << 25;
 
 /// Messages and bytes of `n` tables.
@@ -37,7 +38,8 @@ fn batch(shape: TableShape) -> usize {
     (LEAVES >> shape.k()).max(1)
 }
 
-/// Makes one table per `payloads` group of `betas` (`[n][payloads]` shares) and hands runs of records to `keep(first, bytes)`.
+/// Makes one table per `payloads` group of `betas` (`[n][payloads]` shares) and hands runs of
+/// records to `keep(first, bytes)`.
 ///
 /// # Errors
 /// Connection failures, malformed messages, whatever `keep` returns.

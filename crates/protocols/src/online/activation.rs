@@ -1,7 +1,7 @@
 //! GELU, and SiLU·up of gated MLPs (A5.6), by a secret segment; re-masked into the `down` layer.
 //!
-//! Functionality: shares of `u` → `x̂ = GELU(u)`; gated: shares of `g`, `up` → `x̂ = SiLU(g)·up`. The
-//! server gets `x − r'`, `x = TR(x̂, in_shift)`; both get shares of each row's range events.
+//! Functionality: shares of `u` → `x̂ = GELU(u)`; gated: shares of `g`, `up` → `x̂ = SiLU(g)·up`.
+//! The server gets `x − r'`, `x = TR(x̂, in_shift)`; both get shares of each row's range events.
 //! Source: `docs/protocols/preprocessed.md` §4.5; A2, A3, A6.
 //! Inputs: client `u_c`, server `u_s`, `[T, ff]`, gated `[T, 2·ff]` (first `g`, then `up`), over
 //! `F_p` at scale F. The client's share is known offline.
@@ -75,7 +75,8 @@ impl<'a> Windows<'a> {
     }
 }
 
-/// `A[j]·w + B[j]·up` from the sums `[A, B][1, β_w, β_up]` of one key and the opened `w − β_w`, `up − β_up`.
+/// `A[j]·w + B[j]·up` from the sums `[A, B][1, β_w, β_up]` of one key and the opened `w − β_w`,
+/// `up − β_up`.
 fn gated_line(delta_w: Word, delta_up: Word, sums: &[Word]) -> Word {
     let (a, b) = (&sums[..3], &sums[3..6]);
     delta_w * a[0] + a[1] + delta_up * b[0] + b[2]

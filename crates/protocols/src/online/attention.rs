@@ -164,7 +164,8 @@ impl<P: Side> Online<P> {
             .collect()
     }
 
-    /// Scatters per-pair outputs `[pairs][head_dim]` into rows `[rows][q_dim]`, with row 0's special case.
+    /// Scatters per-pair outputs `[pairs][head_dim]` into rows `[rows][q_dim]`, with row 0's
+    /// special case.
     fn by_row(&self, call: &Call, layer: usize, new: &NewRows, x: &[Fp]) -> Vec<Vec<Fp>> {
         let q_dim = self.plan.model.q_dim();
         let mut at = 0;

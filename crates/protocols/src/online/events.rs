@@ -1,5 +1,5 @@
-//! Range events (A7): how many look-ups of a row met a guard. Every party adds up its shares; only with a row's logits does the client
-//! learn a sum.
+//! Range events (A7): how many look-ups of a row met a guard. Every party adds up its shares; only
+//! with a row's logits does the client learn a sum.
 
 use cryptogen_party::Party;
 use cryptogen_ring::Word;
@@ -32,7 +32,8 @@ impl<P: Side> Online<P> {
         }
     }
 
-    /// The shares that belong to the last `sampled` active rows; the first of them stands for all rows since the last one sampled.
+    /// The shares that belong to the last `sampled` active rows; the first of them stands for all
+    /// rows since the last one sampled.
     pub(crate) fn release_events(&mut self, sampled: usize) -> Zeroizing<Vec<Word>> {
         let last = self.active.len().saturating_sub(sampled);
         let (unsampled, rows) = self.active.split_at_mut(last);
@@ -45,7 +46,8 @@ impl<P: Side> Online<P> {
         out
     }
 
-    /// Test builds: this party's shares of the events of the active rows, and of rows before them that nobody sampled.
+    /// Test builds: this party's shares of the events of the active rows, and of rows before them
+    /// that nobody sampled.
     #[cfg(test)]
     pub(crate) fn insecure_events(&self) -> (Vec<Word>, Word) {
         (self.active.iter().map(|row| *row.events).collect(), *self.pending)

@@ -10,7 +10,8 @@
 //! Leaks: nothing.
 //!
 //! Server: `y_s = TR(W·(x − r') + share_s + b)`. Client: `y_c = TR(share_c)`. The server's share of
-//! `W·x` is the protocol's ([`super::products`]); the client's is in its slot, whatever the protocol.
+//! `W·x` is the protocol's ([`super::products`]); the client's is in its slot, whatever the
+//! protocol.
 
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::trunc::trunc_server;

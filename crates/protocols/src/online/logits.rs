@@ -28,7 +28,8 @@ pub fn cost(plan: &Plan, rows: usize) -> Cost {
 }
 
 impl Online<Client> {
-    /// Returns the logits `[rows, vocab]` as integers at scale `F + f_w`, and the range events of each row.
+    /// Returns the logits `[rows, vocab]` as integers at scale `F + f_w`, and the range events of
+    /// each row.
     pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<(Vec<i64>, Vec<u64>)> {
         self.check(x, Kind::Input(Site::Head))?;
         let vocab = self.plan.model.vocab;

@@ -1,7 +1,9 @@
-//! The online phase: one-time-padded messages and plain integer arithmetic, one functionality per file.
+//! The online phase: one-time-padded messages and plain integer arithmetic, one functionality per
+//! file.
 //!
-//! A forward pass works on `T` *active* rows at once (a prompt, or one new token). Every row owns a slot of prepared
-//! material; rows that have passed live on in the key/value cache, which is never changed, only appended to.
+//! A forward pass works on `T` *active* rows at once (a prompt, or one new token). Every row owns a
+//! slot of prepared material; rows that have passed live on in the key/value cache, which is never
+//! changed, only appended to.
 
 pub mod activation;
 pub mod attention;
@@ -30,7 +32,8 @@ use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
 
-/// Messages and bytes of a forward pass over rows at `positions`, of which the last `sampled` get logits.
+/// Messages and bytes of a forward pass over rows at `positions`, of which the last `sampled` get
+/// logits.
 pub fn cost(plan: &Plan, positions: std::ops::Range<usize>, sampled: usize) -> Cost {
     let rows = positions.len();
     let layer = |l: usize| {
@@ -142,8 +145,8 @@ impl<P: Side> Online<P> {
         self.heads.len()
     }
 
-    /// Starts a forward pass over the next `n` rows. A pass that failed half-way leaves the session unusable: its rows
-    /// are gone and so is the alignment of the cache.
+    /// Starts a forward pass over the next `n` rows. A pass that failed half-way leaves the session
+    /// unusable: its rows are gone and so is the alignment of the cache.
     pub(crate) fn activate(&mut self, n: usize) -> Result<()> {
         if self.ready.len() < n {
             return Err(ProtocolError::Short {
@@ -171,7 +174,8 @@ impl<P: Side> Online<P> {
         Ok(())
     }
 
-    /// The client's re-mask `r` of a site for an active row (head: of the evaluation in progress); behind activations see
+    /// The client's re-mask `r` of a site for an active row (head: of the evaluation in progress);
+    /// behind activations see
     /// [`Row::remask_words`].
     pub(crate) fn remask(&self, row: usize, site: Site) -> Vec<Fp> {
         match site {

@@ -19,8 +19,9 @@ use crate::model::{Plan, ServerModel, Site};
 use crate::share::qkv::NewRows;
 use crate::share::{Incoming, Opening};
 
-/// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`, `open_v`: what the server opened
-/// (client side); the server keeps its value masks in `open_v` instead.
+/// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`,
+/// `open_v`: what the server opened (client side); the server keeps its value masks in `open_v`
+/// instead.
 #[derive(Default)]
 struct LayerCache {
     k: Vec<Fp>,
@@ -97,7 +98,8 @@ impl<P: Party> Preprocessed<P> {
         cache.v.extend(new.values.iter().flatten());
     }
 
-    /// This party's scores `[entries]` from its own shares and the openings, plus its share of the cross terms.
+    /// This party's scores `[entries]` from its own shares and the openings, plus its share of the
+    /// cross terms.
     fn own_scores(
         &self,
         call: &Call,
@@ -111,7 +113,8 @@ impl<P: Party> Preprocessed<P> {
         call.pairs.par_iter().flat_map_iter(one).collect()
     }
 
-    /// `Σ_j e_j·v_j + f_j·w_j` of every pair, `[pairs][head_dim]`, plus cross terms; `e`, `f` by entry, `w` what `open_v` of the cache holds.
+    /// `Σ_j e_j·v_j + f_j·w_j` of every pair, `[pairs][head_dim]`, plus cross terms; `e`, `f` by
+    /// entry, `w` what `open_v` of the cache holds.
     fn sums(&self, call: &Call, rows: &[Row<P>], scales: impl Fn(usize) -> [Fp; 2] + Sync) -> Vec<Fp> {
         let (m, d, cache) = (&self.plan.model, call.d, &self.cache[call.layer]);
         let mut o = vec![Fp::ZERO; call.pairs.len() * d];

@@ -28,7 +28,8 @@ pub struct ScalarKeys {
     pub hi: TableKey,
     /// payload share that pads its argument
     pub hi_beta: Word,
-    /// payload shares that multiply the fine value and the guard of the fine range; unused without one
+    /// payload shares that multiply the fine value and the guard of the fine range; unused without
+    /// one
     pub fine_betas: [Word; 2],
     /// key of the fine range, and the payload share that pads its argument
     pub lo: Option<(TableKey, Word)>,
@@ -71,8 +72,8 @@ pub fn second_message(spec: &Scalar, n: usize) -> usize {
     }
 }
 
-/// Step 1, local: truncate, index, subtract the masks. `specs`, `m`, `keys` run over the batch; all specs must
-/// agree on having a fine range.
+/// Step 1, local: truncate, index, subtract the masks. `specs`, `m`, `keys` run over the batch; all
+/// specs must agree on having a fine range.
 pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKeys>) -> Started<'a> {
     let argument = |r: &Range, m: Fp, key: TableKey, beta: Word| {
         let reduced = trunc::<P>(m, r.mu);
@@ -140,7 +141,8 @@ impl<'a> Started<'a> {
                 values.push(line(delta, sums, m));
                 guards.push(sums[3 * m]);
                 if two && !fine {
-                    // Z·1 and Z times the payloads of the fine value and its guard, behind that of the argument.
+                    // Z·1 and Z times the payloads of the fine value and its guard, behind that of
+                    // the argument.
                     select.push(Select { z: sums[2 * m], z_betas: [sums[2 * m + 2], sums[2 * m + 3]] });
                 }
             }
@@ -160,7 +162,8 @@ struct Select {
     z_betas: [Word; 2],
 }
 
-/// Between the two messages: coarse values and guards, selector shares, masked fine values and guards.
+/// Between the two messages: coarse values and guards, selector shares, masked fine values and
+/// guards.
 pub struct Evaluated<'a> {
     specs: Vec<&'a Scalar>,
     coarse: Vec<Word>,

@@ -33,7 +33,8 @@ pub struct Lookup<'a> {
     pub tables: [&'a Table; 4],
 }
 
-/// Expands every key once and returns the inner products `[tables][m]`, in order. Parallel over look-ups.
+/// Expands every key once and returns the inner products `[tables][m]`, in order. Parallel over
+/// look-ups.
 pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Word>>> {
     lookups
         .into_par_iter()
@@ -45,8 +46,9 @@ pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Word>>> {
         .collect()
 }
 
-/// Expands all keys of `keys`, with their opened `rotations`, and returns the inner products `[keys][tables][m]`. The `n`-th key of all looks up
-/// in `sets[of(n)]`; all sets have one size. Keys are parsed here, in parallel, and wiped when all are done.
+/// Expands all keys of `keys`, with their opened `rotations`, and returns the inner products
+/// `[keys][tables][m]`. The `n`-th key of all looks up in `sets[of(n)]`; all sets have one size.
+/// Keys are parsed here, in parallel, and wiped when all are done.
 pub fn look_up_all<P: Party>(
     keys: Vec<TableKeys>,
     rotations: &[u32],
@@ -79,7 +81,8 @@ pub fn look_up_all<P: Party>(
     Ok(out)
 }
 
-/// `PWL(x)` (A3) from a key's sums `[tables A, B, …][m]` and the opened `Δ = x − β`, `β` the first secret payload.
+/// `PWL(x)` (A3) from a key's sums `[tables A, B, …][m]` and the opened `Δ = x − β`, `β` the first
+/// secret payload.
 pub fn line(delta: Word, sums: &[Word], m: usize) -> Word {
     let (a, b) = (&sums[..m], &sums[m..]);
     delta * a[0] + a[1] + b[0]

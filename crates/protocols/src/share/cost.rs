@@ -1,4 +1,5 @@
-//! What a step costs on the wire, declared beside every protocol and compared with the measured by the tests.
+//! What a step costs on the wire, declared beside every protocol and compared with the measured by
+//! the tests.
 
 use cryptogen_party::Role;
 

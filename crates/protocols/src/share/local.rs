@@ -1,4 +1,5 @@
-//! What a party does with its own share, without a message: truncation, lifting, indices of look-ups (A1, A2, A6).
+//! What a party does with its own share, without a message: truncation, lifting, indices of
+//! look-ups (A1, A2, A6).
 
 use cryptogen_party::{Client, Party, Role};
 use cryptogen_ring::trunc::{index_client, index_server, trunc_client, trunc_server};

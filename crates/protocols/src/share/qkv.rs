@@ -1,4 +1,5 @@
-//! Queries, keys and values: the split of a `qkv` row, and rotary positions (A5.4), local on shares.
+//! Queries, keys and values: the split of a `qkv` row, and rotary positions (A5.4), local on
+//! shares.
 
 use cryptogen_party::Party;
 use cryptogen_ring::trunc::trunc_is_safe;

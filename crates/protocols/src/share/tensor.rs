@@ -9,7 +9,8 @@ use crate::model::Site;
 /// What a tensor of shares is, so that steps cannot be confused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The residual stream, `[T, d]`, scale F. The client's share has been known since the offline phase.
+    /// The residual stream, `[T, d]`, scale F. The client's share has been known since the offline
+    /// phase.
     Hidden,
     /// A re-masked input of a linear layer: the server holds `x − r'`, the client nothing.
     Input(Site),
@@ -19,7 +20,8 @@ pub enum Kind {
 
 /// One party's share of a matrix of activations. Wiped on drop; no Debug, Clone or codec.
 ///
-/// Adding the client's share to the server's does not compile, nor does handing it to the server's step:
+/// Adding the client's share to the server's does not compile, nor does handing it to the server's
+/// step:
 /// ```compile_fail,E0308
 /// use cryptogen_party::{Client, Server};
 /// use cryptogen_protocols::share::Tensor;
@@ -28,7 +30,9 @@ pub enum Kind {
 /// ```compile_fail,E0308
 /// use cryptogen_party::{Channel, Client, Server};
 /// use cryptogen_protocols::{model::Site, online::Online, share::Tensor};
-/// fn step(o: &mut Online<Server>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
+/// fn step(o: &mut Online<Server>, ch: &mut dyn Channel, h: &Tensor<Client>) {
+///     o.norm(ch, h, Site::Head).unwrap();
+/// }
 /// ```
 /// A share cannot be printed, copied or read, so it cannot be sent:
 /// ```compile_fail,E0277
@@ -47,7 +51,9 @@ pub enum Kind {
 /// ```
 /// use cryptogen_party::{Channel, Client};
 /// use cryptogen_protocols::{model::Site, online::Online, share::Tensor};
-/// fn step(o: &mut Online<Client>, ch: &mut dyn Channel, h: &Tensor<Client>) { o.norm(ch, h, Site::Head).unwrap(); }
+/// fn step(o: &mut Online<Client>, ch: &mut dyn Channel, h: &Tensor<Client>) {
+///     o.norm(ch, h, Site::Head).unwrap();
+/// }
 /// fn sum(a: &Tensor<Client>, b: &Tensor<Client>) { a.add(b).unwrap(); }
 /// ```
 pub struct Tensor<P: Party> {

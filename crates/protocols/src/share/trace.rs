@@ -1,10 +1,13 @@
-//! Truncation outcomes, for the oracle's replay. Test builds only (`insecure-trace`); otherwise it records nothing.
+//! Truncation outcomes, for the oracle's replay. Test builds only (`insecure-trace`); otherwise it
+//! records nothing.
 //!
-//! Each event is one share per value, in the order of `docs/protocols/arithmetic.md`; adding both parties' logs gives the outcomes.
+//! Each event is one share per value, in the order of `docs/protocols/arithmetic.md`; adding both
+//! parties' logs gives the outcomes.
 
 use cryptogen_ring::{Fp, Word};
 
-/// A party's log of its shares after every truncation and segment index, and of products after lifting.
+/// A party's log of its shares after every truncation and segment index, and of products after
+/// lifting.
 #[derive(Default)]
 pub struct Trace {
     #[cfg(any(test, feature = "insecure-trace"))]
@@ -27,7 +30,8 @@ impl Trace {
         self.insecure_words.extend(shares.into_iter().map(Fp::value));
     }
 
-    /// Index shares are tagged with their width in the upper half: they add up modulo `2^k`, not modulo p.
+    /// Index shares are tagged with their width in the upper half: they add up modulo `2^k`, not
+    /// modulo p.
     pub(crate) fn index(&mut self, shares: impl IntoIterator<Item = u32>, k: u32) {
         self.insecure_words.extend(shares.into_iter().map(|i| u64::from(i) | u64::from(k) << 32 | 1 << 63));
     }

@@ -1,12 +1,12 @@
 //! Online messages, one-time padded by construction.
 //!
-//! What the public ways into an [`Opening`] take, they subtract a fresh mask from. Inside this crate
-//! it also takes what was padded before: arguments of look-ups, fine values and guards, all less a
-//! payload share, and rotations.
+//! What the public ways into an [`Opening`] take, they subtract a fresh mask from. Inside this
+//! crate it also takes what was padded before: arguments of look-ups, fine values and guards, all
+//! less a payload share, and rotations.
 //!
-//! Online messages that no `Opening` builds: the embedding's ciphertext (`online/embed.rs`), which is
-//! masked, re-randomised and flooded; logits and range events (`online/logits.rs`), which the client
-//! learns by design; ciphertexts of the paper's protocols.
+//! Online messages that no `Opening` builds: the embedding's ciphertext (`online/embed.rs`), which
+//! is masked, re-randomised and flooded; logits and range events (`online/logits.rs`), which the
+//! client learns by design; ciphertexts of the paper's protocols.
 
 use cryptogen_party::Channel;
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
@@ -35,7 +35,8 @@ impl Opening {
         Opening::default()
     }
 
-    /// Appends `share − mask`, element-wise. Masks come from a slot and are used for this one message.
+    /// Appends `share − mask`, element-wise. Masks come from a slot and are used for this one
+    /// message.
     pub fn masked(&mut self, share: &[Fp], mask: &[Fp]) -> &mut Opening {
         debug_assert_eq!(share.len(), mask.len());
         self.bytes.reserve(share.len() * 8);
@@ -88,7 +89,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table rotations.
+    /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table
+    /// rotations.
     pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Incoming> {
         Ok(Incoming { bytes: channel.recv(8 * words + 2 * rotations)?, at: 0 })
     }

@@ -1,4 +1,5 @@
-//! A channel that keeps what was sent and can spoil one message, and two parties in two threads over it.
+//! A channel that keeps what was sent and can spoil one message, and two parties in two threads
+//! over it.
 
 use cryptogen_party::memory::{self, MemoryChannel};
 use cryptogen_party::{Channel, ChannelError};

@@ -1,5 +1,6 @@
-//! The decoder on clear integers, as `docs/protocols/arithmetic.md` defines it. Truncations and segment indices take the outcome that the
-//! two parties got, which must be one of the two allowed. All values are small: what happens to others is in `ranges.rs`.
+//! The decoder on clear integers, as `docs/protocols/arithmetic.md` defines it. Truncations and
+//! segment indices take the outcome that the two parties got, which must be one of the two allowed.
+//! All values are small: what happens to others is in `ranges.rs`.
 
 use std::collections::VecDeque;
 
@@ -105,7 +106,8 @@ impl<'a> Clear<'a> {
         }
     }
 
-    /// Checks that the server's `x − r'` with the client's `r'` is `TR(x̂, in_shift)`, without an event of its own.
+    /// Checks that the server's `x − r'` with the client's `r'` is `TR(x̂, in_shift)`, without an
+    /// event of its own.
     pub fn check_input(&self, site: Site, x_hat: &[i64], got: &[i64]) {
         let shifts = &self.tiny.plan.linear(site).in_shift;
         assert_eq!(x_hat.len(), got.len());
@@ -305,7 +307,8 @@ impl<'a> Clear<'a> {
         self.apply(&x, Site::Head)
     }
 
-    /// A whole pass: the logits of the last `sampled` rows, and their events with those of the rows before them.
+    /// A whole pass: the logits of the last `sampled` rows, and their events with those of the rows
+    /// before them.
     pub fn forward(&mut self, tokens: &[usize], first: usize, sampled: usize) -> (Vec<i64>, Vec<u64>) {
         let m = &self.tiny.plan.model;
         self.events = vec![0; tokens.len()];

@@ -21,7 +21,8 @@ pub fn between(rng: &mut Prg, low: i64, high: i64) -> i64 {
     low + (rng.next_u64() % (high - low) as u64) as i64
 }
 
-/// `n` integers below `bound` in absolute value: mostly uniform, with both ends and the values around 0 among them.
+/// `n` integers below `bound` in absolute value: mostly uniform, with both ends and the values
+/// around 0 among them.
 pub fn integers(rng: &mut Prg, n: usize, bound: i64) -> Vec<i64> {
     let extreme = [bound - 1, 1 - bound, 0, -1, 1];
     (0..n)

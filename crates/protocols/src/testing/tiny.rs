@@ -1,5 +1,5 @@
-//! Plans and integer weights small enough for tests. The tables are random: a wrong entry cannot go unnoticed, and sizes are chosen so
-//! that all values stay far below p.
+//! Plans and integer weights small enough for tests. The tables are random: a wrong entry cannot go
+//! unnoticed, and sizes are chosen so that all values stay far below p.
 
 use std::collections::HashMap;
 use std::f64::consts::PI;

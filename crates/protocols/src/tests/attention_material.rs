@@ -41,8 +41,9 @@ fn extend<P: Party>(
 
 #[test]
 fn attention_material_equals_the_clear_sums() {
-    // Blocks one behind the other, grouped heads, more rows than are combined at once, more λ than fit into one
-    // ciphertext, head dimensions and contexts whose sums need fewer slots for their noise.
+    // Blocks one behind the other, grouped heads, more rows than are combined at once, more λ than
+    // fit into one ciphertext, head dimensions and contexts whose sums need fewer slots for their
+    // noise.
     for (m, sizes) in [
         (shape(2, 4, 2, 3), vec![1, 3, 5]),
         (shape(1, 2, 2, 4), vec![5, 1]),

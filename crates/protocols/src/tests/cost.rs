@@ -1,4 +1,5 @@
-//! Measured messages and bytes equal the declarations. (The offline protocols are measured where they are tested.)
+//! Measured messages and bytes equal the declarations. (The offline protocols are measured where
+//! they are tested.)
 
 use super::channel::measured;
 use super::online::session;

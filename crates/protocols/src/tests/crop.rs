@@ -1,4 +1,5 @@
-//! Rows are dropped and others take their positions: logits equal the clear model's, which never saw the dropped ones.
+//! Rows are dropped and others take their positions: logits equal the clear model's, which never
+//! saw the dropped ones.
 
 use std::path::Path;
 
@@ -33,8 +34,9 @@ const fn silent(extend: usize, tokens: &'static [usize], keep: usize) -> Step {
     Step { sampled: 0, ..step(extend, tokens, keep) }
 }
 
-/// All rows kept, then half of a block, rows of two blocks, all but none, the whole session; rows prepared ahead are dropped with them. Range
-/// events of rows that are dropped before a row was sampled are not forgotten, those of the last pass are.
+/// All rows kept, then half of a block, rows of two blocks, all but none, the whole session; rows
+/// prepared ahead are dropped with them. Range events of rows that are dropped before a row was
+/// sampled are not forgotten, those of the last pass are.
 const STEPS: [Step; 7] = [
     step(3, &[3, 0, 19], 3),
     step(6, &[7, 11, 5, 2], 5),
@@ -124,8 +126,8 @@ fn check(tiny: &Tiny, dir: &Path) {
         clear.crop(step.keep);
     }
     clear.finish();
-    // Every row took a slot and tables of its own: nothing of a dropped row served again. One run in a hundred refuses a slot whose rotated
-    // queries could truncate wrongly, and takes another.
+    // Every row took a slot and tables of its own: nothing of a dropped row served again. One run
+    // in a hundred refuses a slot whose rotated queries could truncate wrongly, and takes another.
     assert_eq!(client.1, server.1);
     assert_eq!(client.1, Stock { rows: client.1.rows, logits: 2, exponentials: 1 });
     assert!((1..=3).contains(&client.1.rows), "{:?}", client.1);

@@ -1,5 +1,6 @@
-//! An insecure ideal dealer: it knows both parties' secrets and hands out the correlations that the offline phase would have made.
-//! Only table keys come from the real two-party generation, run here within one process.
+//! An insecure ideal dealer: it knows both parties' secrets and hands out the correlations that the
+//! offline phase would have made. Only table keys come from the real two-party generation, run here
+//! within one process.
 
 use std::ops::Range;
 use std::path::Path;

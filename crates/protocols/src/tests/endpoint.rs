@@ -1,4 +1,5 @@
-//! Whole sessions over connections in memory: private logits equal the clear ones bit for bit, at the declared cost.
+//! Whole sessions over connections in memory: private logits equal the clear ones bit for bit, at
+//! the declared cost.
 
 use std::path::Path;
 
@@ -24,7 +25,8 @@ pub fn open<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool)
 /// Tokens of each pass and how many of its rows are sampled.
 type Passes = [(&'static [usize], usize)];
 
-/// What a party of [`session`] leaves: logits of every pass (client), the log, the rest of the stock, online bytes and messages.
+/// What a party of [`session`] leaves: logits of every pass (client), the log, the rest of the
+/// stock, online bytes and messages.
 type Left = (Vec<Logits>, Vec<u64>, Stock, [u64; 2]);
 
 /// Prepares `want`, then runs `passes` in a session of their own.

@@ -1,4 +1,5 @@
-//! Spoiled messages of every online step are typed errors, never panics; honest ones hash to the recorded values.
+//! Spoiled messages of every online step are typed errors, never panics; honest ones hash to the
+//! recorded values.
 
 use cryptogen_party::{ChannelError, MessageError};
 
@@ -9,7 +10,8 @@ use super::tiny::{tiny, Arch, BOTH};
 use super::{integers, rng};
 use crate::error::ProtocolError;
 
-/// Errors of the party that received message `at` of party `by` (0: client) spoiled, and of its sender.
+/// Errors of the party that received message `at` of party `by` (0: client) spoiled, and of its
+/// sender.
 fn spoil(arch: Arch, step: Step, by: usize, at: usize, fault: Fault) -> [Option<ProtocolError>; 2] {
     let (tiny, session) = (tiny(arch), session(arch));
     let x = integers(&mut rng(4), 2 * step.width(tiny), step.bound(arch));
@@ -55,7 +57,8 @@ fn wrong_lengths_and_hangups_are_errors() {
     });
 }
 
-/// Whether message `at` of party `by` holds nothing but rotations and integers modulo `2^64`, which any bytes are.
+/// Whether message `at` of party `by` holds nothing but rotations and integers modulo `2^64`, which
+/// any bytes are.
 fn has_no_field_element(arch: Arch, step: Step, by: usize, at: usize) -> bool {
     match step {
         Step::Norm(_) => (by, at) == (0, 0),
@@ -79,7 +82,8 @@ fn numbers_outside_the_field_are_errors() {
 
 #[test]
 fn wrong_contents_never_panic() {
-    // Semi-honest: the result is wrong, and nothing worse happens. A random word is above p with probability 2^-32.
+    // Semi-honest: the result is wrong, and nothing worse happens. A random word is above p with
+    // probability 2^-32.
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Random);
         assert!(error.is_none(), "{error:?}");

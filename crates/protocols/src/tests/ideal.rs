@@ -1,5 +1,6 @@
-//! What the two records of a slot must hold, from both seeds: the ideal functionality of the offline phase. The dealer makes records by it, the
-//! tests of the real offline phase check records against it.
+//! What the two records of a slot must hold, from both seeds: the ideal functionality of the
+//! offline phase. The dealer makes records by it, the tests of the real offline phase check records
+//! against it.
 
 use cryptogen_ot::TableShape;
 use cryptogen_party::Client;
@@ -80,7 +81,8 @@ pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> (Vec<Fp>, bool) {
     (r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect(), good)
 }
 
-/// A slot from both seeds. `client_share(site)` is the client's share of `W·r'`, which the ideal functionality leaves open.
+/// A slot from both seeds. `client_share(site)` is the client's share of `W·r'`, which the ideal
+/// functionality leaves open.
 pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) -> Vec<Fp>) -> Ideal {
     let (plan, layout, m) = (&tiny.plan, &tiny.layout, &tiny.plan.model);
     let d = m.d;
@@ -200,7 +202,8 @@ impl Ideal {
     }
 }
 
-/// `[score, value]`: what the parties' shares of attention material of row `t` add up to, `[heads][t+1]` and `[q_dim]`.
+/// `[score, value]`: what the parties' shares of attention material of row `t` add up to,
+/// `[heads][t+1]` and `[q_dim]`.
 pub fn attention(
     tiny: &Tiny,
     layer: usize,

@@ -1,7 +1,8 @@
-//! Five tests for every protocol: it equals the clear function (bit for bit, given the outcomes of the truncations); it does so
-//! over material of an insecure ideal dealer, so online steps do not hide behind the offline phase; its cost is the
-//! declared one; its transcript with fixed seeds is the recorded one; spoiled messages are errors and never panics.
-//! Online messages are moreover uniform for fixed secrets.
+//! Five tests for every protocol: it equals the clear function (bit for bit, given the outcomes of
+//! the truncations); it does so over material of an insecure ideal dealer, so online steps do not
+//! hide behind the offline phase; its cost is the declared one; its transcript with fixed seeds is
+//! the recorded one; spoiled messages are errors and never panics. Online messages are moreover
+//! uniform for fixed secrets.
 
 mod attention_material;
 mod cost;

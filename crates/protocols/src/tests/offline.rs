@@ -35,7 +35,8 @@ pub fn keys() -> &'static (PartyKeys<Client>, PartyKeys<Server>) {
     })
 }
 
-/// The real transfer of a model into a file; the client stops it at its first report unless it is to `go_on`.
+/// The real transfer of a model into a file; the client stops it at its first report unless it is
+/// to `go_on`.
 fn transfer(tiny: &Tiny, path: &Path, mut rng: Prg, go_on: bool) -> (Ran<Result<()>>, Ran<Result<()>>) {
     let (plan, weights, part) = (&tiny.plan, &tiny.model, Part::Whole);
     run(
@@ -44,7 +45,8 @@ fn transfer(tiny: &Tiny, path: &Path, mut rng: Prg, go_on: bool) -> (Ran<Result<
     )
 }
 
-/// The client's copy of a model, made by the real transfer; its file is gone, only the open handle is left.
+/// The client's copy of a model, made by the real transfer; its file is gone, only the open handle
+/// is left.
 pub fn encrypted(tiny: &Tiny) -> EncryptedModel {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("model");
@@ -246,7 +248,8 @@ fn spoiled_offline_messages_are_errors() {
     }
 }
 
-/// The receiver's error: of the channel, of the lattice encryption; random bytes may also be well-formed.
+/// The receiver's error: of the channel, of the lattice encryption; random bytes may also be
+/// well-formed.
 pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
     let expected = match fault {
         Fault::Truncate | Fault::Extend => {

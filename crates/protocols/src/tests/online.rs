@@ -30,7 +30,8 @@ fn oracle<'a>(tiny: &'a Tiny, client: &mut Online<Client>, server: &mut Online<S
     Clear::new(tiny, client.trace.insecure_take(), server.trace.insecure_take())
 }
 
-/// What both parties' shares of range events add up to: of the active rows, and of those before that nobody sampled.
+/// What both parties' shares of range events add up to: of the active rows, and of those before
+/// that nobody sampled.
 pub fn events(client: &Online<Client>, server: &Online<Server>) -> (Vec<u64>, u64) {
     let ((c, c_pending), (s, s_pending)) = (client.insecure_events(), server.insecure_events());
     (c.iter().zip(&s).map(|(c, s)| (*c + *s).0).collect(), (c_pending + s_pending).0)

@@ -63,7 +63,8 @@ fn wrong_values_are_refused() {
             other => panic!("{at}: {other:?}"),
         }
     }
-    // Tables 0 and 1 of the second decoder are cosines and sines; guards and selectors are tables of bits.
+    // Tables 0 and 1 of the second decoder are cosines and sines; guards and selectors are tables
+    // of bits.
     for at in [
         "/norms/0/scalar/hi/z",
         "/norms/0/scalar/lo/g",

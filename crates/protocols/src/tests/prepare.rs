@@ -1,4 +1,5 @@
-//! The real offline phase makes records that hold what the ideal functionality says, attention material included.
+//! The real offline phase makes records that hold what the ideal functionality says, attention
+//! material included.
 
 use cryptogen_ot::{OtPair, TableKey};
 use cryptogen_party::Party;

@@ -1,7 +1,9 @@
-//! Any inputs at all: the steps equal `docs/protocols/arithmetic.md` far outside all windows too, events included.
+//! Any inputs at all: the steps equal `docs/protocols/arithmetic.md` far outside all windows too,
+//! events included.
 //!
-//! [`Wild`] computes modulo p and modulo `2^64`, from both parties' shares where it knows them, otherwise from their logs, which must be
-//! what shares of the right value give. So a wrong wrap is not assumed to be impossible, only to be rare for small values.
+//! [`Wild`] computes modulo p and modulo `2^64`, from both parties' shares where it knows them,
+//! otherwise from their logs, which must be what shares of the right value give. So a wrong wrap is
+//! not assumed to be impossible, only to be rare for small values.
 
 mod model;
 
@@ -21,7 +23,8 @@ const PLANS: u8 = 8;
 const ROWS: usize = 3;
 const LARGEST: i64 = (1 << 46) - 1;
 
-/// Overwrites every shift, window, anchor and table of the steps with random ones; the ends of what is allowed are likely.
+/// Overwrites every shift, window, anchor and table of the steps with random ones; the ends of what
+/// is allowed are likely.
 fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
     let mut pick = |low: i64, high: i64| match rng.next_u64() % 4 {
         0 => low,

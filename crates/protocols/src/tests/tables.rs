@@ -40,7 +40,8 @@ fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {
 
 #[test]
 fn look_ups_equal_the_clear_lines() {
-    // A3 modulo 2^64 is exact for every x whose shares wrap as they nearly always do, entries up to their bound.
+    // A3 modulo 2^64 is exact for every x whose shares wrap as they nearly always do, entries up to
+    // their bound.
     for (k, h) in [(4, 32), (9, 1), (7, 20)] {
         let (shape, n) = (TableShape::new(k, 1).unwrap(), 40);
         let (mut rng, extreme) = (rng(k as u8), (1i64 << 46) - 1);

@@ -1,4 +1,5 @@
-//! For fixed secrets, every online message is uniform over the choice of material: what a party sends tells the peer nothing.
+//! For fixed secrets, every online message is uniform over the choice of material: what a party
+//! sends tells the peer nothing.
 
 use cryptogen_party::Role;
 
@@ -66,7 +67,8 @@ fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
     }
 }
 
-/// Pearson's statistic against the uniform distribution exceeds its mean by less than five standard deviations.
+/// Pearson's statistic against the uniform distribution exceeds its mean by less than five standard
+/// deviations.
 fn check_uniform(counts: &[usize], what: &str) {
     let (n, bins) = (counts.iter().sum::<usize>() as f64, counts.len() as f64);
     if n < 5.0 * bins {
@@ -115,7 +117,8 @@ fn online_messages_are_uniform() {
     }
 }
 
-/// The same message of many runs: no word comes twice at its place, bytes of words and rotations are uniform.
+/// The same message of many runs: no word comes twice at its place, bytes of words and rotations
+/// are uniform.
 fn check_message(messages: &[&[u8]], parts: &[Part], what: &str) {
     let (mut at, mut bytes) = (0, vec![0usize; 256]);
     for part in parts {

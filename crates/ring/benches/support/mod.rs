@@ -1,8 +1,10 @@
-//! Criterion with the distance from the machine's limits, which are measured in the same run, on one thread: bytes against
-//! reading or copying memory (the faster), multiply-adds (32 × 32 → 64 bits) against a loop of nothing else, AES rounds (10 for AES-128, 14
-//! for AES-256) against the fixed-key hash of blocks in the first-level cache.
+//! Criterion with the distance from the machine's limits, which are measured in the same run, on
+//! one thread: bytes against reading or copying memory (the faster), multiply-adds (32 × 32 → 64
+//! bits) against a loop of nothing else, AES rounds (10 for AES-128, 14 for AES-256) against the
+//! fixed-key hash of blocks in the first-level cache.
 //!
-//! Times are the best sample of each: a limit is about what the machine can do. Criterion's own statistics come before.
+//! Times are the best sample of each: a limit is about what the machine can do. Criterion's own
+//! statistics come before.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -97,11 +99,13 @@ impl Report {
     ) -> f64 {
         let mut best = f64::INFINITY;
         let mut group = self.criterion.benchmark_group("kernels");
-        group.sampling_mode(SamplingMode::Flat); // the same number of calls each time, also of slow ones
+        // the same number of calls each time, also of slow ones
+        group.sampling_mode(SamplingMode::Flat);
         group.bench_function(name, |b| {
             b.iter_custom(|n| {
                 let mut total = Duration::ZERO;
-                // Groups of calls: reading the clock must not count where a call takes a microsecond.
+                // Groups of calls: reading the clock must not count where a call takes a
+                // microsecond.
                 let mut left = n;
                 while left > 0 {
                     let inputs: Vec<S> = (0..left.min(16)).map(|_| prepare()).collect();

@@ -5,8 +5,8 @@ use super::Isa;
 /// Words that are taken at once.
 const GROUP: usize = 16;
 
-/// Shifts every word right by `spare_bits`, and writes those below `q` to `out`, in order, until it is full. Returns how many.
-/// What is rejected shows in the time: only for public randomness.
+/// Shifts every word right by `spare_bits`, and writes those below `q` to `out`, in order, until it
+/// is full. Returns how many. What is rejected shows in the time: only for public randomness.
 pub fn accept(q: u32, spare_bits: u32, words: &[u8], out: &mut [u32]) -> usize {
     accept_on(Isa::best(), q, spare_bits, words, out)
 }
@@ -26,7 +26,8 @@ pub fn accept_on(isa: Isa, q: u32, spare_bits: u32, words: &[u8], out: &mut [u32
 fn portable(q: u32, spare_bits: u32, words: &[u8], out: &mut [u32]) -> usize {
     let mut n = 0;
     for group in words.as_chunks::<4>().0.chunks(GROUP) {
-        // Every word is written, and counts if it is accepted: while there is room, nothing need be predicted.
+        // Every word is written, and counts if it is accepted: while there is room, nothing need be
+        // predicted.
         match out[n..].first_chunk_mut::<GROUP>() {
             Some(out) => {
                 let mut accepted = 0;

@@ -1,7 +1,9 @@
-//! AES-128 under a public, fixed key as a permutation `π`, and the three loops around it that table keys live in.
+//! AES-128 under a public, fixed key as a permutation `π`, and the three loops around it that table
+//! keys live in.
 //!
-//! Portable: the `aes` crate (which uses the AES instructions where they exist, one block at a time). With VAES, two or
-//! four blocks share an instruction and a tree level is one pass through the registers.
+//! Portable: the `aes` crate (which uses the AES instructions where they exist, one block at a
+//! time). With VAES, two or four blocks share an instruction and a tree level is one pass through
+//! the registers.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86;
@@ -12,9 +14,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Isa;
 
-/// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree `i mod 4`.
+/// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree
+/// `i mod 4`.
 pub const TREES: usize = 4;
-/// Blocks behind the parents that [`FixedKey::grow`] needs, however few they are: a group of the widest variant.
+/// Blocks behind the parents that [`FixedKey::grow`] needs, however few they are: a group of the
+/// widest variant.
 pub const SPARE: usize = 32;
 /// Sums that [`FixedKey::grown_leaf_sums`] makes at once.
 pub const MAX_PAIRS: usize = 4;
@@ -23,8 +27,8 @@ pub const MAX_TABLES: usize = 4;
 /// Blocks worked on at once by the portable variant.
 const CHUNK: usize = 64;
 
-/// A public key of the fixed-key permutation `π`. Blocks are numbers, little endian. `MMO(x) = π(x) ⊕ x`
-/// (Matyas–Meyer–Oseas) and `H(x) = MMO(σ(x))` with `σ(a ‖ b) = (a ⊕ b) ‖ a`.
+/// A public key of the fixed-key permutation `π`. Blocks are numbers, little endian.
+/// `MMO(x) = π(x) ⊕ x` (Matyas–Meyer–Oseas) and `H(x) = MMO(σ(x))` with `σ(a ‖ b) = (a ⊕ b) ‖ a`.
 pub struct FixedKey {
     cipher: Aes128,
     /// for the vector variants, where the machine has AES instructions on vectors
@@ -40,12 +44,14 @@ macro_rules! hashed {
             self.$on(Isa::best(), $($arg),*)
         }
 
-        /// The same by a given variant (portable if the machine lacks it), for tests and measurements.
+        /// The same by a given variant (portable if the machine lacks it), for tests and
+        /// measurements.
         pub fn $on(&self, isa: Isa, $($arg: $ty),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             if let Some(keys) = &self.round_keys {
                 match isa {
-                    // SAFETY: the features were detected on this machine; without AES on vectors there are no round keys.
+                    // SAFETY: the features were detected on this machine; without AES on vectors
+                    // there are no round keys.
                     Isa::Avx512 if isa.is_available() => return unsafe { x86::avx512::$name(keys, $($arg),*) },
                     Isa::Avx2 if isa.is_available() => return unsafe { x86::avx2::$name(keys, $($arg),*) },
                     _ => {}
@@ -74,9 +80,10 @@ impl FixedKey {
     }
 
     hashed! {
-        /// One level of trees: the parents `x`, the first `n` of `nodes`, a power of two, become left children `l = H(x) ⊕ t·words[i mod 4]`, `t` the
-        /// least significant bit of `x`; the `n` behind them become the right children `l ⊕ x`. At least [`SPARE`] blocks behind
-        /// the parents must exist; those behind the children are overwritten too.
+        /// One level of trees: the parents `x`, the first `n` of `nodes`, a power of two, become
+        /// left children `l = H(x) ⊕ t·words[i mod 4]`, `t` the least significant bit of `x`; the
+        /// `n` behind them become the right children `l ⊕ x`. At least [`SPARE`] blocks behind the
+        /// parents must exist; those behind the children are overwritten too.
         grow, grow_on, grow_portable(nodes: &mut [u128], n: usize, words: &[u128; TREES])
     }
 
@@ -86,21 +93,25 @@ impl FixedKey {
     }
 
     hashed! {
-        /// The same of the children of `parents`, grown as by [`FixedKey::grow`] without a way through memory.
+        /// The same of the children of `parents`, grown as by [`FixedKey::grow`] without a way
+        /// through memory.
         grown_hash_sums, grown_hash_sums_on, grown_hash_sums_portable(parents: &[u128], words: &[u128; TREES]) -> [u128; TREES]
     }
 
     hashed! {
-        /// Of each tree's leaves `x`, the children of `parents`, the number of odd ones; in `sums[i]`, at most [`MAX_PAIRS`] of them, the sums modulo
-        /// `2^64` of the low and of the high halves of `MMO(x ⊕ i)` under the key `convert`.
+        /// Of each tree's leaves `x`, the children of `parents`, the number of odd ones; in
+        /// `sums[i]`, at most [`MAX_PAIRS`] of them, the sums modulo `2^64` of the low and of the
+        /// high halves of `MMO(x ⊕ i)` under the key `convert`.
         grown_leaf_sums, grown_leaf_sums_on, grown_leaf_sums_portable(parents: &[u128], words: &[u128; TREES],
             convert: &FixedKey, sums: &mut [[[u64; 2]; TREES]]) -> [u32; TREES]
     }
 
     hashed! {
-        /// Adds to `sums[i]`, modulo `2^64`, the inner products with `tables[i]`, read cyclically from entry `first` on, of the low and of the
-        /// high halves of `MMO(x ⊕ tweak)`, `finals` added to them where `x` is odd. At most [`MAX_TABLES`] tables of one size, which, like the
-        /// number of nodes, is a power of two; at least as many entries as nodes, and at least [`TREES`] of these.
+        /// Adds to `sums[i]`, modulo `2^64`, the inner products with `tables[i]`, read cyclically
+        /// from entry `first` on, of the low and of the high halves of `MMO(x ⊕ tweak)`, `finals`
+        /// added to them where `x` is odd. At most [`MAX_TABLES`] tables of one size, which, like
+        /// the number of nodes, is a power of two; at least as many entries as nodes, and at least
+        /// [`TREES`] of these.
         dot, dot_on, dot_portable(nodes: &[u128], payloads: (u128, [u64; 2]), tables: &[&Table], first: usize, sums: &mut [[u64; 2]])
     }
 
@@ -212,8 +223,9 @@ impl FixedKey {
     }
 }
 
-/// A public table as [`FixedKey::dot`] reads it: every entry for both halves of a block, and a group of the first ones once more behind the
-/// last, so that a cyclic run of entries is one piece of memory.
+/// A public table as [`FixedKey::dot`] reads it: every entry for both halves of a block, and a
+/// group of the first ones once more behind the last, so that a cyclic run of entries is one piece
+/// of memory.
 pub struct Table {
     entries: Vec<[i64; 2]>,
     size: usize,

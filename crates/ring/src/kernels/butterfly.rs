@@ -1,5 +1,5 @@
-//! Harvey's lazy butterflies ("Faster arithmetic for number-theoretic transforms", 2014): between levels the residues are
-//! only kept below `4q` (forward) or `2q` (inverse).
+//! Harvey's lazy butterflies ("Faster arithmetic for number-theoretic transforms", 2014): between
+//! levels the residues are only kept below `4q` (forward) or `2q` (inverse).
 
 #[cfg(target_arch = "x86_64")]
 mod x86;

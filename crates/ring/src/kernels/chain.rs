@@ -3,7 +3,8 @@
 /// Elements of a chain: 12 vectors of the widest variant.
 pub const CHAIN: usize = 96;
 
-/// `ROWS × LANES` elements are a dozen vectors of a variant: enough to hide the latency, few enough to stay in registers.
+/// `ROWS × LANES` elements are a dozen vectors of a variant: enough to hide the latency, few enough
+/// to stay in registers.
 #[inline(always)]
 pub(super) fn multiply_add<const ROWS: usize, const LANES: usize>(acc: &mut [u64; CHAIN], w: u32, n: usize) {
     for part in acc.chunks_exact_mut(ROWS * LANES) {
@@ -20,7 +21,8 @@ pub(super) fn multiply_add<const ROWS: usize, const LANES: usize>(acc: &mut [u64
     }
 }
 
-/// The same with the vectors written out: LLVM keeps only some of 12 wide ones in registers, and the limit would be that of spills.
+/// The same with the vectors written out: LLVM keeps only some of 12 wide ones in registers, and
+/// the limit would be that of spills.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -1,6 +1,7 @@
 //! AES-256 in counter mode, the stream that seeds are expanded to.
 //!
-//! Portable: the `aes` crate (which uses the AES instructions where they exist). With VAES, two or four blocks share an instruction.
+//! Portable: the `aes` crate (which uses the AES instructions where they exist). With VAES, two or
+//! four blocks share an instruction.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -19,8 +20,10 @@ const CHUNK: usize = 64;
 /// A secret key of the stream `AES-256(0) ‖ AES-256(1) ‖ …`, counters little-endian. Wiped on drop.
 pub struct CounterKey(Schedule);
 
-/// The cipher of the crate, which wipes itself (its feature `zeroize`), or round keys for vectors of a width.
-#[allow(clippy::large_enum_variant)] // one per generator: an indirection would cost more than the bytes
+/// The cipher of the crate, which wipes itself (its feature `zeroize`), or round keys for vectors
+/// of a width.
+// One per generator: an indirection would cost more than the bytes.
+#[allow(clippy::large_enum_variant)]
 enum Schedule {
     Portable(Aes256),
     #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,7 @@
-//! Integer matrix product modulo a 28-bit prime: a few tiles of `CR` columns of `x` are packed for the caches (rows of `x` often lie a
-//! multiple of the page size apart and would evict each other), four rows of `w` are multiplied with a tile in registers.
-//! Products have 56 bits, so 255 of them fit a 64-bit accumulator.
+//! Integer matrix product modulo a 28-bit prime: a few tiles of `CR` columns of `x` are packed for
+//! the caches (rows of `x` often lie a multiple of the page size apart and would evict each other),
+//! four rows of `w` are multiplied with a tile in registers. Products have 56 bits, so 255 of them
+//! fit a 64-bit accumulator.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -122,8 +123,9 @@ fn weighted_rest(q: &Modulus, w: &[u32], x: &[&[u32]], constant: u32, out: &mut 
     }
 }
 
-/// Columns of the rows that are summed at a time: the sums stay in the first-level cache, and every row is read in pieces long
-/// enough for the hardware to fetch ahead (rows lie a multiple of the page size apart, so reading all of them abreast is slow).
+/// Columns of the rows that are summed at a time: the sums stay in the first-level cache, and every
+/// row is read in pieces long enough for the hardware to fetch ahead (rows lie a multiple of the
+/// page size apart, so reading all of them abreast is slow).
 const BLOCK: usize = 512;
 
 #[inline(always)]

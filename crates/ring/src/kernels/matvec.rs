@@ -1,5 +1,5 @@
-//! The online linear layer: 16-bit weights times field elements. `x = lo + 2^32·hi` with signed 32-bit halves, so a product has
-//! at most 46 bits and `2^17` of them fit a 64-bit accumulator.
+//! The online linear layer: 16-bit weights times field elements. `x = lo + 2^32·hi` with signed
+//! 32-bit halves, so a product has at most 46 bits and `2^17` of them fit a 64-bit accumulator.
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -10,7 +10,8 @@ const MAX_D_IN: usize = 1 << 16;
 /// Inputs that share one pass over a row of weights.
 const TILE: usize = 4;
 
-/// `T` input vectors of length `d_in`, split in signed halves. Wiped on drop: the input may be a share.
+/// `T` input vectors of length `d_in`, split in signed halves. Wiped on drop: the input may be a
+/// share.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct SplitInput {
     d_in: usize,
@@ -36,7 +37,8 @@ impl SplitInput {
     }
 }
 
-/// `x ≡ lo + 2^32·hi`. The representative is taken in `[−(p+1)/2, (p−3)/2]`, for which `hi` cannot overflow.
+/// `x ≡ lo + 2^32·hi`. The representative is taken in `[−(p+1)/2, (p−3)/2]`, for which `hi` cannot
+/// overflow.
 #[inline(always)]
 fn split(x: Fp) -> (i32, i32) {
     let x = x.value();

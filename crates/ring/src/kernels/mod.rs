@@ -1,9 +1,10 @@
-//! The hot loops. Each has a safe portable form. Where LLVM makes good vectors of it, that is compiled three times: for AVX-512, for AVX2
-//! and portably; elsewhere the first two are written with intrinsics (`vector` names them for both widths). The best one the
-//! machine can run is chosen at each call (a cached look-up). All variants give equal results.
+//! The hot loops. Each has a safe portable form. Where LLVM makes good vectors of it, that is
+//! compiled three times: for AVX-512, for AVX2 and portably; elsewhere the first two are written
+//! with intrinsics (`vector` names them for both widths). The best one the machine can run is
+//! chosen at each call (a cached look-up). All variants give equal results.
 //!
-//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was just detected, and loads and
-//! stores of vectors.
+//! The only `unsafe` of the workspace is here: calling a function compiled for a feature that was
+//! just detected, and loads and stores of vectors.
 #![allow(unsafe_code)]
 
 mod accept;
@@ -64,7 +65,8 @@ impl Isa {
         Isa::detected().min(Isa::ALL[LIMIT.load(Ordering::Relaxed) as usize])
     }
 
-    /// From here on nothing wider than `isa` is chosen, in the whole process: to measure the others, or to rule a kernel out.
+    /// From here on nothing wider than `isa` is chosen, in the whole process: to measure the
+    /// others, or to rule a kernel out.
     pub fn limit(isa: Isa) {
         LIMIT.store(isa as u8, Ordering::Relaxed);
     }
@@ -103,7 +105,8 @@ macro_rules! kernel {
             $on(Isa::best(), $($arg),*)
         }
 
-        /// The same by a given variant (portable if the machine lacks it), for tests and measurements.
+        /// The same by a given variant (portable if the machine lacks it), for tests and
+        /// measurements.
         #[allow(clippy::too_many_arguments)]
         pub fn $on(isa: Isa, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
@@ -129,21 +132,23 @@ macro_rules! kernel {
 }
 
 kernel! {
-    /// `out[m·stride + c] += Σ_k w[m][k]·x[k][c] mod q`: `w` is `[M][K]` row-major with `K = x.len()`, the rows `x[k]`
-    /// have equal length `C ≤ stride`, `out` holds `M` rows at distance `stride`. All residues canonical.
+    /// `out[m·stride + c] += Σ_k w[m][k]·x[k][c] mod q`: `w` is `[M][K]` row-major with
+    /// `K = x.len()`, the rows `x[k]` have equal length `C ≤ stride`, `out` holds `M` rows at
+    /// distance `stride`. All residues canonical.
     gemm_mod, gemm_mod_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], out: &mut [u32], stride: usize),
     gemm::gemm::<8>, gemm::avx2::gemm, gemm::avx512::gemm
 }
 
 kernel! {
-    /// `acc[i] += (acc[i] mod 2^32)·w mod 2^64`, `n` times: multiply-adds in registers and nothing else, which benchmarks
-    /// measure the others against.
+    /// `acc[i] += (acc[i] mod 2^32)·w mod 2^64`, `n` times: multiply-adds in registers and nothing
+    /// else, which benchmarks measure the others against.
     multiply_add_chain, multiply_add_chain_on(acc: &mut [u64; CHAIN], w: u32, n: usize),
     chain::multiply_add::<3, 8>, chain::multiply_add::<12, 4>, chain::multiply_add_avx512
 }
 
 kernel! {
-    /// `out[i] += constant + Σ_j w[j]·x[j][i] mod q`: at most 15 rows of any 32-bit numbers with canonical weights.
+    /// `out[i] += constant + Σ_j w[j]·x[j][i] mod q`: at most 15 rows of any 32-bit numbers with
+    /// canonical weights.
     weighted_sum, weighted_sum_on(modulus: &Modulus, w: &[u32], x: &[&[u32]], constant: u32, out: &mut [u32]),
     gemm::weighted_sum::<16>, gemm::avx2::weighted_sum, gemm::avx512::weighted_sum
 }
@@ -167,29 +172,33 @@ kernel! {
 }
 
 kernel! {
-    /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo `last < 2q`: one step of dropping
-    /// the limb `last` with rounding, for `w = last^{−1} mod q`.
+    /// `out[i] = (out[i] − (x[i] as a number in (−l/2, l/2)))·w mod q`, `x` canonical modulo
+    /// `last < 2q`: one step of dropping the limb `last` with rounding, for `w = last^{−1} mod q`.
     drop_limb, drop_limb_on(modulus: &Modulus, last: &Modulus, w: Factor, x: &[u32], out: &mut [u32]),
     pointwise::drop_limb, pointwise::avx2::drop_limb, pointwise::avx512::drop_limb
 }
 
 kernel! {
-    /// `out[k][c] = Σ_i x[i][c]·y[k][i][c] mod q` for `k = 0, 1` over any number of rows, canonical residues.
+    /// `out[k][c] = Σ_i x[i][c]·y[k][i][c] mod q` for `k = 0, 1` over any number of rows, canonical
+    /// residues.
     multiply_sum, multiply_sum_on(modulus: &Modulus, x: &[&[u32]], y: [&[&[u32]]; 2], out: [&mut [u32]; 2]),
     gemm::multiply_sum, gemm::avx2::multiply_sum, gemm::avx512::multiply_sum
 }
 
 kernel! {
-    /// `out[l][r][c] = Σ_k left[l][k][c]·right[r][k][c] mod q` for `k < depth.0`, canonical residues: a panel is `[blocks][lines][BLOCK]` with the
-    /// line of (row, k) given by [`left_line`] and [`right_line`]. Operands come with their rows; the right one may be deeper (`depth.1`).
+    /// `out[l][r][c] = Σ_k left[l][k][c]·right[r][k][c] mod q` for `k < depth.0`, canonical
+    /// residues: a panel is `[blocks][lines][BLOCK]` with the line of (row, k) given by
+    /// [`left_line`] and [`right_line`]. Operands come with their rows; the right one may be deeper
+    /// (`depth.1`).
     panel_product, panel_product_on(modulus: &Modulus, left: (&[u32], usize), right: (&[u32], usize), depth: (usize, usize),
         out: &mut [u32]),
     panel::portable, panel::avx2, panel::avx512
 }
 
 kernel! {
-    /// `out[c] = round(Σ_i w[i]·x[i][c] / 2^shift)`, the number itself, not a residue: at most 7 rows below `2^28` or 8 below
-    /// `2^26`, `shift ≤ 60`, so that nothing overflows 64 bits; the result must fit 32.
+    /// `out[c] = round(Σ_i w[i]·x[i][c] / 2^shift)`, the number itself, not a residue: at most 7
+    /// rows below `2^28` or 8 below `2^26`, `shift ≤ 60`, so that nothing overflows 64 bits; the
+    /// result must fit 32.
     rounded_sum, rounded_sum_on(w: &[u32], x: &[&[u32]], shift: u32, out: &mut [u32]),
     gemm::rounded_sum::<8>, gemm::avx2::rounded_sum, gemm::avx512::rounded_sum
 }
@@ -213,7 +222,8 @@ kernel! {
 }
 
 kernel! {
-    /// `out[i] = x[from[i]]`; fast where aligned blocks of 16 go to such blocks, as automorphisms of the transform domain do.
+    /// `out[i] = x[from[i]]`; fast where aligned blocks of 16 go to such blocks, as automorphisms
+    /// of the transform domain do.
     permute, permute_on(from: &[u32], x: &[u32], out: &mut [u32]),
     pointwise::permute, pointwise::avx2::permute, pointwise::avx512::permute
 }
@@ -238,19 +248,22 @@ kernel! {
 }
 
 kernel! {
-    /// The levels of the inverse transform over `F_p`, times `scale`; see [`crate::FpNtt::inverse`].
+    /// The levels of the inverse transform over `F_p`, times `scale`; see
+    /// [`crate::FpNtt::inverse`].
     fp_ntt_inverse, fp_ntt_inverse_on(table: &[Fp], scale: Fp, a: &mut [Fp], levels: Range<u32>),
     field_transform::inverse, field_transform::inverse, field_transform::inverse_avx512
 }
 
 kernel! {
     /// `out[o][t] = Σ_i w[o][i]·x[t][i] mod p`; `w` is `[rows][d_in]` row-major, `out` `[rows][T]`.
-    /// Each row of `w` is read once per four inputs. Callers split `w` and `out` by rows to use several cores.
+    /// Each row of `w` is read once per four inputs. Callers split `w` and `out` by rows to use
+    /// several cores.
     matvec_i16_rows, matvec_i16_rows_on(w: &[i16], x: &SplitInput, out: &mut [Fp]),
     matvec::rows, matvec::rows, matvec::rows
 }
 
-/// `out[t][o] = Σ_i w[o][i]·x[t][i] mod p` on one core; `w` is `[d_out][d_in]`, `x` `[T][d_in]`, `out` `[T][d_out]`, row-major.
+/// `out[t][o] = Σ_i w[o][i]·x[t][i] mod p` on one core; `w` is `[d_out][d_in]`, `x` `[T][d_in]`,
+/// `out` `[T][d_out]`, row-major.
 pub fn matvec_i16(w: &[i16], d_in: usize, x: &[Fp], out: &mut [Fp]) {
     let input = SplitInput::new(x, d_in);
     let (d_out, t) = (w.len() / d_in, input.count());

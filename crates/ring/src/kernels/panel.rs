@@ -1,6 +1,7 @@
-//! Sums of element-wise products of many pairs of rows, modulo one prime. Both operands are *panels*: cut into blocks of [`BLOCK`] columns, the rows
-//! of a tile lie side by side, so that a tile of sums stays in registers, every operand is read once per tile, and no two
-//! rows evict each other from the cache (whole rows lie a multiple of the page size apart).
+//! Sums of element-wise products of many pairs of rows, modulo one prime. Both operands are
+//! *panels*: cut into blocks of [`BLOCK`] columns, the rows of a tile lie side by side, so that a
+//! tile of sums stays in registers, every operand is read once per tile, and no two rows evict each
+//! other from the cache (whole rows lie a multiple of the page size apart).
 
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
@@ -9,7 +10,8 @@ use crate::modulus::Modulus;
 
 /// Columns of a block: one cache line.
 pub const BLOCK: usize = 16;
-/// Rows of a full tile of the left operand and of the right one: eight sums of vectors fit 16 registers.
+/// Rows of a full tile of the left operand and of the right one: eight sums of vectors fit 16
+/// registers.
 const LEFT: usize = 2;
 const RIGHT: usize = 4;
 /// Columns whose sums are made together.
@@ -17,7 +19,8 @@ const CR: usize = 4;
 /// Products have 56 bits; what is left after a reduction is less than one of them.
 const DEPTH: usize = 255;
 
-/// The line of (row, `k`) in a block of a panel of `rows` rows and `depth` products, tiles of `tile` rows.
+/// The line of (row, `k`) in a block of a panel of `rows` rows and `depth` products, tiles of
+/// `tile` rows.
 #[inline(always)]
 const fn line(rows: usize, depth: usize, tile: usize, row: usize, k: usize) -> usize {
     let first = row / tile * tile;
@@ -100,7 +103,8 @@ panel_product!(
     tile_avx512
 );
 
-/// Where a tile's sums go: rows `(left + i)·right_rows + right + j` of length `n`, from `column` on.
+/// Where a tile's sums go: rows `(left + i)·right_rows + right + j` of length `n`, from `column`
+/// on.
 struct Place {
     n: usize,
     column: usize,
@@ -149,7 +153,8 @@ fn tile<const L: usize, const R: usize>(
     }
 }
 
-/// The same with the vectors written out: LLVM packs products of different rows into a vector instead, which is eight times slower.
+/// The same with the vectors written out: LLVM packs products of different rows into a vector
+/// instead, which is eight times slower.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -190,7 +195,8 @@ fn tile_avx2<const L: usize, const R: usize>(
     }
 }
 
-/// The same with a whole line in a vector; its odd columns have sums of their own, see [`super::gemm`].
+/// The same with a whole line in a vector; its odd columns have sums of their own, see
+/// [`super::gemm`].
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -1,4 +1,5 @@
-//! What the kernels need of vectors, 512 and 256 bits wide, under the same names: their bodies are written once, in macros.
+//! What the kernels need of vectors, 512 and 256 bits wide, under the same names: their bodies are
+//! written once, in macros.
 
 use core::arch::x86_64::*;
 
@@ -54,7 +55,8 @@ macro_rules! arithmetic {
             min(x, sub(x, m))
         }
 
-        /// 64-bit sums modulo the prime, in the order of the elements, below `4q`: see [`Modulus::reduce`].
+        /// 64-bit sums modulo the prime, in the order of the elements, below `4q`: see
+        /// [`Modulus::reduce`].
         #[inline]
         #[target_feature(enable = $features)]
         pub(in super::super) fn reduce(k: &Constants, even: V, odd: V) -> V {

@@ -1,8 +1,9 @@
 """`cryptogen bench peers`: SPU's Cheetah and `preprocessed` on the same block, one after the other.
 
-`preprocessed`: offline and online of one token, the straight line through 1 and K blocks (`bench decode`); a token is
-all blocks, embedding and head. SPU's: one block and one head, each measured; a token is their sum, the block multiplied
-by the number of layers. Neither counts what is paid once: the encrypted model, SPU's dealing of the weights.
+`preprocessed`: offline and online of one token, the straight line through 1 and K blocks
+(`bench decode`); a token is all blocks, embedding and head. SPU's: one block and one head, each
+measured; a token is their sum, the block multiplied by the number of layers. Neither counts what is
+paid once: the encrypted model, SPU's dealing of the weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from .environment import SPU, spu_python
 
 @dataclass(frozen=True)
 class Task:
-    """`runs`: of SPU's block after one that warms up, the median counts; `tokens`, `blocks`: of `preprocessed`."""
+    """`runs`: of SPU's block after one that warms up, the median counts; `tokens`, `blocks`: of
+    `preprocessed`."""
 
     shape: str = "gpt2"
     context: int = 128
@@ -62,7 +64,8 @@ def compare(task: Task, note: Note) -> dict[str, Any]:
 
 
 def run_spu(python: Path, context: int, runs: int) -> dict[str, Any]:
-    """`block` and `head` of SPU: seconds, runs, bytes, sends, max_error. Raises `PeerUnavailable` if it fails."""
+    """`block` and `head` of SPU: seconds, runs, bytes, sends, max_error. Raises `PeerUnavailable`
+    if it fails."""
     with tempfile.TemporaryDirectory(prefix="cryptogen-spu-") as folder:
         command = [str(python), spu_block_path(), "all", str(context), str(runs), folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -18,7 +18,8 @@ PYTHONS = ((3, 11), (3, 10))  # SPU's wheels
 def spu_python(note: Callable[[str], None], folder: Path | None = None, requirement: str = SPU) -> Path:
     """The interpreter of an environment with `requirement`, by default below `cache_folder()`.
 
-    Made by pip from the configured package registry where it is missing or incomplete; `PeerUnavailable` if that fails.
+    Made by pip from the configured package registry where it is missing or incomplete;
+    `PeerUnavailable` if that fails.
     """
     home = folder or cache_folder() / "peers" / requirement.replace("==", "-")
     python, complete = home / "bin" / "python", home / "complete"

@@ -1,10 +1,13 @@
-"""SPU's Cheetah on one GPT-2 block with one new row, in two processes. Runs in SPU's environment, never in ours.
+"""SPU's Cheetah on one GPT-2 block with one new row, in two processes. Runs in SPU's environment,
+never in ours.
 
-`python spu_block.py all CONTEXT RUNS FOLDER`: compiles, shares random weights, starts both parties, prints JSON.
+`python spu_block.py all CONTEXT RUNS FOLDER`: compiles, shares random weights, starts both parties,
+prints JSON.
 `python spu_block.py party RANK RUNS FOLDER`: one party (used by `all`).
 
-Weights are party 0's; the row and the cache are shared. All of it is dealt before the clock starts. The 64-bit ring and
-SPU's defaults, but for `colocated_optimization`: products use that one party knows the weights, and are faster.
+Weights are party 0's; the row and the cache are shared. All of it is dealt before the clock starts.
+The 64-bit ring and SPU's defaults, but for `colocated_optimization`: products use that one party
+knows the weights, and are faster.
 """
 
 from __future__ import annotations
@@ -132,7 +135,8 @@ def both_parties(runs, folder):
 
 
 def last_run(log, name):
-    """Bytes and messages sent in the last run of a job: SPU's profile logs them, and has no other way to tell."""
+    """Bytes and messages sent in the last run of a job: SPU's profile logs them, and has no other
+    way to tell."""
     found = LINKS.findall(log[: log.rindex(f"ran {name} ")])
     return int(found[-1][0]), int(found[-1][1])
 

@@ -77,7 +77,8 @@ fn a_saved_cache_goes_on_and_a_wrong_one_is_refused() {
     fresh.load(&path, &binding, 80).unwrap();
     assert_eq!(fresh.shape().to_bytes(), s1.cache.shape().to_bytes());
 
-    // The conversation goes on with the loaded rows: scores of a new row equal those over the rows that were never saved.
+    // The conversation goes on with the loaded rows: scores of a new row equal those over the rows
+    // that were never saved.
     let mut resumed = lazy(&one, 4);
     resumed.resume(&c1.cache_shape().to_bytes(), 80).unwrap();
     assert_eq!(resumed.len(), 6);

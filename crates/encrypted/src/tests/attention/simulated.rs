@@ -125,7 +125,8 @@ fn kernels_equal_the_clear_function_on_slots() {
             let (log, first, rows) = (pick(6), pick(40), 1 + pick(20));
             (shape(kv_heads * group, kv_heads, d), 1 << log, first * pick(2), rows)
         })
-        // All features of a head in one ciphertext, some, and one; heads that fill both halves of the slots.
+        // All features of a head in one ciphertext, some, and one; heads that fill both halves of
+        // the slots.
         .chain([(shape(2, 2, 64), 32, 5, 3), (shape(1, 1, 8), 4096, 0, 3)])
         .chain([(shape(1, 1, 70), 64, 1, 2), (shape(3, 1, 64), 128, 3, 2)])
         .collect();

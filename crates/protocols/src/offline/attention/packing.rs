@@ -1,10 +1,11 @@
 //! How the rows of attention material lie in ciphertexts.
 //!
-//! All layers and key heads are numbered together, `λ = layer·kv_heads + head`, and share ciphertexts:
-//! *keys* of a block of R rows: slots λ, coefficients j (`C ≥ R`), one ciphertext per component e;
-//! *values*: slots λ, coefficients e (`C ≥ head_dim`), one ciphertext per row j. `C` is the least power of two that also keeps the noise of
-//! the sums within its bound. More λ than slots are several groups; a group that leaves slots free (the last one) holds copies of its λ, and a
-//! combination serves as many queries.
+//! All layers and key heads are numbered together, `λ = layer·kv_heads + head`, and share
+//! ciphertexts: *keys* of a block of R rows: slots λ, coefficients j (`C ≥ R`), one ciphertext per
+//! component e; *values*: slots λ, coefficients e (`C ≥ head_dim`), one ciphertext per row j. `C`
+//! is the least power of two that also keeps the noise of the sums within its bound. More λ than
+//! slots are several groups; a group that leaves slots free (the last one) holds copies of its λ,
+//! and a combination serves as many queries.
 
 use cryptogen_he::noise::max_products;
 use cryptogen_he::{Layout, Params, SecretKey, SeededCiphertext, N};
@@ -16,7 +17,8 @@ use crate::error::Result;
 use crate::material::packing::slots;
 use crate::model::ModelShape;
 
-/// Slots and coefficients of a ciphertext, and the numbers `λ` of its slots: a group of them, as often as it fits.
+/// Slots and coefficients of a ciphertext, and the numbers `λ` of its slots: a group of them, as
+/// often as it fits.
 #[derive(Clone, Copy)]
 pub(super) struct Group {
     slots: usize,
@@ -27,7 +29,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// The groups of all λ for `columns` numbers of each when `terms` ciphertexts are summed. There are no more slots than the noise allows.
+    /// The groups of all λ for `columns` numbers of each when `terms` ciphertexts are summed. There
+    /// are no more slots than the noise allows.
     fn all(m: &ModelShape, columns: usize, terms: usize) -> Vec<Group> {
         let mut coefficients = columns.next_power_of_two();
         while coefficients < N && (terms * (N / coefficients)) as u64 > max_products() {
@@ -99,7 +102,8 @@ impl Group {
         w
     }
 
-    /// Calls `visit(query, λ, coefficients)` for everything in the decrypted results `[results][N]`.
+    /// Calls `visit(query, λ, coefficients)` for everything in the decrypted results
+    /// `[results][N]`.
     fn each(&self, queries: usize, values: &[Fp], mut visit: impl FnMut(usize, usize, &[Fp])) {
         for (result, values) in values.chunks(N).enumerate() {
             for (slot, copy, lambda) in self.used() {
@@ -112,7 +116,8 @@ impl Group {
     }
 }
 
-/// Which query the `i`-th is, and of which head: (row, head among all layers' heads) for λ. Rows have one for each head of a key head.
+/// Which query the `i`-th is, and of which head: (row, head among all layers' heads) for λ. Rows
+/// have one for each head of a key head.
 pub(super) fn query(m: &ModelShape, i: usize, lambda: usize) -> (usize, usize) {
     let g = m.group();
     (i / g, lambda / m.kv_heads * m.heads + lambda % m.kv_heads * g + i % g)

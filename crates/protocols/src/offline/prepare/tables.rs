@@ -1,4 +1,5 @@
-//! The part of preparation that makes look-up tables: activations with their products, scalars, exponentials.
+//! The part of preparation that makes look-up tables: activations with their products, scalars,
+//! exponentials.
 
 use cryptogen_ot::TableShape;
 use cryptogen_party::{Party, Role};

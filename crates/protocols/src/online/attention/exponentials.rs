@@ -1,4 +1,5 @@
-//! Exponentials of scores (A5.5a, A5.5b): relative to their anchor, looked up, truncated; with the range events they meet.
+//! Exponentials of scores (A5.5a, A5.5b): relative to their anchor, looked up, truncated; with the
+//! range events they meet.
 
 use std::iter::repeat_n;
 
@@ -93,10 +94,12 @@ impl<P: Side> Online<P> {
     }
 }
 
-/// This party's share of a score relative to the anchor of its run, which for [`Anchor::Both`] is left doubled (A5.5a).
+/// This party's share of a score relative to the anchor of its run, which for [`Anchor::Both`] is
+/// left doubled (A5.5a).
 ///
-/// Of the anchor itself both shares would be 0, and those truncate wrongly: they add up to 0, not to p (A1). So the parties shift all
-/// differences alike, by shares of 0 that give the nearest outcomes: 0 and, at any offset, the upper index.
+/// Of the anchor itself both shares would be 0, and those truncate wrongly: they add up to 0, not
+/// to p (A1). So the parties shift all differences alike, by shares of 0 that give the nearest
+/// outcomes: 0 and, at any offset, the upper index.
 fn relative<P: Party>(s: Fp, run: &[Fp], anchor: Anchor) -> Fp {
     let (first, own) = (run[0], run[run.len() - 1]);
     let x = match anchor {
@@ -110,8 +113,9 @@ fn relative<P: Party>(s: Fp, run: &[Fp], anchor: Anchor) -> Fp {
     }
 }
 
-/// The client's share of 0 in [`relative`]: far from both ends of the field, and such that the anchor becomes exactly 0 and meets the lower
-/// of its two pieces, for every shift of A5.5a and pieces of `2^3` and more. Calibration makes that piece right at 0.
+/// The client's share of 0 in [`relative`]: far from both ends of the field, and such that the
+/// anchor becomes exactly 0 and meets the lower of its two pieces, for every shift of A5.5a and
+/// pieces of `2^3` and more. Calibration makes that piece right at 0.
 const ZERO_SHARE: u64 = (1 << 63) + (1 << 14) + 2;
 
 #[cfg(test)]
@@ -125,7 +129,8 @@ mod tests {
     fn the_anchor_is_zero_and_meets_the_piece_before_it() {
         let scores = [Fp::from_i64(-77), Fp::from_i64(5)];
         for (anchor, at, shift) in [(Anchor::First, 0, F), (Anchor::Own, 1, F), (Anchor::Both, 0, F + 1)] {
-            // The server's shares are 0: the scores are the client's, and all that is met is the anchor itself.
+            // The server's shares are 0: the scores are the client's, and all that is met is the
+            // anchor itself.
             let run = if anchor == Anchor::Both { [scores[0]; 2] } else { scores };
             let client = trunc::<Client>(relative::<Client>(run[at], &run, anchor), shift);
             let server = trunc::<Server>(relative::<Server>(Fp::ZERO, &[Fp::ZERO; 2], anchor), shift);

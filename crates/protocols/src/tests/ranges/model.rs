@@ -1,4 +1,5 @@
-//! The arithmetic on any numbers at all, as its definition reads: values modulo p or modulo `2^64`, outcomes from shares (A1, A2, A6).
+//! The arithmetic on any numbers at all, as its definition reads: values modulo p or modulo `2^64`,
+//! outcomes from shares (A1, A2, A6).
 
 use std::collections::VecDeque;
 use std::num::Wrapping;
@@ -41,7 +42,8 @@ fn lift([c, s]: &Pair) -> Word {
     Wrapping((int(*c) + int(*s) - i128::from(P)) as u64)
 }
 
-/// What shares of `x` modulo `modulus` may add up to as integers: `x` and one modulus, or for large `x` one more or less.
+/// What shares of `x` modulo `modulus` may add up to as integers: `x` and one modulus, or for large
+/// `x` one more or less.
 fn sums(x: i128, modulus: i128) -> Vec<i128> {
     let other = x + if x < 0 { 2 * modulus } else { 0 };
     if x.unsigned_abs() < LARGE {

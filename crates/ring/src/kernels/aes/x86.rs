@@ -103,7 +103,8 @@ macro_rules! variant {
                 $sar32::<31>($shl32::<31>($shuffle32::<0>(x)))
             }
 
-            /// Whole groups, or fewer nodes than one group copied into `padded`. Nodes come in powers of two.
+            /// Whole groups, or fewer nodes than one group copied into `padded`. Nodes come in
+            /// powers of two.
             #[inline]
             fn groups<'a, const N: usize>(nodes: &'a [u128], padded: &'a mut [u128; N]) -> &'a [[u128; N]] {
                 if nodes.len() < N {
@@ -140,12 +141,13 @@ macro_rules! variant {
                 assert!(nodes.len() >= n + n.max(GROUP), "{} nodes are no room for {n}", nodes.len());
                 let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
                 let blocks = nodes.as_mut_ptr();
-                // A level with fewer nodes than a group still runs on whole vectors, so the vectors also
-                // transform whatever lies behind the last node. Those results are either overwritten by the
-                // right children or stay beyond them, and are never read.
+                // A level with fewer nodes than a group still runs on whole vectors, so the vectors
+                // also transform whatever lies behind the last node. Those results are either
+                // overwritten by the right children or stay beyond them, and are never read.
                 for first in (0..n).step_by(GROUP) {
-                    // SAFETY: a step takes the vectors that `n − first` blocks begin, at most `GROUP` blocks from `first` and from `n + first`
-                    // on, and so many were just seen to exist.
+                    // SAFETY: a step takes the vectors that `n − first` blocks begin, at most
+                    // `GROUP` blocks from `first` and from `n + first` on, and so many were just
+                    // seen to exist.
                     unsafe {
                         let (left, right) = (blocks.add(first), blocks.add(n + first));
                         match n.div_ceil($lanes) {
@@ -158,7 +160,8 @@ macro_rules! variant {
                 }
             }
 
-            /// The children of `N` vectors at `left`, which the left ones replace; the right ones go to `right`. Both must have room.
+            /// The children of `N` vectors at `left`, which the left ones replace; the right ones
+            /// go to `right`. Both must have room.
             #[inline]
             #[target_feature(enable = $features)]
             unsafe fn level<const N: usize>(
@@ -226,11 +229,13 @@ macro_rules! variant {
             #[inline]
             #[target_feature(enable = $features)]
             fn repeated(words: &[u128; TREES]) -> Vectors {
-                // SAFETY: a vector has 2 or 4 blocks, so that it and its place lie inside the 4 words; unaligned access.
+                // SAFETY: a vector has 2 or 4 blocks, so that it and its place lie inside the 4
+                // words; unaligned access.
                 core::array::from_fn(|i| unsafe { $load(words.as_ptr().add(i * $lanes % TREES).cast()) })
             }
 
-            /// Visits the blocks of both halves of `sums` that belong to one of `n` parents; the others come from padding.
+            /// Visits the blocks of both halves of `sums` that belong to one of `n` parents; the
+            /// others come from padding.
             fn each_child(sums: &Blocks, n: usize, mut visit: impl FnMut(usize, u128)) {
                 for half in sums.chunks_exact(GROUP / 2) {
                     half.iter().take(n).enumerate().for_each(|(i, x)| visit(i % TREES, *x));
@@ -328,7 +333,8 @@ macro_rules! variant {
                         let entries: &[[i64; 2]; GROUP] =
                             table.entries[start..].first_chunk().expect("a table goes on for a group");
                         for (i, value) in values.into_iter().enumerate() {
-                            // SAFETY: `$lanes` entries from `i·$lanes` on lie inside the array; unaligned access.
+                            // SAFETY: `$lanes` entries from `i·$lanes` on lie inside the array;
+                            // unaligned access.
                             let entry = unsafe { $load(entries.as_ptr().add(i * $lanes).cast()) };
                             *total = $add64(*total, $mullo64(value, entry));
                         }

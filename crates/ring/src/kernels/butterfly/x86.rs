@@ -1,8 +1,9 @@
 //! The vector variants: 256 and 512 bits from one body.
 //!
-//! Two levels are done per load while blocks are long, and those whose blocks are shorter than a vector together, on pairs of
-//! vectors whose elements are exchanged in registers. Shoup's product takes any 32-bit number, and `16q < 2^32`, so forward
-//! residues grow by `2q` a level and are corrected only when they would pass `16q`; inverse ones stay below `4q` between passes.
+//! Two levels are done per load while blocks are long, and those whose blocks are shorter than a
+//! vector together, on pairs of vectors whose elements are exchanged in registers. Shoup's product
+//! takes any 32-bit number, and `16q < 2^32`, so forward residues grow by `2q` a level and are
+//! corrected only when they would pass `16q`; inverse ones stay below `4q` between passes.
 
 use core::ops::Range;
 

@@ -1,8 +1,9 @@
-//! The variant of 512-bit vectors: four products of halves instead of one of 64 bits, which a vector does not have, and still
-//! three times the speed. AVX2 has neither comparisons nor minima of unsigned 64-bit numbers and gains nothing over one by one.
+//! The variant of 512-bit vectors: four products of halves instead of one of 64 bits, which a
+//! vector does not have, and still three times the speed. AVX2 has neither comparisons nor minima
+//! of unsigned 64-bit numbers and gains nothing over one by one.
 //!
-//! Between levels residues are any 64-bit numbers. A sum or difference of two is right after one correction by
-//! `2^64 mod p = 2^32 − 1` if the second one is below `p`.
+//! Between levels residues are any 64-bit numbers. A sum or difference of two is right after one
+//! correction by `2^64 mod p = 2^32 − 1` if the second one is below `p`.
 
 use core::arch::x86_64::*;
 use core::ops::Range;

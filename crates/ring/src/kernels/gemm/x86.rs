@@ -1,5 +1,6 @@
-//! The vector variants: 256 and 512 bits from one body. LLVM widens every operand of a product with a shuffle and spills the
-//! tile; here even and odd columns have accumulators of their own, and a shift brings the odd ones to their place.
+//! The vector variants: 256 and 512 bits from one body. LLVM widens every operand of a product with
+//! a shuffle and spills the tile; here even and odd columns have accumulators of their own, and a
+//! shift brings the odd ones to their place.
 
 use super::super::vector::{narrow, wide};
 use super::{gemm as portable_gemm, Modulus, BLOCK, DEPTH, TILES};
@@ -82,7 +83,8 @@ macro_rules! variant {
                 }
             }
 
-            /// `R` rows of weights at distance `k` times a packed tile, added to `R` rows of `out` at distance `stride`.
+            /// `R` rows of weights at distance `k` times a packed tile, added to `R` rows of `out`
+            /// at distance `stride`.
             #[inline]
             #[target_feature(enable = $features)]
             fn rows_of_tile<const R: usize>(
@@ -211,7 +213,8 @@ macro_rules! variant {
                     sums.as_flattened_mut().as_flattened_mut().as_flattened_mut().fill(0);
                     let mut first = 0;
                     while first < x.len() {
-                        // A product has 56 bits; what is left after a reduction is one summand more.
+                        // A product has 56 bits; what is left after a reduction is one summand
+                        // more.
                         if first > 0 && first % (DEPTH / ABREAST * ABREAST) == 0 {
                             for sums in sums.iter_mut().flatten() {
                                 let sum = below(below(reduce(&k, load(&sums[0]), load(&sums[1])), k.q2), k.q);

@@ -1,4 +1,5 @@
-//! The vector variants: 256 and 512 bits from one body. What does not fill a vector goes to the portable one.
+//! The vector variants: 256 and 512 bits from one body. What does not fill a vector goes to the
+//! portable one.
 
 use super::super::vector::{narrow, wide};
 use super::{Factor, Fp, Modulus, P};

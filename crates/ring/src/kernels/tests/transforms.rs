@@ -11,7 +11,8 @@ fn transforms_agree_between_variants() {
     let mut reference = a.clone();
     ntt.forward(&mut reference, 0..13);
     let twiddle = |w: u32| q.factor(w).quotient;
-    // The kernels are given their own tables here: powers of an arbitrary number are enough to compare variants.
+    // The kernels are given their own tables here: powers of an arbitrary number are enough to
+    // compare variants.
     let values: Vec<u32> = (0..8192).map(|i| q.pow(3, i)).collect();
     let quotients: Vec<u32> = values.iter().map(|&w| twiddle(w)).collect();
     let scale = q.factor(q.inv(1 << 13));

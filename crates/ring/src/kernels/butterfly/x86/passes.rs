@@ -1,7 +1,7 @@
 //! The passes over vectors, one body for all widths: the operations by name from `$ops`.
 
-/// `stages`: half a block, how elements are exchanged so that `u` and `v` hold halves of blocks, how factors are repeated, and where
-/// the quotients of odd elements are found.
+/// `stages`: half a block, how elements are exchanged so that `u` and `v` hold halves of blocks,
+/// how factors are repeated, and where the quotients of odd elements are found.
 macro_rules! variant {
     ($variant:ident, $features:literal, $ops:ident, [$($forward:tt),*], [$($inverse:tt),*]) => {
         pub(in super::super) mod $variant {
@@ -198,7 +198,8 @@ macro_rules! variant {
                 }
             }
 
-            /// Levels with blocks of at most a vector, and the last correction; `correct`: from below `16q`.
+            /// Levels with blocks of at most a vector, and the last correction; `correct`: from
+            /// below `16q`.
             #[inline]
             #[target_feature(enable = $features)]
             fn forward_short(k: &Constants, w: Tables, a: &mut [u32], levels: Range<u32>, correct: bool) {
