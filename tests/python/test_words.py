@@ -29,6 +29,16 @@ RETIRED = {
     r"\boutput heads\b|\b(take|ready)_heads\b|\bmessages\.Heads\b": ("logits", "take_heads"),
     r"\battention tables\b|\bexponential_tables\b": ("exponentials", "attention tables"),
     r'\b(left|spent|bought)"?\]?\["(slots|heads)"\]|\bStock \{ slots\b': ("rows, logits", 'costs.left["slots"]'),
+    r"\bIncoming\b": ("Opened", "fn words(&self, from: &Incoming)"),
+    r"\bMask::|\benum Mask\b|\bslot\.mask\(": ("MaskLabel, expand_mask", "slot.mask(Mask::Query, layer, n)"),
+    r"\bKernel::|\bkernels::(scores|values|cached|queried)\b": ("QueryShape, products", "kernels::scores(&s, group)"),
+    r"\btrait Slots\b|\bS: Slots\b|\btype Slots\b": ("SlotArithmetic, SlotShare", "trait Slots: Sync"),
+    r"\b(c|m|config|model)\.group\b": ("queries_per_kv_head", "m.group()"),
+    r"packing::(\{)?fold\b|[ &(]fold\(&": ("sum_features", "use crate::material::packing::fold;"),
+    r"\.expanded\(|\bdecrypted\(|\bcombined\(|\bhidden\(from|\bentered\(plan": (
+        "read, decrypt_all, combine_group, mask_and_flood, linear_input_share",
+        "let values = decrypted(keys)",
+    ),
     r"_(slots|heads|tables)_seconds_per_token": ("rows, logits, exponentials", "offline_heads_seconds_per_token"),
 }
 

@@ -24,7 +24,7 @@
 
 pub mod client;
 pub mod cost;
-pub mod kernels;
+pub mod products;
 pub mod schedule;
 pub mod server;
 mod shares;

@@ -17,7 +17,7 @@ use cryptogen_protocols::{ProtocolError, Result};
 
 pub use file::Binding;
 
-use super::layout::{CacheLayout, Kernel};
+use super::layout::{CacheLayout, QueryShape};
 
 /// New rows that lie in one block: `rows` of the call at tokens `at..` of the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl CacheShape {
     /// # Errors
     /// A layout (or reserve) whose products would not survive even with fresh ciphertexts.
     pub fn new(layout: CacheLayout, layers: usize, reserve: u32) -> Result<CacheShape> {
-        let matrix = layout.survives(Kernel::Matrix, Noise::fresh().add_plain());
+        let matrix = layout.survives(QueryShape::Block, Noise::fresh().add_plain());
         let layers = vec![LayerShape::default(); layers];
         let shape = CacheShape { layout, reserve, matrix, layers, refreshed: 0, refreshed_always: 0 };
         if !shape.survives(1) {
@@ -126,8 +126,8 @@ impl CacheShape {
         for _ in 0..2 * self.reserve {
             noise = noise + noise;
         }
-        let kernels = [(Kernel::Vector, true), (Kernel::Matrix, self.matrix)];
-        kernels.into_iter().all(|(kernel, used)| !used || self.layout.survives(kernel, noise))
+        let kernels = [(QueryShape::Row, true), (QueryShape::Block, self.matrix)];
+        kernels.into_iter().all(|(shape, used)| !used || self.layout.survives(shape, noise))
     }
 
     /// Blocks that would be re-encrypted after appending `rows` rows to a layer.

@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 /// One party's share of the slots of a ciphertext, wiped on drop.
-pub(crate) type Slots = Zeroizing<Vec<Fp>>;
+pub(crate) type SlotShare = Zeroizing<Vec<Fp>>;
 
 /// Client: encrypts its shares `slots(i)`, `i < n`, and sends them in one message.
 pub(crate) fn encrypt(
@@ -34,7 +34,7 @@ pub(crate) fn encrypt(
     key: &SecretKey,
     rng: &mut Prg,
     n: usize,
-    slots: impl Fn(usize) -> Slots + Sync,
+    slots: impl Fn(usize) -> SlotShare + Sync,
 ) -> Result<()> {
     let seed = Seed::random(rng);
     let one = |i: usize| {
@@ -49,7 +49,7 @@ pub(crate) fn encrypt(
 pub(crate) fn receive(
     ch: &mut dyn Channel,
     n: usize,
-    slots: impl Fn(usize) -> Slots + Sync,
+    slots: impl Fn(usize) -> SlotShare + Sync,
 ) -> Result<Vec<Ciphertext>> {
     let context = Context::get();
     let bytes = ch.recv(n * SeededCiphertext::BYTES)?;
@@ -71,7 +71,7 @@ pub(crate) fn mask(
     evaluator: &Evaluator<'_>,
     rng: &mut Prg,
     ciphertexts: &[&Ciphertext],
-) -> Result<Vec<Slots>> {
+) -> Result<Vec<SlotShare>> {
     let seed = Seed::random(rng);
     let one = |(i, ct): (usize, &&Ciphertext)| {
         let mut rng = Prg::new(&seed.derive("mask", i as u64));
@@ -86,7 +86,7 @@ pub(crate) fn mask(
 }
 
 /// Client: receives `n` masked ciphertexts; returns what they hold, its shares.
-pub(crate) fn decrypt(ch: &mut dyn Channel, key: &SecretKey, n: usize) -> Result<Vec<Slots>> {
+pub(crate) fn decrypt(ch: &mut dyn Channel, key: &SecretKey, n: usize) -> Result<Vec<SlotShare>> {
     let bytes = ch.recv(n * MaskedCiphertext::BYTES)?;
     let one = |b: &[u8]| Ok(key.decrypt(&MaskedCiphertext::from_bytes(Context::get(), b)?));
     Ok(bytes

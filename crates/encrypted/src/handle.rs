@@ -12,7 +12,7 @@ use cryptogen_protocols::material::Row;
 use cryptogen_protocols::model::{Plan, ServerModel, Site};
 use cryptogen_protocols::online::products::{Awaited, Call, ClientProducts, Products, ServerProducts, Side};
 use cryptogen_protocols::share::qkv::NewRows;
-use cryptogen_protocols::share::{Incoming, Opening};
+use cryptogen_protocols::share::{Opened, Opening};
 use cryptogen_protocols::{ProtocolError, Result};
 use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
@@ -114,7 +114,7 @@ impl ClientProducts for Handle<Client> {
         _: &[Row<Client>],
         new: &NewRows,
         next: Awaited,
-    ) -> Result<(Vec<Fp>, Incoming)> {
+    ) -> Result<(Vec<Fp>, Opened)> {
         self.check_cache(call)?;
         let scores = attention::client::scores(&mut self.state(), ch, call.layer(), new)?;
         Ok((scores, next.recv(ch, 0)?))
@@ -128,7 +128,7 @@ impl ClientProducts for Handle<Client> {
         weights: &[Fp],
         before: Opening,
         next: Awaited,
-    ) -> Result<(Vec<Fp>, Incoming)> {
+    ) -> Result<(Vec<Fp>, Opened)> {
         before.send(ch)?;
         let sums = attention::client::values(&mut self.state(), ch, call.layer(), rows.len(), weights)?;
         Ok((sums, next.recv(ch, 0)?))
@@ -178,7 +178,7 @@ impl ServerProducts for Handle<Server> {
         call: &Call,
         rows: &[Row<Server>],
         weights: &[Fp],
-        _: &mut Incoming,
+        _: &mut Opened,
         _: &mut Opening,
     ) -> Result<Vec<Fp>> {
         attention::server::values(&mut self.state(), ch, call.layer(), rows.len(), weights)

@@ -32,11 +32,11 @@ pub enum Encoding {
 
 /// How rows meet the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
+pub enum QueryShape {
     /// One row at a time against a block.
-    Vector,
+    Row,
     /// T rows at a time against a block, diagonal by diagonal.
-    Matrix,
+    Block,
 }
 
 /// The layout of a cache, computed from the public plan by both parties.
@@ -73,7 +73,7 @@ impl CacheLayout {
             lanes,
             features,
             kv_heads: m.kv_heads,
-            group: m.group(),
+            group: m.queries_per_kv_head(),
             head_dim: m.head_dim,
             babies: babies(tokens, packs),
         })
@@ -142,23 +142,23 @@ impl CacheLayout {
     }
 
     /// Whether cached ciphertexts with this noise can go through a kernel and come back.
-    pub fn survives(&self, kernel: Kernel, cached: Noise) -> bool {
+    pub fn survives(&self, shape: QueryShape, cached: Noise) -> bool {
         let fresh = Noise::fresh().add_plain();
-        let (query, cached) = match kernel {
-            Kernel::Vector => (fresh, cached),
-            Kernel::Matrix => (fresh.switched(), cached.switched()),
+        let (query, cached) = match shape {
+            QueryShape::Row => (fresh, cached),
+            QueryShape::Block => (fresh.switched(), cached.switched()),
         };
         let sum = |product: Noise, terms: usize| (0..terms).fold(Noise::none(), |sum, _| sum + product);
         let scores = sum(cached.times(query), self.packs()).switched();
-        scores.fits() && sum(cached.times(fresh), self.terms(kernel).max(self.babies)).switched().fits()
+        scores.fits() && sum(cached.times(fresh), self.terms(shape).max(self.babies)).switched().fits()
     }
 
     /// Products in one lazily scaled sum of values: as many as the noise of a full block allows, up
     /// to `TERMS`.
-    pub fn terms(&self, kernel: Kernel) -> usize {
-        let cached = match kernel {
-            Kernel::Vector => full_block(self.tokens()),
-            Kernel::Matrix => full_block(self.tokens()).switched(),
+    pub fn terms(&self, shape: QueryShape) -> usize {
+        let cached = match shape {
+            QueryShape::Row => full_block(self.tokens()),
+            QueryShape::Block => full_block(self.tokens()).switched(),
         };
         cached.most_products(Noise::fresh().add_plain()).clamp(1, TERMS)
     }

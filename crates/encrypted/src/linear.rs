@@ -25,14 +25,14 @@ use cryptogen_he::evaluate::{
 use cryptogen_he::HeError;
 use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_protocols::model::{ServerModel, Site};
-use cryptogen_protocols::share::{Cost, Incoming, Opening};
+use cryptogen_protocols::share::{Cost, Opened, Opening};
 use cryptogen_protocols::Result;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::diagonals::Packing;
-use super::exchange::{self, Slots};
+use super::exchange::{self, SlotShare};
 use super::planner::{Choice, LinearPlan};
 use super::State;
 
@@ -81,7 +81,7 @@ pub(crate) fn client(
 }
 
 /// Values `[rows][d_out]` from all outputs.
-fn collect(p: &Packing, outputs: &[Slots], rows: usize) -> Zeroizing<Vec<Fp>> {
+fn collect(p: &Packing, outputs: &[SlotShare], rows: usize) -> Zeroizing<Vec<Fp>> {
     let mut y = Zeroizing::new(Vec::with_capacity(rows * p.d_out));
     for (i, outputs) in outputs.chunks(p.outputs()).enumerate() {
         y.extend(p.output(outputs, p.rows.min(rows - i * p.rows)));
@@ -123,7 +123,7 @@ pub(crate) fn server(
     h.counts.add(done);
     h.counts.encrypted += (groups * p.inputs()) as u64;
     // 3.
-    let opened = Incoming::recv(ch, rows * p.d_out, 0)?.words(rows * p.d_out)?;
+    let opened = Opened::recv(ch, rows * p.d_out, 0)?.words(rows * p.d_out)?;
     Ok(collect(&p, &masks, rows).iter().zip(opened).map(|(m, o)| *m + o).collect())
 }
 

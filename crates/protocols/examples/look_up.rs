@@ -9,7 +9,7 @@ use cryptogen_ot::{OtPair, Table, TableKey, TableShape};
 use cryptogen_party::memory::{pair, MemoryChannel};
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_protocols::share::local::{index, join, lift, rotation, sub_public};
-use cryptogen_protocols::share::{Incoming, Opening};
+use cryptogen_protocols::share::{Opened, Opening};
 use cryptogen_protocols::{offline, online, Result};
 use cryptogen_ring::{Fp, Prg, Seed, Word};
 use rand_core::OsRng;
@@ -39,7 +39,7 @@ fn party<P: Party>(ch: &mut MemoryChannel, x: Fp, [a, b]: &[Table; 2]) -> Result
     let (x, mut opening) = (lift::<P>(x), Opening::new());
     opening.masked_words(&[x], &beta);
     opening.send(ch)?;
-    let delta = x - beta[0] + Incoming::recv(ch, 1, 0)?.ring_words(1)?[0];
+    let delta = x - beta[0] + Opened::recv(ch, 1, 0)?.ring_words(1)?[0];
 
     // Step 2, local: both add up the rotation, expand their keys and take inner products.
     let rho = join(mine, u32::from(theirs[0]) | u32::from(theirs[1]) << 8, K);

@@ -36,7 +36,7 @@ const OTHERS: [(&str, &str); 24] = [
     ("encrypted/src/attention/client.rs", "a side of attention.rs"),
     ("encrypted/src/attention/server.rs", "a side of attention.rs"),
     ("encrypted/src/attention/cost.rs", "counts and prices"),
-    ("encrypted/src/attention/kernels.rs", "the server's products of ciphertexts"),
+    ("encrypted/src/attention/products.rs", "the server's products of ciphertexts"),
     ("encrypted/src/attention/schedule.rs", "the order of products"),
     ("encrypted/src/attention/shares.rs", "where shares lie in slots"),
     ("encrypted/src/cache.rs", "the server's object and its public numbers"),

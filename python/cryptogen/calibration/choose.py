@@ -162,7 +162,7 @@ class Limits:
         if kind not in ("o", "down"):
             return self._outputs(site)
         i, c, bias = int(layer.split(".")[1]), self._config, self._model.bias[site]
-        inputs = self.act[i] if kind == "down" else self.value[i].repeat(c.group * c.head_dim)
+        inputs = self.act[i] if kind == "down" else self.value[i].repeat(c.queries_per_kv_head * c.head_dim)
         sums: NDArray[np.float64] = np.abs(self._model.weight[site]).astype(np.float64) @ inputs
         return sums if bias is None else sums + np.abs(bias)
 
@@ -245,7 +245,7 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
     c = seen.config
 
     def layer_of(i: int, k: int, sigma_k: int) -> list[_Sketch]:
-        values = [seen.values[i][g // c.group].mean for g in range(c.heads)]
+        values = [seen.values[i][g // c.queries_per_kv_head].mean for g in range(c.heads)]
         return [_Sketch.of(s, k, sigma_k, margins, v) for s, v in zip(seen.scores[i], values, strict=True)]
 
     for k in EXP_K:
@@ -371,7 +371,7 @@ def _linears(
         if kind == "o":
             shifts = [s for s in attention[i] for _ in range(c.head_dim)]
             in_bound = max(
-                _bound(seen.values[i][g // c.group].largest, limits.value[i][g // c.group], F + s)
+                _bound(seen.values[i][g // c.queries_per_kv_head].largest, limits.value[i][g // c.queries_per_kv_head], F + s)
                 for g, s in enumerate(attention[i])
             )
         elif kind == "down":

@@ -54,7 +54,7 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
             parts["gate·up"] += c.ff * seen.argument[i].mean * 2.0 ** (2 * F)
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
-            scores, value = seen.scores[i][g], seen.values[i][g // seen.config.group].mean
+            scores, value = seen.scores[i][g], seen.values[i][g // seen.config.queries_per_kv_head].mean
             bits = exp_bits[head.a]  # of the exponential at the anchor
             end = head.scalar.hi.mu + head.scalar.hi.h + head.scalar.hi.k  # rows beyond are flagged
             exact = scores.by_anchor[head.anchor].log_sum / math.log(2) + bits - head.e_shift

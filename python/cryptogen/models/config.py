@@ -80,8 +80,8 @@ class ModelConfig:
         return 2 * self.ff if self.gated else self.ff
 
     @property
-    def group(self) -> int:
-        """Query heads per key/value head; head g uses kv head g // group."""
+    def queries_per_kv_head(self) -> int:
+        """Query heads per key/value head; head g uses kv head g // queries_per_kv_head."""
         return self.heads // self.kv_heads
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:

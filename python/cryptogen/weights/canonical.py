@@ -95,7 +95,7 @@ def _balance(config: ModelConfig, qkv: Array, bias: Array | None, o: Array) -> N
     largest entries."""
     largest, width = float(np.abs(qkv).max()), config.head_dim
     for g in range(config.kv_heads):
-        q = slice(g * config.group * width, (g + 1) * config.group * width)
+        q = slice(g * config.queries_per_kv_head * width, (g + 1) * config.queries_per_kv_head * width)
         k = slice(config.q_width + g * width, config.q_width + (g + 1) * width)
         v = slice(k.start + config.kv_width, k.stop + config.kv_width)
         peak = {rows.start: max(float(np.abs(qkv[rows]).max()), 2.0**-40) for rows in (q, k, v)}

@@ -41,9 +41,9 @@ pub fn scores(h: &mut State<Client>, ch: &mut dyn Channel, layer: usize, new: &N
             exchange::encrypt(ch, key, &mut h.rng, n, |i| schedule.query_slots(queries, &batch.queries, i))?;
             h.counts.encrypted += n as u64;
             // 3.
-            for group in batch.windows.iter().flat_map(|w| &w.groups) {
-                let slots = exchange::decrypt(ch, key, group.products.len())?;
-                let products = group.products.iter().zip(&slots);
+            for message in batch.windows.iter().flat_map(|w| &w.messages) {
+                let slots = exchange::decrypt(ch, key, message.products.len())?;
+                let products = message.products.iter().zip(&slots);
                 products.for_each(|(p, slots)| schedule.take_scores(p, slots, &mut scores));
             }
         }
@@ -74,19 +74,19 @@ pub fn values(
         let mut values = vec![Fp::ZERO; schedule.columns()];
         for window in schedule.batches().iter().flat_map(|b| &b.windows) {
             // 4.
-            for group in &window.groups {
-                let n = group.products.len();
+            for message in &window.messages {
+                let n = message.products.len();
                 exchange::encrypt(ch, key, &mut h.rng, n, |i| {
-                    schedule.weight_slots(&group.products[i], mine)
+                    schedule.weight_slots(&message.products[i], mine)
                 })?;
                 h.counts.encrypted += n as u64;
             }
             // 5.
-            for group in &window.groups {
-                let outputs = group.outputs();
+            for message in &window.messages {
+                let outputs = message.outputs();
                 let slots = exchange::decrypt(ch, key, outputs.len() * packs)?;
                 for (i, slots) in slots.iter().enumerate() {
-                    schedule.add_values(group.query, outputs[i / packs], i % packs, slots, &mut values);
+                    schedule.add_values(message.query, outputs[i / packs], i % packs, slots, &mut values);
                 }
             }
         }

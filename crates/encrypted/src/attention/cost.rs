@@ -10,7 +10,7 @@ use cryptogen_protocols::Result;
 
 use super::schedule::Schedule;
 use crate::cache::CacheShape;
-use crate::layout::{CacheLayout, Kernel};
+use crate::layout::{CacheLayout, QueryShape};
 use crate::Variant;
 
 /// Rows of a pass for which the layout of `recompute` is chosen.
@@ -89,9 +89,9 @@ impl Schedule {
                 let cached = 2 * window.blocks.len() * packs;
                 w.rotations += cached * (self.babies() - 1);
                 w.operands += cached * self.babies();
-                w.messages += 3 * window.groups.len();
-                for group in &window.groups {
-                    let (n, outputs) = (group.products.len(), group.outputs().len() * packs);
+                w.messages += 3 * window.messages.len();
+                for message in &window.messages {
+                    let (n, outputs) = (message.products.len(), message.outputs().len() * packs);
                     w.inputs += n;
                     w.operands += n;
                     w.products += 2 * n * packs;
@@ -107,14 +107,14 @@ impl Schedule {
 /// How new rows meet the cache: whole blocks of rows by one kernel, the rest by another, whichever
 /// is cheapest. The parts' entries follow each other.
 pub fn schedules(layout: CacheLayout, first: usize, rows: usize) -> Vec<Schedule> {
-    let part = |kernel, first, rows| Schedule { layout, kernel, first, rows };
+    let part = |shape, first, rows| Schedule { layout, shape, first, rows };
     let split = |matrix: usize| {
         let parts =
-            [part(Kernel::Matrix, first, matrix), part(Kernel::Vector, first + matrix, rows - matrix)];
+            [part(QueryShape::Block, first, matrix), part(QueryShape::Row, first + matrix, rows - matrix)];
         parts.into_iter().filter(|p| p.rows > 0).collect::<Vec<_>>()
     };
     let mut splits = vec![split(0)];
-    if rows > 1 && layout.survives(Kernel::Matrix, Noise::fresh().add_plain()) {
+    if rows > 1 && layout.survives(QueryShape::Block, Noise::fresh().add_plain()) {
         splits.extend([split(rows / layout.tokens() * layout.tokens()), split(rows)]);
     }
     let micros = |parts: &Vec<Schedule>| parts.iter().map(|p| p.work().micros()).sum::<u64>();
@@ -180,7 +180,7 @@ pub(crate) fn cheapest(m: &ModelShape, work: Workload) -> Result<(CacheLayout, S
     let mut candidates = vec![];
     for log in 0..=10 {
         let Ok(layout) = CacheLayout::new(m, 1 << log) else { continue };
-        if !layout.survives(Kernel::Vector, Noise::fresh().add_plain()) {
+        if !layout.survives(QueryShape::Row, Noise::fresh().add_plain()) {
             continue;
         }
         candidates.push((self::work(layout, first, rows), layout));
@@ -190,7 +190,7 @@ pub(crate) fn cheapest(m: &ModelShape, work: Workload) -> Result<(CacheLayout, S
         expected: "up to 8192".into(),
         actual: m.kv_heads.to_string(),
     })?;
-    let kernels: Vec<Kernel> = schedules(l, first, rows).iter().map(|s| s.kernel).collect();
+    let kernels: Vec<QueryShape> = schedules(l, first, rows).iter().map(|s| s.shape).collect();
     let mut why = format!(
         "T = {} tokens × {} heads × {} features ({:?}, {} ciphertexts per block, kernels {:?}) for {rows} rows at length {}: \
          {} ciphertexts in, {} out, {} products, {} rotations, {:.1} ms per layer; other T:",

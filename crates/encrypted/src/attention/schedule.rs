@@ -2,7 +2,7 @@
 //! both phases.
 //!
 //! A *product* pairs a query (a row, or a block of T rows) with a block of T cached tokens, for one
-//! member of every head group. Slot x of it belongs to one (row, cached token) pair:
+//! member of every head message. Slot x of it belongs to one (row, cached token) pair:
 //! - vector: the row, and token x of the block;
 //! - matrix, diagonal `δ = G·g + b`: row `x − G·g` of the query block and token `x + b` of the
 //!   cached block, both modulo T.
@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::layout::{CacheLayout, Kernel};
+use crate::layout::{CacheLayout, QueryShape};
 
 /// Operands of queries held at a time, about 1 MB each.
 const OPERANDS: usize = 64;
@@ -38,14 +38,14 @@ pub struct Product {
 }
 
 /// The products of one query with a window of blocks: one message.
-pub struct Group {
+pub struct Message {
     /// row, or block of rows
     pub query: usize,
     /// in the order of their ciphertexts
     pub products: Vec<Product>,
 }
 
-impl Group {
+impl Message {
     /// Outputs of the values, `(member, giant)`, each of `packs` ciphertexts.
     pub fn outputs(&self) -> Vec<(usize, usize)> {
         let all: BTreeSet<_> = self.products.iter().map(|p| (p.member, p.giant)).collect();
@@ -57,8 +57,8 @@ impl Group {
 pub struct Window {
     /// blocks of the cache
     pub blocks: Range<usize>,
-    /// a group per query that meets one of them
-    pub groups: Vec<Group>,
+    /// a message per query that meets one of them
+    pub messages: Vec<Message>,
 }
 
 /// Queries whose operands are held together.
@@ -75,7 +75,7 @@ pub struct Schedule {
     /// layout of the cache
     pub layout: CacheLayout,
     /// by rows, or by blocks of rows
-    pub kernel: Kernel,
+    pub shape: QueryShape,
     /// position of the first new row
     pub first: usize,
     /// number of new rows
@@ -85,17 +85,17 @@ pub struct Schedule {
 impl Schedule {
     /// Rows, or blocks of rows.
     fn queries(&self) -> usize {
-        match self.kernel {
-            Kernel::Vector => self.rows,
-            Kernel::Matrix => self.layout.blocks(self.rows),
+        match self.shape {
+            QueryShape::Row => self.rows,
+            QueryShape::Block => self.layout.blocks(self.rows),
         }
     }
 
     /// Rows of a query.
     pub fn rows_of(&self, query: usize) -> Range<usize> {
-        match self.kernel {
-            Kernel::Vector => query..query + 1,
-            Kernel::Matrix => {
+        match self.shape {
+            QueryShape::Row => query..query + 1,
+            QueryShape::Block => {
                 let t = self.layout.tokens();
                 query * t..self.rows.min((query + 1) * t)
             }
@@ -104,17 +104,17 @@ impl Schedule {
 
     /// Baby steps.
     pub fn babies(&self) -> usize {
-        match self.kernel {
-            Kernel::Vector => 1,
-            Kernel::Matrix => self.layout.babies(),
+        match self.shape {
+            QueryShape::Row => 1,
+            QueryShape::Block => self.layout.babies(),
         }
     }
 
     /// Giant steps.
     pub fn giants(&self) -> usize {
-        match self.kernel {
-            Kernel::Vector => 1,
-            Kernel::Matrix => self.layout.tokens() / self.layout.babies(),
+        match self.shape {
+            QueryShape::Row => 1,
+            QueryShape::Block => self.layout.tokens() / self.layout.babies(),
         }
     }
 
@@ -132,9 +132,9 @@ impl Schedule {
     /// The row to which slot `x` belongs after giant step `giant`, if there is one.
     pub fn row(&self, query: usize, giant: usize, x: usize) -> Option<usize> {
         let t = self.layout.tokens();
-        let row = match self.kernel {
-            Kernel::Vector => query,
-            Kernel::Matrix => query * t + (x + t - giant * self.babies()) % t,
+        let row = match self.shape {
+            QueryShape::Row => query,
+            QueryShape::Block => query * t + (x + t - giant * self.babies()) % t,
         };
         // Row 0 attends to itself alone and needs no product.
         (row < self.rows && self.first + row > 0).then_some(row)
@@ -171,7 +171,7 @@ impl Schedule {
     pub fn batches(&self) -> Vec<Batch> {
         let layout = &self.layout;
         let at_once = (OPERANDS / (layout.packs() * layout.group * self.giants())).max(1);
-        let window = (layout.terms(self.kernel) / self.babies()).max(1);
+        let window = (layout.terms(self.shape) / self.babies()).max(1);
         let blocks = layout.blocks(self.first + self.rows);
         // Row 0 alone is the only query without products.
         let queries: Vec<usize> =
@@ -181,14 +181,14 @@ impl Schedule {
             .map(|queries| {
                 let windows = (0..blocks).step_by(window).map(|first| {
                     let blocks = first..blocks.min(first + window);
-                    let groups = queries.iter().map(|&query| Group {
+                    let messages = queries.iter().map(|&query| Message {
                         query,
                         products: blocks.clone().flat_map(|b| self.products(query, b)).collect(),
                     });
-                    let groups = groups.filter(|g| !g.products.is_empty()).collect();
-                    Window { blocks, groups }
+                    let messages = messages.filter(|g| !g.products.is_empty()).collect();
+                    Window { blocks, messages }
                 });
-                let windows = windows.filter(|w| !w.groups.is_empty()).collect();
+                let windows = windows.filter(|w| !w.messages.is_empty()).collect();
                 Batch { queries: queries.to_vec(), windows }
             })
             .collect()

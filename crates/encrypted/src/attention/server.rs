@@ -7,7 +7,7 @@ use cryptogen_protocols::Result;
 use cryptogen_ring::Fp;
 
 use super::cost::schedules;
-use super::{kernels, shares};
+use super::{products, shares};
 use crate::{exchange, refresh, State};
 
 /// Steps 1–3: appends new rows; returns this party's shares of their scores, `[entries]` in the
@@ -43,17 +43,17 @@ pub fn scores(h: &mut State<Server>, ch: &mut dyn Channel, layer: usize, new: &N
             let n = batch.queries.len() * per_query;
             let queries = exchange::receive(ch, n, |i| schedule.query_slots(queries, &batch.queries, i))?;
             h.counts.encrypted += n as u64;
-            let queries = queries.chunks(per_query).map(|q| kernels::queried(&evaluator, &schedule, q));
+            let queries = queries.chunks(per_query).map(|q| products::queried(&evaluator, &schedule, q));
             let queries = queries.collect::<Result<Vec<_>>>()?;
             // 3.
             for window in &batch.windows {
-                let keys = kernels::cached(&evaluator, &schedule, &cache.keys[window.blocks.clone()])?;
-                for group in &window.groups {
-                    let query = &queries[group.query - batch.queries[0]];
-                    let outputs = kernels::scores(&evaluator, group, window.blocks.start, query, &keys)?;
+                let keys = products::cached(&evaluator, &schedule, &cache.keys[window.blocks.clone()])?;
+                for message in &window.messages {
+                    let query = &queries[message.query - batch.queries[0]];
+                    let outputs = products::scores(&evaluator, message, window.blocks.start, query, &keys)?;
                     let outputs: Vec<_> = outputs.iter().collect();
                     let masks = exchange::mask(ch, &evaluator, &mut h.rng, &outputs)?;
-                    let products = group.products.iter().zip(&masks);
+                    let products = message.products.iter().zip(&masks);
                     products.for_each(|(p, slots)| schedule.take_scores(p, slots, &mut scores));
                 }
             }
@@ -87,21 +87,22 @@ pub fn values(
         let mut values = vec![Fp::ZERO; schedule.columns()];
         for window in schedule.batches().iter().flat_map(|b| &b.windows) {
             // 4.
-            let received = window.groups.iter().map(|group| {
-                exchange::receive(ch, group.products.len(), |i| {
-                    schedule.weight_slots(&group.products[i], mine)
+            let received = window.messages.iter().map(|message| {
+                exchange::receive(ch, message.products.len(), |i| {
+                    schedule.weight_slots(&message.products[i], mine)
                 })
             });
             let received = received.collect::<Result<Vec<_>>>()?;
             h.counts.encrypted += received.iter().map(Vec::len).sum::<usize>() as u64;
-            let cached = kernels::cached(&evaluator, &schedule, &cache.values[window.blocks.clone()])?;
+            let cached = products::cached(&evaluator, &schedule, &cache.values[window.blocks.clone()])?;
             // 5.
-            for (group, weights) in window.groups.iter().zip(received) {
-                let sums = kernels::values(&evaluator, group, window.blocks.start, &weights, &cached, packs)?;
+            for (message, weights) in window.messages.iter().zip(received) {
+                let sums =
+                    products::values(&evaluator, message, window.blocks.start, &weights, &cached, packs)?;
                 let masks = exchange::mask(ch, &evaluator, &mut h.rng, &sums.iter().collect::<Vec<_>>())?;
-                let outputs = group.outputs();
+                let outputs = message.outputs();
                 for (i, slots) in masks.iter().enumerate() {
-                    schedule.add_values(group.query, outputs[i / packs], i % packs, slots, &mut values);
+                    schedule.add_values(message.query, outputs[i / packs], i % packs, slots, &mut values);
                 }
             }
         }

@@ -5,11 +5,11 @@ use cryptogen_ring::Fp;
 
 use super::schedule::{Product, Schedule};
 use crate::cache::Piece;
-use crate::exchange::Slots;
-use crate::layout::{CacheLayout, Kernel};
+use crate::exchange::SlotShare;
+use crate::layout::{CacheLayout, QueryShape};
 
 /// Slots of ciphertext `i` of new keys (or values): `[piece][pack]`.
-pub(super) fn row_slots(layout: &CacheLayout, rows: &[Vec<Fp>], pieces: &[Piece], i: usize) -> Slots {
+pub(super) fn row_slots(layout: &CacheLayout, rows: &[Vec<Fp>], pieces: &[Piece], i: usize) -> SlotShare {
     let piece = &pieces[i / layout.packs()];
     let rows: Vec<&[Fp]> = rows[piece.rows.clone()].iter().map(Vec::as_slice).collect();
     layout.place(i % layout.packs(), piece.at, &rows)
@@ -37,21 +37,21 @@ impl Schedule {
     }
 
     /// Slots of ciphertext `i` of a message of queries: `[query][member][pack]`.
-    pub(crate) fn query_slots(&self, rows: &[Vec<Fp>], queries: &[usize], i: usize) -> Slots {
+    pub(crate) fn query_slots(&self, rows: &[Vec<Fp>], queries: &[usize], i: usize) -> SlotShare {
         let (packs, group, d, t) =
             (self.layout.packs(), self.layout.group, self.layout.head_dim, self.layout.tokens());
         let (query, member, pack) = (queries[i / (packs * group)], i / packs % group, i % packs);
         self.layout.fill(pack, |x, head, e| {
-            let row = match self.kernel {
-                Kernel::Vector => query,
-                Kernel::Matrix => query * t + x,
+            let row = match self.shape {
+                QueryShape::Row => query,
+                QueryShape::Block => query * t + x,
             };
             rows.get(row).map_or(Fp::ZERO, |q| q[(head * group + member) * d + e])
         })
     }
 
     /// Slots of the weights of a product.
-    pub(crate) fn weight_slots(&self, p: &Product, weights: &[Fp]) -> Slots {
+    pub(crate) fn weight_slots(&self, p: &Product, weights: &[Fp]) -> SlotShare {
         let (heads, group) = (self.heads(), self.layout.group);
         self.layout.replicate(|x, head| match self.pair(p, x) {
             Some((row, token)) => weights[self.entry(heads, row, head * group + p.member, token)],

@@ -18,7 +18,7 @@ use super::tiny::{tiny, Arch};
 use super::{elements, rng};
 use crate::attention::{client, cost, server};
 use crate::cache::CacheShape;
-use crate::layout::{CacheLayout, Kernel};
+use crate::layout::{CacheLayout, QueryShape};
 use crate::planner::LinearPlan;
 use crate::{Keys, State};
 
@@ -64,7 +64,7 @@ impl Clear {
         let dot = |q: &[Fp], k: &[Fp]| q.iter().zip(k).map(|(q, k)| *q * *k).sum::<Fp>();
         let one = |(g, t, i): (usize, usize, usize)| {
             let q = &queries[i][g * d..(g + 1) * d];
-            (0..=t).map(|j| dot(q, &self.keys[j][g / m.group() * d..][..d])).collect::<Vec<_>>()
+            (0..=t).map(|j| dot(q, &self.keys[j][g / m.queries_per_kv_head() * d..][..d])).collect::<Vec<_>>()
         };
         self.pairs(m, queries.len()).into_iter().flat_map(one).collect()
     }
@@ -74,7 +74,7 @@ impl Clear {
         for (g, t, _) in self.pairs(m, rows) {
             let w = &weights[at..=at + t];
             at += t + 1;
-            let value = |j: usize, e: usize| self.values[j][g / m.group() * d + e];
+            let value = |j: usize, e: usize| self.values[j][g / m.queries_per_kv_head() * d + e];
             out.extend((0..d).map(|e| (0..=t).map(|j| w[j] * value(j, e)).sum::<Fp>()));
         }
         out
@@ -171,14 +171,14 @@ fn both_parties_equal_the_clear_function() {
         let mut first = 0;
         for rows in &passes {
             let parts = cost::schedules(CacheLayout::new(&m, tokens).unwrap(), first, *rows);
-            kernels.push(parts.iter().map(|s| s.kernel).collect::<Vec<_>>());
+            kernels.push(parts.iter().map(|s| s.shape).collect::<Vec<_>>());
             first += rows;
         }
         let (c, s) = check_passes(&m, lazy(&m, tokens), &passes);
         assert_eq!(c.counts().encrypted, s.counts().encrypted);
         assert_eq!(s.cache_shape().refreshes().0, 0, "nothing was near the limit");
     }
-    for some in [&[Kernel::Vector][..], &[Kernel::Matrix], &[Kernel::Matrix, Kernel::Vector]] {
+    for some in [&[QueryShape::Row][..], &[QueryShape::Block], &[QueryShape::Block, QueryShape::Row]] {
         assert!(kernels.iter().any(|k| k == some), "{some:?} is among {kernels:?}");
     }
 }

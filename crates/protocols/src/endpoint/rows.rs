@@ -10,7 +10,7 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Deferred, HeadSlot, Mask, Row, RowAttention, Slot, SEED_BYTES};
+use crate::material::{Deferred, HeadSlot, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, Keys, NewRows};
 use crate::online::products::Side;
@@ -145,9 +145,9 @@ impl<P: Side> Endpoint<P> {
                 let (ql, kl, vl) = match P::ROLE {
                     Role::Client => split_qkv::<P>(&self.plan, first + i, &self.qkv_share(slot, l)?),
                     Role::Server => (
-                        slot.mask(Mask::Query, l, m.q_dim()),
-                        slot.mask(Mask::Key, l, m.kv_dim()),
-                        slot.mask(Mask::Value, l, m.kv_dim()),
+                        slot.expand_mask(MaskLabel::Query, l, m.q_dim()),
+                        slot.expand_mask(MaskLabel::Key, l, m.kv_dim()),
+                        slot.expand_mask(MaskLabel::Value, l, m.kv_dim()),
                     ),
                 };
                 q.extend(ql);

@@ -179,7 +179,7 @@ impl EncryptedModel {
     ///
     /// # Errors
     /// `File`, or `Corrupt`: what the server sent is not looked at before it is used.
-    pub fn expanded(
+    pub fn read(
         &self,
         params: &'static Params,
         layout: Layout,

@@ -40,7 +40,7 @@ impl<P: Party> PartyKeys<P> {
 }
 
 /// The messages of masked ciphertexts, `[n][N]`.
-pub(crate) fn decrypted(
+pub(crate) fn decrypt_all(
     params: &'static Params,
     key: &SecretKey,
     layout: Layout,

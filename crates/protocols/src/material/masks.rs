@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// What a random mask of a slot is for; each is derived from the slot's seed and used by one step
 /// only.
 #[derive(Clone, Copy, Debug)]
-pub enum Mask {
+pub enum MaskLabel {
     /// Client: share of the embedding, one word per ciphertext coefficient.
     Embed,
     /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an
@@ -48,8 +48,8 @@ pub enum Mask {
     Activation,
 }
 
-/// Words of [`Mask::NormHi`] or [`Mask::SigmaHi`] for one scalar: payload shares, of which one
-/// range alone uses the first.
+/// Words of [`MaskLabel::NormHi`] or [`MaskLabel::SigmaHi`] for one scalar: payload shares, of
+/// which one range alone uses the first.
 pub(crate) const HI_MASKS: usize = 3;
 
 /// Those of scalar `i`.
@@ -57,29 +57,29 @@ pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
     core::array::from_fn(|payload| words[HI_MASKS * i + payload])
 }
 
-/// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`Mask`].
-pub fn mask(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Fp> {
+/// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`MaskLabel`].
+pub fn expand_mask(seed: &Seed, what: MaskLabel, index: usize, n: usize) -> Vec<Fp> {
     masks(std::slice::from_ref(seed), what, index, n)
 }
 
 /// The same of many slots, one after another. Parallel over slots.
-pub(crate) fn masks(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Fp> {
+pub(crate) fn masks(seeds: &[Seed], what: MaskLabel, index: usize, n: usize) -> Vec<Fp> {
     expand(seeds, what, index, n, |prg, out| prg.fill_fp(out))
 }
 
 /// A mask of a slot modulo `2^64`.
-pub fn mask_words(seed: &Seed, what: Mask, index: usize, n: usize) -> Vec<Word> {
+pub fn mask_words(seed: &Seed, what: MaskLabel, index: usize, n: usize) -> Vec<Word> {
     masks_words(std::slice::from_ref(seed), what, index, n)
 }
 
 /// The same of many slots, one after another. Parallel over slots.
-pub(crate) fn masks_words(seeds: &[Seed], what: Mask, index: usize, n: usize) -> Vec<Word> {
+pub(crate) fn masks_words(seeds: &[Seed], what: MaskLabel, index: usize, n: usize) -> Vec<Word> {
     expand(seeds, what, index, n, |prg, out| prg.fill_words(out))
 }
 
 fn expand<T: Copy + Default + Send>(
     seeds: &[Seed],
-    what: Mask,
+    what: MaskLabel,
     index: usize,
     n: usize,
     fill: impl Fn(&mut Prg, &mut [T]) + Sync,

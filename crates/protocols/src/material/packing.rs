@@ -209,7 +209,7 @@ pub(crate) fn slots(f: usize) -> Layout {
 }
 
 /// Sums the slots of a message `[F][C]` into its first `d` coefficients.
-pub(crate) fn fold(message: &[Fp], coefficients: usize, d: usize) -> Vec<Fp> {
+pub(crate) fn sum_features(message: &[Fp], coefficients: usize, d: usize) -> Vec<Fp> {
     let mut y = vec![Fp::ZERO; d];
     for slot in message.chunks(coefficients) {
         for (y, v) in y.iter_mut().zip(slot) {

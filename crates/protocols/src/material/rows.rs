@@ -6,7 +6,7 @@ use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use zeroize::Zeroizing;
 
 use super::deferred::Deferred;
-use super::masks::Mask;
+use super::masks::MaskLabel;
 use super::slot::Slot;
 use crate::model::{Plan, Site};
 use crate::share::local::{trunc, trunc_word};
@@ -37,13 +37,13 @@ pub struct Row<P: Party> {
 impl<P: Party> Row<P> {
     /// The client's re-mask `r` of a site of a layer; behind activations see [`Row::remask_words`].
     pub(crate) fn remask(&self, plan: &Plan, site: Site) -> Vec<Fp> {
-        self.slot.mask(Mask::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
+        self.slot.expand_mask(MaskLabel::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
     }
 
     /// The same behind an activation, modulo `2^64`.
     pub(crate) fn remask_words(&self, plan: &Plan, layer: usize) -> Vec<Word> {
         let site = Site::Down(layer);
-        self.slot.mask_words(Mask::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
+        self.slot.mask_words(MaskLabel::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
     }
 
     /// The client's share `r'` of the input of a layer's matrix, `[d_in]`.

@@ -12,7 +12,7 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Word};
 use zeroize::Zeroize;
 
 use super::deferred::Deferred;
-use super::masks::{mask, mask_words, Mask, HI_MASKS};
+use super::masks::{expand_mask, mask_words, MaskLabel, HI_MASKS};
 use super::table_keys::{self, TableKeys};
 use crate::error::{ProtocolError, Result};
 use crate::model::{ModelShape, Plan, Scalar, Site};
@@ -225,12 +225,12 @@ impl<P: Party> Slot<P> {
     }
 
     /// A mask derived from the slot's seed.
-    pub fn mask(&self, what: Mask, index: usize, n: usize) -> Vec<Fp> {
-        mask(&self.seed, what, index, n)
+    pub fn expand_mask(&self, what: MaskLabel, index: usize, n: usize) -> Vec<Fp> {
+        expand_mask(&self.seed, what, index, n)
     }
 
     /// The same modulo `2^64`.
-    pub fn mask_words(&self, what: Mask, index: usize, n: usize) -> Vec<Word> {
+    pub fn mask_words(&self, what: MaskLabel, index: usize, n: usize) -> Vec<Word> {
         mask_words(&self.seed, what, index, n)
     }
 

@@ -62,7 +62,7 @@ impl ModelShape {
         self.kv_heads * self.head_dim
     }
     /// Query heads per key/value head.
-    pub fn group(&self) -> usize {
+    pub fn queries_per_kv_head(&self) -> usize {
         self.heads / self.kv_heads
     }
     /// Rows of the `up` site (gate rows then up rows when gated).

@@ -33,10 +33,10 @@ use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use self::packing::{add_scores, add_values, counts, encrypt, parse, query, Group};
-use super::linear::hidden;
+use super::linear::mask_and_flood;
 use super::pipeline::pipeline;
 use crate::error::Result;
-use crate::material::decrypted;
+use crate::material::decrypt_all;
 use crate::model::ModelShape;
 use crate::share::Cost;
 
@@ -109,7 +109,7 @@ pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
     let groups: Vec<Group> = (before.iter().chain([&rows]).flat_map(|rows| Group::of_keys(m, *rows)))
         .chain(Group::of_values(m))
         .collect();
-    let blocks = (0..rows).step_by(ROWS).map(|first| ROWS.min(rows - first) * m.group());
+    let blocks = (0..rows).step_by(ROWS).map(|first| ROWS.min(rows - first) * m.queries_per_kv_head());
     let results: usize = blocks.flat_map(|queries| groups.iter().map(move |g| g.results(queries))).sum();
     let bytes = (n_keys + n_values) * SeededCiphertext::BYTES + results * MaskedCiphertext::BYTES;
     let messages = 2 + 2 * rows.div_ceil(ROWS) * groups.len();
@@ -204,7 +204,7 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn queries(&self) -> usize {
-        self.range.len() * self.m.group()
+        self.range.len() * self.m.queries_per_kv_head()
     }
 
     /// Adds this party's shares `[results][N]` of one message.
@@ -270,7 +270,7 @@ fn send_products(
         parts(turn.m, cache)
             .into_iter()
             .map(|part| Ok((part, turn.combine(keys.params, cache, new, part)?, Seed::random(rng)))),
-        |(part, combiner, seed)| Ok((part, hidden(keys.peer, combiner, &seed)?)),
+        |(part, combiner, seed)| Ok((part, mask_and_flood(keys.peer, combiner, &seed)?)),
         |(part, (masks, bytes))| {
             ch.send(&bytes)?;
             turn.add(part, &masks, out);
@@ -291,7 +291,7 @@ fn receive_products(
         parts(turn.m, cache)
             .into_iter()
             .map(|part| Ok((part, ch.recv(part.group().results(turn.queries()) * MaskedCiphertext::BYTES)?))),
-        |(part, bytes)| Ok((part, decrypted(keys.params, keys.mine, part.group().layout(), &bytes)?)),
+        |(part, bytes)| Ok((part, decrypt_all(keys.params, keys.mine, part.group().layout(), &bytes)?)),
         |(part, values)| {
             turn.add(part, &values, out);
             Ok(())

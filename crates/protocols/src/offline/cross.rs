@@ -19,7 +19,7 @@ use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::material::decrypted;
+use crate::material::decrypt_all;
 use crate::material::packing::slots;
 use crate::share::Cost;
 
@@ -70,7 +70,7 @@ pub fn client(
             .collect();
         ch.send(&bytes?.concat())?;
         let bytes = ch.recv(chunks.len() * MaskedCiphertext::BYTES)?;
-        z.extend(decrypted(params, key, layout, &bytes)?);
+        z.extend(decrypt_all(params, key, layout, &bytes)?);
     }
     z.truncate(n);
     Ok(z)

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use super::pipeline::pipeline;
 use crate::error::Result;
 use crate::material::packing::{Group, Packed};
-use crate::material::{decrypted, EncryptedModel};
+use crate::material::{decrypt_all, EncryptedModel};
 use crate::model::Site;
 use crate::share::Cost;
 
@@ -74,11 +74,11 @@ pub fn client(
             inputs.entry(block.site).or_insert_with(|| input(block.site));
         }
         let of_blocks: Vec<&[Fp]> = group.blocks.iter().map(|block| &inputs[&block.site][..]).collect();
-        let combiners = combined(from, group, &of_blocks, rows)?;
+        let combiners = combine_group(from, group, &of_blocks, rows)?;
         let mut out = y.chunks_mut(ROWS * width);
         pipeline(
             combiners.into_iter().map(|combiner| Ok((combiner, Seed::random(rng)))),
-            |(combiner, seed)| hidden(from.server_key, combiner, &seed),
+            |(combiner, seed)| mask_and_flood(from.server_key, combiner, &seed),
             |(masks, bytes)| {
                 ch.send(&bytes)?;
                 add_slots(group, width, &masks, out.next().unwrap_or_default());
@@ -92,7 +92,12 @@ pub fn client(
 
 /// `Σ_k r'_k ⊙ Enc(W)_k` of one group, [`ROWS`] rows in each combiner. `inputs`: `[T, d_in]` of
 /// each block.
-fn combined(from: &ClientSide<'_>, group: &Group, inputs: &[&[Fp]], rows: usize) -> Result<Vec<Combiner>> {
+fn combine_group(
+    from: &ClientSide<'_>,
+    group: &Group,
+    inputs: &[&[Fp]],
+    rows: usize,
+) -> Result<Vec<Combiner>> {
     let (f, d_in) = (group.slots(), group.d_in());
     let firsts = || (0..rows).step_by(ROWS);
     let combiner = |first: usize| Combiner::new(from.params, group.layout(), ROWS.min(rows - first));
@@ -100,7 +105,7 @@ fn combined(from: &ClientSide<'_>, group: &Group, inputs: &[&[Fp]], rows: usize)
     for k in (0..group.count()).step_by(EXPANDED) {
         let range = k..group.count().min(k + EXPANDED);
         let (start, end) = (group.start + range.start, group.start + range.end);
-        let cts = from.model.expanded(from.params, group.layout(), start..end)?;
+        let cts = from.model.read(from.params, group.layout(), start..end)?;
         for (combiner, first) in combiners.iter_mut().zip(firsts()) {
             let mut w = vec![Fp::ZERO; combiner.results() * range.len() * f];
             w.par_chunks_mut(range.len() * f).enumerate().for_each(|(i, w)| {
@@ -134,7 +139,7 @@ pub fn server(
         places.map(|(group, first)| {
             Ok((group, first, ch.recv(ROWS.min(rows - first) * MaskedCiphertext::BYTES)?))
         }),
-        |(group, first, bytes)| Ok((group, first, decrypted(params, key, group.1.layout(), &bytes)?)),
+        |(group, first, bytes)| Ok((group, first, decrypt_all(params, key, group.1.layout(), &bytes)?)),
         |((i, group), first, values)| {
             let n = values.len() / N;
             add_slots(group, width, &values, &mut y[first * width..][..n * width]);
@@ -149,7 +154,7 @@ pub fn server(
 
 /// Subtracts fresh uniform masks from combinations and hides what they are made of; returns the
 /// masks `[n][N]` and the message.
-pub(crate) fn hidden(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result<(Vec<Fp>, Vec<u8>)> {
+pub(crate) fn mask_and_flood(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result<(Vec<Fp>, Vec<u8>)> {
     let mut masks = vec![Fp::ZERO; combiner.results() * N];
     masks
         .par_chunks_mut(N)

@@ -29,10 +29,10 @@ use rayon::prelude::*;
 
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
-use crate::material::packing::{fold, Packed};
+use crate::material::packing::{sum_features, Packed};
 use crate::material::{
-    embed_slots, exp_shape, mask, masks, masks_words, EncryptedModel, Mask, ModelLayout, PartyKeys,
-    SlotLayout, SEED_BYTES,
+    embed_slots, exp_shape, expand_mask, masks, masks_words, EncryptedModel, MaskLabel, ModelLayout,
+    PartyKeys, SlotLayout, SEED_BYTES,
 };
 use crate::model::{Plan, Site};
 
@@ -131,7 +131,7 @@ impl<P: Party> Preparer<'_, P> {
         let (_, rows) = embed_slots(d);
         state.h = vec![Fp::ZERO; seeds.len() * d];
         (state.h.par_chunks_mut(d).zip(&mut state.good).zip(seeds)).for_each(|((h, good), seed)| {
-            let share = fold(&mask(seed, Mask::Embed, 0, N), rows, d);
+            let share = sum_features(&expand_mask(seed, MaskLabel::Embed, 0, N), rows, d);
             *good &= share.iter().all(|c| trunc_is_safe(*c, embed.bound));
             h.iter_mut().zip(share).for_each(|(h, c)| *h = trunc_client(c, embed.shift));
         });
@@ -160,7 +160,7 @@ impl<P: Party> Preparer<'_, P> {
             return Ok(vec![Fp::ZERO; n]);
         }
         for site in (0..self.plan.model.layers).flat_map(Site::of_layer) {
-            entered(self.plan, site, seeds, good);
+            linear_input_share(self.plan, site, seeds, good);
         }
         Ok(self.rng.fp_vec(n))
     }
@@ -178,7 +178,7 @@ impl<P: Party> Preparer<'_, P> {
             return linear::server(self.ch, params, &self.keys.mine, packed, rows, done);
         };
         let from = linear::ClientSide { params, server_key: &self.keys.peer, model };
-        let input = |site| entered(plan, site, seeds, good);
+        let input = |site| linear_input_share(plan, site, seeds, good);
         linear::client(self.ch, &from, packed, rows, input, self.rng, done)
     }
 
@@ -220,13 +220,13 @@ impl<P: Party> Preparer<'_, P> {
                     *good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
                 }
                 let truncated = state.h.iter().map(|h| trunc_client(*h, spec.pre_shift)).collect();
-                let scale = masks(seeds, Mask::NormScalar, norm, 1);
+                let scale = masks(seeds, MaskLabel::NormScalar, norm, 1);
                 (truncated, vec![state.h.clone(), spread(&scale, d)])
             }
             Role::Server => {
-                let scale = masks(seeds, Mask::NormScale, norm, 1);
-                let input = masks(seeds, Mask::NormInput, norm, d);
-                (masks(seeds, Mask::NormSquare, norm, d), vec![spread(&scale, d), input])
+                let scale = masks(seeds, MaskLabel::NormScale, norm, 1);
+                let input = masks(seeds, MaskLabel::NormInput, norm, d);
+                (masks(seeds, MaskLabel::NormSquare, norm, d), vec![spread(&scale, d), input])
             }
         };
         let z = self.cross(&[square])?;
@@ -242,8 +242,8 @@ impl<P: Party> Preparer<'_, P> {
     fn attention_product(&mut self, layer: usize, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
         let m = &self.plan.model;
         let q_dim = m.q_dim();
-        let vector = masks(seeds, Mask::AttentionOut, layer, q_dim);
-        let scalar = spread(&masks(seeds, Mask::AttentionScale, layer, m.heads), m.head_dim);
+        let vector = masks(seeds, MaskLabel::AttentionOut, layer, q_dim);
+        let scalar = spread(&masks(seeds, MaskLabel::AttentionScale, layer, m.heads), m.head_dim);
         let terms = match P::ROLE {
             Role::Client => [vector, scalar],
             Role::Server => [scalar, vector],
@@ -314,15 +314,15 @@ fn write_words(sink: &mut dyn Sink, offset: usize, words: &[Fp], n: usize) -> Re
 }
 
 /// Client: `r'` of a site, `[T, d_in]`; slots whose truncation of it could fail are marked.
-fn entered(plan: &Plan, site: Site, seeds: &[Seed], good: &mut [bool]) -> Vec<Fp> {
+fn linear_input_share(plan: &Plan, site: Site, seeds: &[Seed], good: &mut [bool]) -> Vec<Fp> {
     let spec = plan.linear(site);
     let index = if site == Site::Head { 0 } else { site.index(plan.model.layers) };
     if !matches!(site, Site::Down(_)) {
-        let mut r = masks(seeds, Mask::Remask, index, spec.d_in);
+        let mut r = masks(seeds, MaskLabel::Remask, index, spec.d_in);
         truncate(&mut r, good, spec.d_in, |j| (spec.in_bound, spec.in_shift[j]));
         return r;
     }
-    let r = masks_words(seeds, Mask::Remask, index, spec.d_in);
+    let r = masks_words(seeds, MaskLabel::Remask, index, spec.d_in);
     for (r, good) in r.chunks(spec.d_in).zip(good) {
         *good &= r.iter().all(|r| word_trunc_is_safe(*r, spec.in_bound));
     }

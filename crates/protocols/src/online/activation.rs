@@ -27,10 +27,10 @@ use super::products::Side;
 use super::tables::{line, look_up_all};
 use super::Online;
 use crate::error::Result;
-use crate::material::{activation_shape, Mask, TableKeys};
+use crate::material::{activation_shape, MaskLabel, TableKeys};
 use crate::model::{Plan, Site, Window};
 use crate::share::local::{client_index, index, join, lift, rotation, sub_public};
-use crate::share::{Cost, Incoming, Kind, Opening, Tensor};
+use crate::share::{Cost, Kind, Opened, Opening, Tensor};
 
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &Plan, rows: usize) -> Cost {
@@ -111,7 +111,7 @@ impl Online<Client> {
             .map(|((_, alpha), index)| rotation(*index, alpha, spec.k))
             .collect();
         let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.active[row].remask_words(&plan, layer)).collect();
-        let mut m1 = Incoming::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
+        let mut m1 = Opened::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
         let theirs = m1.rotations(n * ff)?;
         rotations.iter_mut().zip(theirs).for_each(|(d, theirs)| *d = join(*d, theirs, spec.k));
         let mut m2 = Opening::new();
@@ -131,7 +131,7 @@ impl Online<Client> {
                 let slot = &self.active[row].slot;
                 let (g, up) = u.row(row).split_at(ff);
                 let z = slot.words(self.layout.gated(layer), ff)?;
-                let beta = slot.mask_words(Mask::Activation, layer, ff);
+                let beta = slot.mask_words(MaskLabel::Activation, layer, ff);
                 let i = |j: usize| row * ff + j;
                 let w: Vec<Word> = (0..ff)
                     .map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j])
@@ -187,7 +187,7 @@ impl Online<Server> {
         if !gated {
             let mut delta = Vec::with_capacity(n * ff);
             for row in 0..n {
-                let beta = self.active[row].slot.mask_words(Mask::Activation, layer, ff);
+                let beta = self.active[row].slot.mask_words(MaskLabel::Activation, layer, ff);
                 let x: Vec<Word> = u.row(row).iter().map(|x| lift::<Server>(*x)).collect();
                 delta.extend(x.iter().zip(&beta).map(|(x, b)| *x - *b));
                 m1.masked_words(&x, &beta);
@@ -195,7 +195,7 @@ impl Online<Server> {
             m1.send(ch)?;
             let sums = windows.look_up::<Server>(keys, &joined)?;
             self.add_events(0, ff, windows.guards(&sums));
-            let mut m2 = Incoming::recv(ch, n * ff, 0)?;
+            let mut m2 = Opened::recv(ch, n * ff, 0)?;
             for (delta, sums) in delta.chunks(ff).zip(sums.chunks(windows.sums * ff)) {
                 let opened = m2.ring_words(ff)?;
                 let x = delta.iter().zip(sums.chunks_exact(windows.sums)).zip(&opened);
@@ -208,13 +208,13 @@ impl Online<Server> {
                 let slot = &self.active[row].slot;
                 let (g, up) = u.row(row).split_at(ff);
                 let z = slot.words(self.layout.gated(layer), ff)?;
-                gates.masked(g, &slot.mask(Mask::Gate, layer, ff));
-                ups.masked(up, &slot.mask(Mask::Up, layer, ff));
+                gates.masked(g, &slot.expand_mask(MaskLabel::Gate, layer, ff));
+                ups.masked(up, &slot.expand_mask(MaskLabel::Up, layer, ff));
                 let w: Vec<Word> = (0..ff).map(|j| lift::<Server>(g[j] * up[j] + z[j])).collect();
                 self.trace.lifted(w.iter().copied());
                 let up: Vec<Word> = up.iter().map(|x| lift::<Server>(*x)).collect();
                 let [beta_up, beta] =
-                    [Mask::UpPayload, Mask::Activation].map(|m| slot.mask_words(m, layer, ff));
+                    [MaskLabel::UpPayload, MaskLabel::Activation].map(|m| slot.mask_words(m, layer, ff));
                 payloads.masked_words(&up, &beta_up);
                 ws.masked_words(&w, &beta);
                 let delta_up: Vec<Word> = up.iter().zip(&beta_up).map(|(a, b)| *a - *b).collect();
@@ -225,7 +225,7 @@ impl Online<Server> {
             m1.send(ch)?;
             let sums = windows.look_up::<Server>(keys, &joined)?;
             self.add_events(0, ff, windows.guards(&sums));
-            let mut m2 = Incoming::recv(ch, 2 * n * ff, 0)?;
+            let mut m2 = Opened::recv(ch, 2 * n * ff, 0)?;
             for (row, (delta_up, delta_w)) in masks.iter().enumerate() {
                 let (their_w, opened) = (m2.ring_words(ff)?, m2.ring_words(ff)?);
                 let x = (0..ff).map(|j| {

@@ -43,7 +43,7 @@ use super::products::{Call, Side};
 use super::scalar::{first_bytes, second_message, ScalarKeys};
 use super::Online;
 use crate::error::Result;
-use crate::material::{hi_masks, hi_shape, lo_shape, Mask, HI_MASKS};
+use crate::material::{hi_masks, hi_shape, lo_shape, MaskLabel, HI_MASKS};
 use crate::model::{Plan, Scalar, Site};
 use crate::share::local::trunc;
 use crate::share::qkv::{split_qkv, NewRows};
@@ -101,11 +101,11 @@ impl<P: Side> Online<P> {
         let mut keys = Vec::with_capacity(call.pairs.len());
         for &(i, g, _) in &call.pairs {
             let slot = &mut self.active[i].slot;
-            let words = slot.mask_words(Mask::SigmaHi, layer, HI_MASKS * heads);
+            let words = slot.mask_words(MaskLabel::SigmaHi, layer, HI_MASKS * heads);
             let [hi_beta, fine_betas @ ..] = hi_masks(&words, g);
             let lo = match lo_shape(spec) {
                 Some(shape) => {
-                    Some((slot.table(shape, lo_at, g)?, slot.mask_words(Mask::SigmaLo, layer, heads)[g]))
+                    Some((slot.table(shape, lo_at, g)?, slot.mask_words(MaskLabel::SigmaLo, layer, heads)[g]))
                 }
                 None => None,
             };
@@ -158,7 +158,7 @@ impl<P: Side> Online<P> {
         let (m, l) = (&self.plan.model, self.plan.linear(Site::O(layer)));
         (0..m.q_dim())
             .map(|c| {
-                let v = value[(c / m.head_dim / m.group()) * m.head_dim + c % m.head_dim];
+                let v = value[(c / m.head_dim / m.queries_per_kv_head()) * m.head_dim + c % m.head_dim];
                 v * Fp::from_u128(1 << l.in_shift[c])
             })
             .collect()

@@ -22,8 +22,8 @@ use rayon::prelude::*;
 use super::products::Side;
 use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::material::packing::fold;
-use crate::material::{decrypted, embed_slots, EncryptedModel, Mask, PartyKeys};
+use crate::material::packing::sum_features;
+use crate::material::{decrypt_all, embed_slots, EncryptedModel, MaskLabel, PartyKeys};
 use crate::model::ServerModel;
 use crate::share::{Cost, Kind, Tensor};
 
@@ -63,15 +63,15 @@ impl Online<Client> {
                     return Err(ProtocolError::caller("token", expected, "a larger id"));
                 }
                 let (k, slot) = m.place(token);
-                let ct = from.model.expanded(from.keys.params, m.layout, k..k + 1)?;
+                let ct = from.model.read(from.keys.params, m.layout, k..k + 1)?;
                 let mut pick = vec![Fp::ZERO; m.slots()];
                 pick[slot] = Fp::ONE;
-                let mask = self.active[i].slot.mask(Mask::Embed, 0, N);
+                let mask = self.active[i].slot.expand_mask(MaskLabel::Embed, 0, N);
                 let mut combiner = Combiner::new(from.keys.params, m.layout, 1);
                 combiner.add_block(&ct, &pick)?;
                 let mut rng = Prg::new(&seed.derive("embed", i as u64));
                 let out = combiner.finish(&from.keys.peer, &mask, &mut rng)?;
-                let share = fold(&mask, m.coefficients, plan.model.d);
+                let share = sum_features(&mask, m.coefficients, plan.model.d);
                 Ok((
                     out.iter().flat_map(|ct| ct.to_bytes(from.keys.params)).collect(),
                     share.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect(),
@@ -101,10 +101,10 @@ impl Online<Server> {
         let (layout, coefficients) = embed_slots(d);
         let mut h = Vec::with_capacity(rows * d);
         let bytes = ch.recv(rows * MaskedCiphertext::BYTES)?;
-        let values = decrypted(keys.params, &keys.mine, layout, &bytes)?;
+        let values = decrypt_all(keys.params, &keys.mine, layout, &bytes)?;
         for (row, values) in self.active.iter().zip(values.chunks(N)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
-            for (j, v) in fold(values, coefficients, d).into_iter().enumerate() {
+            for (j, v) in sum_features(values, coefficients, d).into_iter().enumerate() {
                 let p = position.map_or(0, |p| i64::from(p[j]));
                 h.push(trunc_server(v + Fp::from_i64(p), plan.embed.shift));
             }

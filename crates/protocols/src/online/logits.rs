@@ -20,7 +20,7 @@ use super::linear::add_bias;
 use super::Online;
 use crate::error::Result;
 use crate::model::{Plan, ServerModel, Site};
-use crate::share::{Cost, Incoming, Kind, Tensor};
+use crate::share::{Cost, Kind, Opened, Tensor};
 
 /// Messages and bytes of `rows` rows.
 pub fn cost(plan: &Plan, rows: usize) -> Cost {
@@ -33,7 +33,7 @@ impl Online<Client> {
     pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<(Vec<i64>, Vec<u64>)> {
         self.check(x, Kind::Input(Site::Head))?;
         let vocab = self.plan.model.vocab;
-        let mut message = Incoming::recv(ch, (vocab + 1) * x.rows, 0)?;
+        let mut message = Opened::recv(ch, (vocab + 1) * x.rows, 0)?;
         let (theirs, their_events) = (message.words(vocab * x.rows)?, message.ring_words(x.rows)?);
         self.log_remask(Site::Head, x.rows);
         let heads = std::mem::take(&mut self.head_now);

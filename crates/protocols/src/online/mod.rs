@@ -27,7 +27,7 @@ pub use embed::EmbedClient;
 
 use self::products::{Products, Side};
 use crate::error::{ProtocolError, Result};
-use crate::material::{mask, HeadSlot, Mask, Row, SlotLayout};
+use crate::material::{expand_mask, HeadSlot, MaskLabel, Row, SlotLayout};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
@@ -179,7 +179,9 @@ impl<P: Side> Online<P> {
     /// [`Row::remask_words`].
     pub(crate) fn remask(&self, row: usize, site: Site) -> Vec<Fp> {
         match site {
-            Site::Head => mask(&self.head_now[row].seed, Mask::Remask, 0, self.plan.linear(site).d_in),
+            Site::Head => {
+                expand_mask(&self.head_now[row].seed, MaskLabel::Remask, 0, self.plan.linear(site).d_in)
+            }
             _ => self.active[row].remask(&self.plan, site),
         }
     }

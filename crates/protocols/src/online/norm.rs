@@ -23,10 +23,10 @@ use super::products::Side;
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
 use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::material::{hi_masks, hi_shape, lo_shape, Mask, Row, HI_MASKS};
+use crate::material::{hi_masks, hi_shape, lo_shape, MaskLabel, Row, HI_MASKS};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
-use crate::share::{Cost, Incoming, Kind, Opening, Tensor};
+use crate::share::{Cost, Kind, Opened, Opening, Tensor};
 
 /// Messages and bytes of `rows` rows of norm number `norm` ([`Plan::norms`]).
 pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {
@@ -45,9 +45,9 @@ impl<P: Side> Online<P> {
         let spec = &self.plan.norms[norm].scalar;
         let (hi, lo) = self.layout.norm_tables(norm);
         let slot = &mut self.active[row].slot;
-        let [hi_beta, fine_betas @ ..] = hi_masks(&slot.mask_words(Mask::NormHi, norm, HI_MASKS), 0);
+        let [hi_beta, fine_betas @ ..] = hi_masks(&slot.mask_words(MaskLabel::NormHi, norm, HI_MASKS), 0);
         let lo_key = match lo_shape(spec) {
-            Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask_words(Mask::NormLo, norm, 1)[0])),
+            Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask_words(MaskLabel::NormLo, norm, 1)[0])),
             None => None,
         };
         Ok(ScalarKeys { hi: slot.table(hi_shape(spec), hi, 0)?, hi_beta, fine_betas, lo: lo_key })
@@ -74,7 +74,7 @@ impl Online<Client> {
         let (w1, r1) = first_message(&spec.scalar, n);
 
         // 1.
-        let mut m1 = Incoming::recv(ch, 2 * n * d + w1, r1)?;
+        let mut m1 = Opened::recv(ch, 2 * n * d + w1, r1)?;
         let (square_open, input_open) = (m1.words(n * d)?, m1.words(n * d)?);
         let mut m = Vec::with_capacity(n);
         let mut keys = Vec::with_capacity(n);
@@ -100,7 +100,7 @@ impl Online<Client> {
         m2.send(ch)?;
 
         // 3.
-        let mut m3 = Incoming::recv(ch, second_message(&spec.scalar, n) + n, 0)?;
+        let mut m3 = Opened::recv(ch, second_message(&spec.scalar, n) + n, 0)?;
         let (rho, events) = evaluated.finish::<Client>(&mut m3)?;
         self.add_events(start_row, 1, events.iter().copied());
         self.trace.truncated(rho.iter().copied());
@@ -111,7 +111,7 @@ impl Online<Client> {
         for i in 0..n {
             let slot = &self.active[start_row + i].slot;
             let z = slot.words(self.layout.norm_product(norm), d)?;
-            m4.masked(&rho[i..i + 1], &slot.mask(Mask::NormScalar, norm, 1));
+            m4.masked(&rho[i..i + 1], &slot.expand_mask(MaskLabel::NormScalar, norm, 1));
             let x: Vec<Fp> = (0..d)
                 .map(|j| {
                     let hc = h.row(i)[j];
@@ -143,11 +143,11 @@ impl Online<Server> {
             let z = slot.words(self.layout.norm_square(norm), 1)?[0];
             let squares: Vec<Fp> = h.row(i).iter().map(|x| trunc::<Server>(*x, spec.pre_shift)).collect();
             m.push(z + z + squares.iter().map(|x| *x * *x).sum());
-            m1.masked(&squares, &slot.mask(Mask::NormSquare, norm, d));
+            m1.masked(&squares, &slot.expand_mask(MaskLabel::NormSquare, norm, d));
             keys.push(self.norm_keys(norm, start_row + i)?);
         }
         for i in 0..n {
-            m1.masked(h.row(i), &self.active[start_row + i].slot.mask(Mask::NormInput, norm, d));
+            m1.masked(h.row(i), &self.active[start_row + i].slot.expand_mask(MaskLabel::NormInput, norm, d));
         }
         let started = start::<Server>(vec![&spec.scalar; n], &m, keys);
         self.trace.truncated(h.data.iter().map(|x| trunc::<Server>(*x, spec.pre_shift)));
@@ -156,7 +156,7 @@ impl Online<Server> {
         m1.send(ch)?;
 
         // 2.
-        let mut m2 = Incoming::recv(ch, w1 + second_message(&spec.scalar, n), r1)?;
+        let mut m2 = Opened::recv(ch, w1 + second_message(&spec.scalar, n), r1)?;
         let evaluated = started.evaluate::<Server>(&plan, &mut m2)?;
 
         // 3.
@@ -165,17 +165,19 @@ impl Online<Server> {
         let (rho, events) = evaluated.finish::<Server>(&mut m2)?;
         self.add_events(start_row, 1, events.iter().copied());
         self.trace.truncated(rho.iter().copied());
-        let scale = |row: &Row<Server>| row.slot.mask(Mask::NormScale, norm, 1)[0];
+        let scale = |row: &Row<Server>| row.slot.expand_mask(MaskLabel::NormScale, norm, 1)[0];
         m3.masked(&rho, &self.active[start_row..start_row + n].iter().map(scale).collect::<Vec<_>>());
         m3.send(ch)?;
 
         // 4.
-        let mut m4 = Incoming::recv(ch, n * (d + 1), 0)?;
+        let mut m4 = Opened::recv(ch, n * (d + 1), 0)?;
         let mut data = Vec::with_capacity(n * d);
         for (i, rho) in rho.into_iter().enumerate() {
             let slot = &self.active[start_row + i].slot;
-            let (u, z) =
-                (slot.mask(Mask::NormInput, norm, d), slot.words(self.layout.norm_product(norm), d)?);
+            let (u, z) = (
+                slot.expand_mask(MaskLabel::NormInput, norm, d),
+                slot.words(self.layout.norm_product(norm), d)?,
+            );
             let rho_open = m4.words(1)?[0];
             let opened = m4.words(d)?;
             let x = (0..d).map(|j| h.row(i)[j] * rho + u[j] * rho_open + z[j] + opened[j]);

@@ -14,10 +14,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::products::{Awaited, Call, ClientProducts, Products, ServerProducts};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Mask, Row, SlotLayout};
+use crate::material::{MaskLabel, Row, SlotLayout};
 use crate::model::{Plan, ServerModel, Site};
 use crate::share::qkv::NewRows;
-use crate::share::{Incoming, Opening};
+use crate::share::{Opened, Opening};
 
 /// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`,
 /// `open_v`: what the server opened (client side); the server keeps its value masks in `open_v`
@@ -123,7 +123,7 @@ impl<P: Party> Preprocessed<P> {
             sums.clear();
             sums.resize(d, Sum::default());
             for j in 0..=t {
-                let at = (j * m.kv_heads + g / m.group()) * d;
+                let at = (j * m.kv_heads + g / m.queries_per_kv_head()) * d;
                 let [e, f] = scales(start + j);
                 for ((sum, v), w) in sums.iter_mut().zip(&cache.v[at..at + d]).zip(&cache.open_v[at..at + d])
                 {
@@ -191,9 +191,9 @@ impl ClientProducts for Preprocessed<Client> {
         rows: &[Row<Client>],
         new: &NewRows,
         next: Awaited,
-    ) -> Result<(Vec<Fp>, Incoming)> {
+    ) -> Result<(Vec<Fp>, Opened)> {
         let m = &self.plan.model;
-        let (n, heads, d, kv, group) = (new.keys.len(), m.heads, call.d, m.kv_dim(), m.group());
+        let (n, heads, d, kv, group) = (new.keys.len(), m.heads, call.d, m.kv_dim(), m.queries_per_kv_head());
         let mut m1 = next.recv(ch, n * (m.q_dim() + 2 * kv))?;
         let open_q = m1.words(n * m.q_dim())?;
         let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
@@ -220,7 +220,7 @@ impl ClientProducts for Preprocessed<Client> {
         weights: &[Fp],
         mut before: Opening,
         next: Awaited,
-    ) -> Result<(Vec<Fp>, Incoming)> {
+    ) -> Result<(Vec<Fp>, Opened)> {
         before.masked(weights, &Self::weight_masks(call, rows));
         before.send(ch)?;
         let mut m3 = next.recv(ch, call.entries)?;
@@ -259,16 +259,16 @@ impl ServerProducts for Preprocessed<Server> {
         message: &mut Opening,
     ) -> Result<Vec<Fp>> {
         let (m, layer) = (&self.plan.model, call.layer);
-        let (q_dim, d, kv, group) = (m.q_dim(), call.d, m.kv_dim(), m.group());
+        let (q_dim, d, kv, group) = (m.q_dim(), call.d, m.kv_dim(), m.queries_per_kv_head());
         for (row, q) in rows.iter().zip(&new.queries) {
-            message.masked(q, &row.slot.mask(Mask::Query, layer, q_dim));
+            message.masked(q, &row.slot.expand_mask(MaskLabel::Query, layer, q_dim));
         }
         for (row, k) in rows.iter().zip(&new.keys) {
-            message.masked(k, &row.slot.mask(Mask::Key, layer, kv));
+            message.masked(k, &row.slot.expand_mask(MaskLabel::Key, layer, kv));
         }
         let mut value_masks = Vec::with_capacity(new.values.len() * kv);
         for (row, v) in rows.iter().zip(&new.values) {
-            let mask = row.slot.mask(Mask::Value, layer, kv);
+            let mask = row.slot.expand_mask(MaskLabel::Value, layer, kv);
             message.masked(v, &mask);
             value_masks.extend(mask);
         }
@@ -291,7 +291,7 @@ impl ServerProducts for Preprocessed<Server> {
         call: &Call,
         rows: &[Row<Server>],
         weights: &[Fp],
-        opened: &mut Incoming,
+        opened: &mut Opened,
         message: &mut Opening,
     ) -> Result<Vec<Fp>> {
         let open_e = opened.words(call.entries)?;

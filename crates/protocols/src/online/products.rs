@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::material::Row;
 use crate::model::{Plan, ServerModel, Site};
 use crate::share::qkv::NewRows;
-use crate::share::{Incoming, Opening};
+use crate::share::{Opened, Opening};
 
 /// A party with the trait by which it gets its products.
 pub trait Side: Party {
@@ -81,7 +81,7 @@ pub trait ClientProducts: Products<Client> {
         rows: &[Row<Client>],
         new: &NewRows,
         next: Awaited,
-    ) -> Result<(Vec<Fp>, Incoming)>;
+    ) -> Result<(Vec<Fp>, Opened)>;
 
     /// Sends the message `before`, with whatever is to be opened of the weights `[entries]`; shares
     /// of the sums of values, `[pairs][head_dim]`, and the message `next` of the server.
@@ -96,7 +96,7 @@ pub trait ClientProducts: Products<Client> {
         weights: &[Fp],
         before: Opening,
         next: Awaited,
-    ) -> Result<(Vec<Fp>, Incoming)>;
+    ) -> Result<(Vec<Fp>, Opened)>;
 }
 
 /// The server's part. `rows`: those of the pass, with their material.
@@ -143,7 +143,7 @@ pub trait ServerProducts: Products<Server> {
         call: &Call,
         rows: &[Row<Server>],
         weights: &[Fp],
-        opened: &mut Incoming,
+        opened: &mut Opened,
         message: &mut Opening,
     ) -> Result<Vec<Fp>>;
 }
@@ -159,8 +159,8 @@ impl Awaited {
     ///
     /// # Errors
     /// Connection failures.
-    pub fn recv(self, ch: &mut dyn Channel, opened: usize) -> Result<Incoming> {
-        Incoming::recv(ch, opened + self.words, self.rotations)
+    pub fn recv(self, ch: &mut dyn Channel, opened: usize) -> Result<Opened> {
+        Opened::recv(ch, opened + self.words, self.rotations)
     }
 }
 

@@ -20,7 +20,7 @@ use super::tables::{line, look_up, Lookup};
 use crate::error::Result;
 use crate::model::{Plan, Range, Scalar};
 use crate::share::local::{index, join, lift, rotation, trunc, trunc_word};
-use crate::share::{Incoming, Opening, Trace};
+use crate::share::{Opened, Opening, Trace};
 
 /// Material of one scalar: keys with the party's shares of their payloads.
 pub struct ScalarKeys {
@@ -118,7 +118,7 @@ impl<'a> Started<'a> {
     }
 
     /// Step 2: with the peer's message 1, look up both ranges.
-    pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Incoming) -> Result<Evaluated<'a>> {
+    pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Opened) -> Result<Evaluated<'a>> {
         let (specs, n, two) = (self.specs, self.hi.len(), !self.lo.is_empty());
         let mut values = Vec::with_capacity(n + self.lo.len());
         let mut guards = Zeroizing::new(Vec::with_capacity(n + self.lo.len()));
@@ -181,7 +181,7 @@ impl Evaluated<'_> {
     }
 
     /// Step 3: select and truncate. Returns shares of `ρ` and of the range events of every scalar.
-    pub fn finish<P: Party>(mut self, peer: &mut Incoming) -> Result<(Vec<Fp>, Zeroizing<Vec<Word>>)> {
+    pub fn finish<P: Party>(mut self, peer: &mut Opened) -> Result<(Vec<Fp>, Zeroizing<Vec<Word>>)> {
         for (payload, (masked, sums)) in
             self.masked.iter().zip([&mut self.coarse, &mut self.guards]).enumerate()
         {

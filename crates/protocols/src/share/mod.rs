@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 pub use cost::Cost;
 pub use tensor::{Kind, Tensor};
 pub use trace::Trace;
-pub use wire::{Incoming, Opening};
+pub use wire::{Opened, Opening};
 
 /// A party's share of a number of range events (A7), modulo `2^64`. Wiped on drop; no Debug or
 /// codec.

@@ -83,16 +83,16 @@ impl Opening {
 }
 
 /// A received message, read front to back.
-pub struct Incoming {
+pub struct Opened {
     bytes: Vec<u8>,
     at: usize,
 }
 
-impl Incoming {
+impl Opened {
     /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table
     /// rotations.
-    pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Incoming> {
-        Ok(Incoming { bytes: channel.recv(8 * words + 2 * rotations)?, at: 0 })
+    pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Opened> {
+        Ok(Opened { bytes: channel.recv(8 * words + 2 * rotations)?, at: 0 })
     }
 
     /// Reads `n` field elements; non-canonical ones are refused.

@@ -218,7 +218,7 @@ impl<'a> Clear<'a> {
             (0..rows).filter(|i| first + i > 0).flat_map(|i| (0..m.heads).map(move |g| (i, g))).collect();
         let of: Vec<(usize, usize, usize)> =
             pairs.iter().flat_map(|&(i, g)| (0..=first + i).map(move |j| (i, g, j))).collect();
-        let cached = |j: usize, g: usize| (j * m.kv_heads + g / m.group()) * d;
+        let cached = |j: usize, g: usize| (j * m.kv_heads + g / m.queries_per_kv_head()) * d;
         let heads: Vec<_> = of.iter().map(|(_, g, _)| &spec.heads[*g]).collect();
         let score = |i: usize, g: usize, j: usize| {
             dot(q[i * m.q_dim() + g * d..][..d].iter().zip(&self.k[layer][cached(j, g)..][..d]))

@@ -128,7 +128,7 @@ fn clear_sums(m: &ModelShape, blocks: Pair<&[NewRows]>, b: usize, row: usize) ->
     let (mut scores, mut values) = (vec![], vec![Fp::ZERO; m.layers * m.q_dim()]);
     let caches: Vec<_> = cached(0).into_iter().zip(cached(1)).map(|(c, s)| [c, s]).collect();
     for head in 0..m.layers * m.heads {
-        let kv = (head / m.heads * m.kv_heads + head % m.heads / m.group()) * d;
+        let kv = (head / m.heads * m.kv_heads + head % m.heads / m.queries_per_kv_head()) * d;
         for (j, rows) in caches.iter().enumerate() {
             let mut score = Fp::ZERO;
             for (mine, theirs) in [(0, 1), (1, 0)] {

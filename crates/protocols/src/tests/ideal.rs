@@ -9,8 +9,10 @@ use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::packing::fold;
-use crate::material::{activation_shape, embed_slots, hi_shape, lo_shape, mask, mask_words, Mask};
+use crate::material::packing::sum_features;
+use crate::material::{
+    activation_shape, embed_slots, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel,
+};
 use crate::model::{Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
@@ -72,11 +74,11 @@ pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> (Vec<Fp>, bool) {
     let l = tiny.plan.linear(site);
     let index = if site == Site::Head { 0 } else { site.index(tiny.plan.model.layers) };
     if matches!(site, Site::Down(_)) {
-        let r = mask_words(seed, Mask::Remask, index, l.d_in);
+        let r = mask_words(seed, MaskLabel::Remask, index, l.d_in);
         let good = r.iter().all(|r| word_trunc_is_safe(*r, l.in_bound));
         return (r.iter().zip(&l.in_shift).map(|(r, k)| word_trunc_client(*r, *k)).collect(), good);
     }
-    let r = mask(seed, Mask::Remask, index, l.d_in);
+    let r = expand_mask(seed, MaskLabel::Remask, index, l.d_in);
     let good = r.iter().all(|r| trunc_is_safe(*r, l.in_bound));
     (r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect(), good)
 }
@@ -86,10 +88,10 @@ pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> (Vec<Fp>, bool) {
 pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) -> Vec<Fp>) -> Ideal {
     let (plan, layout, m) = (&tiny.plan, &tiny.layout, &tiny.plan.model);
     let d = m.d;
-    let cm = |what, index, n| mask(&seeds[0], what, index, n);
-    let sm = |what, index, n| mask(&seeds[1], what, index, n);
+    let cm = |what, index, n| expand_mask(&seeds[0], what, index, n);
+    let sm = |what, index, n| expand_mask(&seeds[1], what, index, n);
     let block_rows = embed_slots(plan.model.d).1;
-    let embed = fold(&cm(Mask::Embed, 0, cryptogen_he::N), block_rows, d);
+    let embed = sum_features(&cm(MaskLabel::Embed, 0, cryptogen_he::N), block_rows, d);
     let mut ideal =
         Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };
     let mut h: Vec<Fp> = embed.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect();
@@ -97,13 +99,14 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
     for (norm, spec) in plan.norms.iter().enumerate() {
         ideal.good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
         let cut: Vec<Fp> = h.iter().map(|c| trunc_client(*c, spec.pre_shift)).collect();
-        let square = products(&cut, &sm(Mask::NormSquare, norm, d)).into_iter().sum();
+        let square = products(&cut, &sm(MaskLabel::NormSquare, norm, d)).into_iter().sum();
         ideal.sums.push((layout.norm_square(norm), vec![square]));
-        let (v, b) = (spread(&sm(Mask::NormScale, norm, 1), d), spread(&cm(Mask::NormScalar, norm, 1), d));
-        let product = sums(&products(&h, &v), &products(&b, &sm(Mask::NormInput, norm, d)));
+        let (v, b) =
+            (spread(&sm(MaskLabel::NormScale, norm, 1), d), spread(&cm(MaskLabel::NormScalar, norm, 1), d));
+        let product = sums(&products(&h, &v), &products(&b, &sm(MaskLabel::NormInput, norm, d)));
         ideal.sums.push((layout.norm_product(norm), product));
         ideal.known.norms.push(h.clone());
-        let what = (Mask::NormHi, Mask::NormLo);
+        let what = (MaskLabel::NormHi, MaskLabel::NormLo);
         ideal.scalar(&spec.scalar, what, (norm, 1), layout.norm_tables(norm), seeds);
 
         // Two sites follow every norm but the last, between them attention or an activation.
@@ -141,7 +144,7 @@ impl Ideal {
     fn scalar(
         &mut self,
         spec: &Scalar,
-        what: (Mask, Mask),
+        what: (MaskLabel, MaskLabel),
         (index, n): (usize, usize),
         at: (usize, usize),
         seeds: &Pair<Seed>,
@@ -160,25 +163,26 @@ impl Ideal {
 
     fn attention(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {
         let (m, layout) = (&tiny.plan.model, &tiny.layout);
-        let scale =
-            [0, 1].map(|p| spread(&mask(&seeds[p], Mask::AttentionScale, layer, m.heads), m.head_dim));
-        let out = [0, 1].map(|p| mask(&seeds[p], Mask::AttentionOut, layer, m.q_dim()));
+        let scale = [0, 1]
+            .map(|p| spread(&expand_mask(&seeds[p], MaskLabel::AttentionScale, layer, m.heads), m.head_dim));
+        let out = [0, 1].map(|p| expand_mask(&seeds[p], MaskLabel::AttentionOut, layer, m.q_dim()));
         let product = sums(&products(&out[0], &scale[1]), &products(&scale[0], &out[1]));
         self.sums.push((layout.attention_out(layer), product));
         let spec = &tiny.plan.attention[layer].heads[0].scalar;
-        let what = (Mask::SigmaHi, Mask::SigmaLo);
+        let what = (MaskLabel::SigmaHi, MaskLabel::SigmaLo);
         self.scalar(spec, what, (layer, m.heads), layout.sigma_tables(layer), seeds);
     }
 
     fn activation(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {
         let (m, layout) = (&tiny.plan.model, &tiny.layout);
         let u = &self.known.outputs[Site::Up(layer).index(m.layers)];
-        let random = [0, 1].map(|p| mask_words(&seeds[p], Mask::Activation, layer, m.ff));
+        let random = [0, 1].map(|p| mask_words(&seeds[p], MaskLabel::Activation, layer, m.ff));
         let betas: Vec<Pair<Vec<Word>>> = if m.gated {
             let (gate, up) = u.split_at(m.ff);
-            let [mask_g, mask_u] = [Mask::Gate, Mask::Up].map(|what| mask(&seeds[1], what, layer, m.ff));
+            let [mask_g, mask_u] =
+                [MaskLabel::Gate, MaskLabel::Up].map(|what| expand_mask(&seeds[1], what, layer, m.ff));
             self.sums.push((layout.gated(layer), sums(&products(gate, &mask_u), &products(up, &mask_g))));
-            let payload = mask_words(&seeds[1], Mask::UpPayload, layer, m.ff);
+            let payload = mask_words(&seeds[1], MaskLabel::UpPayload, layer, m.ff);
             let pair = |j| [vec![random[0][j], lift_client(up[j])], vec![random[1][j], payload[j]]];
             (0..m.ff).map(pair).collect()
         } else {
@@ -216,14 +220,14 @@ pub fn attention(
     let site = Site::Qkv(layer).index(m.layers);
     let mine: Vec<_> =
         known.iter().enumerate().map(|(j, k)| split_qkv::<Client>(&tiny.plan, j, &k.outputs[site])).collect();
-    let theirs = |j: usize, what: Mask, n: usize| mask(&server_seeds[j], what, layer, n);
+    let theirs = |j: usize, what: MaskLabel, n: usize| expand_mask(&server_seeds[j], what, layer, n);
     let dot = |q: &[Fp], k: &[Fp]| -> Fp { products(q, k).into_iter().sum() };
     let (mut score, mut value) = (vec![], vec![Fp::ZERO; m.q_dim()]);
-    let (q_c, q_s) = (&mine[t].0, theirs(t, Mask::Query, m.q_dim()));
+    let (q_c, q_s) = (&mine[t].0, theirs(t, MaskLabel::Query, m.q_dim()));
     for g in 0..m.heads {
-        let (q, kv) = (g * d..(g + 1) * d, g / m.group() * d);
+        let (q, kv) = (g * d..(g + 1) * d, g / m.queries_per_kv_head() * d);
         for (j, (_, k_c, v_c)) in mine.iter().enumerate() {
-            let (k_s, v_s) = (theirs(j, Mask::Key, m.kv_dim()), theirs(j, Mask::Value, m.kv_dim()));
+            let (k_s, v_s) = (theirs(j, MaskLabel::Key, m.kv_dim()), theirs(j, MaskLabel::Value, m.kv_dim()));
             score.push(dot(&q_c[q.clone()], &k_s[kv..kv + d]) + dot(&q_s[q.clone()], &k_c[kv..kv + d]));
             let [a, b] = [0, 1].map(|p| weights[p][g * (t + 1) + j]);
             for e in 0..d {

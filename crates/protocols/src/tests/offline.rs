@@ -220,7 +220,7 @@ fn spoiled_offline_messages_are_errors() {
             |ch| -> crate::Result<()> {
                 model::receive(ch, &tiny.plan, Part::Whole, &path, &mut |_, _, _| true)?;
                 EncryptedModel::open(&path, &tiny.plan, Part::Whole)?
-                    .expanded(params, packed.groups[0].layout(), 0..1)
+                    .read(params, packed.groups[0].layout(), 0..1)
                     .map(|_| ())
             },
             |ch| {

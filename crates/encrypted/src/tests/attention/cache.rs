@@ -6,7 +6,7 @@ use cryptogen_protocols::{ProtocolError, Result};
 
 use super::{check_passes, lazy, new_rows, parties, pass, shape, sum, Shares};
 use crate::cache::{Binding, CacheShape, EncryptedCache};
-use crate::layout::{CacheLayout, Kernel};
+use crate::layout::{CacheLayout, QueryShape};
 use crate::tests::channel::Ran;
 use crate::tests::rng;
 
@@ -18,7 +18,7 @@ fn noise_is_tracked_alike_and_refreshes_come_in_time() {
     let mut shape = CacheShape::new(layout, 1, 2).unwrap();
     for _ in 0..4096 {
         shape.append(0, 1);
-        assert!(layout.survives(Kernel::Vector, shape.noise(0, 0)));
+        assert!(layout.survives(QueryShape::Row, shape.noise(0, 0)));
     }
     let (lazy, always) = shape.refreshes();
     assert!(lazy < always / 10 && always == 2 * 4096, "{lazy} of {always}");

@@ -10,9 +10,9 @@ use cryptogen_ring::{Fp, Prg};
 use rand_core::RngCore;
 
 use super::{new_rows, shape, Clear};
-use crate::attention::kernels::{self, Slots};
+use crate::attention::products::{self, SlotArithmetic};
 use crate::attention::schedule::Schedule;
-use crate::layout::{CacheLayout, Encoding, Kernel};
+use crate::layout::{CacheLayout, Encoding, QueryShape};
 use crate::tests::{elements, rng};
 use crate::{cache_layout, Variant};
 
@@ -24,7 +24,7 @@ struct Simulated {
     sums: AtomicUsize,
 }
 
-impl Slots for Simulated {
+impl SlotArithmetic for Simulated {
     type Ciphertext = Vec<Fp>;
     type Left = Vec<Fp>;
     type Right = Vec<Fp>;
@@ -57,7 +57,14 @@ impl Slots for Simulated {
 }
 
 /// Runs both kernels' schedules on clear slots against the clear function.
-fn simulate(m: &ModelShape, layout: CacheLayout, kernel: Kernel, first: usize, rows: usize, rng: &mut Prg) {
+fn simulate(
+    m: &ModelShape,
+    layout: CacheLayout,
+    shape: QueryShape,
+    first: usize,
+    rows: usize,
+    rng: &mut Prg,
+) {
     let s = Simulated {
         steps: layout.steps(),
         rotations: AtomicUsize::new(0),
@@ -77,7 +84,7 @@ fn simulate(m: &ModelShape, layout: CacheLayout, kernel: Kernel, first: usize, r
     let keys: Vec<_> = (0..blocks).map(|b| block(&clear.keys, b)).collect();
     let values: Vec<_> = (0..blocks).map(|b| block(&clear.values, b)).collect();
 
-    let schedule = Schedule { layout, kernel, first, rows };
+    let schedule = Schedule { layout, shape, first, rows };
     let mut scores = vec![Fp::ZERO; schedule.entries()];
     let expected = clear.scores(m, &new.queries);
     let weights = elements(rng, expected.len());
@@ -88,26 +95,32 @@ fn simulate(m: &ModelShape, layout: CacheLayout, kernel: Kernel, first: usize, r
             .map(|i| schedule.query_slots(&new.queries, &batch.queries, i).to_vec())
             .collect();
         let queries: Vec<_> =
-            slots.chunks(per_query).map(|q| kernels::queried(&s, &schedule, q).unwrap()).collect();
+            slots.chunks(per_query).map(|q| products::queried(&s, &schedule, q).unwrap()).collect();
         for window in &batch.windows {
-            let k = kernels::cached(&s, &schedule, &keys[window.blocks.clone()]).unwrap();
-            let v = kernels::cached(&s, &schedule, &values[window.blocks.clone()]).unwrap();
-            for group in &window.groups {
-                let query = &queries[group.query - batch.queries[0]];
-                let outputs = kernels::scores(&s, group, window.blocks.start, query, &k).unwrap();
-                for (p, slots) in group.products.iter().zip(&outputs) {
+            let k = products::cached(&s, &schedule, &keys[window.blocks.clone()]).unwrap();
+            let v = products::cached(&s, &schedule, &values[window.blocks.clone()]).unwrap();
+            for message in &window.messages {
+                let query = &queries[message.query - batch.queries[0]];
+                let outputs = products::scores(&s, message, window.blocks.start, query, &k).unwrap();
+                for (p, slots) in message.products.iter().zip(&outputs) {
                     schedule.take_scores(p, slots, &mut scores);
                 }
                 let inputs: Vec<Vec<Fp>> =
-                    group.products.iter().map(|p| schedule.weight_slots(p, &weights).to_vec()).collect();
-                let got = kernels::values(&s, group, window.blocks.start, &inputs, &v, packs).unwrap();
+                    message.products.iter().map(|p| schedule.weight_slots(p, &weights).to_vec()).collect();
+                let got = products::values(&s, message, window.blocks.start, &inputs, &v, packs).unwrap();
                 for (i, slots) in got.iter().enumerate() {
-                    schedule.add_values(group.query, group.outputs()[i / packs], i % packs, slots, &mut sums);
+                    schedule.add_values(
+                        message.query,
+                        message.outputs()[i / packs],
+                        i % packs,
+                        slots,
+                        &mut sums,
+                    );
                 }
             }
         }
     }
-    let what = format!("{m:?} T = {t} {kernel:?} rows {rows} behind {first}");
+    let what = format!("{m:?} T = {t} {shape:?} rows {rows} behind {first}");
     assert!(scores == expected, "scores: {what}");
     assert!(sums == clear.sums(m, rows, &weights), "values: {what}");
     let work = schedule.work();
@@ -132,8 +145,8 @@ fn kernels_equal_the_clear_function_on_slots() {
         .collect();
     for (m, tokens, first, rows) in cases {
         let layout = CacheLayout::new(&m, tokens).unwrap();
-        for kernel in [Kernel::Vector, Kernel::Matrix] {
-            simulate(&m, layout, kernel, first, rows, &mut rng);
+        for queries in [QueryShape::Row, QueryShape::Block] {
+            simulate(&m, layout, queries, first, rows, &mut rng);
         }
     }
 }
@@ -155,7 +168,7 @@ fn the_paper_shapes_fit_and_grow_by_blocks() {
         let layout = CacheLayout::new(&m, tokens).unwrap();
         assert_eq!(layout.packs(), packs);
         let fresh = Noise::fresh().add_plain();
-        assert!(layout.survives(Kernel::Vector, fresh) && layout.survives(Kernel::Matrix, fresh));
+        assert!(layout.survives(QueryShape::Row, fresh) && layout.survives(QueryShape::Block, fresh));
         for len in [1, 31, 32, 33, 128, 500] {
             assert_eq!(layout.ciphertexts(len), packs * len.div_ceil(32));
         }

@@ -119,7 +119,7 @@ impl Group {
 /// Which query the `i`-th is, and of which head: (row, head among all layers' heads) for λ. Rows
 /// have one for each head of a key head.
 pub(super) fn query(m: &ModelShape, i: usize, lambda: usize) -> (usize, usize) {
-    let g = m.group();
+    let g = m.queries_per_kv_head();
     (i / g, lambda / m.kv_heads * m.heads + lambda % m.kv_heads * g + i % g)
 }
 
@@ -167,7 +167,7 @@ pub(super) fn add_scores(
     values: &[Fp],
     out: &mut Products,
 ) {
-    group.each(range.len() * m.group(), values, |i, lambda, scores| {
+    group.each(range.len() * m.queries_per_kv_head(), values, |i, lambda, scores| {
         let (row, head) = query(m, i, lambda);
         let t = first + range.start + row;
         let n = block.rows.min((t + 1).saturating_sub(block.first));
@@ -183,7 +183,7 @@ pub(super) fn add_values(
     values: &[Fp],
     out: &mut Products,
 ) {
-    group.each(range.len() * m.group(), values, |i, lambda, sums| {
+    group.each(range.len() * m.queries_per_kv_head(), values, |i, lambda, sums| {
         let (row, head) = query(m, i, lambda);
         let out = &mut out.values[range.start + row][head * m.head_dim..][..m.head_dim];
         out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum);

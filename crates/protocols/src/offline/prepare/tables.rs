@@ -8,7 +8,7 @@ use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
-    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, Mask, HI_MASKS,
+    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, MaskLabel, HI_MASKS,
 };
 use crate::model::Scalar;
 use crate::offline::tables;
@@ -25,7 +25,7 @@ impl<P: Party> Preparer<'_, P> {
     ) -> Result<()> {
         let m = &self.plan.model;
         let (ff, n) = (m.ff, seeds.len());
-        let random = masks_words(seeds, Mask::Activation, layer, ff);
+        let random = masks_words(seeds, MaskLabel::Activation, layer, ff);
         let halves = |second: bool| -> Vec<Fp> {
             up.chunks(m.up_dim())
                 .flat_map(|r| if second { r[ff..].to_vec() } else { r[..ff].to_vec() })
@@ -34,14 +34,16 @@ impl<P: Party> Preparer<'_, P> {
         let betas: Vec<Word> = if m.gated {
             let (first, second) = match P::ROLE {
                 Role::Client => (halves(false), halves(true)),
-                Role::Server => (masks(seeds, Mask::Up, layer, ff), masks(seeds, Mask::Gate, layer, ff)),
+                Role::Server => {
+                    (masks(seeds, MaskLabel::Up, layer, ff), masks(seeds, MaskLabel::Gate, layer, ff))
+                }
             };
             // client: gate, up against server: mask of up, mask of gate
             let z = self.cross(&[first.clone(), second.clone()])?;
             write_words(sink, self.layout.gated(layer), &z, ff)?;
             let of_up = match P::ROLE {
                 Role::Client => second.into_iter().map(lift::<P>).collect(),
-                Role::Server => masks_words(seeds, Mask::UpPayload, layer, ff),
+                Role::Server => masks_words(seeds, MaskLabel::UpPayload, layer, ff),
             };
             random.iter().zip(&of_up).flat_map(|(w, u)| [*w, *u]).collect()
         } else if self.is_client() {
@@ -99,12 +101,20 @@ impl<P: Party> Preparer<'_, P> {
         let (plan, heads) = (self.plan, self.plan.model.heads);
         for (i, norm) in plan.norms.iter().enumerate() {
             let (hi, lo) = self.layout.norm_tables(i);
-            self.scalar_pair(&norm.scalar, (Mask::NormHi, Mask::NormLo), i, 1, (hi, lo), seeds, sink)?;
+            self.scalar_pair(
+                &norm.scalar,
+                (MaskLabel::NormHi, MaskLabel::NormLo),
+                i,
+                1,
+                (hi, lo),
+                seeds,
+                sink,
+            )?;
         }
         for l in 0..plan.model.layers {
             let spec = &plan.attention[l].heads[0].scalar;
             let at = self.layout.sigma_tables(l);
-            self.scalar_pair(spec, (Mask::SigmaHi, Mask::SigmaLo), l, heads, at, seeds, sink)?;
+            self.scalar_pair(spec, (MaskLabel::SigmaHi, MaskLabel::SigmaLo), l, heads, at, seeds, sink)?;
         }
         Ok(())
     }
@@ -113,7 +123,7 @@ impl<P: Party> Preparer<'_, P> {
     fn scalar_pair(
         &mut self,
         spec: &Scalar,
-        what: (Mask, Mask),
+        what: (MaskLabel, MaskLabel),
         index: usize,
         per_slot: usize,
         at: (usize, usize),

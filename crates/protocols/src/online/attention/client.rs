@@ -5,12 +5,12 @@ use cryptogen_ring::Fp;
 
 use super::{of_pairs, Call};
 use crate::error::Result;
-use crate::material::Mask;
+use crate::material::MaskLabel;
 use crate::model::Site;
 use crate::online::products::Awaited;
 use crate::online::scalar::{first_message, second_message, start};
 use crate::online::Online;
-use crate::share::{Incoming, Kind, Opening, Tensor};
+use crate::share::{Kind, Opened, Opening, Tensor};
 
 impl Online<Client> {
     /// The client's side.
@@ -56,11 +56,14 @@ impl Online<Client> {
         started.push(&mut m4);
         let evaluated = started.evaluate::<Client>(&plan, &mut m3)?;
         evaluated.push(&mut m4);
-        m4.masked(&o, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim())));
+        m4.masked(
+            &o,
+            &of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionOut, layer, m.q_dim())),
+        );
         m4.send(ch)?;
 
         // 5.
-        let mut m5 = Incoming::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
+        let mut m5 = Opened::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
         let (rho, events) = evaluated.finish::<Client>(&mut m5)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
@@ -71,7 +74,10 @@ impl Online<Client> {
         let x: Vec<Fp> =
             (0..columns).map(|c| (o[c] + open_o[c]) * rho[c / d] + o[c] * open_rho[c / d] + z[c]).collect();
         let mut m6 = Opening::new();
-        m6.masked(&rho, &of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads)));
+        m6.masked(
+            &rho,
+            &of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionScale, layer, heads)),
+        );
         for (i, x) in self.by_row(&call, layer, &new, &x).iter().enumerate() {
             m6.masked(x, &self.remask(i, Site::O(layer)));
         }

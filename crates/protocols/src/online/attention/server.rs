@@ -5,11 +5,11 @@ use cryptogen_ring::Fp;
 
 use super::{of_pairs, Call};
 use crate::error::Result;
-use crate::material::Mask;
+use crate::material::MaskLabel;
 use crate::model::Site;
 use crate::online::scalar::{first_message, second_message, start};
 use crate::online::Online;
-use crate::share::{Incoming, Kind, Opening, Tensor};
+use crate::share::{Kind, Opened, Opening, Tensor};
 
 impl Online<Server> {
     /// The server's side; returns `x − r'` at scale F.
@@ -39,7 +39,7 @@ impl Online<Server> {
 
         // 2.
         let opened = self.products.opened_weights(&call);
-        let mut m2 = Incoming::recv(ch, call.entries + opened, call.entries)?;
+        let mut m2 = Opened::recv(ch, call.entries + opened, call.entries)?;
         let (deltas, rotations) = (m2.ring_words(call.entries)?, m2.rotations(call.entries)?);
         let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
 
@@ -55,7 +55,7 @@ impl Online<Server> {
         m3.send(ch)?;
 
         // 4.
-        let mut m4 = Incoming::recv(ch, w3 + second_message(scalar, pairs) + columns, r3)?;
+        let mut m4 = Opened::recv(ch, w3 + second_message(scalar, pairs) + columns, r3)?;
         let evaluated = started.evaluate::<Server>(&plan, &mut m4)?;
 
         // 5.
@@ -65,14 +65,16 @@ impl Online<Server> {
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
         let open_o = m4.words(columns)?;
-        let scale_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionScale, layer, heads));
-        let out_masks = of_pairs(&call, |i| self.active[i].slot.mask(Mask::AttentionOut, layer, m.q_dim()));
+        let scale_masks =
+            of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionScale, layer, heads));
+        let out_masks =
+            of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionOut, layer, m.q_dim()));
         m5.masked(&rho, &scale_masks).masked(&o, &out_masks);
         m5.send(ch)?;
 
         // 6.
         let z = self.product_shares(&call, layer)?;
-        let mut m6 = Incoming::recv(ch, pairs + n * m.q_dim(), 0)?;
+        let mut m6 = Opened::recv(ch, pairs + n * m.q_dim(), 0)?;
         let open_rho = m6.words(pairs)?;
         let x: Vec<Fp> = (0..columns)
             .map(|c| {

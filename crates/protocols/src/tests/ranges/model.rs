@@ -243,7 +243,7 @@ impl<'a> Wild<'a> {
         let k = self.rope(&part(m.q_dim(), kv), kv);
         let v = part(m.q_dim() + kv, kv);
         let rows = qkv.len() / width;
-        let cached = |j: usize, g: usize| j * kv + g / m.group() * d;
+        let cached = |j: usize, g: usize| j * kv + g / m.queries_per_kv_head() * d;
         let dot = |t: usize, g: usize, j: usize| -> Fp {
             (0..d).map(|e| value(&q[t * m.q_dim() + g * d + e]) * value(&k[cached(j, g) + e])).sum()
         };

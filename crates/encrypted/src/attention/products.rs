@@ -15,10 +15,10 @@ use cryptogen_he::evaluate::{Ciphertext, Evaluator, Left, Right};
 use cryptogen_protocols::{ProtocolError, Result};
 use rayon::prelude::*;
 
-use super::schedule::{Group, Product, Schedule};
+use super::schedule::{Message, Product, Schedule};
 
 /// What the kernels need of an encryption scheme. The tests' twin computes on clear slots.
-pub trait Slots: Sync {
+pub trait SlotArithmetic: Sync {
     /// A ciphertext, or what stands for one.
     type Ciphertext: Send + Sync;
     /// A left operand of products, the cheaper one to prepare.
@@ -36,7 +36,7 @@ pub trait Slots: Sync {
     fn dot(&self, pairs: &[(&Self::Left, &Self::Right)]) -> Result<Self::Ciphertext>;
 }
 
-impl Slots for Evaluator<'_> {
+impl SlotArithmetic for Evaluator<'_> {
     type Ciphertext = Ciphertext;
     type Left = Left;
     type Right = Right;
@@ -71,14 +71,14 @@ pub struct Cached<L>(Vec<Vec<Vec<L>>>);
 pub struct Queried<R>(Vec<Vec<Vec<R>>>);
 
 fn missing() -> ProtocolError {
-    ProtocolError::bug("operands of a group of products", "one for every product", "fewer")
+    ProtocolError::bug("operands of a message of products", "one for every product", "fewer")
 }
 
 /// Rotates the ciphertexts `[pack]` of every block of a window by the baby steps.
 ///
 /// # Errors
 /// Missing keys.
-pub fn cached<S: Slots>(
+pub fn cached<S: SlotArithmetic>(
     s: &S,
     schedule: &Schedule,
     blocks: &[Vec<S::Ciphertext>],
@@ -92,14 +92,18 @@ pub fn cached<S: Slots>(
 ///
 /// # Errors
 /// Missing keys.
-pub fn queried<S: Slots>(s: &S, schedule: &Schedule, query: &[S::Ciphertext]) -> Result<Queried<S::Right>> {
+pub fn queried<S: SlotArithmetic>(
+    s: &S,
+    schedule: &Schedule,
+    query: &[S::Ciphertext],
+) -> Result<Queried<S::Right>> {
     let steps = schedule.giant_steps();
     let members = query.par_chunks(schedule.layout.packs());
     Ok(Queried(members.map(|m| rotated(s, m, &steps, |ct| s.right(ct))).collect::<Result<_>>()?))
 }
 
 /// `[step][pack]` operands of ciphertexts `[pack]`.
-fn rotated<S: Slots, T: Send>(
+fn rotated<S: SlotArithmetic, T: Send>(
     s: &S,
     packs: &[S::Ciphertext],
     steps: &[usize],
@@ -116,13 +120,13 @@ fn rotated<S: Slots, T: Send>(
     Ok(by_step)
 }
 
-/// One ciphertext of scores per product of the group; `first`: first block of the window.
+/// One ciphertext of scores per product of the message; `first`: first block of the window.
 ///
 /// # Errors
-/// Operands that do not belong to the group.
-pub fn scores<S: Slots>(
+/// Operands that do not belong to the message.
+pub fn scores<S: SlotArithmetic>(
     s: &S,
-    group: &Group,
+    message: &Message,
     first: usize,
     query: &Queried<S::Right>,
     cached: &Cached<S::Left>,
@@ -132,17 +136,17 @@ pub fn scores<S: Slots>(
         let left = cached.0.get(p.block - first).and_then(|b| b.get(p.baby)).ok_or_else(missing)?;
         s.dot(&left.iter().zip(right).collect::<Vec<_>>())
     };
-    group.products.par_iter().map(one).collect()
+    message.products.par_iter().map(one).collect()
 }
 
-/// One ciphertext of values per [`Group::outputs`] and pack, from one ciphertext of weights per
+/// One ciphertext of values per [`Message::outputs`] and pack, from one ciphertext of weights per
 /// product.
 ///
 /// # Errors
-/// Operands that do not belong to the group.
-pub fn values<S: Slots>(
+/// Operands that do not belong to the message.
+pub fn values<S: SlotArithmetic>(
     s: &S,
-    group: &Group,
+    message: &Message,
     first: usize,
     weights: &[S::Ciphertext],
     cached: &Cached<S::Left>,
@@ -150,10 +154,10 @@ pub fn values<S: Slots>(
 ) -> Result<Vec<S::Ciphertext>> {
     let weights: Vec<S::Right> = weights.par_iter().map(|ct| s.right(ct)).collect();
     let outputs: Vec<(usize, usize, usize)> =
-        group.outputs().into_iter().flat_map(|(m, g)| (0..packs).map(move |p| (m, g, p))).collect();
+        message.outputs().into_iter().flat_map(|(m, g)| (0..packs).map(move |p| (m, g, p))).collect();
     let one = |&(member, giant, pack): &(usize, usize, usize)| {
         let mine = |(p, _): &(&Product, _)| p.member == member && p.giant == giant;
-        let pairs = group.products.iter().zip(&weights).filter(mine).map(|(p, right)| {
+        let pairs = message.products.iter().zip(&weights).filter(mine).map(|(p, right)| {
             let block = cached.0.get(p.block - first).and_then(|b| b.get(p.baby));
             Ok((block.and_then(|b| b.get(pack)).ok_or_else(missing)?, right))
         });
