@@ -176,7 +176,7 @@ fn store() -> Vec<Row> {
             "MaterialMismatch",
             "store is bound to model \"y\", expected \"x\"",
         ),
-        (E::Corrupt { path: path(), reason: "why".into() }, "StoreError", "/d/rows is damaged: why"),
+        (E::Corrupt { path: path(), reason: "why".into() }, "StoreError", "/d/rows cannot be used: why"),
         (E::Failed, "StoreError", "the store failed earlier and must be reopened"),
         (
             E::Short { pool: pool(), needed: 2, available: 1 },

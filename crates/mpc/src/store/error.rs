@@ -48,7 +48,7 @@ pub enum StoreError {
         actual: String,
     },
     /// A file is not what we wrote.
-    #[error("{} is damaged: {reason}", path.display())]
+    #[error("{} cannot be used: {reason}", path.display())]
     Corrupt {
         /// The file concerned.
         path: PathBuf,
