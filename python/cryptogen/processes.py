@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -36,10 +36,7 @@ def in_processes(work: Callable[[Input], Output], inputs: Sequence[Input]) -> It
     os.environ.update(dict.fromkeys(THREADS, "1"))  # inherited by the workers
     try:
         workers = min(len(os.sched_getaffinity(0)), max(len(inputs), 1))
-        # Ctrl-C reaches them too: they end without a word, and the command says what there is to
-        # say
-        quiet = (signal.SIGINT, signal.SIG_DFL)
-        with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, quiet) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _as_worker) as pool:
             yield from pool.map(work, inputs)
     finally:
         for name, value in before.items():
@@ -47,6 +44,20 @@ def in_processes(work: Callable[[Input], Output], inputs: Sequence[Input]) -> It
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _as_worker() -> None:
+    """A worker ends when its parent does, however that ends, and at Ctrl-C without a word: it
+    reaches them all, and the command says what there is to say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = parent_process()
+    assert parent is not None  # a worker is a process that another has started
+    parent.join()
+    os._exit(1)
 
 
 class Listener:

@@ -87,7 +87,8 @@ class FloatBackend:
         hidden = np.arange(self._end)[None, :] > np.arange(self._start, self._end)[:, None]  # [T, L]
         out = np.empty((rows, c.heads, c.head_dim), dtype=np.float32)
         for g in range(c.heads):
-            keys, values = self._keys[layer][:, g // c.queries_per_kv_head], self._values[layer][:, g // c.queries_per_kv_head]
+            kv = g // c.queries_per_kv_head
+            keys, values = self._keys[layer][:, kv], self._values[layer][:, kv]
             scores = (q[:, g] @ keys.T) * self._weights.score_scale  # [T, L]
             scores[hidden] = -np.inf
             self._observe(f"layers.{layer}.scores", scores)

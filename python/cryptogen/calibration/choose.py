@@ -370,9 +370,10 @@ def _linears(
         i = int(layer.split(".")[1]) if layer else 0
         if kind == "o":
             shifts = [s for s in attention[i] for _ in range(c.head_dim)]
+            key_head = [g // c.queries_per_kv_head for g in range(c.heads)]
             in_bound = max(
-                _bound(seen.values[i][g // c.queries_per_kv_head].largest, limits.value[i][g // c.queries_per_kv_head], F + s)
-                for g, s in enumerate(attention[i])
+                _bound(seen.values[i][kv].largest, limits.value[i][kv], F + s)
+                for kv, s in zip(key_head, attention[i], strict=True)
             )
         elif kind == "down":
             shift = GATED_BITS + F if c.gated else GELU_BITS
