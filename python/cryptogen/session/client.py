@@ -42,10 +42,11 @@ class Client:
     Nothing is sent before `connect`, the `with` block or the first call that needs the server.
     Errors: the classes of `cryptogen.errors`.
 
-    Args: server: `host:port` of the server. fingerprint: SHA-256 of the server's certificate, 64
-        hexadecimal digits; colons and case do not matter. It is
-            remembered under the address once the server has shown it. None takes the remembered
-            one, unless there is a `ca_file`; one of the three is needed.
+    Args:
+        server: `host:port` of the server.
+        fingerprint: SHA-256 of the server's certificate, 64 hexadecimal digits; colons and case do
+            not matter. It is remembered under the address once the server has shown it. None takes
+            the remembered one, unless there is a `ca_file`; one of the three is needed.
         ca_file: PEM file of the authorities that may vouch for the server. Not looked at if
             `fingerprint` is given.
         access_token: The access token that the server asks for; None if it asks for none.
@@ -99,15 +100,20 @@ class Client:
         Does nothing if there is a connection; otherwise a new session begins. Other calls connect
         by themselves.
 
-        Raises: ConnectionFailed: Nobody listens there, or TLS failed, or `client_id` is not a name.
+        Raises:
+            ConnectionFailed: Nobody listens there, or TLS failed, or `client_id` is not a name.
             WrongFingerprint: The server shows another certificate, or nothing is known that vouches
-            for it. WrongAccessToken: The access token is missing or wrong. PeerFailed: The server
-            refuses: all places are taken, or it failed. VersionMismatch: The parties speak
-            different versions of the protocol. AgreementMismatch: They do not mean the same model,
-            plan or tables. MaterialMismatch: Their stores differ; see `resync`. StoreLocked:
-            Another client uses this one's store. DiskFull: No room for the encrypted model.
-            InputError: `fingerprint` is not one. ProtocolViolation: The server sends something else
-            than the protocol says. PlanError: The server's plan cannot be used.
+                for it.
+            WrongAccessToken: The access token is missing or wrong.
+            PeerFailed: The server refuses: all places are taken, or it failed.
+            VersionMismatch: The parties speak different versions of the protocol.
+            AgreementMismatch: They do not mean the same model, plan or tables.
+            MaterialMismatch: Their stores differ; see `resync`.
+            StoreLocked: Another client uses this one's store.
+            DiskFull: No room for the encrypted model.
+            InputError: `fingerprint` is not one.
+            ProtocolViolation: The server sends something else than the protocol says.
+            PlanError: The server's plan cannot be used.
         """
         if not self._link.connected:
             self._link.connect()
@@ -150,9 +156,9 @@ class Client:
     def prepare(self, tokens: int, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
 
-        Args: tokens: For how many tokens, beside what is in the store already; 1 or more. A token
-            of the prompt counts
-                like one that is generated.
+        Args:
+            tokens: For how many tokens, beside what is in the store already; 1 or more. A token of
+                the prompt counts like one that is generated.
             context: Rows of the sessions that they will be spent in: longer ones need more
                 exponentials per token. More than the model's context counts as that. None:
                 `tokens`.
@@ -216,9 +222,11 @@ class Client:
         Returns:
             An iterator of tokens. Arguments are checked at once, the work is done while it is read.
 
-        Raises: InputError: An argument is not as above. Nothing has been sent for it then.
+        Raises:
+            InputError: An argument is not as above. Nothing has been sent for it then.
             ContextOverflow: Session, prompt and `max_new_tokens` are longer than the model's
-            context. Likewise. NumericFailure: In place of a token whose logits are absurd.
+                context. Likewise.
+            NumericFailure: In place of a token whose logits are absurd.
             RangeExceeded: In place of a token with range events, if `on_range` is `stop`.
         """
         self.connect()
@@ -312,8 +320,10 @@ class Client:
         Returns:
             A row per token.
 
-        Raises: InputError: No tokens, or ids outside the vocabulary; `ContextOverflow` if there are
-            too many. NumericFailure: Logits are absurd.
+        Raises:
+            InputError: No tokens, or ids outside the vocabulary; `ContextOverflow` if there are too
+                many.
+            NumericFailure: Logits are absurd.
         """
         self.connect()
         check_tokens(self.config, tokens, 0)
@@ -357,10 +367,10 @@ class Client:
         """Keeps the session for `resume` by a later connection: the server its encrypted cache,
         this client the token that was sampled last.
 
-        Raises: CacheRejected: The server did not keep it: it has no `cache_dir`, for example.
+        Raises:
+            CacheRejected: The server did not keep it: it has no `cache_dir`, for example.
             InputError: The protocol is not `encrypted-cache`, or the session ended with
-            `NumericFailure` or
-                `RangeExceeded`.
+                `NumericFailure` or `RangeExceeded`.
         """
         self._cached()
         self._check_sound()
@@ -429,8 +439,10 @@ class Client:
         """Asks the server what it has done with ciphertexts so far; it follows from the model's
         shape.
 
-        Returns: `counts`: operations by name, which only grow. `state`: what the server holds now,
-            ciphertexts in its cache and bytes of keys.
+        Returns:
+            `counts`: operations by name, which only grow. `state`: what the server holds now,
+                ciphertexts in its cache
+            and bytes of keys.
         """
         self.connect()
         return self._link.counters()

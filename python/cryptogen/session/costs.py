@@ -52,12 +52,17 @@ class PhaseCost:
 class Costs:
     """What a client has spent so far. The difference of two is what happened in between.
 
-    Attributes: setup: Connecting, and the encrypted model, which comes once per model. offline:
-        Making material, and binding it to rows. online: The prompt and the tokens. rows: Rows
-        computed: tokens of prompts, generated ones that were fed, drafted ones. tokens: Tokens that
-        `generate` has given. range_events: Range events of all rows computed, those of drafted
-        tokens that were not accepted too. spent: Records of material taken out of the store, by
-        pool: `rows`, `logits`, `exponentials`. left: Records left in the store, by pool.
+    Attributes:
+        setup: Connecting, and the encrypted model, which comes once per model.
+        offline: Making material, and binding it to rows.
+        online: The prompt and the tokens.
+        rows: Rows computed: tokens of prompts, generated ones that were fed, drafted ones.
+        tokens: Tokens that `generate` has given.
+        range_events: Range events of all rows computed, those of drafted tokens that were not
+            accepted too.
+        spent: Records of material taken out of the store, by pool: `rows`, `logits`,
+            `exponentials`.
+        left: Records left in the store, by pool.
     """
 
     setup: PhaseCost = PhaseCost()

@@ -65,9 +65,9 @@ class Draft:
 
     `stats` counts what came of the proposals since the draft was made.
 
-    Args: model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has
-        to be the served
-            model's.
+    Args:
+        model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. Its vocabulary has
+            to be the served model's.
         tokens: Most tokens proposed for a pass, 1 to 63; default 8. Each costs a row and its
             logits, accepted or not.
 
@@ -116,9 +116,10 @@ class Draft:
     def propose(self, text: Sequence[int], limit: int, sampler: Sampler) -> list[int]:
         """Tokens that may come after a text, drawn with the sampler's noise for their positions.
 
-        Args: text: Ids of all tokens so far. limit: Most tokens to propose. There are at most
-            `self.tokens` anyway, and none beyond the draft's own
-                context.
+        Args:
+            text: Ids of all tokens so far.
+            limit: Most tokens to propose. There are at most `self.tokens` anyway, and none beyond
+                the draft's own context.
             sampler: What will choose among the served model's logits.
         """
         count = min(self.tokens, limit, self._model.config.context - len(text) + 1)

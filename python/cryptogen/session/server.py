@@ -51,10 +51,10 @@ class Server:
         server = cryptogen.Server("path/to/model", access_token="a long secret")
         server.serve("0.0.0.0:7766")     # until Ctrl-C
 
-    Args: model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`. plan: The numeric
-        plan, or its file. None takes the one beside the model (`cryptogen calibrate` puts it
-        there),
-            else the one shipped with this package.
+    Args:
+        model: Path of anything that `cryptogen.load` reads, or a `Checkpoint`.
+        plan: The numeric plan, or its file. None takes the one beside the model
+            (`cryptogen calibrate` puts it there), else the one shipped with this package.
         data_dir: Folder in which a folder `server` (mode 0700) holds the certificate, the lattice
             key and every client's material. None: `$CRYPTOGEN_DATA_DIR`, else
             `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
@@ -74,12 +74,12 @@ class Server:
         weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
             later starts: GBs, as secret as the model. None encodes a layer when it is first used.
 
-    Raises: InputError: A certificate without its key, or a key without its certificate.
-        ConnectionFailed: One of the two cannot be read, or others may read the key. WeightsError:
-        The model cannot be read, as `cryptogen.load` says; or `TokenizerError`. MissingPlan: The
-        model has no plan. A given one raises `MissingFile` if it is not there, `PlanRejected` if it
-        is
-            for another model, `PlanError` if it cannot be read.
+    Raises:
+        InputError: A certificate without its key, or a key without its certificate.
+        ConnectionFailed: One of the two cannot be read, or others may read the key.
+        WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
+        MissingPlan: The model has no plan. A given one raises `MissingFile` if it is not there,
+            `PlanRejected` if it is for another model, `PlanError` if it cannot be read.
         StoreError: `weights_cache` cannot be made.
     """
 
@@ -147,9 +147,9 @@ class Server:
     def serve(self, address: str = ADDRESS, ready: Ready | None = None) -> None:
         """Accepts clients until `stop` or Ctrl-C. A client that fails ends its own connection only.
 
-        Args: address: `host:port` to listen on; port 0 picks a free one. Default `127.0.0.1:7766`,
-            which only this host
-                reaches; `0.0.0.0:7766` is for all networks of the host.
+        Args:
+            address: `host:port` to listen on; port 0 picks a free one. Default `127.0.0.1:7766`,
+                which only this host reaches; `0.0.0.0:7766` is for all networks of the host.
             ready: Called as `ready(address, fingerprint)` when clients may come, with the port that
                 was picked.
 

@@ -16,16 +16,16 @@ __all__ = ["Checkpoint", "load", "tensor_shapes"]
 def load(path: str | Path) -> Checkpoint:
     """Reads a model of any format.
 
-    Args: path: A Hugging Face folder with config.json, a folder with one .gguf file, a .gguf or a
-        llama2.c .bin file.
-            `~` is the home folder.
+    Args:
+        path: A Hugging Face folder with config.json, a folder with one .gguf file, a .gguf or a
+            llama2.c .bin file. `~` is the home folder.
 
     Returns:
         Weights, shape and tokenizer; every tensor fits the shape.
 
-    Raises: WeightsError: As one of `MissingFile`, `MalformedFile`, `InvalidConfig`,
-        `UnsupportedModel`, `MissingTensor`,
-            `UnexpectedTensor`, `TensorMismatch`.
+    Raises:
+        WeightsError: As one of `MissingFile`, `MalformedFile`, `InvalidConfig`, `UnsupportedModel`,
+            `MissingTensor`, `UnexpectedTensor`, `TensorMismatch`.
         TokenizerError: The tokenizer cannot be read.
     """
     path = Path(path).expanduser()
