@@ -3,10 +3,9 @@ prompt.
 
     import cryptogen
 
-    cryptogen.Server("path/to/model").serve("0.0.0.0:7766")                      # on the model
-    owner's machine
+    cryptogen.Server("path/to/model").serve("0.0.0.0:7766")  # on the model owner's machine
 
-    with cryptogen.Client("host:7766", fingerprint="…") as client:               # on yours
+    with cryptogen.Client("host:7766", fingerprint="…") as client:  # on yours
         for token in client.generate("The capital of France is", max_new_tokens=8):
             print(token.text, end="", flush=True)
 

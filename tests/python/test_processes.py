@@ -37,7 +37,7 @@ def test_workers_end_with_their_command(tmp_path: Path, ended_by: signal.Signals
     (found := tmp_path / "found").mkdir()
     command = [sys.executable, str(tmp_path / "main.py"), str(found)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        until(lambda: list(found.iterdir()))
+        until(lambda: len(list(found.iterdir())) == 2)
         if ended_by == signal.SIGINT:
             os.killpg(process.pid, ended_by)  # as a terminal does
         else:

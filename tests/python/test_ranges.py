@@ -211,13 +211,13 @@ def test_chat_warns_in_every_answer(
     open_server: Served, tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    lines = iter(["a", "b"])
-    monkeypatch.setattr("cryptogen.cli.parties._line", lambda: next(lines, None))
+    lines = ["a", "b"]
+    monkeypatch.setattr("cryptogen.cli.parties._lines", lambda: iter(lines))
     report([1], [2])
     command(open_server, tmp_path, "chat", "--system", "x", "--max-new-tokens", 1)
     err = capsys.readouterr().err
     assert "token 1: 1 range events" in err and "token 1: 2 range events" in err and "tokens of this" not in err
-    monkeypatch.setattr("cryptogen.cli.parties._line", lambda: "a")
+    monkeypatch.setattr("cryptogen.cli.parties._lines", lambda: iter("a"))
     report([1])
     with pytest.raises(errors.RangeExceeded):
         command(open_server, tmp_path, "chat", "--system", "x", "--on-range", "stop")
