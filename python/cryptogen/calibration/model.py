@@ -69,7 +69,7 @@ def calibrate_model(
         raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
     chosen: list[tuple[str, Windows]] = [(TEXT, [tokens[size * i : size * (i + 1)]]) for i in windows]
     chosen += stress_tokens(tokenizer, rows).items()
-    chosen += [(name, stress_tokens(tokenizer, rows, seed)[name]) for seed in MORE for name in REPETITIVE]
+    chosen += [(name, _class_tokens(tokenizer, name, rows, seed)) for seed in MORE for name in REPETITIVE]
     seen = Observation(config)
     parts = in_processes(partial(_observe, str(path)), [part for _, part in chosen])
     for done, ((name, _), part) in enumerate(zip(chosen, parts, strict=True), 1):
@@ -100,15 +100,16 @@ def _observe(source: str, windows: Windows) -> Observation:
 def stress_tokens(tokenizer: Tokenizer, rows: int, seed: int = 0) -> dict[str, Windows]:
     """`rows` tokens of every class, in one window or in many short ones; of a chat too, if the
     model has a format."""
-    texts: dict[str, Windows] = {
-        name: [tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows]] for name in stress.names()
-    }
-    if tokenizer.chat is not None:
-        texts[CHAT] = [tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]]
-    for name in stress.SHORT:
-        encoded = (tokenizer.encode(text)[:SHORT_ROWS] for text in stress.short(name, seed))
-        texts[name] = cropped(encoded, rows)
-    return texts
+    classes = (*stress.names(), *((CHAT,) if tokenizer.chat is not None else ()), *stress.SHORT)
+    return {name: _class_tokens(tokenizer, name, rows, seed) for name in classes}
+
+
+def _class_tokens(tokenizer: Tokenizer, name: str, rows: int, seed: int) -> Windows:
+    if name in stress.SHORT:
+        return cropped((tokenizer.encode(text)[:SHORT_ROWS] for text in stress.short(name, seed)), rows)
+    if name == CHAT:
+        return [tokenizer.encode_chat(stress.conversation(8 * rows, seed))[:rows]]
+    return [tokenizer.encode(stress.text(name, 8 * rows, seed))[:rows]]
 
 
 def _figures(found: Mapping[str, Faithful]) -> dict[str, dict[str, float]]:

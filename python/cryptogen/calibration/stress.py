@@ -427,8 +427,7 @@ def _pair(r: random.Random) -> str:
     way."""
     parts = '. , ; : * - = | # / { } ( ) [] " > 0 1 2 x NULL \n \n\n \t'.split(" ")
     words = (" the", " no", " yes", " ok", " and", " of", "a", " data", " Maine", " republic", " copper", "ing", " ")
-    pair = r.sample((*(part.encode().decode("unicode_escape") for part in parts), *words), 2)
-    return "".join(pair) * 512
+    return "".join(r.sample((*parts, *words), 2)) * 512
 
 
 SHORT: dict[str, Callable[[random.Random], str]] = {"prompts": _prompt, "pairs": _pair}

@@ -45,8 +45,8 @@ def calibrate(
     texts of every class.
 
     The plan is public: do not use confidential text. If the integers do not follow the float model
-    on some class of text, nothing is written, and the error names layer and head. About 20 minutes
-    for 135 M weights and 2048 rows.
+    on some class of text, nothing is written, and the error names layer and head. Half an hour for
+    135 M weights and 2048 rows.
     """
     from cryptogen.calibration.model import calibrate_model
     from cryptogen.console import Bars
