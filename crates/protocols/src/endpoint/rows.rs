@@ -12,7 +12,7 @@ use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
 use crate::material::{Deferred, HeadSlot, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
-use crate::offline::attention::{self, Keys, NewRows};
+use crate::offline::attention::{self, NewRows};
 use crate::online::products::Side;
 use crate::share::local::trunc;
 use crate::share::qkv::{rotation_safe, split_qkv};
@@ -65,15 +65,13 @@ impl<P: Side> Endpoint<P> {
             return Ok(());
         }
         let new = self.new_rows(first, &slots)?;
-        let keys = Keys { params: self.params, mine: &self.keys.mine, peer: &self.keys.peer };
-        let products = attention::extend::<P>(
-            &mut self.conn,
-            &keys,
-            &self.plan.model,
-            &mut self.cache,
-            &new,
-            &mut self.rng,
-        )?;
+        let (ch, keys, m) = (&mut self.conn, &self.keys, &self.plan.model);
+        let products = match P::ROLE {
+            Role::Client => attention::client(ch, &keys.mine, m, &mut self.cache, &new, &mut self.rng)?,
+            Role::Server => {
+                attention::server(ch, keys.params, &keys.peer, m, &mut self.cache, &new, &mut self.rng)?
+            }
+        };
         let rows = assemble(&self.plan, first, slots, Some((new, products)), exponentials);
         self.online.add_rows(rows);
         Ok(())

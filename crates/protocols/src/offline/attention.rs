@@ -1,5 +1,5 @@
-//! Attention material for rows at known positions, from the peer's encrypted masks: the persistent
-//! encrypted KV cache.
+//! Attention material for rows at known positions, from the client's encrypted shares: the
+//! persistent encrypted KV cache.
 //!
 //! Functionality: for every new row `t`, head and cached row `j ≤ t`, shares of `q_c·m_k + u·k_c`
 //! and, summed over `j`, of `a_j·w_j + b_j·v_c,j`: the cross terms of `online/attention.rs`.
@@ -9,39 +9,42 @@
 //! `m_k`, `w`, `b` of the same. Queries `[rows][layers·heads·head_dim]`, keys and values
 //! `[rows][layers·kv_heads·head_dim]`, weights `[rows][layers][heads][t + 1]`, over `F_p`; `q_c`,
 //! `k_c`, `v_c` are shares at scale F.
-//! Cost: 2 messages, one each way, and in each direction one per 64 rows and group of ciphertexts
-//! that is combined; bytes are alike in both: 200 736 for each ciphertext of the new rows, 149 504
-//! for each combination.
-//! Material: spends none; makes the products of [`crate::material::RowAttention`]. Keeps the peer's
-//! ciphertexts for rows to come.
-//! Leaks: nothing. Combinations are masked, re-randomised and flooded.
+//! Cost: C→S a message with the new rows' keys, values and queries, and for each group of weights
+//! one per 32 cached rows; S→C one per group of weights, and for each group of queries, of values
+//! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there, [`Hidden::BYTES`] for each result back.
+//! Material: spends none; makes the products of [`crate::material::RowAttention`]. The server keeps
+//! the client's encrypted keys and values, and its own masks of them, for rows to come.
+//! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
 //!
-//! Both parties run the same protocol in both directions: each encrypts keys and values, and
-//! combines the peer's with its own queries and weight masks. The sums of the two results are what
-//! is wanted.
+//! Each product has one factor of the client's, which it encrypts, and one of the server's, which
+//! multiplies the ciphertext.
 //!
-//! 1. Both encrypt the new rows' keys and values and exchange them.
-//! 2. Client: combinations for its queries, of which a row has one per head of a key head; sends
-//!    them masked; the server decrypts.
-//! 3. The same with the roles exchanged.
+//! 1. C→S `Enc(k_c)`, `Enc(v_c)` of the new rows, which stay, and `Enc(q_c)`, which does not.
+//! 2. C→S `Enc(a)`, a few cached rows at a time; the server adds up `Σ_j Enc(a_j)·w_j` and returns
+//!    it hidden.
+//! 3. S→C `Enc(k_c)·u` for every block of keys, `Enc(q_c)·m_k` for every cached row, and
+//!    `Σ_j Enc(v_c,j)·b_j`.
 
 mod packing;
 
-use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext};
-use cryptogen_party::{Channel, Party, Role};
+use std::ops::Range;
+
+use cryptogen_he::{Combiner, Hidden, Params, PublicKey, SecretKey, SeededCiphertext};
+use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use self::packing::{add_scores, add_values, counts, encrypt, parse, query, Group};
-use super::linear::mask_and_flood;
+use self::packing::{encrypt_rows, encrypt_weights, parse, query, Group};
 use super::pipeline::pipeline;
 use crate::error::Result;
-use crate::material::decrypt_all;
+use crate::material::{client_shares, hide};
 use crate::model::ModelShape;
 use crate::share::Cost;
 
-/// Query rows combined at a time.
-const ROWS: usize = 64;
+/// Cached rows whose weights travel in one message of 6.4 MB.
+const AT_ONCE: usize = 32;
+/// Results in a message of scores or outputs: their sums take 0.46 MB each.
+const RESULTS: usize = 128;
 
 /// This party's inputs for a block of new rows.
 pub struct NewRows {
@@ -57,6 +60,18 @@ pub struct NewRows {
     pub weights: Vec<Vec<Fp>>,
 }
 
+impl NewRows {
+    /// The mask of the weight of cached row `j`; none of rows behind the query's own.
+    fn weight(&self, m: &ModelShape, i: usize, lambda: usize, j: usize) -> Fp {
+        let (row, head) = query(m, i, lambda);
+        let t = self.first + row;
+        match j <= t {
+            true => self.weights[row][head * (t + 1) + j],
+            false => Fp::ZERO,
+        }
+    }
+}
+
 /// Shares made for a block of new rows.
 pub struct Products {
     /// `[rows][layers][heads][t+1]`
@@ -65,18 +80,28 @@ pub struct Products {
     pub values: Vec<Vec<Fp>>,
 }
 
-/// Encrypted keys and values of one block of the peer's rows.
+/// One block of rows.
 struct Block {
     first: usize,
     /// rows that are still part of the session
     rows: usize,
     /// rows that the keys' ciphertexts were made for, which fixes their layout
     packed: usize,
-    keys: Vec<SeededCiphertext>,
-    values: Vec<SeededCiphertext>,
+    /// on the server
+    held: Option<Held>,
 }
 
-/// The peer's encrypted rows, appended block by block, never decrypted here and never changed.
+/// What the server keeps of a block: the client's encrypted keys and values, its own masks of the
+/// same, `[rows][layers·kv_heads·head_dim]`.
+struct Held {
+    keys: Vec<SeededCiphertext>,
+    values: Vec<SeededCiphertext>,
+    key_masks: Vec<Vec<Fp>>,
+    value_masks: Vec<Vec<Fp>>,
+}
+
+/// The session's rows, appended block by block. On the server with the client's ciphertexts, which
+/// are never decrypted there and never changed.
 #[derive(Default)]
 pub struct EncryptedCache {
     blocks: Vec<Block>,
@@ -85,216 +110,336 @@ pub struct EncryptedCache {
 impl EncryptedCache {
     /// Forgets rows `rows…`; both parties must do it alike. Values are encrypted row by row, so
     /// dropped rows are removed. Keys are encrypted block by block, so dropped rows stay inside
-    /// their ciphertexts; later products that touch them are masked like all others, and both
+    /// their ciphertexts; later products that touch them are hidden like all others, and both
     /// parties ignore them.
     pub fn crop(&mut self, rows: usize) {
         self.blocks.retain(|block| block.first < rows);
         for block in self.blocks.iter_mut().filter(|block| block.first + block.rows > rows) {
-            let kept = rows - block.first;
-            let mut values = Vec::with_capacity(block.values.len() / block.rows * kept);
-            for (i, ciphertext) in block.values.drain(..).enumerate() {
-                if i % block.rows < kept {
-                    values.push(ciphertext);
-                }
+            let (kept, before) = (rows - block.first, block.rows);
+            block.rows = kept;
+            if let Some(held) = &mut block.held {
+                let all = core::mem::take(&mut held.values).into_iter().enumerate();
+                held.values = all.filter(|(i, _)| i % before < kept).map(|(_, ct)| ct).collect();
+                held.key_masks.truncate(kept);
+                held.value_masks.truncate(kept);
             }
-            (block.rows, block.values) = (kept, values);
+        }
+    }
+
+    /// How many rows each block was made for.
+    fn packed(&self) -> impl Iterator<Item = usize> + '_ {
+        self.blocks.iter().map(|block| block.packed)
+    }
+
+    fn held(&self) -> impl Iterator<Item = (&Block, &Held)> {
+        self.blocks.iter().filter_map(|block| Some((block, block.held.as_ref()?)))
+    }
+}
+
+/// A block of new rows of a session, as both parties know it.
+struct Shape<'a> {
+    m: &'a ModelShape,
+    first: usize,
+    rows: usize,
+}
+
+/// One of the four products: which of the client's numbers are encrypted.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// The keys of the block with this number, for the server's queries.
+    Keys(usize),
+    /// The new rows' queries, for the server's keys of all rows.
+    Queries,
+    /// The values of all rows, for the server's weights.
+    Values,
+    /// The new rows' weights, for the server's values of all rows.
+    Weights,
+}
+
+/// Results that leave in one message: some of a group of ciphertexts.
+struct Part {
+    kind: Kind,
+    group: Group,
+    /// the group's number among those of its kind
+    index: usize,
+    results: Range<usize>,
+}
+
+impl Shape<'_> {
+    fn of<'a>(m: &'a ModelShape, new: &NewRows) -> Shape<'a> {
+        Shape { m, first: new.first, rows: new.keys.len() }
+    }
+
+    /// Queries of a key head: a row has one for each of the heads that share it.
+    fn queries(&self) -> usize {
+        self.rows * self.m.queries_per_kv_head()
+    }
+
+    /// Rows with a key and a value, the new ones included.
+    fn cached(&self) -> usize {
+        self.first + self.rows
+    }
+
+    /// The groups of a kind's ciphertexts; keys' depend on the rows that their block was made for.
+    fn groups(&self, kind: Kind, packed: usize) -> Vec<Group> {
+        let m = self.m;
+        match kind {
+            // A score sums over components, an output over rows.
+            Kind::Keys(_) => Group::all(m, packed, m.head_dim),
+            Kind::Queries => Group::all(m, self.queries(), m.head_dim),
+            Kind::Values => Group::all(m, m.head_dim, m.context),
+            Kind::Weights => Group::all(m, self.queries(), m.context),
+        }
+    }
+
+    /// Numbers of the server's that every `λ` of a kind is multiplied with.
+    fn columns(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Keys(_) | Kind::Values => self.queries(),
+            Kind::Queries => self.cached(),
+            Kind::Weights => self.m.head_dim,
+        }
+    }
+
+    /// The messages of one kind.
+    fn parts(&self, kind: Kind, packed: usize) -> Vec<Part> {
+        let at_once = match kind {
+            // These sums are kept while ciphertexts come in.
+            Kind::Weights => usize::MAX,
+            _ => RESULTS,
+        };
+        let mut parts = vec![];
+        for (index, group) in self.groups(kind, packed).into_iter().enumerate() {
+            let all = group.results(self.columns(kind));
+            for first in (0..all).step_by(at_once) {
+                parts.push(Part { kind, group, index, results: first..all.min(first.saturating_add(at_once)) });
+            }
+        }
+        parts
+    }
+
+    /// The messages of step 3, in order, for blocks that were made for `packed` rows each.
+    fn products(&self, packed: impl Iterator<Item = usize>) -> Vec<Part> {
+        let keys = packed.enumerate().flat_map(|(block, packed)| self.parts(Kind::Keys(block), packed));
+        keys.chain(self.parts(Kind::Queries, 0)).chain(self.parts(Kind::Values, 0)).collect()
+    }
+
+    /// Ciphertexts of the new rows' keys, values and queries.
+    fn fresh(&self) -> [usize; 3] {
+        let groups = |kind| self.groups(kind, self.rows).len();
+        let d = self.m.head_dim;
+        [groups(Kind::Keys(0)) * d, groups(Kind::Values) * self.rows, groups(Kind::Queries) * d]
+    }
+
+    /// Adds this party's shares `[results][N]` of one message.
+    fn add(&self, part: &Part, cache: &EncryptedCache, values: &[Fp], out: &mut Products) {
+        let (m, d) = (self.m, self.m.head_dim);
+        part.group.each(part.results.clone(), self.columns(part.kind), values, |column, lambda, numbers| {
+            // Scores of query `i` with cached row `j`, and component `e` of its output.
+            let mut score = |i: usize, j: usize, x: Fp| {
+                let (row, head) = query(m, i, lambda);
+                let t = self.first + row;
+                if j <= t {
+                    out.scores[row][head * (t + 1) + j] += x;
+                }
+            };
+            let mut output = |i: usize, e: usize, x: Fp| {
+                let (row, head) = query(m, i, lambda);
+                out.values[row][head * d + e] += x;
+            };
+            let numbers = numbers.iter().copied().enumerate();
+            match part.kind {
+                Kind::Keys(block) => {
+                    let block = &cache.blocks[block];
+                    numbers.take(block.rows).for_each(|(j, x)| score(column, block.first + j, x));
+                }
+                Kind::Queries => numbers.take(self.queries()).for_each(|(i, x)| score(i, column, x)),
+                Kind::Values => numbers.take(d).for_each(|(e, x)| output(column, e, x)),
+                Kind::Weights => numbers.take(self.queries()).for_each(|(i, x)| output(i, column, x)),
+            }
+        });
+    }
+
+    fn no_products(&self) -> Products {
+        let m = self.m;
+        Products {
+            scores: (0..self.rows).map(|i| vec![Fp::ZERO; m.layers * m.heads * (self.first + i + 1)]).collect(),
+            values: vec![vec![Fp::ZERO; m.layers * m.q_dim()]; self.rows],
         }
     }
 }
 
-/// Messages and bytes of a block of `rows` rows behind earlier blocks that were made for `before`
-/// rows each.
-pub fn cost(m: &ModelShape, before: &[usize], rows: usize) -> Cost {
-    let (n_keys, n_values) = counts(m, rows);
-    let groups: Vec<Group> = (before.iter().chain([&rows]).flat_map(|rows| Group::of_keys(m, *rows)))
-        .chain(Group::of_values(m))
-        .collect();
-    let blocks = (0..rows).step_by(ROWS).map(|first| ROWS.min(rows - first) * m.queries_per_kv_head());
-    let results: usize = blocks.flat_map(|queries| groups.iter().map(move |g| g.results(queries))).sum();
-    let bytes = (n_keys + n_values) * SeededCiphertext::BYTES + results * MaskedCiphertext::BYTES;
-    let messages = 2 + 2 * rows.div_ceil(ROWS) * groups.len();
-    Cost { messages, client_bytes: bytes, server_bytes: bytes }
+/// Messages and bytes of a block of `rows` rows behind `first` others, which came in blocks that
+/// were made for `before` rows each.
+pub fn cost(m: &ModelShape, before: &[usize], first: usize, rows: usize) -> Cost {
+    let shape = Shape { m, first, rows };
+    let weights = shape.parts(Kind::Weights, 0);
+    let there = shape.fresh().iter().sum::<usize>() + weights.len() * shape.cached();
+    let batches = weights.len() * shape.cached().div_ceil(AT_ONCE);
+    let parts = shape.products(before.iter().copied().chain([rows]));
+    let back: usize = weights.iter().chain(&parts).map(|part| part.results.len()).sum();
+    Cost {
+        messages: 1 + batches + weights.len() + parts.len(),
+        client_bytes: there * SeededCiphertext::BYTES,
+        server_bytes: back * Hidden::BYTES,
+    }
 }
 
-/// Keys of this connection.
-pub struct Keys<'a> {
-    /// parameters of both keys
-    pub params: &'static Params,
-    /// this party's secret key
-    pub mine: &'a SecretKey,
-    /// the peer's public key
-    pub peer: &'a PublicKey,
-}
-
-/// Runs the protocol for a block of new rows; symmetric.
+/// Client: encrypts, and takes its shares of what comes back.
 ///
 /// # Errors
-/// Connection failures, malformed ciphertexts.
-pub fn extend<P: Party>(
+/// Connection failures, malformed results.
+pub fn client(
     ch: &mut dyn Channel,
-    keys: &Keys<'_>,
+    key: &SecretKey,
     m: &ModelShape,
     cache: &mut EncryptedCache,
     new: &NewRows,
     rng: &mut Prg,
 ) -> Result<Products> {
-    let rows = new.keys.len();
+    let shape = Shape::of(m, new);
+    cache.blocks.push(Block { first: new.first, rows: shape.rows, packed: shape.rows, held: None });
+    let (cache, mut out) = (&*cache, shape.no_products());
     // 1.
-    let (n_keys, n_values) = counts(m, rows);
-    let mine = encrypt(keys.mine, m, new, rng)?;
-    let theirs = ch.exchange(P::ROLE.turn(), &mine, (n_keys + n_values) * SeededCiphertext::BYTES)?;
-    let (k, v) = theirs.split_at(n_keys * SeededCiphertext::BYTES);
-    cache.blocks.push(Block {
-        first: new.first,
-        rows,
-        packed: rows,
-        keys: parse(keys.params, k, Group::of_keys(m, rows)[0].layout())?,
-        values: parse(keys.params, v, Group::of_values(m)[0].layout())?,
-    });
-    // 2. and 3.
-    let mut out = Products {
-        scores: (0..rows).map(|i| vec![Fp::ZERO; m.layers * m.heads * (new.first + i + 1)]).collect(),
-        values: (0..rows).map(|_| vec![Fp::ZERO; m.layers * m.q_dim()]).collect(),
-    };
-    for turn in [Role::Client, Role::Server] {
-        for first in (0..rows).step_by(ROWS) {
-            let of = Turn { m, first: new.first, range: first..rows.min(first + ROWS) };
-            match turn == P::ROLE {
-                true => send_products(ch, keys, &of, cache, new, &mut out, rng)?,
-                false => receive_products(ch, keys, &of, cache, &mut out)?,
-            }
-        }
+    ch.send(&encrypt_rows(key, &shape, new, rng)?)?;
+    // 2.
+    for part in shape.parts(Kind::Weights, 0) {
+        pipeline(
+            batches(shape.cached()).map(|rows| Ok((rows, Seed::random(rng)))),
+            |(rows, seed)| encrypt_weights(key, &shape, new, &part.group, rows, &seed),
+            |bytes| Ok(ch.send(&bytes)?),
+        )?;
+        let bytes = ch.recv(part.results.len() * Hidden::BYTES)?;
+        shape.add(&part, cache, &client_shares(key, part.group.layout(), &bytes)?, &mut out);
     }
+    // 3.
+    pipeline(
+        shape
+            .products(cache.packed())
+            .into_iter()
+            .map(|part| Ok((ch.recv(part.results.len() * Hidden::BYTES)?, part))),
+        |(bytes, part)| Ok((client_shares(key, part.group.layout(), &bytes)?, part)),
+        |(shares, part)| {
+            shape.add(&part, cache, &shares, &mut out);
+            Ok(())
+        },
+    )?;
     Ok(out)
 }
 
-/// One message of a turn: scores of a λ group with a block's keys, or sums of a λ group's values.
-/// With the number of the group.
-#[derive(Clone, Copy)]
-enum Part<'a> {
-    Scores(&'a Block, Group, usize),
-    Values(Group, usize),
-}
-
-impl Part<'_> {
-    fn group(&self) -> &Group {
-        match self {
-            Part::Scores(_, group, _) | Part::Values(group, _) => group,
-        }
-    }
-}
-
-/// The messages of a turn for some query rows, in order; alike on both sides, whose caches have the
-/// same blocks.
-fn parts<'a>(m: &ModelShape, cache: &'a EncryptedCache) -> Vec<Part<'a>> {
-    let of_block = |block: &'a Block| {
-        let groups = Group::of_keys(m, block.packed).into_iter().enumerate();
-        groups.map(move |(i, group)| Part::Scores(block, group, i))
+/// Server: multiplies what the client sends, and keeps what hides the results.
+///
+/// # Errors
+/// Connection failures, malformed ciphertexts.
+pub fn server(
+    ch: &mut dyn Channel,
+    params: &'static Params,
+    client_key: &PublicKey,
+    m: &ModelShape,
+    cache: &mut EncryptedCache,
+    new: &NewRows,
+    rng: &mut Prg,
+) -> Result<Products> {
+    let shape = Shape::of(m, new);
+    // 1.
+    let [keys, values, queries] = shape.fresh();
+    let bytes = ch.recv((keys + values + queries) * SeededCiphertext::BYTES)?;
+    let (k, rest) = bytes.split_at(keys * SeededCiphertext::BYTES);
+    let (v, q) = rest.split_at(values * SeededCiphertext::BYTES);
+    let layout = |kind| shape.groups(kind, shape.rows)[0].layout();
+    let held = Held {
+        keys: parse(params, k, layout(Kind::Keys(0)))?,
+        values: parse(params, v, layout(Kind::Values))?,
+        key_masks: new.keys.clone(),
+        value_masks: new.values.clone(),
     };
-    let values = Group::of_values(m).into_iter().enumerate().map(|(i, group)| Part::Values(group, i));
-    cache.blocks.iter().flat_map(of_block).chain(values).collect()
-}
-
-/// Where the products of a turn for query rows `range` go.
-struct Turn<'a> {
-    m: &'a ModelShape,
-    first: usize,
-    range: std::ops::Range<usize>,
-}
-
-impl Turn<'_> {
-    fn queries(&self) -> usize {
-        self.range.len() * self.m.queries_per_kv_head()
-    }
-
-    /// Adds this party's shares `[results][N]` of one message.
-    fn add(&self, part: Part<'_>, values: &[Fp], out: &mut Products) {
-        match part {
-            Part::Scores(block, group, _) => {
-                add_scores(self.m, (block, &group), self.first, &self.range, values, out);
-            }
-            Part::Values(group, _) => add_values(self.m, &group, &self.range, values, out),
+    let queries = parse(params, q, layout(Kind::Queries))?;
+    cache.blocks.push(Block { first: new.first, rows: shape.rows, packed: shape.rows, held: Some(held) });
+    let (cache, mut out) = (&*cache, shape.no_products());
+    // 2.
+    let value_masks: Vec<&[Fp]> = cache.held().flat_map(|(_, held)| &held.value_masks).map(|v| &v[..]).collect();
+    for part in shape.parts(Kind::Weights, 0) {
+        let mut combiner = Combiner::new(params, part.group.layout(), part.results.len());
+        for rows in batches(shape.cached()) {
+            let bytes = ch.recv(rows.len() * SeededCiphertext::BYTES)?;
+            let cts = expand(params, &parse(params, &bytes, part.group.layout())?);
+            let masks = &value_masks[rows];
+            let w = part.group.multipliers(part.results.clone(), m.head_dim, masks.len(), |e, lambda, j| {
+                masks[j][lambda * m.head_dim + e]
+            });
+            combiner.add_block(&cts, &w)?;
         }
+        let (shares, bytes) = hide(client_key, combiner, &Seed::random(rng))?;
+        ch.send(&bytes)?;
+        shape.add(&part, cache, &shares, &mut out);
     }
+    // 3.
+    pipeline(
+        shape
+            .products(cache.packed())
+            .into_iter()
+            .map(|part| Ok((shape.multiply(params, cache, &queries, new, &part)?, part, Seed::random(rng)))),
+        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed)?, part)),
+        |((shares, bytes), part)| {
+            ch.send(&bytes)?;
+            shape.add(&part, cache, &shares, &mut out);
+            Ok(())
+        },
+    )?;
+    Ok(out)
+}
 
-    /// Combines the peer's ciphertexts with this party's queries or weights.
-    fn combine(
+impl Shape<'_> {
+    /// Products of the client's ciphertexts with the server's masks: those of one message of step
+    /// 3.
+    fn multiply(
         &self,
         params: &'static Params,
         cache: &EncryptedCache,
+        queries: &[SeededCiphertext],
         new: &NewRows,
-        part: Part<'_>,
+        part: &Part,
     ) -> Result<Combiner> {
-        let (m, d, group, queries) = (self.m, self.m.head_dim, part.group(), self.queries());
-        let mut combiner = Combiner::new(params, group.layout(), group.results(queries));
-        let expand = |cts: &[SeededCiphertext]| cts.par_iter().map(|c| c.expand(params)).collect::<Vec<_>>();
-        match part {
-            Part::Scores(block, _, i) => {
-                let w = group.multipliers(queries, d, |q, lambda, e| {
-                    let (row, head) = query(m, q, lambda);
-                    new.queries[self.range.start + row][head * d + e]
+        let (m, d, group, i) = (self.m, self.m.head_dim, &part.group, part.index);
+        let columns = self.columns(part.kind);
+        let multipliers = |inner: usize, pick: &(dyn Fn(usize, usize, usize) -> Fp + Sync)| {
+            group.multipliers(part.results.clone(), columns, inner, pick)
+        };
+        let mut combiner = Combiner::new(params, group.layout(), part.results.len());
+        match part.kind {
+            Kind::Keys(block) => {
+                let w = multipliers(d, &|i, lambda, e| {
+                    let (row, head) = query(m, i, lambda);
+                    new.queries[row][head * d + e]
                 });
-                combiner.add_block(&expand(&block.keys[i * d..][..d]), &w)?;
+                let keys = cache.blocks[block].held.as_ref().map_or(&[][..], |held| &held.keys[i * d..][..d]);
+                combiner.add_block(&expand(params, keys), &w)?;
             }
-            Part::Values(_, i) => {
-                for block in &cache.blocks {
-                    let cts = expand(&block.values[i * block.rows..][..block.rows]);
-                    let w = group.multipliers(queries, block.rows, |q, lambda, j| {
-                        let (row, head) = query(m, q, lambda);
-                        let row = self.range.start + row;
-                        let (t, j) = (new.first + row, block.first + j);
-                        if j > t {
-                            return Fp::ZERO;
-                        }
-                        new.weights[row][head * (t + 1) + j]
-                    });
-                    combiner.add_block(&cts, &w)?;
+            Kind::Queries => {
+                let masks: Vec<&[Fp]> =
+                    cache.held().flat_map(|(_, held)| &held.key_masks).map(|k| &k[..]).collect();
+                let w = multipliers(d, &|j, lambda, e| masks[j][lambda * d + e]);
+                combiner.add_block(&expand(params, &queries[i * d..][..d]), &w)?;
+            }
+            Kind::Values => {
+                for (block, held) in cache.held() {
+                    let w = multipliers(block.rows, &|i, lambda, j| new.weight(m, i, lambda, block.first + j));
+                    let values = &held.values[i * block.rows..][..block.rows];
+                    combiner.add_block(&expand(params, values), &w)?;
                 }
             }
+            // Step 2 does these as their ciphertexts come.
+            Kind::Weights => {}
         }
         Ok(combiner)
     }
 }
 
-/// This party's turn: sends one message while it makes the next ones.
-fn send_products(
-    ch: &mut dyn Channel,
-    keys: &Keys<'_>,
-    turn: &Turn<'_>,
-    cache: &EncryptedCache,
-    new: &NewRows,
-    out: &mut Products,
-    rng: &mut Prg,
-) -> Result<()> {
-    pipeline(
-        parts(turn.m, cache)
-            .into_iter()
-            .map(|part| Ok((part, turn.combine(keys.params, cache, new, part)?, Seed::random(rng)))),
-        |(part, combiner, seed)| Ok((part, mask_and_flood(keys.peer, combiner, &seed)?)),
-        |(part, (masks, bytes))| {
-            ch.send(&bytes)?;
-            turn.add(part, &masks, out);
-            Ok(())
-        },
-    )
+/// Cached rows whose weights travel together.
+fn batches(cached: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..cached).step_by(AT_ONCE).map(move |first| first..cached.min(first + AT_ONCE))
 }
 
-/// The peer's turn: its combinations of our ciphertexts, decrypted while the next ones come.
-fn receive_products(
-    ch: &mut dyn Channel,
-    keys: &Keys<'_>,
-    turn: &Turn<'_>,
-    cache: &EncryptedCache,
-    out: &mut Products,
-) -> Result<()> {
-    pipeline(
-        parts(turn.m, cache)
-            .into_iter()
-            .map(|part| Ok((part, ch.recv(part.group().results(turn.queries()) * MaskedCiphertext::BYTES)?))),
-        |(part, bytes)| Ok((part, decrypt_all(keys.params, keys.mine, part.group().layout(), &bytes)?)),
-        |(part, values)| {
-            turn.add(part, &values, out);
-            Ok(())
-        },
-    )
+fn expand(params: &'static Params, cts: &[SeededCiphertext]) -> Vec<cryptogen_he::Ciphertext> {
+    cts.par_iter().map(|ct| ct.expand(params)).collect()
 }

@@ -1,26 +1,26 @@
 //! `Cross`: shares of element-wise products of the two parties' numbers.
 //!
-//! Functionality: `x_i` and `y_i` → `z_c + z_s = Σ_i x_i ⊙ y_i`, `z_s` uniform.
+//! Functionality: `x_i` and `y_i` → `z_c + z_s = Σ_i x_i ⊙ y_i`.
 //! Source: `docs/protocols/preprocessed.md` §3.3; BFV with one value per slot.
 //! Inputs: client the `x_i`, server the `y_i`, `[terms][n]`, over `F_p`: masks, or shares at the
 //! scale of `h'`, `h`, `g` or `up`. The products are exact.
 //! Cost: 2 messages (C→S, S→C) per 32·8192 values. Bytes per 8192 values: 200 736 per term there,
-//! 149 504 back.
+//! [`Hidden::BYTES`] back.
 //! Material: spends none; makes the products of a slot. The client's lattice key is the
 //! connection's.
-//! Leaks: nothing. Results are masked, re-randomised and flooded.
+//! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
 //!
 //! 1. C→S `Enc(x_i)` under the client's key.
-//! 2. S→C `Σ_i Enc(x_i)·y_i − z_s`. The client decrypts `z_c`.
+//! 2. S→C `Σ_i Enc(x_i)·y_i`, hidden. What hides it is `z_s`; the client finds `z_c`.
 
-use cryptogen_he::{Combiner, MaskedCiphertext, Params, PublicKey, SecretKey, SeededCiphertext, N};
+use cryptogen_he::{Combiner, Hidden, Params, PublicKey, SecretKey, SeededCiphertext, N};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::material::decrypt_all;
 use crate::material::packing::slots;
+use crate::material::{client_shares, hide};
 use crate::share::Cost;
 
 /// Outputs (of 8192 values) per exchange, which bounds memory.
@@ -32,7 +32,7 @@ pub fn cost(n: usize, terms: usize) -> Cost {
     Cost {
         messages: 2 * chunks.div_ceil(BATCH),
         client_bytes: chunks * terms * SeededCiphertext::BYTES,
-        server_bytes: chunks * MaskedCiphertext::BYTES,
+        server_bytes: chunks * Hidden::BYTES,
     }
 }
 
@@ -48,7 +48,6 @@ fn padded(x: &[Fp], chunk: usize) -> Vec<Fp> {
 /// Connection failures, malformed ciphertexts.
 pub fn client(
     ch: &mut dyn Channel,
-    params: &'static Params,
     key: &SecretKey,
     x: &[Vec<Fp>],
     rng: &mut Prg,
@@ -69,8 +68,8 @@ pub fn client(
             })
             .collect();
         ch.send(&bytes?.concat())?;
-        let bytes = ch.recv(chunks.len() * MaskedCiphertext::BYTES)?;
-        z.extend(decrypt_all(params, key, layout, &bytes)?);
+        let bytes = ch.recv(chunks.len() * Hidden::BYTES)?;
+        z.extend(client_shares(key, layout, &bytes)?);
     }
     z.truncate(n);
     Ok(z)
@@ -93,25 +92,22 @@ pub fn server(
     for first in (0..n.div_ceil(N)).step_by(BATCH) {
         let chunks: Vec<usize> = (first..n.div_ceil(N).min(first + BATCH)).collect();
         let bytes = ch.recv(chunks.len() * y.len() * SeededCiphertext::BYTES)?;
-        let masks = rng.fp_vec(chunks.len() * N);
         let seed = Seed::random(rng);
-        let out: Vec<Vec<u8>> = chunks
+        let out: Vec<(Vec<Fp>, Vec<u8>)> = chunks
             .par_iter()
             .zip(bytes.par_chunks(y.len() * SeededCiphertext::BYTES))
-            .enumerate()
-            .map(|(i, (&c, bytes))| {
+            .map(|(&c, bytes)| {
                 let mut combiner = Combiner::new(params, layout, 1);
                 for (term, bytes) in y.iter().zip(bytes.chunks(SeededCiphertext::BYTES)) {
                     let ct = SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params);
                     combiner.add_block(&[ct], &padded(term, c))?;
                 }
-                let mut rng = Prg::new(&seed.derive("cross", c as u64));
-                let out = combiner.finish(client_key, &masks[i * N..(i + 1) * N], &mut rng)?;
-                Ok(out.iter().flat_map(|ct| ct.to_bytes(params)).collect())
+                hide(client_key, combiner, &seed.derive("cross", c as u64))
             })
             .collect::<Result<_>>()?;
-        ch.send(&out.concat())?;
-        z.extend(masks);
+        let (shares, bytes): (Vec<_>, Vec<_>) = out.into_iter().unzip();
+        ch.send(&bytes.concat())?;
+        z.extend(shares.concat());
     }
     z.truncate(n);
     Ok(z)

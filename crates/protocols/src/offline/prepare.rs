@@ -199,7 +199,7 @@ impl<P: Party> Preparer<'_, P> {
     fn cross(&mut self, terms: &[Vec<Fp>]) -> Result<Vec<Fp>> {
         let keys = self.keys;
         match P::ROLE {
-            Role::Client => cross::client(self.ch, keys.params, &keys.mine, terms, self.rng),
+            Role::Client => cross::client(self.ch, &keys.mine, terms, self.rng),
             Role::Server => cross::server(self.ch, keys.params, &keys.peer, terms, self.rng),
         }
     }

@@ -1,7 +1,7 @@
 //! Attention material over several blocks equals the clear sums.
 
 use cryptogen_party::{Party, Role};
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Prg};
 
 use super::channel::{measured, run, run_spoiled, Fault, Tap};
 use super::ideal::Pair;
@@ -11,7 +11,7 @@ use super::{elements, rng};
 use crate::error::Result;
 use crate::material::PartyKeys;
 use crate::model::ModelShape;
-use crate::offline::attention::{self, EncryptedCache, Keys, NewRows, Products};
+use crate::offline::attention::{self, EncryptedCache, NewRows, Products};
 
 /// A decoder shape for attention material.
 fn shape(layers: usize, heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {
@@ -35,8 +35,22 @@ fn extend<P: Party>(
     blocks: &[NewRows],
 ) -> Result<Vec<Products>> {
     let (mut cache, mut rng) = (EncryptedCache::default(), rng(130 + P::ROLE.index() as u8));
-    let keys = Keys { params: keys.params, mine: &keys.mine, peer: &keys.peer };
-    blocks.iter().map(|new| attention::extend::<P>(ch, &keys, m, &mut cache, new, &mut rng)).collect()
+    blocks.iter().map(|new| block(ch, m, keys, &mut cache, new, &mut rng)).collect()
+}
+
+/// One block of rows.
+fn block<P: Party>(
+    ch: &mut Tap,
+    m: &ModelShape,
+    keys: &PartyKeys<P>,
+    cache: &mut EncryptedCache,
+    new: &NewRows,
+    rng: &mut Prg,
+) -> Result<Products> {
+    match P::ROLE {
+        Role::Client => attention::client(ch, &keys.mine, m, cache, new, rng),
+        Role::Server => attention::server(ch, keys.params, &keys.peer, m, cache, new, rng),
+    }
 }
 
 #[test]
@@ -58,7 +72,7 @@ fn attention_material_equals_the_clear_sums() {
         let (mine, theirs, (client_keys, server_keys)) = (blocks(10), blocks(20), keys());
         let (client, server) =
             run(|ch| extend(ch, &m, client_keys, &mine), |ch| extend(ch, &m, server_keys, &theirs));
-        let cost = (0..sizes.len()).map(|b| attention::cost(&m, &sizes[..b], sizes[b])).sum();
+        let cost = (0..sizes.len()).map(|b| attention::cost(&m, &sizes[..b], starts[b], sizes[b])).sum();
         assert_eq!(measured(&client, &server), cost);
         let (client, server) = (client.result.unwrap(), server.result.unwrap());
         for b in 0..sizes.len() {
@@ -87,10 +101,9 @@ fn rows_that_were_dropped_are_not_in_the_sums() {
         kept: &[usize],
     ) -> Result<Vec<Products>> {
         let (mut cache, mut rng) = (EncryptedCache::default(), rng(140 + P::ROLE.index() as u8));
-        let keys = Keys { params: keys.params, mine: &keys.mine, peer: &keys.peer };
         let mut products = vec![];
         for (new, kept) in blocks.iter().zip(kept) {
-            products.push(attention::extend::<P>(ch, &keys, m, &mut cache, new, &mut rng)?);
+            products.push(block(ch, m, keys, &mut cache, new, &mut rng)?);
             cache.crop(new.first + kept);
         }
         Ok(products)
@@ -98,7 +111,7 @@ fn rows_that_were_dropped_are_not_in_the_sums() {
     let (mine, theirs, (client_keys, server_keys)) = (blocks(40), blocks(50), keys());
     let (client, server) =
         run(|ch| party(ch, &m, client_keys, &mine, &kept), |ch| party(ch, &m, server_keys, &theirs, &kept));
-    assert_eq!(measured(&client, &server), (0..3).map(|b| attention::cost(&m, &sizes[..b], sizes[b])).sum());
+    assert_eq!(measured(&client, &server), (0..3).map(|b| attention::cost(&m, &sizes[..b], starts[b], sizes[b])).sum());
     let (client, server) = (client.result.unwrap(), server.result.unwrap());
     let cut = |blocks: Vec<NewRows>| -> Vec<NewRows> {
         let cut = |(mut new, kept): (NewRows, &usize)| {

@@ -162,7 +162,7 @@ fn cross_gives_shares_of_the_products() {
         let [x, y] = [1, 2].map(|seed| (0..terms).map(|_| elements(&mut rng(seed), n)).collect::<Vec<_>>());
         let (params, (client_keys, server_keys)) = (keys().0.params, keys());
         let (client, server) = run(
-            |ch| cross::client(ch, params, &client_keys.mine, &x, &mut rng(3)),
+            |ch| cross::client(ch, &client_keys.mine, &x, &mut rng(3)),
             |ch| cross::server(ch, params, &server_keys.peer, &y, &mut rng(4)),
         );
         assert_eq!(measured(&client, &server), cross::cost(n, terms));
@@ -190,7 +190,7 @@ fn spoiled_offline_messages_are_errors() {
         let cross = |faults| {
             let (c, s) = run_spoiled(
                 faults,
-                |ch| cross::client(ch, params, &client_keys.mine, &both[0], &mut rng(3)),
+                |ch| cross::client(ch, &client_keys.mine, &both[0], &mut rng(3)),
                 |ch| cross::server(ch, params, &server_keys.peer, &both[1], &mut rng(4)),
             );
             [c.result.err(), s.result.err()]
@@ -270,7 +270,7 @@ fn offline_transcripts_are_reproducible() {
     let (linear, ..) = linear_layers(&model, packed, 2, |_| elements(&mut rng(1), N));
     let r = elements(&mut rng(1), 2 * tiny.plan.linear(Site::Qkv(0)).d_in);
     let (client, server) = run(
-        |ch| cross::client(ch, params, &client_keys.mine, std::slice::from_ref(&r), &mut rng(3)),
+        |ch| cross::client(ch, &client_keys.mine, std::slice::from_ref(&r), &mut rng(3)),
         |ch| cross::server(ch, params, &server_keys.peer, std::slice::from_ref(&r), &mut rng(4)),
     );
     assert_eq!(linear.bytes(), packed.groups.len() * 2 * MaskedCiphertext::BYTES);

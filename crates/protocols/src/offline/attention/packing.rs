@@ -1,18 +1,22 @@
 //! How the rows of attention material lie in ciphertexts.
 //!
 //! All layers and key heads are numbered together, `λ = layer·kv_heads + head`, and share
-//! ciphertexts: *keys* of a block of R rows: slots λ, coefficients j (`C ≥ R`), one ciphertext per
-//! component e; *values*: slots λ, coefficients e (`C ≥ head_dim`), one ciphertext per row j. `C`
-//! is the least power of two that also keeps the noise of the sums within its bound. More λ than
+//! ciphertexts, slots λ: *keys* of a block of R rows: coefficients j (`C ≥ R`), one ciphertext per
+//! component e; *values*: coefficients e (`C ≥ head_dim`), one ciphertext per row j; *queries*:
+//! coefficients i (`C ≥ R·queries_per_kv_head`), one ciphertext per component e; *weights*:
+//! coefficients i, one ciphertext per cached row j. `C` is the least power of two that also keeps the noise of the sums within its bound. More λ than
 //! slots are several groups; a group that leaves slots free (the last one) holds copies of its λ,
-//! and a combination serves as many queries.
+//! and a result serves as many columns: the server's
+//! numbers that a λ is multiplied with.
+
+use std::ops::Range;
 
 use cryptogen_he::noise::max_products;
 use cryptogen_he::{Layout, Params, SecretKey, SeededCiphertext, N};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use super::{Block, NewRows, Products};
+use super::{Kind, NewRows, Shape};
 use crate::error::Result;
 use crate::material::packing::slots;
 use crate::model::ModelShape;
@@ -29,10 +33,10 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// The groups of all λ for `columns` numbers of each when `terms` ciphertexts are summed. There
+    /// The groups of all λ for `numbers` numbers of each when `terms` ciphertexts are summed. There
     /// are no more slots than the noise allows.
-    fn all(m: &ModelShape, columns: usize, terms: usize) -> Vec<Group> {
-        let mut coefficients = columns.next_power_of_two();
+    pub(super) fn all(m: &ModelShape, numbers: usize, terms: usize) -> Vec<Group> {
+        let mut coefficients = numbers.next_power_of_two();
         while coefficients < N && (terms * (N / coefficients)) as u64 > max_products() {
             coefficients *= 2;
         }
@@ -41,28 +45,18 @@ impl Group {
         (0..all).step_by(slots).map(group).collect()
     }
 
-    /// Of the keys of a block of `rows` rows: a score sums over the components.
-    pub(super) fn of_keys(m: &ModelShape, rows: usize) -> Vec<Group> {
-        Group::all(m, rows, m.head_dim)
-    }
-
-    /// Of values: an output sums over all rows of a session.
-    pub(super) fn of_values(m: &ModelShape) -> Vec<Group> {
-        Group::all(m, m.head_dim, m.context)
-    }
-
     pub(super) fn layout(&self) -> Layout {
         slots(self.slots)
     }
 
-    /// Queries that one combination serves.
+    /// Columns that one result serves.
     fn copies(&self) -> usize {
         self.slots / self.lambdas
     }
 
-    /// Combinations for `queries` queries of each λ.
-    pub(super) fn results(&self, queries: usize) -> usize {
-        queries.div_ceil(self.copies())
+    /// Results for `columns` columns of each λ.
+    pub(super) fn results(&self, columns: usize) -> usize {
+        columns.div_ceil(self.copies())
     }
 
     /// Slots in use: `(slot, copy, λ)`.
@@ -81,20 +75,22 @@ impl Group {
         message
     }
 
-    /// Multipliers `[results][inner][slots]`, `pick(query, λ, inner)`.
+    /// Multipliers `[results][inner][slots]` of some results for `columns` numbers of each λ,
+    /// `pick(column, λ, inner)`.
     pub(super) fn multipliers(
         &self,
-        queries: usize,
+        results: Range<usize>,
+        columns: usize,
         inner: usize,
         pick: impl Fn(usize, usize, usize) -> Fp + Sync,
     ) -> Vec<Fp> {
-        let mut w = vec![Fp::ZERO; self.results(queries) * inner * self.slots];
-        w.par_chunks_mut(inner * self.slots).enumerate().for_each(|(result, w)| {
+        let mut w = vec![Fp::ZERO; results.len() * inner * self.slots];
+        w.par_chunks_mut(inner * self.slots).zip(results).for_each(|(w, result)| {
             for (x, w) in w.chunks_mut(self.slots).enumerate() {
                 for (slot, copy, lambda) in self.used() {
-                    let query = result * self.copies() + copy;
-                    if query < queries {
-                        w[slot] = pick(query, lambda, x);
+                    let column = result * self.copies() + copy;
+                    if column < columns {
+                        w[slot] = pick(column, lambda, x);
                     }
                 }
             }
@@ -102,14 +98,19 @@ impl Group {
         w
     }
 
-    /// Calls `visit(query, λ, coefficients)` for everything in the decrypted results
-    /// `[results][N]`.
-    fn each(&self, queries: usize, values: &[Fp], mut visit: impl FnMut(usize, usize, &[Fp])) {
-        for (result, values) in values.chunks(N).enumerate() {
+    /// Calls `visit(column, λ, coefficients)` for everything in shares `[results][N]`.
+    pub(super) fn each(
+        &self,
+        results: Range<usize>,
+        columns: usize,
+        values: &[Fp],
+        mut visit: impl FnMut(usize, usize, &[Fp]),
+    ) {
+        for (result, values) in results.zip(values.chunks(N)) {
             for (slot, copy, lambda) in self.used() {
-                let query = result * self.copies() + copy;
-                if query < queries {
-                    visit(query, lambda, &values[slot * self.coefficients..][..self.coefficients]);
+                let column = result * self.copies() + copy;
+                if column < columns {
+                    visit(column, lambda, &values[slot * self.coefficients..][..self.coefficients]);
                 }
             }
         }
@@ -123,29 +124,49 @@ pub(super) fn query(m: &ModelShape, i: usize, lambda: usize) -> (usize, usize) {
     (i / g, lambda / m.kv_heads * m.heads + lambda % m.kv_heads * g + i % g)
 }
 
-/// Ciphertexts of a block's keys and values.
-pub(super) fn counts(m: &ModelShape, rows: usize) -> (usize, usize) {
-    (Group::of_keys(m, rows).len() * m.head_dim, Group::of_values(m).len() * rows)
-}
-
-/// Encrypts this party's new keys and values, `[groups][e]` then `[groups][row]`.
-pub(super) fn encrypt(key: &SecretKey, m: &ModelShape, new: &NewRows, rng: &mut Prg) -> Result<Vec<u8>> {
-    let (rows, d) = (new.keys.len(), m.head_dim);
+/// Encrypts the client's new keys, values and queries, `[groups][e]`, `[groups][row]` and
+/// `[groups][e]`.
+pub(super) fn encrypt_rows(key: &SecretKey, shape: &Shape<'_>, new: &NewRows, rng: &mut Prg) -> Result<Vec<u8>> {
+    let (m, rows, d) = (shape.m, shape.rows, shape.m.head_dim);
     let seed = Seed::random(rng);
-    let (of_keys, of_values) = (Group::of_keys(m, rows), Group::of_values(m));
-    let keys = of_keys.iter().flat_map(|group| (0..d).map(move |e| (group, true, e)));
-    let values = of_values.iter().flat_map(|group| (0..rows).map(move |row| (group, false, row)));
-    let parts: Result<Vec<Vec<u8>>> = keys
-        .chain(values)
-        .collect::<Vec<_>>()
+    let of = |kind: Kind, n: usize| {
+        let groups = shape.groups(kind, rows).into_iter();
+        groups.flat_map(move |group| (0..n).map(move |inner| (kind, group, inner)))
+    };
+    let all: Vec<_> = of(Kind::Keys(0), d).chain(of(Kind::Values, rows)).chain(of(Kind::Queries, d)).collect();
+    let parts: Result<Vec<Vec<u8>>> = all
         .into_par_iter()
         .enumerate()
-        .map(|(i, (group, is_key, inner))| {
-            let message = match is_key {
-                true => group.message(rows, |lambda, j| new.keys[j][lambda * d + inner]),
-                false => group.message(d, |lambda, e| new.values[inner][lambda * d + e]),
+        .map(|(i, (kind, group, inner))| {
+            let message = match kind {
+                Kind::Keys(_) => group.message(rows, |lambda, j| new.keys[j][lambda * d + inner]),
+                Kind::Values => group.message(d, |lambda, e| new.values[inner][lambda * d + e]),
+                _ => group.message(shape.queries(), |lambda, i| {
+                    let (row, head) = query(m, i, lambda);
+                    new.queries[row][head * d + inner]
+                }),
             };
-            let mut rng = Prg::new(&seed.derive("cache", i as u64));
+            let mut rng = Prg::new(&seed.derive("rows", i as u64));
+            Ok(key.encrypt(&message, group.layout(), &mut rng)?.to_bytes())
+        })
+        .collect();
+    Ok(parts?.concat())
+}
+
+/// Encrypts the client's masks of the weights of some cached rows, one ciphertext a row.
+pub(super) fn encrypt_weights(
+    key: &SecretKey,
+    shape: &Shape<'_>,
+    new: &NewRows,
+    group: &Group,
+    cached: Range<usize>,
+    seed: &Seed,
+) -> Result<Vec<u8>> {
+    let parts: Result<Vec<Vec<u8>>> = cached
+        .into_par_iter()
+        .map(|j| {
+            let message = group.message(shape.queries(), |lambda, i| new.weight(shape.m, i, lambda, j));
+            let mut rng = Prg::new(&seed.derive("weights", j as u64));
             Ok(key.encrypt(&message, group.layout(), &mut rng)?.to_bytes())
         })
         .collect();
@@ -157,35 +178,4 @@ pub(super) fn parse(params: &'static Params, bytes: &[u8], lay: Layout) -> Resul
         .par_chunks(SeededCiphertext::BYTES)
         .map(|b| Ok(SeededCiphertext::from_bytes(params, lay, b)?))
         .collect()
-}
-
-pub(super) fn add_scores(
-    m: &ModelShape,
-    (block, group): (&Block, &Group),
-    first: usize,
-    range: &std::ops::Range<usize>,
-    values: &[Fp],
-    out: &mut Products,
-) {
-    group.each(range.len() * m.queries_per_kv_head(), values, |i, lambda, scores| {
-        let (row, head) = query(m, i, lambda);
-        let t = first + range.start + row;
-        let n = block.rows.min((t + 1).saturating_sub(block.first));
-        let out = &mut out.scores[range.start + row][head * (t + 1)..][..t + 1];
-        out.iter_mut().skip(block.first).zip(&scores[..n]).for_each(|(out, score)| *out += *score);
-    });
-}
-
-pub(super) fn add_values(
-    m: &ModelShape,
-    group: &Group,
-    range: &std::ops::Range<usize>,
-    values: &[Fp],
-    out: &mut Products,
-) {
-    group.each(range.len() * m.queries_per_kv_head(), values, |i, lambda, sums| {
-        let (row, head) = query(m, i, lambda);
-        let out = &mut out.values[range.start + row][head * m.head_dim..][..m.head_dim];
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum);
-    });
 }
