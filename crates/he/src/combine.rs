@@ -94,6 +94,16 @@ impl Combiner {
         self.results
     }
 
+    /// The sum `[N]` of a limb and component (0 for `b`, 1 for `a`) of one combination.
+    pub(crate) fn sum(&self, limb: usize, component: usize, m: usize) -> &[u32] {
+        &self.sums[2 * limb + component][m * N..(m + 1) * N]
+    }
+
+    /// Slots and coefficients of the combinations.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The parameters of the sums.
     pub fn params(&self) -> &'static Params {
         self.params
@@ -180,12 +190,12 @@ impl Combiner {
     ) -> Result<Vec<MaskedCiphertext>, HeError> {
         check_length("masks", self.results * N, masks.len())?;
         let seed = Seed::random(rng);
-        let one = |work: &mut Hidden, m: usize| {
+        let one = |work: &mut Unswitched, m: usize| {
             let mut prg = Prg::new(&seed.derive("combine", m as u64));
             self.finish_one(m, pk, &masks[m * N..(m + 1) * N], true, &mut prg, work);
             work.switch(self.params)
         };
-        Ok((0..self.results).into_par_iter().map_init(Hidden::new, one).collect())
+        Ok((0..self.results).into_par_iter().map_init(Unswitched::new, one).collect())
     }
 
     /// `sum + (u·pk + (e_1, e_2)) + (flooding − mask, 0)` as coefficients modulo all primes. Only
@@ -197,7 +207,7 @@ impl Combiner {
         mask: &[Fp],
         flood: bool,
         rng: &mut Prg,
-        out: &mut Hidden,
+        out: &mut Unswitched,
     ) {
         let (params, lf) = (self.params, self.layout.log_f());
         let (u, e1, e2) = (sample::ternary(rng), sample::error(rng), sample::error(rng));
@@ -233,14 +243,14 @@ impl Combiner {
 }
 
 /// A finished ciphertext before the modulus switch: coefficients `[LIMBS][N]`.
-pub(crate) struct Hidden {
+pub(crate) struct Unswitched {
     pub(crate) c0: Vec<u32>,
     pub(crate) c1: Vec<u32>,
 }
 
-impl Hidden {
-    pub(crate) fn new() -> Hidden {
-        Hidden { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
+impl Unswitched {
+    pub(crate) fn new() -> Unswitched {
+        Unswitched { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
     }
 
     /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`. The contents are

@@ -6,6 +6,7 @@ use cryptogen_ring::modulus::Factor;
 use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, P};
 
 use crate::error::HeError;
+use crate::hide::Scaling;
 
 /// log2 of the ring dimension.
 pub const LOG_N: u32 = 13;
@@ -15,6 +16,8 @@ pub const N: usize = 1 << LOG_N;
 pub const LIMBS: usize = 7;
 /// Primes that are left in a ciphertext on its way back.
 pub const OUTPUT_LIMBS: usize = 3;
+/// Primes that are left in a hidden result.
+pub const HIDDEN_LIMBS: usize = 4;
 /// Fixed-point bits of the scaling in decryption.
 pub(crate) const SCALE_BITS: u32 = 60;
 
@@ -50,6 +53,10 @@ pub struct Params {
     pub(crate) gadget: [Factor; OUTPUT_LIMBS],
     /// `floor(2^60·t / q_i)`.
     pub(crate) scale: [u128; OUTPUT_LIMBS],
+    /// From all primes to a share.
+    pub(crate) whole: Scaling,
+    /// From the [`HIDDEN_LIMBS`] primes to a share.
+    pub(crate) hidden: Scaling,
 }
 
 impl Params {
@@ -111,6 +118,8 @@ impl Params {
                 .collect(),
             gadget,
             scale: core::array::from_fn(|i| ((P as u128) << SCALE_BITS) / primes[i] as u128),
+            whole: Scaling::new(&moduli),
+            hidden: Scaling::new(&moduli[..HIDDEN_LIMBS]),
         }
     }
 }

@@ -3,9 +3,9 @@
 //! The server's key is the model's (it encrypted the weights); the client makes a fresh one per
 //! connection.
 
-use cryptogen_he::{Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
+use cryptogen_he::{Combiner, Hidden, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
 use cryptogen_party::{Channel, Party};
-use cryptogen_ring::{Fp, Prg};
+use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use crate::error::{ProtocolError, Result};
@@ -52,4 +52,26 @@ pub(crate) fn decrypt_all(
         Ok::<_, ProtocolError>(())
     })?;
     Ok(values)
+}
+
+/// Server: its shares `[n][N]` of combinations of the client's ciphertexts, and the message from
+/// which the client makes its own.
+pub(crate) fn hide(key: &PublicKey, combiner: Combiner, seed: &Seed) -> (Vec<Fp>, Vec<u8>) {
+    let (shares, hidden) = combiner.hide(key, seed);
+    let mut bytes = vec![0; hidden.len() * Hidden::BYTES];
+    bytes
+        .par_chunks_mut(Hidden::BYTES)
+        .zip(&hidden)
+        .for_each(|(bytes, hidden)| bytes.copy_from_slice(&hidden.to_bytes()));
+    (shares, bytes)
+}
+
+/// Client: its shares `[n][N]` of what the server has hidden.
+pub(crate) fn client_shares(key: &SecretKey, layout: Layout, bytes: &[u8]) -> Result<Vec<Fp>> {
+    let mut shares = vec![Fp::ZERO; bytes.len() / Hidden::BYTES * N];
+    bytes.par_chunks(Hidden::BYTES).zip(shares.par_chunks_mut(N)).try_for_each(|(bytes, share)| {
+        share.copy_from_slice(&key.share(&Hidden::from_bytes(key.params(), bytes)?, layout));
+        Ok::<_, ProtocolError>(())
+    })?;
+    Ok(shares)
 }

@@ -16,7 +16,7 @@ mod table_keys;
 pub use deferred::Deferred;
 pub(crate) use encrypted_model::embed_slots;
 pub use encrypted_model::{EmbedLayout, EncryptedModel, ModelLayout, Part};
-pub(crate) use lattice::decrypt_all;
+pub(crate) use lattice::{client_shares, decrypt_all, hide};
 pub use lattice::PartyKeys;
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub(crate) use masks::{hi_masks, masks, masks_words, HI_MASKS};

@@ -369,7 +369,7 @@ pub fn server(
             });
             combiner.add_block(&cts, &w)?;
         }
-        let (shares, bytes) = hide(client_key, combiner, &Seed::random(rng))?;
+        let (shares, bytes) = hide(client_key, combiner, &Seed::random(rng));
         ch.send(&bytes)?;
         shape.add(&part, cache, &shares, &mut out);
     }
@@ -379,7 +379,7 @@ pub fn server(
             .products(cache.packed())
             .into_iter()
             .map(|part| Ok((shape.multiply(params, cache, &queries, new, &part)?, part, Seed::random(rng)))),
-        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed)?, part)),
+        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed), part)),
         |((shares, bytes), part)| {
             ch.send(&bytes)?;
             shape.add(&part, cache, &shares, &mut out);

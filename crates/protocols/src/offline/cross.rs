@@ -102,7 +102,7 @@ pub fn server(
                     let ct = SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params);
                     combiner.add_block(&[ct], &padded(term, c))?;
                 }
-                hide(client_key, combiner, &seed.derive("cross", c as u64))
+                Ok(hide(client_key, combiner, &seed.derive("cross", c as u64)))
             })
             .collect::<Result<_>>()?;
         let (shares, bytes): (Vec<_>, Vec<_>) = out.into_iter().unzip();
