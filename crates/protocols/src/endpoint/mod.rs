@@ -2,8 +2,8 @@
 //! together.
 //!
 //! Every public step has a counterpart that the peer must call at the same time; which step comes
-//! next is agreed by the callers (Python sends small control messages). Steps: `open`,
-//! `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
+//! next is agreed by the callers (Python sends small control messages). Steps: `open`, `prepare`,
+//! `extend`, then forward passes.
 
 mod crop;
 mod rows;
@@ -12,7 +12,7 @@ mod stores;
 use std::path::Path;
 use std::sync::Arc;
 
-use cryptogen_he::{ParamSet, Params, SecretKey};
+use cryptogen_he::{ParamSet, Params};
 use cryptogen_mpc::session::Phase;
 use cryptogen_mpc::store::{Batch, Pool, Store};
 use cryptogen_mpc::Connection;
@@ -24,21 +24,19 @@ pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
-use crate::material::{EncryptedModel, Part, PartyKeys, SlotLayout};
+use crate::material::{LatticeKeys, SlotLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
-use crate::offline::model;
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 use crate::offline::{self, Progress};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
-use crate::online::{EmbedClient, Online};
+use crate::online::Online;
 use crate::share::Tensor;
 
 /// The lattice parameters of `preprocessed`.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
-/// Rows whose material is prepared at a time: the encrypted model is read once for all of them, and
-/// a row's sums take 0.46 MB of the client's memory.
+/// Rows whose material is prepared at a time: the more, the fewer bytes of `Linear` a row costs.
 const ROWS_PREPARED_AT_ONCE: usize = 256;
 /// Exponential tables prepared at a time.
 const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
@@ -59,23 +57,14 @@ pub struct Stock {
 pub struct Protocol {
     /// Its name, between the parties and on the command line.
     pub name: &'static str,
-    /// Whether its products are prepared: shares of `W·r'` in every slot, for which the client
-    /// needs the whole encrypted model, and attention material for every row. Otherwise they come
-    /// from messages online, whatever these are.
+    /// Whether its products are prepared: shares of `W·r'` in every slot and attention material for
+    /// every row. Otherwise they come from messages online, whatever these are.
     pub prepared: bool,
 }
 
 impl Protocol {
     /// The default: correlations made offline, one-time-padded vectors online.
     pub const PREPROCESSED: Protocol = Protocol { name: "preprocessed", prepared: true };
-
-    /// What the client needs of the encrypted model.
-    pub fn part(self) -> Part {
-        match self.prepared {
-            true => Part::Whole,
-            false => Part::Ends,
-        }
-    }
 
     /// Rows' material without shares of `W·r'` is of no use to a protocol that needs them.
     fn rows_pool(self) -> &'static str {
@@ -97,7 +86,7 @@ pub struct Endpoint<P: Side> {
     conn: Connection<P>,
     plan: Arc<Plan>,
     layout: Arc<SlotLayout>,
-    keys: PartyKeys<P>,
+    keys: LatticeKeys,
     ot: OtPair,
     rng: Prg,
     protocol: Protocol,
@@ -105,7 +94,6 @@ pub struct Endpoint<P: Side> {
     pools: Pools,
     online: Online<P>,
     cache: EncryptedCache,
-    encrypted: Option<EncryptedModel>,
 }
 
 impl<P: Side> Endpoint<P> {
@@ -122,13 +110,12 @@ impl<P: Side> Endpoint<P> {
         conn: Connection<P>,
         plan: Arc<Plan>,
         store: Store,
-        key: SecretKey,
         resync: bool,
     ) -> Result<Endpoint<P>> {
         let layout = Arc::new(SlotLayout::new(&plan));
         let products = P::preprocessed(Preprocessed::new(plan.clone(), layout));
         let opened = |_: &mut _, _: &_, _: &mut _| Ok((products, ()));
-        Endpoint::open_with(conn, plan, store, key, resync, Protocol::PREPROCESSED, opened).map(|(e, ())| e)
+        Endpoint::open_with(conn, plan, store, resync, Protocol::PREPROCESSED, opened).map(|(e, ())| e)
     }
 
     /// The same for another `protocol`, which both parties must mean. `products` opens its state:
@@ -141,7 +128,6 @@ impl<P: Side> Endpoint<P> {
         mut conn: Connection<P>,
         plan: Arc<Plan>,
         store: Store,
-        key: SecretKey,
         resync: bool,
         protocol: Protocol,
         products: impl FnOnce(&mut Connection<P>, &Path, &mut Prg) -> Result<(Box<P::Products>, T)>,
@@ -156,7 +142,7 @@ impl<P: Side> Endpoint<P> {
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
-        let keys = PartyKeys::exchange(&mut conn, params, key, &mut rng)?;
+        let keys = LatticeKeys::exchange::<P>(&mut conn, params, &mut rng)?;
         let ot = OtPair::setup(P::ROLE, &mut conn, &mut rng)?;
         let (products, kept) = products(&mut conn, store.directory(), &mut rng)?;
         let online = Online::new(plan.clone(), layout.clone(), products);
@@ -172,7 +158,6 @@ impl<P: Side> Endpoint<P> {
             pools,
             online,
             cache: EncryptedCache::default(),
-            encrypted: None,
         };
         Ok((endpoint, kept))
     }
@@ -225,16 +210,21 @@ impl<P: Side> Endpoint<P> {
     }
 
     /// Makes material and commits it on both sides. Runs in chunks, so an interruption loses only
-    /// the chunk in progress.
+    /// the chunk in progress. The server brings its `weights`.
     ///
     /// # Errors
     /// Connection and store failures, interruption.
-    pub fn prepare(&mut self, want: Stock, progress: Progress<'_>) -> Result<()> {
+    pub fn prepare(
+        &mut self,
+        want: Stock,
+        weights: Option<&ServerModel>,
+        progress: Progress<'_>,
+    ) -> Result<()> {
         self.conn.set_phase(Phase::Offline);
         let mut done = 0;
         for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
             let batch = self.pools.rows.begin_batch(n)?;
-            self.fill(batch, |p, sink| {
+            self.fill(batch, weights, |p, sink| {
                 p.slots(n, sink, &mut |what, step, steps| {
                     progress(what, done * steps + step * n as u64, want.rows * steps)
                 })
@@ -245,14 +235,14 @@ impl<P: Side> Endpoint<P> {
         let mut done = 0;
         for n in chunks(want.logits, ROWS_PREPARED_AT_ONCE) {
             let batch = self.pools.logits.begin_batch(n)?;
-            self.fill(batch, |p, sink| p.heads(n, sink).map(|_| ()))?;
+            self.fill(batch, weights, |p, sink| p.heads(n, sink).map(|_| ()))?;
             done += n as u64;
             offline::report(progress, "preparing logits", done, want.logits)?;
         }
         let mut done = 0;
         for n in chunks(want.exponentials, EXPONENTIALS_AT_ONCE) {
             let batch = self.pools.exponentials.begin_batch(n)?;
-            self.fill(batch, |p, sink| p.exponentials(n, sink))?;
+            self.fill(batch, weights, |p, sink| p.exponentials(n, sink))?;
             done += n as u64;
             offline::report(progress, "preparing exponentials", done, want.exponentials)?;
         }
@@ -262,6 +252,7 @@ impl<P: Side> Endpoint<P> {
     fn fill(
         &mut self,
         batch: Batch,
+        weights: Option<&ServerModel>,
         work: impl FnOnce(&mut Preparer<'_, P>, &mut dyn Sink) -> Result<()>,
     ) -> Result<()> {
         let mut sink = BatchSink { batch };
@@ -271,7 +262,7 @@ impl<P: Side> Endpoint<P> {
             layout: &self.layout,
             keys: &self.keys,
             ot: &mut self.ot,
-            model: self.encrypted.as_ref(),
+            model: weights,
             rng: &mut self.rng,
             products: self.protocol.prepared,
         };
@@ -284,62 +275,24 @@ impl<P: Side> Endpoint<P> {
 }
 
 impl Endpoint<Client> {
-    /// Receives the encrypted model into a file and opens it.
-    ///
-    /// # Errors
-    /// Connection failures, a full disk.
-    pub fn receive_model(&mut self, path: &Path, progress: Progress<'_>) -> Result<()> {
-        self.conn.set_phase(Phase::Setup);
-        let part = self.protocol.part();
-        model::receive(&mut self.conn, &self.plan, part, path, progress)?;
-        self.open_model(path)
-    }
-
-    /// Opens an encrypted model that was received earlier; the whole model will do where a part is
-    /// enough.
-    ///
-    /// # Errors
-    /// An unreadable file or one of the wrong size.
-    pub fn open_model(&mut self, path: &Path) -> Result<()> {
-        let whole = || EncryptedModel::open(path, &self.plan, Part::Whole);
-        self.encrypted = Some(match self.protocol.part() {
-            Part::Whole => whole()?,
-            Part::Ends => EncryptedModel::open(path, &self.plan, Part::Ends).or_else(|_| whole())?,
-        });
-        Ok(())
-    }
-
     /// Starts a forward pass. See [`Online::embed`].
     ///
     /// # Errors
-    /// `Short`, connection failures, no encrypted model.
+    /// `Short`, connection failures, a token that the model does not have.
     pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<Tensor<Client>> {
         self.conn.set_phase(Phase::Online);
-        let missing = || ProtocolError::caller("encrypted model", "one received or opened before", "none");
-        let model = self.encrypted.as_ref().ok_or_else(missing)?;
-        let from = EmbedClient { keys: &self.keys, model };
-        self.online.embed(&mut self.conn, &from, tokens, heads, &mut self.rng)
+        self.online.embed(&mut self.conn, tokens, heads)
     }
 }
 
 impl Endpoint<Server> {
-    /// Encrypts and sends the model.
-    ///
-    /// # Errors
-    /// Connection failures, interruption.
-    pub fn send_model(&mut self, weights: &ServerModel, progress: Progress<'_>) -> Result<()> {
-        self.conn.set_phase(Phase::Setup);
-        let part = self.protocol.part();
-        model::send(&mut self.conn, &self.keys.mine, &self.plan, part, weights, &mut self.rng, progress)
-    }
-
     /// Starts a forward pass. See [`Online::embed`].
     ///
     /// # Errors
     /// `Short`, connection failures.
     pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<Tensor<Server>> {
         self.conn.set_phase(Phase::Online);
-        self.online.embed(&mut self.conn, &self.keys, weights, rows, heads)
+        self.online.embed(&mut self.conn, weights, rows, heads)
     }
 }
 

@@ -10,7 +10,7 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Deferred, HeadSlot, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
+use crate::material::{Deferred, HeadSlot, LatticeKeys, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, NewRows};
 use crate::online::products::Side;
@@ -65,11 +65,11 @@ impl<P: Side> Endpoint<P> {
             return Ok(());
         }
         let new = self.new_rows(first, &slots)?;
-        let (ch, keys, m) = (&mut self.conn, &self.keys, &self.plan.model);
-        let products = match P::ROLE {
-            Role::Client => attention::client(ch, &keys.mine, m, &mut self.cache, &new, &mut self.rng)?,
-            Role::Server => {
-                attention::server(ch, keys.params, &keys.peer, m, &mut self.cache, &new, &mut self.rng)?
+        let (ch, m, cache, rng) = (&mut self.conn, &self.plan.model, &mut self.cache, &mut self.rng);
+        let products = match &self.keys {
+            LatticeKeys::Client { slots, .. } => attention::client(ch, slots, m, cache, &new, rng)?,
+            LatticeKeys::Server { params, slots, .. } => {
+                attention::server(ch, params, slots, m, cache, &new, rng)?
             }
         };
         let rows = assemble(&self.plan, first, slots, Some((new, products)), exponentials);

@@ -1,76 +1,92 @@
-//! The two parties' lattice keys of a connection, and what is decrypted with them.
+//! The client's lattice keys of a connection, and what the two parties make of results.
 //!
-//! The server's key is the model's (it encrypted the weights); the client makes a fresh one per
-//! connection.
+//! The server has none: it computes on what the client encrypts, and never decrypts.
 
-use cryptogen_he::{Combiner, Hidden, Layout, MaskedCiphertext, Params, PublicKey, SecretKey, N};
-use cryptogen_party::{Channel, Party};
+use cryptogen_he::shares::{Nonces, RESULT_BYTES};
+use cryptogen_he::{linear, Combiner, Layout, Params, PublicKey, SecretKey, N};
+use cryptogen_party::{Channel, Party, Role};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use crate::error::{ProtocolError, Result};
 
-/// This party's secret key and the peer's public key.
-pub struct PartyKeys<P: Party> {
-    /// parameters of both keys
-    pub params: &'static Params,
-    /// this party's secret key
-    pub mine: SecretKey,
-    /// the peer's public key
-    pub peer: PublicKey,
-    _party: std::marker::PhantomData<P>,
+/// What a party has of the client's keys, which are fresh for every connection. There are two pairs,
+/// because the client's shares that come out of one are encrypted under the other.
+pub enum LatticeKeys {
+    /// the client's
+    Client {
+        /// of element-wise products and attention
+        slots: SecretKey,
+        /// of `Linear`
+        linear: linear::SecretKey,
+    },
+    /// the server's
+    Server {
+        /// of the first
+        params: &'static Params,
+        /// of element-wise products and attention
+        slots: PublicKey,
+        /// of `Linear`
+        linear: linear::PublicKey,
+    },
 }
 
-impl<P: Party> PartyKeys<P> {
-    /// Exchanges public keys.
+impl LatticeKeys {
+    /// C→S a nonce, S→C a nonce, C→S public keys whose `a` follows from both: so neither party
+    /// chooses it.
     ///
     /// # Errors
-    /// Connection failures, a malformed key.
-    pub fn exchange(
+    /// Connection failures, malformed keys.
+    pub fn exchange<P: Party>(
         ch: &mut dyn Channel,
         params: &'static Params,
-        mine: SecretKey,
         rng: &mut Prg,
-    ) -> Result<PartyKeys<P>> {
-        let public = PublicKey::generate(&mine, rng).to_bytes();
-        let theirs = ch.exchange(P::ROLE.turn(), &public, public.len())?;
-        let peer = PublicKey::from_bytes(params, &theirs)?;
-        Ok(PartyKeys { params, mine, peer, _party: std::marker::PhantomData })
+    ) -> Result<LatticeKeys> {
+        let mut mine = [0; 32];
+        rand_core::RngCore::fill_bytes(rng, &mut mine);
+        let theirs = ch.exchange(P::ROLE.turn(), &mine, mine.len())?;
+        let theirs: [u8; 32] = theirs[..].try_into().expect("as long as was asked for");
+        match P::ROLE {
+            Role::Client => {
+                let nonces = Nonces { client: mine, server: theirs };
+                let slots = SecretKey::generate(params, rng);
+                let linear = linear::SecretKey::generate(rng);
+                let mut bytes = slots.public_key(&nonces, rng).to_bytes();
+                bytes.extend(linear.public_key(&nonces, rng).to_bytes());
+                ch.send(&bytes)?;
+                Ok(LatticeKeys::Client { slots, linear })
+            }
+            Role::Server => {
+                let nonces = Nonces { client: theirs, server: mine };
+                let of_slots = PublicKey::bytes(params.ring());
+                let bytes = ch.recv(of_slots + PublicKey::bytes(linear::ring()))?;
+                let (slots, linear) = bytes.split_at(of_slots);
+                Ok(LatticeKeys::Server {
+                    params,
+                    slots: PublicKey::from_bytes(params.ring(), &nonces, slots)?,
+                    linear: PublicKey::from_bytes(linear::ring(), &nonces, linear)?,
+                })
+            }
+        }
     }
 }
 
-/// The messages of masked ciphertexts, `[n][N]`.
-pub(crate) fn decrypt_all(
-    params: &'static Params,
-    key: &SecretKey,
-    layout: Layout,
-    bytes: &[u8],
-) -> Result<Vec<Fp>> {
-    let mut values = vec![Fp::ZERO; bytes.len() / MaskedCiphertext::BYTES * N];
-    bytes.par_chunks(MaskedCiphertext::BYTES).zip(values.par_chunks_mut(N)).try_for_each(|(b, values)| {
-        values.copy_from_slice(&key.decrypt(&MaskedCiphertext::from_bytes(params, b)?, layout));
-        Ok::<_, ProtocolError>(())
-    })?;
-    Ok(values)
+/// The layout of `f` slots; `f` is a power of two up to N.
+pub(crate) fn slots(f: usize) -> Layout {
+    Layout::new(f.trailing_zeros()).expect("a power of two up to N")
 }
 
 /// Server: its shares `[n][N]` of combinations of the client's ciphertexts, and the message from
 /// which the client makes its own.
-pub(crate) fn hide(key: &PublicKey, combiner: Combiner, seed: &Seed) -> (Vec<Fp>, Vec<u8>) {
-    let (shares, hidden) = combiner.hide(key, seed);
-    let mut bytes = vec![0; hidden.len() * Hidden::BYTES];
-    bytes
-        .par_chunks_mut(Hidden::BYTES)
-        .zip(&hidden)
-        .for_each(|(bytes, hidden)| bytes.copy_from_slice(&hidden.to_bytes()));
-    (shares, bytes)
+pub(crate) fn hide(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result<(Vec<Fp>, Vec<u8>)> {
+    Ok(combiner.hide(key, seed)?)
 }
 
 /// Client: its shares `[n][N]` of what the server has hidden.
 pub(crate) fn client_shares(key: &SecretKey, layout: Layout, bytes: &[u8]) -> Result<Vec<Fp>> {
-    let mut shares = vec![Fp::ZERO; bytes.len() / Hidden::BYTES * N];
-    bytes.par_chunks(Hidden::BYTES).zip(shares.par_chunks_mut(N)).try_for_each(|(bytes, share)| {
-        share.copy_from_slice(&key.share(&Hidden::from_bytes(key.params(), bytes)?, layout));
+    let mut shares = vec![Fp::ZERO; bytes.len() / RESULT_BYTES * N];
+    bytes.par_chunks(RESULT_BYTES).zip(shares.par_chunks_mut(N)).try_for_each(|(bytes, share)| {
+        share.copy_from_slice(&key.share(bytes, layout)?);
         Ok::<_, ProtocolError>(())
     })?;
     Ok(shares)

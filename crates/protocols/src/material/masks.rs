@@ -7,7 +7,7 @@ use rayon::prelude::*;
 /// only.
 #[derive(Clone, Copy, Debug)]
 pub enum MaskLabel {
-    /// Client: share of the embedding, one word per ciphertext coefficient.
+    /// Client: `r`, which hides the unit vector of its token, `[vocab]`.
     Embed,
     /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an
     /// activation.

@@ -31,6 +31,7 @@ pub struct SlotLayout {
     attention_out: Vec<usize>,
     norm_tables: Vec<(usize, usize)>,
     sigma_tables: Vec<(usize, usize)>,
+    embed: usize,
     activation_tables: Vec<usize>,
     activation_deltas: Vec<usize>,
     usable: usize,
@@ -83,9 +84,11 @@ impl SlotLayout {
             sigma_tables: vec![],
             activation_tables: vec![],
             activation_deltas: vec![],
+            embed: 0,
             usable: 0,
             model: m.clone(),
         };
+        layout.embed = take(m.d * WORD);
         for site in (0..m.layers).flat_map(Site::of_layer) {
             layout.linear.push(take(plan.linear(site).d_out * WORD));
         }
@@ -127,6 +130,10 @@ impl SlotLayout {
     /// One byte: 1 if every truncation that the client could check is safe.
     pub fn usable(&self) -> usize {
         self.usable
+    }
+    /// Where the share of `Eᵀ·r` lies.
+    pub fn embed(&self) -> usize {
+        self.embed
     }
     /// Where the share of `W·r'` of a site lies: those of all layers one behind the other.
     pub fn linear(&self, site: Site) -> usize {

@@ -4,10 +4,12 @@
 //! It knows no party: all of this is as true of the arithmetic in the clear.
 
 mod check;
+mod matrix;
 mod plan;
 mod site;
 mod weights;
 
+pub use matrix::{Matrices, Matrix};
 pub use plan::{
     Activation, Anchor, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Range, Rope, Scalar, Window,
     F,

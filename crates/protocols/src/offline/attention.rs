@@ -11,7 +11,7 @@
 //! `k_c`, `v_c` are shares at scale F.
 //! Cost: C→S a message with the new rows' keys, values and queries, and for each group of weights
 //! one per 32 cached rows; S→C one per group of weights, and for each group of queries, of values
-//! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there, [`Hidden::BYTES`] for each result back.
+//! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there, [`RESULT_BYTES`] for each result back.
 //! Material: spends none; makes the products of [`crate::material::RowAttention`]. The server keeps
 //! the client's encrypted keys and values, and its own masks of them, for rows to come.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
@@ -29,7 +29,8 @@ mod packing;
 
 use std::ops::Range;
 
-use cryptogen_he::{Combiner, Hidden, Params, PublicKey, SecretKey, SeededCiphertext};
+use cryptogen_he::shares::RESULT_BYTES;
+use cryptogen_he::{Combiner, Params, PublicKey, SecretKey, SeededCiphertext};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
@@ -281,7 +282,7 @@ pub fn cost(m: &ModelShape, before: &[usize], first: usize, rows: usize) -> Cost
     Cost {
         messages: 1 + batches + weights.len() + parts.len(),
         client_bytes: there * SeededCiphertext::BYTES,
-        server_bytes: back * Hidden::BYTES,
+        server_bytes: back * RESULT_BYTES,
     }
 }
 
@@ -309,7 +310,7 @@ pub fn client(
             |(rows, seed)| encrypt_weights(key, &shape, new, &part.group, rows, &seed),
             |bytes| Ok(ch.send(&bytes)?),
         )?;
-        let bytes = ch.recv(part.results.len() * Hidden::BYTES)?;
+        let bytes = ch.recv(part.results.len() * RESULT_BYTES)?;
         shape.add(&part, cache, &client_shares(key, part.group.layout(), &bytes)?, &mut out);
     }
     // 3.
@@ -317,7 +318,7 @@ pub fn client(
         shape
             .products(cache.packed())
             .into_iter()
-            .map(|part| Ok((ch.recv(part.results.len() * Hidden::BYTES)?, part))),
+            .map(|part| Ok((ch.recv(part.results.len() * RESULT_BYTES)?, part))),
         |(bytes, part)| Ok((client_shares(key, part.group.layout(), &bytes)?, part)),
         |(shares, part)| {
             shape.add(&part, cache, &shares, &mut out);
@@ -369,7 +370,7 @@ pub fn server(
             });
             combiner.add_block(&cts, &w)?;
         }
-        let (shares, bytes) = hide(client_key, combiner, &Seed::random(rng));
+        let (shares, bytes) = hide(client_key, combiner, &Seed::random(rng))?;
         ch.send(&bytes)?;
         shape.add(&part, cache, &shares, &mut out);
     }
@@ -379,7 +380,7 @@ pub fn server(
             .products(cache.packed())
             .into_iter()
             .map(|part| Ok((shape.multiply(params, cache, &queries, new, &part)?, part, Seed::random(rng)))),
-        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed), part)),
+        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed)?, part)),
         |((shares, bytes), part)| {
             ch.send(&bytes)?;
             shape.add(&part, cache, &shares, &mut out);

@@ -5,7 +5,7 @@
 //! Inputs: client the `x_i`, server the `y_i`, `[terms][n]`, over `F_p`: masks, or shares at the
 //! scale of `h'`, `h`, `g` or `up`. The products are exact.
 //! Cost: 2 messages (C→S, S→C) per 32·8192 values. Bytes per 8192 values: 200 736 per term there,
-//! [`Hidden::BYTES`] back.
+//! [`RESULT_BYTES`] back.
 //! Material: spends none; makes the products of a slot. The client's lattice key is the
 //! connection's.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
@@ -13,14 +13,14 @@
 //! 1. C→S `Enc(x_i)` under the client's key.
 //! 2. S→C `Σ_i Enc(x_i)·y_i`, hidden. What hides it is `z_s`; the client finds `z_c`.
 
-use cryptogen_he::{Combiner, Hidden, Params, PublicKey, SecretKey, SeededCiphertext, N};
+use cryptogen_he::shares::RESULT_BYTES;
+use cryptogen_he::{Combiner, Params, PublicKey, SecretKey, SeededCiphertext, N};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::material::packing::slots;
-use crate::material::{client_shares, hide};
+use crate::material::{client_shares, hide, slots};
 use crate::share::Cost;
 
 /// Outputs (of 8192 values) per exchange, which bounds memory.
@@ -32,7 +32,7 @@ pub fn cost(n: usize, terms: usize) -> Cost {
     Cost {
         messages: 2 * chunks.div_ceil(BATCH),
         client_bytes: chunks * terms * SeededCiphertext::BYTES,
-        server_bytes: chunks * Hidden::BYTES,
+        server_bytes: chunks * RESULT_BYTES,
     }
 }
 
@@ -68,7 +68,7 @@ pub fn client(
             })
             .collect();
         ch.send(&bytes?.concat())?;
-        let bytes = ch.recv(chunks.len() * Hidden::BYTES)?;
+        let bytes = ch.recv(chunks.len() * RESULT_BYTES)?;
         z.extend(client_shares(key, layout, &bytes)?);
     }
     z.truncate(n);
@@ -102,7 +102,7 @@ pub fn server(
                     let ct = SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params);
                     combiner.add_block(&[ct], &padded(term, c))?;
                 }
-                Ok(hide(client_key, combiner, &seed.derive("cross", c as u64)))
+                hide(client_key, combiner, &seed.derive("cross", c as u64))
             })
             .collect::<Result<_>>()?;
         let (shares, bytes): (Vec<_>, Vec<_>) = out.into_iter().unzip();

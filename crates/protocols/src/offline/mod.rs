@@ -1,14 +1,13 @@
 //! The offline phase: lattice encryption and oblivious transfer, done ahead on random masks.
 //!
-//! `model` sends the server's weights once, encrypted under the server's own key; `linear` turns
-//! them into shares of `W·r'`; `cross` makes shares of products of masks; `tables` makes secret
+//! The client encrypts, under keys of the connection, and the server computes: `linear` makes shares
+//! of `W·r'`; `cross` makes shares of products of masks; `tables` makes secret
 //! look-up tables; `attention` makes what a row at a known position needs; `prepare` runs all of
 //! it, layer by layer, into the store.
 
 pub mod attention;
 pub mod cross;
 pub mod linear;
-pub mod model;
 mod pipeline;
 pub mod prepare;
 pub mod tables;

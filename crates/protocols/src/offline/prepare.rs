@@ -5,8 +5,8 @@
 //! follows from them: shares of `W·r'`, shares of products and table keys of one row through all
 //! layers. Also heads (a seed and a share of `W·r'`) and exponentials (a payload share and a key).
 //! Source: `docs/protocols/preprocessed.md` §3.6; steps in `docs/protocols/offline.md`.
-//! Inputs: both fresh seeds; client the encrypted model, server its lattice key. The client carries
-//! its share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
+//! Inputs: both fresh seeds; client its lattice keys, server the weights. The client carries its
+//! share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
 //! Cost: that of [`linear`], [`cross`] and the tables, and C→S a message with `2·ff` bytes per slot
 //! for each layer's rotations and one with a byte per slot for the verdicts.
 //! Material: spends none; makes it.
@@ -18,7 +18,6 @@
 
 mod tables;
 
-use cryptogen_he::N;
 use cryptogen_ot::OtPair;
 use cryptogen_party::{Channel, Party, Role};
 use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
@@ -29,12 +28,8 @@ use rayon::prelude::*;
 
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
-use crate::material::packing::{sum_features, Packed};
-use crate::material::{
-    embed_slots, exp_shape, expand_mask, masks, masks_words, EncryptedModel, MaskLabel, ModelLayout,
-    PartyKeys, SlotLayout, SEED_BYTES,
-};
-use crate::model::{Plan, Site};
+use crate::material::{exp_shape, masks, masks_words, LatticeKeys, MaskLabel, SlotLayout, SEED_BYTES};
+use crate::model::{Matrices, Matrix, Plan, ServerModel, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
 pub trait Sink {
@@ -60,11 +55,11 @@ pub struct Preparer<'a, P: Party> {
     /// layout of a slot
     pub layout: &'a SlotLayout,
     /// lattice keys of the connection
-    pub keys: &'a PartyKeys<P>,
+    pub keys: &'a LatticeKeys,
     /// transfers of the connection
     pub ot: &'a mut OtPair,
-    /// the client's encrypted model
-    pub model: Option<&'a EncryptedModel>,
+    /// the server's weights
+    pub model: Option<&'a ServerModel>,
     /// for seeds, masks and noise
     pub rng: &'a mut Prg,
     /// Whether linear layers get shares of `W·r'`. Without, the client's share is any uniform one
@@ -89,9 +84,9 @@ impl<P: Party> Preparer<'_, P> {
         for (i, seed) in seeds.iter().enumerate() {
             sink.write(i, 0, seed.expose())?;
         }
-        let (layers, packed) = (self.plan.model.layers, ModelLayout::new(self.plan).layers);
-        let steps = (packed.groups.len() + layers + 1) as u64;
-        let mut state = self.embed(&seeds);
+        let (layers, packed) = (self.plan.model.layers, Matrices::of_layers(self.plan));
+        let steps = (packed.len() + layers + 1) as u64;
+        let mut state = self.embed(&seeds, sink)?;
         // Masks go into every linear layer, so none waits for another.
         let y = self.linear(&packed, &seeds, &mut state.good, |group| {
             report(progress, "preparing rows", group, steps)
@@ -122,20 +117,17 @@ impl<P: Party> Preparer<'_, P> {
         P::ROLE == Role::Client
     }
 
-    fn embed(&self, seeds: &[Seed]) -> ClientState {
+    /// Shares of `Eᵀ·r`, and the client's share of the first residual stream.
+    fn embed(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<ClientState> {
         let mut state = ClientState { h: vec![], good: vec![true; seeds.len()] };
-        if !self.is_client() {
-            return state;
+        let y = self.shares(&Matrices::embedding(self.plan), seeds, &mut state.good, |_| Ok(()))?;
+        write_words(sink, self.layout.embed(), &y, self.plan.model.d)?;
+        if self.is_client() {
+            let embed = &self.plan.embed;
+            state.h = y;
+            truncate(&mut state.h, &mut state.good, self.plan.model.d, |_| (embed.bound, embed.shift));
         }
-        let (d, embed) = (self.plan.model.d, &self.plan.embed);
-        let (_, rows) = embed_slots(d);
-        state.h = vec![Fp::ZERO; seeds.len() * d];
-        (state.h.par_chunks_mut(d).zip(&mut state.good).zip(seeds)).for_each(|((h, good), seed)| {
-            let share = sum_features(&expand_mask(seed, MaskLabel::Embed, 0, N), rows, d);
-            *good &= share.iter().all(|c| trunc_is_safe(*c, embed.bound));
-            h.iter_mut().zip(share).for_each(|(h, c)| *h = trunc_client(c, embed.shift));
-        });
-        state
+        Ok(state)
     }
 
     fn residual(&self, state: &mut ClientState, y: &[Fp]) {
@@ -147,7 +139,7 @@ impl<P: Party> Preparer<'_, P> {
     /// `Linear` of all layers: this party's shares, `[T, width]`.
     fn linear(
         &mut self,
-        packed: &Packed,
+        packed: &Matrices,
         seeds: &[Seed],
         good: &mut [bool],
         done: impl FnMut(u64) -> Result<()>,
@@ -168,27 +160,35 @@ impl<P: Party> Preparer<'_, P> {
     /// Shares of `W·r'` of some matrices.
     fn shares(
         &mut self,
-        packed: &Packed,
+        matrices: &Matrices,
         seeds: &[Seed],
         good: &mut [bool],
         done: impl FnMut(u64) -> Result<()>,
     ) -> Result<Vec<Fp>> {
-        let (plan, params, rows) = (self.plan, self.keys.params, seeds.len());
-        let Some(model) = self.model else {
-            return linear::server(self.ch, params, &self.keys.mine, packed, rows, done);
-        };
-        let from = linear::ClientSide { params, server_key: &self.keys.peer, model };
-        let input = |site| linear_input_share(plan, site, seeds, good);
-        linear::client(self.ch, &from, packed, rows, input, self.rng, done)
+        let (plan, rows) = (self.plan, seeds.len());
+        match self.keys {
+            LatticeKeys::Client { linear: key, .. } => {
+                let input = |matrix: Matrix| match matrix {
+                    Matrix::Embed => masks(seeds, MaskLabel::Embed, 0, plan.model.vocab),
+                    Matrix::Linear(site) => linear_input_share(plan, site, seeds, good),
+                };
+                linear::client(self.ch, key, plan, matrices, rows, input, self.rng, done)
+            }
+            LatticeKeys::Server { linear: key, .. } => {
+                let missing = || ProtocolError::caller("the server's weights", "a model", "none");
+                let model = self.model.ok_or_else(missing)?;
+                linear::server(self.ch, key, plan, model, matrices, rows, self.rng, done)
+            }
+        }
     }
 
     /// On the client, the truncated share `[T, d_out]` of a site; slots where that could fail are
     /// marked.
-    fn outputs(&self, packed: &Packed, y: &[Fp], site: Site, good: &mut [bool]) -> Vec<Fp> {
+    fn outputs(&self, packed: &Matrices, y: &[Fp], site: Site, good: &mut [bool]) -> Vec<Fp> {
         if !self.is_client() {
             return vec![];
         }
-        let (spec, place) = (self.plan.linear(site), packed.place(site));
+        let (spec, place) = (self.plan.linear(site), packed.place(Matrix::Linear(site)));
         let mut out = Vec::with_capacity(good.len() * spec.d_out);
         y.chunks(packed.width()).for_each(|y| out.extend_from_slice(&y[place.clone()]));
         truncate(&mut out, good, spec.d_out, |i| (spec.out_bound, spec.out_shift(i)));
@@ -197,10 +197,11 @@ impl<P: Party> Preparer<'_, P> {
 
     /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.
     fn cross(&mut self, terms: &[Vec<Fp>]) -> Result<Vec<Fp>> {
-        let keys = self.keys;
-        match P::ROLE {
-            Role::Client => cross::client(self.ch, &keys.mine, terms, self.rng),
-            Role::Server => cross::server(self.ch, keys.params, &keys.peer, terms, self.rng),
+        match self.keys {
+            LatticeKeys::Client { slots, .. } => cross::client(self.ch, slots, terms, self.rng),
+            LatticeKeys::Server { params, slots, .. } => {
+                cross::server(self.ch, params, slots, terms, self.rng)
+            }
         }
     }
 
@@ -289,7 +290,7 @@ impl<P: Party> Preparer<'_, P> {
     pub fn heads(&mut self, n: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
         let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
         let mut state = ClientState { h: vec![], good: vec![true; n] };
-        let y = self.shares(&ModelLayout::new(self.plan).head, &seeds, &mut state.good, |_| Ok(()))?;
+        let y = self.shares(&Matrices::head(self.plan), &seeds, &mut state.good, |_| Ok(()))?;
         for (i, (seed, y)) in seeds.iter().zip(y.chunks(self.plan.model.vocab)).enumerate() {
             sink.write(i, 0, seed.expose())?;
             sink.write(i, seed.expose().len(), &fp_to_bytes(y))?;

@@ -1,120 +1,94 @@
-//! The embedding of private tokens (A5.1): the client selects a column of the encrypted model.
+//! The embedding of private tokens (A5.1): the product of the embedding and a unit vector.
 //!
 //! Functionality: token ids → shares of `h = TR(E[token] + P[t], shift)`, where `P` is there only
 //! if the model has learned positions.
 //! Source: `docs/protocols/preprocessed.md` §4.1.
-//! Inputs: client `T` token ids and its encrypted model; server its lattice key and `P`, which has
-//! the scale of `E`, F + `embed.shift`. Result: `h`, `[T, d]`, over `F_p` at scale F.
-//! Cost: 1 message (C→S), 149 504 bytes per row: a masked ciphertext of 8192 numbers.
-//! Material: the slot's mask `Embed`; added up over slots, it is the client's share of `h` before
-//! truncation.
-//! Leaks: nothing. The ciphertext is padded in every number, re-randomised and flooded.
+//! Inputs: client `T` token ids; server `E`, at scale F + `embed.shift`, and `P` at the same. Result:
+//! `h`, `[T, d]`, over `F_p` at scale F.
+//! Cost: 1 message (C→S), `8·vocab` bytes per row.
+//! Material: the client's mask `Embed`, `r`, and shares of `Eᵀ·r`.
+//! Leaks: nothing. The unit vector is padded in every number.
 //!
-//! 1. C→S `Enc(E[token]) − mask`. The server decrypts, adds up the slots and adds `P[t]`; both
-//!    truncate.
+//! 1. C→S `x − r`, where `x` is 1 at the token and 0 elsewhere. The server adds `Eᵀ·(x − r)`, its
+//!    share and `P[t]`; both truncate.
 
-use cryptogen_he::{Combiner, MaskedCiphertext, N};
 use cryptogen_party::{Channel, Client, Role, Server};
-use cryptogen_ring::trunc::{trunc_client, trunc_server};
-use cryptogen_ring::{Fp, Prg, Seed};
+use cryptogen_ring::Fp;
 use rayon::prelude::*;
+use zeroize::Zeroizing;
 
 use super::products::Side;
 use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::material::packing::sum_features;
-use crate::material::{decrypt_all, embed_slots, EncryptedModel, MaskLabel, PartyKeys};
-use crate::model::ServerModel;
-use crate::share::{Cost, Kind, Tensor};
+use crate::material::MaskLabel;
+use crate::model::{Plan, ServerModel};
+use crate::share::local::trunc;
+use crate::share::{Cost, Kind, Opened, Opening, Tensor};
 
 /// Rounds and bytes of `rows` rows.
-pub fn cost(rows: usize) -> Cost {
-    Cost::of(&[(Role::Client, rows * MaskedCiphertext::BYTES)])
-}
-
-/// What the client needs for embeddings.
-pub struct EmbedClient<'a> {
-    /// lattice keys of the connection
-    pub keys: &'a PartyKeys<Client>,
-    /// its copy of the encrypted model
-    pub model: &'a EncryptedModel,
+pub fn cost(plan: &Plan, rows: usize) -> Cost {
+    Cost::of(&[(Role::Client, 8 * plan.model.vocab * rows)])
 }
 
 impl Online<Client> {
-    /// Starts a forward pass over `tokens`, of which the last `heads` rows will be sampled.
+    /// Starts a forward pass over `tokens`, of which the last `sampled` rows will be sampled.
     pub fn embed(
         &mut self,
         ch: &mut dyn Channel,
-        from: &EmbedClient<'_>,
         tokens: &[usize],
-        heads: usize,
-        rng: &mut Prg,
+        sampled: usize,
     ) -> Result<Tensor<Client>> {
-        self.begin(tokens.len(), heads)?;
         let plan = self.plan.clone();
-        let m = &from.model.layout.embed;
-        let seed = Seed::random(rng);
-        let parts: Vec<(Vec<u8>, Vec<Fp>)> = tokens
-            .par_iter()
-            .enumerate()
-            .map(|(i, &token)| {
-                if token >= plan.model.vocab {
-                    let expected = format!("below {}", plan.model.vocab);
-                    return Err(ProtocolError::caller("token", expected, "a larger id"));
-                }
-                let (k, slot) = m.place(token);
-                let ct = from.model.read(from.keys.params, m.layout, k..k + 1)?;
-                let mut pick = vec![Fp::ZERO; m.slots()];
-                pick[slot] = Fp::ONE;
-                let mask = self.active[i].slot.expand_mask(MaskLabel::Embed, 0, N);
-                let mut combiner = Combiner::new(from.keys.params, m.layout, 1);
-                combiner.add_block(&ct, &pick)?;
-                let mut rng = Prg::new(&seed.derive("embed", i as u64));
-                let out = combiner.finish(&from.keys.peer, &mask, &mut rng)?;
-                let share = sum_features(&mask, m.coefficients, plan.model.d);
-                Ok((
-                    out.iter().flat_map(|ct| ct.to_bytes(from.keys.params)).collect(),
-                    share.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect(),
-                ))
-            })
-            .collect::<Result<_>>()?;
-        let (bytes, shares): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        ch.send(&bytes.concat())?;
-        self.trace.truncated(shares.iter().flatten().copied());
-        Ok(Tensor::new(Kind::Hidden, tokens.len(), shares.concat()))
+        let vocab = plan.model.vocab;
+        if tokens.iter().any(|token| *token >= vocab) {
+            return Err(ProtocolError::caller("token", format!("below {vocab}"), "a larger id"));
+        }
+        self.begin(tokens.len(), sampled)?;
+        let mut message = Opening::new();
+        for (row, &token) in self.active.iter().zip(tokens) {
+            let mut unit = Zeroizing::new(vec![Fp::ZERO; vocab]);
+            unit[token] = Fp::ONE;
+            message.masked(&unit, &row.slot.expand_mask(MaskLabel::Embed, 0, vocab));
+        }
+        message.send(ch)?;
+        self.embedded(tokens.len(), vec![Fp::ZERO; tokens.len() * plan.model.d])
     }
 }
 
 impl Online<Server> {
-    /// Starts a forward pass over `rows` rows, of which the last `heads` will be sampled.
+    /// Starts a forward pass over `rows` rows, of which the last `sampled` will be sampled.
     pub fn embed(
         &mut self,
         ch: &mut dyn Channel,
-        keys: &PartyKeys<Server>,
         model: &ServerModel,
         rows: usize,
-        heads: usize,
+        sampled: usize,
     ) -> Result<Tensor<Server>> {
-        self.begin(rows, heads)?;
+        self.begin(rows, sampled)?;
         let plan = self.plan.clone();
-        let d = plan.model.d;
-        let (layout, coefficients) = embed_slots(d);
-        let mut h = Vec::with_capacity(rows * d);
-        let bytes = ch.recv(rows * MaskedCiphertext::BYTES)?;
-        let values = decrypt_all(keys.params, &keys.mine, layout, &bytes)?;
-        for (row, values) in self.active.iter().zip(values.chunks(N)) {
+        let (d, vocab) = (plan.model.d, plan.model.vocab);
+        let x = Opened::recv(ch, rows * vocab, 0)?.words(rows * vocab)?;
+        let mut y = model.embed(&plan, &x, rows);
+        for (row, y) in self.active.iter().zip(y.chunks_mut(d)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
-            for (j, v) in sum_features(values, coefficients, d).into_iter().enumerate() {
-                let p = position.map_or(0, |p| i64::from(p[j]));
-                h.push(trunc_server(v + Fp::from_i64(p), plan.embed.shift));
-            }
+            y.iter_mut().zip(position.unwrap_or_default()).for_each(|(y, p)| *y += Fp::from_i64(i64::from(*p)));
         }
-        self.trace.truncated(h.iter().copied());
-        Ok(Tensor::new(Kind::Hidden, rows, h))
+        self.embedded(rows, y)
     }
 }
 
 impl<P: Side> Online<P> {
+    /// Adds this party's shares of `Eᵀ·r` to `y` `[T, d]`, and truncates.
+    fn embedded(&mut self, rows: usize, mut y: Vec<Fp>) -> Result<Tensor<P>> {
+        let plan = self.plan.clone();
+        for (row, y) in self.active.iter().zip(y.chunks_mut(plan.model.d)) {
+            let share = row.slot.words(self.layout.embed(), plan.model.d)?;
+            y.iter_mut().zip(share).for_each(|(y, share)| *y = trunc::<P>(*y + share, plan.embed.shift));
+        }
+        self.trace.truncated(y.iter().copied());
+        Ok(Tensor::new(Kind::Hidden, rows, y))
+    }
+
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
         if rows == 0 {

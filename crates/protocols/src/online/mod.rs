@@ -23,8 +23,6 @@ use std::sync::Arc;
 use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 
-pub use embed::EmbedClient;
-
 use self::products::{Products, Side};
 use crate::error::{ProtocolError, Result};
 use crate::material::{expand_mask, HeadSlot, MaskLabel, Row, SlotLayout};
@@ -45,7 +43,7 @@ pub fn cost(plan: &Plan, positions: std::ops::Range<usize>, sampled: usize) -> C
         ]
     };
     let layers = (0..plan.model.layers).flat_map(layer);
-    [embed::cost(rows)].into_iter().chain(layers).chain([head_cost(plan, sampled)]).sum()
+    [embed::cost(plan, rows)].into_iter().chain(layers).chain([head_cost(plan, sampled)]).sum()
 }
 
 /// The final norm and the output head; a pass that samples no row stops in front of them.

@@ -4,8 +4,7 @@
 //! crate it also takes what was padded before: arguments of look-ups, fine values and guards, all
 //! less a payload share, and rotations.
 //!
-//! Online messages that no `Opening` builds: the embedding's ciphertext (`online/embed.rs`), which
-//! is masked, re-randomised and flooded; logits and range events (`online/logits.rs`), which the
+//! Online messages that no `Opening` builds: logits and range events (`online/logits.rs`), which the
 //! client learns by design; ciphertexts of the paper's protocols.
 
 use cryptogen_party::Channel;

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::{Kind, NewRows, Shape};
 use crate::error::Result;
-use crate::material::packing::slots;
+use crate::material::slots;
 use crate::model::ModelShape;
 
 /// Slots and coefficients of a ciphertext, and the numbers `λ` of its slots: a group of them, as
