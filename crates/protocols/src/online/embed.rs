@@ -20,7 +20,7 @@ use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use super::products::Side;
-use super::Online;
+use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
 use crate::material::packing::sum_features;
 use crate::material::{decrypt_all, embed_slots, EncryptedModel, MaskLabel, PartyKeys};
@@ -117,6 +117,7 @@ impl Online<Server> {
 impl<P: Side> Online<P> {
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
+        self.between_passes("step of a pass")?;
         if rows == 0 {
             return Err(ProtocolError::caller("rows of a pass", "1 or more", 0));
         }
@@ -132,6 +133,7 @@ impl<P: Side> Online<P> {
         }
         self.activate(rows)?;
         self.head_now = self.heads.drain(..heads).collect();
+        self.turn = Some(Turn::FIRST);
         Ok(())
     }
 }

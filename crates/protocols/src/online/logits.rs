@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::linear::add_bias;
 use super::products::Side;
-use super::Online;
+use super::{Online, Turn};
 use crate::error::Result;
 use crate::model::{Plan, ServerModel, Site};
 use crate::share::local::leading;
@@ -50,6 +50,7 @@ impl Online<Client> {
     /// − 40, and the range events of each row.
     pub fn logits(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>) -> Result<(Vec<i64>, Vec<u64>)> {
         self.check(x, Kind::Input(Site::Head))?;
+        self.take_turn(Turn::Logits)?;
         let n = self.plan.model.vocab * x.rows;
         let mut message = Opened::recv_bytes(ch, BYTES * n + 8 * x.rows)?;
         let (theirs, their_events) = (message.leading(n)?, message.ring_words(x.rows)?);
@@ -68,6 +69,7 @@ impl Online<Server> {
     /// Sends the server's part; returns nothing.
     pub fn logits(&mut self, ch: &mut dyn Channel, model: &ServerModel, x: &Tensor<Server>) -> Result<()> {
         self.check(x, Kind::Input(Site::Head))?;
+        self.take_turn(Turn::Logits)?;
         let vocab = self.plan.model.vocab;
         // Wiped: the bits that do not travel are no one's business.
         let mut y = Zeroizing::new(model.multiply(&self.plan, Site::Head, &x.data, x.rows));

@@ -16,6 +16,7 @@ pub mod preprocessed;
 pub mod products;
 pub mod scalar;
 pub mod tables;
+mod turn;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use zeroize::Zeroizing;
 pub use embed::EmbedClient;
 
 use self::products::{Products, Side};
+pub(crate) use self::turn::Turn;
 use crate::error::{ProtocolError, Result};
 use crate::material::{expand_mask, HeadSlot, MaskLabel, Row, SlotLayout};
 use crate::model::{Plan, Site};
@@ -66,6 +68,8 @@ pub struct Online<P: Side> {
     pub(crate) heads: VecDeque<HeadSlot>,
     pub(crate) active: Vec<Row<P>>,
     pub(crate) head_now: Vec<HeadSlot>,
+    /// the step of the pass in progress whose turn it is
+    pub(crate) turn: Option<Turn>,
     /// events of rows that left without being sampled
     pub(crate) pending: Events,
     products: Box<P::Products>,
@@ -83,6 +87,7 @@ impl<P: Side> Online<P> {
             heads: VecDeque::new(),
             active: vec![],
             head_now: vec![],
+            turn: None,
             pending: Events::default(),
             products,
             trace: Trace::default(),
@@ -96,6 +101,7 @@ impl<P: Side> Online<P> {
         self.heads.clear();
         self.active.clear();
         self.head_now.clear();
+        self.turn = None;
         self.pending = Events::default();
         self.trace = Trace::default();
     }
@@ -104,8 +110,9 @@ impl<P: Side> Online<P> {
     /// have a position but no token are dropped too.
     ///
     /// # Errors
-    /// Those of `Products::crop`.
+    /// Those of `Products::crop`; `Caller` in the middle of a pass.
     pub(crate) fn crop(&mut self, rows: usize) -> Result<bool> {
+        self.between_passes("rows to keep")?;
         let dropped = self.products.crop(rows)?;
         if dropped {
             self.ready.clear();
@@ -146,7 +153,7 @@ impl<P: Side> Online<P> {
     }
 
     /// Starts a forward pass over the next `n` rows. A pass that failed half-way leaves the session
-    /// unusable: its rows are gone and so is the alignment of the cache.
+    /// unusable until a reset: its rows are gone and so is the alignment of the cache.
     pub(crate) fn activate(&mut self, n: usize) -> Result<()> {
         if self.ready.len() < n {
             return Err(ProtocolError::Short {
