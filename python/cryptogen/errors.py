@@ -151,6 +151,11 @@ class SessionError(CryptogenError):
     name."""
 
 
+class Forked(SessionError):
+    """A connection, or its material, was used in a process that was forked from the one that had
+    opened it. The child needs a `Client` or `Server` of its own; the parent's goes on unharmed."""
+
+
 class ConnectionFailed(SessionError):
     """No connection could be made: nobody listens there, or the name is unknown, or TLS failed, or
     an address, a client id, a certificate or a key that was given cannot be used."""

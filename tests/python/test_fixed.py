@@ -16,6 +16,7 @@ from cryptogen.backends.field import minus, plus, times, total
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import (
+    STEP,
     Nearest,
     Random,
     Recording,
@@ -86,6 +87,12 @@ def shared_index(x: int, client: int, h: int, k: int) -> int:
     return ((client >> h) + (server >> h) - (P >> h)) % 2**k
 
 
+def shared_leading(x: int, client: int) -> int:
+    server = (x - client) % P
+    total = 2**24 * client // P + 2**24 * server // P + 1
+    return (total + 2**23) % 2**24 - 2**23
+
+
 def shared_lift(x: int, client: int) -> int:
     return word(client + (x - client) % P - P)
 
@@ -134,6 +141,42 @@ def test_the_oracle_knows_every_outcome_of_an_index(x: int, client: int, h: int,
         assert Replay([[want]]).index(ints(x), h, k).tolist() == [want]
     Replay([Nearest().index(ints(x), h, k)]).index(ints(x), h, k)
     Replay([Random(np.random.default_rng(client)).index(ints(x), h, k)]).index(ints(x), h, k)
+
+
+@given(residues, clients)
+def test_the_oracle_knows_every_outcome_of_leading_bits(x: int, client: int) -> None:
+    want, exact = shared_leading(x, client), 2**24 * x // P
+    assert (want - exact) % 2**24 in (0, 1) and -(2**23) <= want < 2**23
+    assert Replay([[want]]).leading(ints(x)).tolist() == [want]
+    for other in (exact - 1, exact + 2):
+        with pytest.raises(ReplayError, match="logit"):
+            Replay([[(other + 2**23) % 2**24 - 2**23]]).leading(ints(x))
+    for rounding in (Nearest(), Random(np.random.default_rng(client))):
+        Replay([rounding.leading(ints(x))]).leading(ints(x))
+    away = (int(Nearest().leading(ints(x))[0]) * P - 2**24 * x) % (2**24 * P)
+    assert min(away, 2**24 * P - away) <= P // 2 + 2**24
+
+
+def test_random_leading_bits_are_unbiased() -> None:
+    x = np.full(100_000, 5 * STEP + 3 * STEP // 8)
+    assert Random(np.random.default_rng(3)).leading(x).mean() == pytest.approx(5.375, abs=0.01)
+
+
+@pytest.mark.parametrize("bound", [1, 2**22, 2**22 + 1, 6005373801, 2**33, 2**40 - 1, 2**62, 2**62 + 1, 2**63])
+def test_no_logit_within_the_bound_is_absurd_and_most_garbage_is(model: Model, bound: int) -> None:
+    plan = model[1]
+    head = dataclasses.replace(plan.linears["head"], out_bound=bound)
+    plan = dataclasses.replace(plan, linears=plan.linears | {"head": head})
+    shift, rng = plan.logit_shift, np.random.default_rng(4)
+    if 2**22 < bound <= 2**62:
+        assert 2**61 < bound << shift <= 2**62
+        uniform = rng.integers(0, P, 1000, dtype=np.uint64).astype(object)
+        garbage = [shared_leading(int(y), int(c)) for y, c in zip(uniform, uniform[::-1], strict=True)]
+        assert sum(abs(z) > plan.coarse_logit_bound for z in garbage) > 450
+    clients = [0, 1, P - 1, *map(int, rng.integers(0, P, 100, dtype=np.uint64))]
+    for y in (bound, -bound):
+        if abs(y << shift) < P // 2:
+            assert max(abs(shared_leading(y << shift, c)) for c in clients) <= plan.coarse_logit_bound
 
 
 @given(residues, clients)
@@ -263,7 +306,7 @@ def test_logits_follow_float(model: Model, integers: IntegerModel, seed: int | N
     assert np.abs(got - want).mean() < 0.005 * want.std()
     assert np.abs(got - want).max() < 0.03 * want.std()
     assert not backend.events
-    assert np.array_equal(backend.raw_logits / 2.0**plan.logit_bits, got)
+    assert np.array_equal(backend.raw_logits / 2.0**plan.coarse_logit_bits, got)
 
 
 def test_prefill_and_decode_replayed(model: Model, integers: IntegerModel) -> None:

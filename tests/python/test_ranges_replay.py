@@ -88,14 +88,14 @@ class Mutilation:
         return min(max(was + self.integer(-3, 3), least), most)
 
     def bounds(self) -> None:
-        """They only decide which slots the client throws away, and which logits it takes for
-        absurd."""
+        """They only decide which slots the client throws away, which logits it takes for absurd
+        (their integers are compared all the same) and their scale."""
         d = self.doc
         d["embed"]["bound"] = 1
         for norm in d["norms"]:
             norm["h_bound"] = 1
         for site, linear in d["linears"].items():
-            linear["in_bound"], linear["out_bound"] = 1, 2**63 if site == "head" else 1
+            linear["in_bound"], linear["out_bound"] = 1, 2**34 if site == "head" else 1
 
     def function(self, f: dict[str, Any], guards: bool) -> None:
         """Other parameters, as far as no entry has 46 bits or more."""

@@ -58,6 +58,9 @@ pub enum ChannelError {
     /// The peer was silent for too long.
     #[error("timed out waiting for the peer")]
     Timeout,
+    /// This process was forked from the one that opened the channel.
+    #[error("this process was forked from the one that opened the channel, and must open its own")]
+    Forked,
     /// The transport below failed.
     #[error("transport failed: {0}")]
     Io(std::io::ErrorKind),

@@ -81,6 +81,11 @@ fn channel() -> Vec<Row> {
     use ChannelError as E;
     let own = [
         (E::Closed, "ConnectionLost", "channel closed by the peer"),
+        (
+            E::Forked,
+            "Forked",
+            "this process was forked from the one that opened the channel, and must open its own",
+        ),
         (E::Peer("online: why".into()), "PeerFailed", "peer failed: online: why"),
         (E::Interrupted, "KeyboardInterrupt", "interrupted"),
         (E::Timeout, "PeerTimeout", "timed out waiting for the peer"),
@@ -95,6 +100,11 @@ fn session() -> Vec<Row> {
     let text = || "x".to_owned();
     let own = [
         (E::Closed, "ConnectionLost", "connection closed by the peer"),
+        (
+            E::Forked,
+            "Forked",
+            "this process was forked from the one that opened the connection, and must open its own",
+        ),
         (
             E::Unsendable { limit: 4, actual: 5 },
             "InputError",
@@ -169,6 +179,11 @@ fn store() -> Vec<Row> {
             E::DiskFull { path: path(), needed: Some(9), available: Some(1) },
             "DiskFull",
             "disk full: no room for /d/rows (9 bytes needed, 1 free)",
+        ),
+        (
+            E::Forked,
+            "Forked",
+            "this process was forked from the one that opened the store, and must open its own",
         ),
         (E::Locked { dir: path() }, "StoreLocked", "store /d/rows is in use by another process"),
         (

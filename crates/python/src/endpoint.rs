@@ -1,9 +1,10 @@
 //! The two endpoints: one method per protocol step, GIL released while it runs.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use cryptogen_mpc::{Home, SessionError};
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
 use cryptogen_protocols::model::Site;
@@ -89,13 +90,31 @@ macro_rules! endpoint {
         /// A party with an open connection; see `_core.pyi`.
         #[pyclass(frozen, module = "cryptogen._core")]
         pub struct $class {
+            home: Home,
             endpoint: Mutex<Endpoint<$party>>,
             kept: Kept<$party>,
         }
 
         impl $class {
             pub fn new((endpoint, kept): (Endpoint<$party>, Kept<$party>)) -> $class {
-                $class { endpoint: Mutex::new(endpoint), kept }
+                $class { home: Home::here(), endpoint: Mutex::new(endpoint), kept }
+            }
+
+            /// The endpoint, while no step is in progress.
+            ///
+            /// # Errors
+            /// `Forked`, before anything is done: in a child the lock may be held, and threads be
+            /// waited for, that exist in the parent alone.
+            fn endpoint(&self) -> Result<MutexGuard<'_, Endpoint<$party>>> {
+                if !self.home.is_here() {
+                    return Err(SessionError::Forked.into());
+                }
+                Ok(lock(&self.endpoint))
+            }
+
+            /// What it says of itself.
+            fn read<T>(&self, f: impl FnOnce(&mut Endpoint<$party>) -> T) -> PyResult<T> {
+                self.endpoint().map(|mut e| f(&mut e)).map_err(errors::protocol)
             }
 
             /// What is kept of its protocol.
@@ -118,7 +137,7 @@ macro_rules! endpoint {
                 py: Python<'_>,
                 f: impl FnOnce(&mut Endpoint<$party>) -> Result<T> + Send,
             ) -> Result<T> {
-                py.detach(|| f(&mut lock(&self.endpoint)))
+                py.detach(|| f(&mut *self.endpoint()?))
             }
 
             fn tensor(
@@ -142,17 +161,17 @@ macro_rules! endpoint {
             fn send_failure(&self, py: Python<'_>, kind: &str, text: &str) -> PyResult<()> {
                 self.step(py, |e| Ok(e.connection().send_failure(kind, text)?))
             }
-            fn set_idle_timeout(&self, seconds: f64) {
+            fn set_idle_timeout(&self, seconds: f64) -> PyResult<()> {
                 let limit = Duration::from_secs_f64(seconds.clamp(0.1, 1e6));
-                lock(&self.endpoint).connection().set_idle_timeout(limit);
+                self.read(|e| e.connection().set_idle_timeout(limit))
             }
             fn stats(&self) -> PyResult<String> {
-                let stats = lock(&self.endpoint).connection().stats();
+                let stats = self.read(|e| e.connection().stats())?;
                 serde_json::to_string(&stats)
                     .map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
             }
             fn stock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-                let stock = lock(&self.endpoint).stock();
+                let stock = self.read(|e| e.stock())?;
                 let d = PyDict::new(py);
                 d.set_item("rows", stock.rows)?;
                 d.set_item("logits", stock.logits)?;
@@ -169,7 +188,7 @@ macro_rules! endpoint {
                 progress: Option<Py<PyAny>>,
             ) -> PyResult<()> {
                 let want = Stock { rows, logits, exponentials };
-                Reporter::run(py, progress, |p| lock(&self.endpoint).prepare(want, p))
+                Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, p))
             }
             fn extend(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
                 self.step(py, |e| e.extend(rows))
@@ -180,20 +199,20 @@ macro_rules! endpoint {
             fn crop(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
                 self.step(py, |e| e.crop(rows))
             }
-            fn reset(&self) {
-                lock(&self.endpoint).reset();
+            fn reset(&self) -> PyResult<()> {
+                self.read(|e| e.reset())
             }
             #[getter]
-            fn length(&self) -> usize {
-                lock(&self.endpoint).state().length()
+            fn length(&self) -> PyResult<usize> {
+                self.read(|e| e.state().length())
             }
             #[getter]
-            fn ready_rows(&self) -> usize {
-                lock(&self.endpoint).state().ready_rows()
+            fn ready_rows(&self) -> PyResult<usize> {
+                self.read(|e| e.state().ready_rows())
             }
             #[getter]
-            fn ready_logits(&self) -> usize {
-                lock(&self.endpoint).state().ready_logits()
+            fn ready_logits(&self) -> PyResult<usize> {
+                self.read(|e| e.state().ready_logits())
             }
             fn norm(&self, py: Python<'_>, h: &$tensor, into: &str) -> PyResult<$tensor> {
                 let into = site(into)?;
@@ -221,8 +240,8 @@ macro_rules! endpoint {
                 $tensor(h.0.last())
             }
             #[cfg(feature = "insecure-trace")]
-            fn insecure_trace<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
-                PyArray1::from_vec(py, lock(&self.endpoint).insecure_trace())
+            fn insecure_trace<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+                Ok(PyArray1::from_vec(py, self.read(|e| e.insecure_trace())?))
             }
             fn __copy__(&self) -> PyResult<()> {
                 Err(pyo3::exceptions::PyTypeError::new_err("an endpoint cannot be copied"))
@@ -240,7 +259,7 @@ endpoint!(ClientEndpoint, ClientTensor, Client);
 impl ServerEndpoint {
     #[pyo3(signature = (model, progress=None))]
     fn send_model(&self, py: Python<'_>, model: &ServerModel, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        Reporter::run(py, progress, |p| lock(&self.endpoint).send_model(&model.inner, p))
+        Reporter::run(py, progress, |p| self.endpoint()?.send_model(&model.inner, p))
     }
     fn embed(
         &self,
@@ -279,7 +298,7 @@ impl ServerEndpoint {
 impl ClientEndpoint {
     #[pyo3(signature = (path, progress=None))]
     fn receive_model(&self, py: Python<'_>, path: &str, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        Reporter::run(py, progress, |p| lock(&self.endpoint).receive_model(Path::new(path), p))
+        Reporter::run(py, progress, |p| self.endpoint()?.receive_model(Path::new(path), p))
     }
     fn open_model(&self, py: Python<'_>, path: &str) -> PyResult<()> {
         self.step(py, |e| e.open_model(Path::new(path)))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cryptogen_he::{Params, SecretKey};
 use cryptogen_mpc::session::{self as rust, AccessToken, Agreement, Introduction, Policy, Trust};
 use cryptogen_mpc::store::{Binding, Store};
-use cryptogen_mpc::{Connection, SessionError};
+use cryptogen_mpc::{Connection, Home, SessionError};
 use cryptogen_party::{Client, Party, Server};
 use cryptogen_protocols::endpoint::Protocol;
 use cryptogen_ring::{Prg, Seed};
@@ -84,7 +84,7 @@ impl Listener {
         match result {
             Ok(mut c) => {
                 c.set_interrupt(Box::new(interrupted));
-                Ok(Some(ServerConnection(Mutex::new(Some(c)))))
+                Ok(Some(ServerConnection(Held::new(c))))
             }
             Err(SessionError::Interrupted) if !stopped => Ok(None),
             Err(e) => Err(errors::session(e)),
@@ -92,13 +92,50 @@ impl Listener {
     }
 }
 
+/// A connection until the protocols start, which take it.
+struct Held<P: Party> {
+    home: Home,
+    connection: Mutex<Option<Connection<P>>>,
+}
+
+impl<P: Party> Held<P> {
+    fn new(connection: Connection<P>) -> Held<P> {
+        Held { home: Home::here(), connection: Mutex::new(Some(connection)) }
+    }
+
+    /// The connection, if it is still here. Refused in a child before the lock, which a thread of
+    /// the parent may hold.
+    fn get(&self) -> PyResult<MutexGuard<'_, Option<Connection<P>>>> {
+        if !self.home.is_here() {
+            return Err(errors::session(SessionError::Forked));
+        }
+        Ok(lock(&self.connection))
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Connection<P>) -> Result<T, SessionError>) -> PyResult<T> {
+        self.get()?.as_mut().map_or(Err(SessionError::Closed), f).map_err(errors::session)
+    }
+
+    /// Takes the connection, and opens the store that belongs to it.
+    fn take(&self, store: &str, binding: &Binding) -> PyResult<(Connection<P>, Store)> {
+        let mut conn = self.get()?.take().ok_or_else(|| errors::session(SessionError::Closed))?;
+        let store = Store::open(Path::new(store), binding).map_err(|e| {
+            // The peer learns that we stop, not where our files lie; our own error matters more than
+            // a failure to tell.
+            let _ = conn.send_failure("store", "the material store cannot be opened");
+            errors::store(e)
+        })?;
+        Ok((conn, store))
+    }
+}
+
 /// A client as the server sees it, before the protocols start.
 #[pyclass(frozen, module = "cryptogen._core")]
-pub struct ServerConnection(Mutex<Option<Connection<Server>>>);
+pub struct ServerConnection(Held<Server>);
 
 /// A connection to a server, before the protocols start.
 #[pyclass(frozen, module = "cryptogen._core")]
-pub struct ClientConnection(Mutex<Option<Connection<Client>>>);
+pub struct ClientConnection(Held<Client>);
 
 /// Material of one protocol is of no use to another, so a store is bound to its protocol too.
 fn bound(plan_digest: String, protocol: Protocol) -> String {
@@ -108,22 +145,6 @@ fn bound(plan_digest: String, protocol: Protocol) -> String {
     }
 }
 
-/// Takes the connection, and opens the store that belongs to it.
-fn take<P: Party>(
-    connection: &Mutex<Option<Connection<P>>>,
-    store: &str,
-    binding: &Binding,
-) -> PyResult<(Connection<P>, Store)> {
-    let mut conn = lock(connection).take().ok_or_else(|| errors::session(SessionError::Closed))?;
-    let store = Store::open(Path::new(store), binding).map_err(|e| {
-        // The peer learns that we stop, not where our files lie; our own error matters more than a
-        // failure to tell.
-        let _ = conn.send_failure("store", "the material store cannot be opened");
-        errors::store(e)
-    })?;
-    Ok((conn, store))
-}
-
 macro_rules! control {
     ($class:ident) => {
         #[pymethods]
@@ -131,24 +152,24 @@ macro_rules! control {
             /// Both parties must mean the same model, plan, tables and lattice parameters.
             fn agree(&self, py: Python<'_>, model: String, plan: String, tables: String) -> PyResult<()> {
                 let mine = Agreement { model, plan, tables, parameters: PARAMETERS.into() };
-                py.detach(|| self.with(|c| c.agree(&mine)))
+                py.detach(|| self.0.with(|c| c.agree(&mine)))
             }
             /// Sends a JSON document.
             fn send_control(&self, py: Python<'_>, json: &str) -> PyResult<()> {
                 let value = crate::endpoint::parse(json)?;
-                py.detach(|| self.with(|c| c.send_control(&value)))
+                py.detach(|| self.0.with(|c| c.send_control(&value)))
             }
             /// Receives a JSON document of at most 1 MiB.
             fn recv_control(&self, py: Python<'_>) -> PyResult<String> {
-                py.detach(|| self.with(|c| c.recv_control().map(|v| v.to_string())))
+                py.detach(|| self.0.with(|c| c.recv_control().map(|v| v.to_string())))
             }
             /// Tells the peer that we give up.
             fn send_failure(&self, py: Python<'_>, kind: &str, text: &str) -> PyResult<()> {
-                py.detach(|| self.with(|c| c.send_failure(kind, text)))
+                py.detach(|| self.0.with(|c| c.send_failure(kind, text)))
             }
             /// Longest silence of the peer that is tolerated.
             fn set_idle_timeout(&self, seconds: f64) -> PyResult<()> {
-                self.with(|c| {
+                self.0.with(|c| {
                     c.set_idle_timeout(Duration::from_secs_f64(seconds.clamp(0.1, 1e6)));
                     Ok(())
                 })
@@ -159,18 +180,6 @@ macro_rules! control {
 control!(ServerConnection);
 control!(ClientConnection);
 
-impl ServerConnection {
-    fn with<T>(&self, f: impl FnOnce(&mut Connection<Server>) -> Result<T, SessionError>) -> PyResult<T> {
-        lock(&self.0).as_mut().map_or(Err(SessionError::Closed), f).map_err(errors::session)
-    }
-}
-
-impl ClientConnection {
-    fn with<T>(&self, f: impl FnOnce(&mut Connection<Client>) -> Result<T, SessionError>) -> PyResult<T> {
-        lock(&self.0).as_mut().map_or(Err(SessionError::Closed), f).map_err(errors::session)
-    }
-}
-
 #[pymethods]
 impl ServerConnection {
     /// Lets the client in; returns its id.
@@ -180,7 +189,7 @@ impl ServerConnection {
             protocol: FAMILY.into(),
             access_token: access_token.map(AccessToken::new),
         };
-        py.detach(|| self.with(|c| c.welcome(&policy).map(|hello| hello.client_id)))
+        py.detach(|| self.0.with(|c| c.welcome(&policy).map(|hello| hello.client_id)))
     }
 
     /// Starts the protocols; the connection moves into the endpoint.
@@ -202,7 +211,7 @@ impl ServerConnection {
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Server };
         let key = key.secret()?;
         py.detach(|| {
-            let (conn, store) = take(&self.0, store, &binding)?;
+            let (conn, store) = self.0.take(store, &binding)?;
             protocol.open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
         })
         .map(ServerEndpoint::new)
@@ -228,7 +237,7 @@ impl ClientConnection {
         let c = py
             .detach(|| rust::connect(address, &trust, Some(Box::new(interrupted))))
             .map_err(errors::session)?;
-        Ok(ClientConnection(Mutex::new(Some(c))))
+        Ok(ClientConnection(Held::new(c)))
     }
 
     /// Introduces us to the server.
@@ -239,7 +248,7 @@ impl ClientConnection {
             client_id,
             access_token: access_token.map(AccessToken::new),
         };
-        py.detach(|| self.with(|c| c.hello(&me).map(|_| ())))
+        py.detach(|| self.0.with(|c| c.hello(&me).map(|_| ())))
     }
 
     /// Starts the protocols with a fresh lattice key; the connection moves into the endpoint.
@@ -261,7 +270,7 @@ impl ClientConnection {
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let key = SecretKey::generate(Params::get(cryptogen_protocols::endpoint::PARAMETERS), &mut rng);
         py.detach(|| {
-            let (conn, store) = take(&self.0, store, &binding)?;
+            let (conn, store) = self.0.take(store, &binding)?;
             protocol.open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
         })
         .map(ClientEndpoint::new)

@@ -1,5 +1,5 @@
-//! Local truncation and segment index of additive shares `x = c + s mod p`:
-//! `docs/protocols/arithmetic.md` A1 and A2 (idea: SecureML, Mohassel–Zhang, S&P 2017, §4.1; here
+//! Local truncation, segment index and leading bits of additive shares `x = c + s mod p`:
+//! `docs/protocols/arithmetic.md` A1, A2 and A8 (idea: SecureML, Mohassel–Zhang, S&P 2017, §4.1; here
 //! over `p` with `p mod 2^32 = 1`). No communication.
 
 use crate::field::{Fp, P};
@@ -38,6 +38,34 @@ pub fn index_client(c: Fp, h: u32, k: u32) -> u32 {
 #[inline]
 pub fn index_server(s: Fp, h: u32, k: u32) -> u32 {
     low_bits((s.value() >> h).wrapping_sub(P >> h), k)
+}
+
+/// Bits of a number modulo p that [`leading_client`] and [`leading_server`] keep.
+pub const LEADING_BITS: u32 = 24;
+/// Elements that share their leading bits, `(p − 1)/2^24`: exact, as `2^24` divides `p − 1`.
+const STEP: u64 = P >> LEADING_BITS;
+
+/// A8, client: `floor(2^24·c/p)`.
+///
+/// With `x` in `(−p/2, p/2)`, `leading_client(c) + leading_server(s)` is `floor(2^24·x/p)` or that
+/// plus 1 modulo `2^24`, whatever the shares are.
+#[inline]
+pub fn leading_client(c: Fp) -> u32 {
+    // 2^24·c ≥ q·p = q·(2^24·STEP + 1) means c > q·STEP, for 1 ≤ q ≤ 2^24.
+    (c.value().saturating_sub(1) / STEP) as u32
+}
+
+/// A8, server: `floor(2^24·s/p) + 1 mod 2^24`.
+#[inline]
+pub fn leading_server(s: Fp) -> u32 {
+    (leading_client(s) + 1) & ((1 << LEADING_BITS) - 1)
+}
+
+/// The number in `[−2^23, 2^23)` of both parties' leading bits.
+#[inline]
+pub fn join_leading(c: u32, s: u32) -> i64 {
+    let unused = u32::BITS - LEADING_BITS;
+    i64::from((c.wrapping_add(s) << unused) as i32 >> unused)
 }
 
 /// Whether no server share can make the truncation of an `|x| ≤ bound` wrong:
@@ -89,6 +117,62 @@ mod tests {
             let s = Fp::from_i64(x) - c;
             prop_assert_eq!(trunc_client(c, 0) + trunc_server(s, 0), Fp::from_i64(x));
         }
+    }
+
+    /// `floor(2^24·x/p)`, as it is written.
+    fn fraction(x: i64) -> i64 {
+        (i128::from(x) << LEADING_BITS).div_euclid(i128::from(P)) as i64
+    }
+
+    /// The leading bits of shares of x, which must be one of the two outcomes.
+    fn leading(x: i64, c: u64) -> i64 {
+        let c = Fp::new(c);
+        let z = join_leading(leading_client(c), leading_server(Fp::from_i64(x) - c));
+        let modulus = 1 << LEADING_BITS;
+        let above = (z - fraction(x)).rem_euclid(modulus);
+        assert!(above <= 1, "{x}: {z} is neither {} nor one more", fraction(x));
+        assert!((-modulus / 2..modulus / 2).contains(&z));
+        z
+    }
+
+    proptest! {
+        #[test]
+        fn leading_bits_are_floor_or_one_more(c in 0..P, x in -(P as i64 / 2)..=(P / 2) as i64) {
+            leading(x, c);
+        }
+
+        #[test]
+        fn leading_bits_of_one_share(x in 0..P) {
+            let expected = (u128::from(x) << LEADING_BITS) / u128::from(P);
+            prop_assert_eq!(u128::from(leading_client(Fp::new(x))), expected);
+        }
+    }
+
+    #[test]
+    fn leading_bits_at_every_kind_of_edge() {
+        let ends = [0, 1, 2, STEP - 1, STEP, STEP + 1, P / 2 - STEP, P / 2 - 1, P / 2];
+        for x in ends.into_iter().flat_map(|x| [x as i64, -(x as i64)]) {
+            for c in ends.into_iter().flat_map(|c| [c, P - 1 - c]) {
+                leading(x, c);
+            }
+        }
+        for q in [1u64, 2, 3, (1 << 23) - 1, 1 << 23, (1 << 24) - 1] {
+            for x in [q * STEP - 1, q * STEP, q * STEP + 1, q * STEP + 2] {
+                let expected = (u128::from(x) << LEADING_BITS) / u128::from(P);
+                assert_eq!(u128::from(leading_client(Fp::new(x))), expected, "{q}");
+            }
+        }
+        assert_eq!(leading_client(Fp::new(P - 1)), (1 << LEADING_BITS) - 1);
+    }
+
+    #[test]
+    fn leading_bits_are_unbiased() {
+        // x = 5 and 3/8 steps: the mean over random shares.
+        use rand::{rngs::StdRng, Rng, SeedableRng};
+        let (mut rng, n) = (StdRng::seed_from_u64(2), 200_000);
+        let x = (5 * STEP + STEP / 8 * 3) as i64;
+        let sum: i64 = (0..n).map(|_| leading(x, rng.gen_range(0..P))).sum();
+        assert!((sum as f64 / f64::from(n) - 5.375).abs() < 0.01);
     }
 
     #[test]

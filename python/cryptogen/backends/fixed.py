@@ -44,7 +44,7 @@ class FixedBackend:
     `range_events`: of each row of the last `logits` call, as the client would learn them (A7).
     `events`: how many of them came from where; `excess`: how far outside at most (scores: nats,
     activations: times half the window's width,
-    others: a factor). `raw_logits`: the integers of the last `logits` call.
+    others: a factor). `raw_logits`: the integers of the last `logits` call, of 24 bits.
     """
 
     def __init__(self, model: IntegerModel, plan: NumericPlan, rounding: Rounding) -> None:
@@ -212,14 +212,15 @@ class FixedBackend:
         return h[-1:]
 
     def logits(self, x: Ints) -> NDArray[Any]:
-        """A5.8: real logits [T, vocab], float64; the integers stay in `raw_logits`."""
-        self.raw_logits = self.linear(x, "head")
+        """A5.8, A8: real logits [T, vocab], float64; the integers stay in `raw_logits`."""
+        exact = self.linear(x, "head")  # [T, vocab]
+        self.raw_logits = self.rounding.leading(times(exact, np.array(1 << self.plan.logit_shift)))
         n = len(x)
         sampled = self._rows[-n:].copy()
         sampled[0] += self._pending + int(self._rows[:-n].sum())
         self.range_events = [int(count) for count in sampled]
         self._pending, self._rows = 0, np.zeros(0, dtype=np.int64)
-        return self.raw_logits / 2.0**self.plan.logit_bits
+        return self.raw_logits / 2.0**self.plan.coarse_logit_bits
 
     def _note(self, place: Place, events: Ints, outside: float) -> None:
         self.events[place] += int(events.sum())

@@ -67,7 +67,7 @@ class ClientBackend(_Party["ClientTensor"]):
 
     def __init__(self, endpoint: ClientEndpoint, plan: NumericPlan) -> None:
         super().__init__(endpoint)
-        self._scale, self._bound = 2.0**plan.logit_bits, plan.linears["head"].out_bound
+        self._scale, self._bound = 2.0**plan.coarse_logit_bits, plan.coarse_logit_bound
         self.raw_logits: NDArray[np.int64] | None = None
         self.range_events: list[int] = []
 
@@ -78,8 +78,8 @@ class ClientBackend(_Party["ClientTensor"]):
         return self._endpoint.linear(x, site)
 
     def logits(self, x: ClientTensor) -> NDArray[np.float64]:
-        """Real logits [rows, vocab]; the integers stay in `raw_logits`, every row's range events in
-        `range_events`.
+        """Real logits [rows, vocab]; the integers, of 24 bits, stay in `raw_logits`, every row's
+        range events in `range_events`.
 
         `NumericFailure`, when both are set, if a logit is beyond the plan's bound, which holds for
         every text.

@@ -1,9 +1,9 @@
-"""How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2
-and A6).
+"""How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2,
+A6 and A8).
 
 Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are.
 `TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus
-1, mod `2^k`. Shifts may be one integer or an array that broadcasts. Every call is one event of
+1, mod `2^k`; leading bits are `floor(2^24·x/p)` or that plus 1. Shifts may be one integer or an array that broadcasts. Every call is one event of
 `x.size` outcomes in C order.
 """
 
@@ -20,6 +20,8 @@ from .field import Ints, P, Unsigned, add_field, from_field, largest, minus, red
 Shift = int | Ints
 Outcome = Callable[[Ints, Unsigned, Ints], Ints]  # (x, client's share, shift) → what two parties get
 Test = Callable[[Ints], NDArray[np.bool_]]
+LEADING_BITS = 24
+STEP = P >> LEADING_BITS  # numbers with the same leading bits, (p − 1)/2^24
 LARGE = 1 << 40  # below, shares wrap the wrong way with probability 2^-24 at most
 
 
@@ -44,6 +46,10 @@ class Rounding(Protocol):
         """A6 of a share that no truncation has made, a number modulo `2^64`."""
         ...
 
+    def leading(self, x: Ints) -> Ints:
+        """A8: the leading 24 bits of x, same shape, in `[−2^23, 2^23)`."""
+        ...
+
 
 class Nearest:
     """Deterministic: round half up; the upper index; shares always wrap the way they nearly always
@@ -62,10 +68,14 @@ class Nearest:
     def lift(self, x: Ints) -> Ints:
         return x
 
+    def leading(self, x: Ints) -> Ints:
+        low, rest = _leading_floor(x)
+        return _signed(low + (rest >= STEP // 2))
+
 
 class Random:
     """What uniform shares give: the upper outcome with probability `((x+1) mod 2^k + 1)/2^k`, and
-    wrong wraps.
+    wrong wraps; of leading bits with the probability that the rest is of a step.
 
     Where a wrong wrap is likelier than `2^-24` shares are drawn and the parties' formulas applied;
     below, a 32-bit number decides, and a wrong wrap does not happen.
@@ -87,6 +97,11 @@ class Random:
 
     def lift(self, x: Ints) -> Ints:
         return self._repaired(x, x, 0, lifted_shares, P)
+
+    def leading(self, x: Ints) -> Ints:
+        low, rest = _leading_floor(x)
+        place = self._rng.integers(0, (1 << 32) - 1, size=x.shape, dtype=np.uint32).astype(np.int64) << 8
+        return _signed(low + (rest + place >= STEP))  # a step is 2^8·(2^32 − 1)
 
     def _upper(self, x: Ints, k: Shift) -> Ints:
         """`floor((x+1)/2^k)` plus a Bernoulli, `floor((x + 2 + u)/2^k)` `u` uniform below
@@ -182,6 +197,10 @@ class Replay:
     def lift(self, x: Ints) -> Ints:
         return self._take(x, x, x, lambda got: np.abs(got - x) != 2**64 - P, "lifted share")  # ±p modulo 2^64
 
+    def leading(self, x: Ints) -> Ints:
+        low, _ = _leading_floor(x)
+        return self._take(x, _signed(low), _signed(low + 1), lambda got: np.ones_like(got, dtype=np.bool_), "logit")
+
     def finish(self) -> None:
         """Raises ReplayError unless every value was used."""
         left = self._rest.size + sum(np.size(np.asarray(chunk)) for chunk in self._chunks)
@@ -212,6 +231,19 @@ def _next_floor(x: Ints, k: Ints) -> Ints:
     return floor
 
 
+def _leading_floor(x: Ints) -> tuple[Ints, Ints]:
+    """`floor(2^24·x/p)` of signed representatives, and what x is above the first number of which
+    that is so."""
+    low = (x - (x > 0)) // STEP  # 2^24·x ≥ q·p = q·(2^24·STEP + 1): for q > 0 that is x > q·STEP
+    return low, x - low * STEP
+
+
+def _signed(z: Ints) -> Ints:
+    """Integers modulo `2^24` as signed representatives."""
+    half = 1 << (LEADING_BITS - 1)
+    return ((z + half) & (2 * half - 1)) - half
+
+
 class Recording:
     """Passes on another rounding's outcomes and keeps them, in order: input for `Replay`."""
 
@@ -232,6 +264,9 @@ class Recording:
 
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
         return self._keep(self._inner.index(x, h, k))
+
+    def leading(self, x: Ints) -> Ints:
+        return self._keep(self._inner.leading(x))
 
     def _keep(self, y: Ints) -> Ints:
         self.values.append(y.copy())

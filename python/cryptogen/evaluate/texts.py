@@ -180,7 +180,7 @@ def compare_fixed(
     def both() -> Iterator[tuple[NDArray[Any], NDArray[Any], Sequence[int]]]:
         for part, reference in zip(parts_of(tokens), float_rows(model, tokens), strict=True):
             forward(run, model.config, part, "all")
-            yield reference, fixed.raw_logits / 2.0**plan.logit_bits, fixed.range_events
+            yield reference, fixed.raw_logits / 2.0**plan.coarse_logit_bits, fixed.range_events
 
     comparison.window(tokens, both())
     comparison.places(fixed.events, fixed.excess)

@@ -25,6 +25,8 @@ from .pieces import MAX_ENTRY, F, IntTable, make
 VERSION = 2
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
+LOGIT_ROOM = 62  # log2 of what the head's bound is scaled up to at most: half of what the field holds (A8)
+MAX_LOGIT_SHIFT = 40  # the leading 24 bits of a number modulo p are in units of about 2^40
 MAX_LIFTED_CUT = 40  # bits cut off σ's shares by both truncations: what is left is wide enough to be lifted
 ARCHITECTURES = ("gpt2", "llama")
 ANCHORS = ("first", "own", "both")
@@ -180,6 +182,23 @@ class NumericPlan:
     tables: int
     functions: tuple[dict[str, Any], ...]
     statistics: dict[str, Any]
+
+    @property
+    def logit_shift(self) -> int:
+        """By how many bits logits are shifted up before their leading 24 bits are taken (A8)."""
+        log = (self.linears["head"].out_bound - 1).bit_length()
+        return min(max(LOGIT_ROOM - log, 0), MAX_LOGIT_SHIFT)
+
+    @property
+    def coarse_logit_bits(self) -> int:
+        """Scale of the logits that the client learns: the leading 24 bits of those of
+        `logit_bits`."""
+        return self.logit_bits + self.logit_shift - MAX_LOGIT_SHIFT
+
+    @property
+    def coarse_logit_bound(self) -> int:
+        """The largest of these that any logits within the head's bound can give."""
+        return -(-self.linears["head"].out_bound >> (MAX_LOGIT_SHIFT - self.logit_shift)) + 1
 
     def to_json(self) -> str:
         """Canonical compact JSON (sorted keys): what is stored, sent and hashed."""

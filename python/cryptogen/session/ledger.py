@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryptogen import _core
+from cryptogen.errors import Forked
 
 from .costs import Costs, phase_costs
 
@@ -30,8 +31,11 @@ class Ledger:
 
     def closed(self) -> None:
         """Keeps what the endpoint has counted; it may go."""
-        self._earlier, self._seconds = self.costs(), {}
-        self._endpoint = None
+        try:
+            self._earlier = self.costs()
+        except Forked:
+            pass  # the endpoint is another process's, and so is what it has counted
+        self._seconds, self._endpoint = {}, None
 
     @contextmanager
     def timing(self, phase: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cryptogen import _core
 from cryptogen.backends.private import ClientBackend
-from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, MaterialShort, NumericFailure
+from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, Forked, MaterialShort, NumericFailure
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import check_tokens, forward, want_of
 from cryptogen.paths import write_private
@@ -94,7 +94,7 @@ class Link:
             try:
                 self._endpoint.send_control(messages.encode(messages.Bye()))
             except CryptogenError:
-                pass  # it is gone already
+                pass  # it is gone already, or another process's
             self._drop()
 
     def _drop(self) -> None:
@@ -257,13 +257,13 @@ class Link:
 
     @contextmanager
     def _step(self, phase: str, message: Message) -> Iterator[None]:
-        """Announces a step and times it. Only running short, no saved cache, or logits that are
-        absurd (when the pass is over) leave both parties in step."""
+        """Announces a step and times it. Only running short, no saved cache, logits that are absurd
+        (when the pass is over), or another process's use leave both parties in step."""
         with self.ledger.timing(phase):
             try:
                 self._open().send_control(messages.encode(message))
                 yield
-            except (MaterialShort, CacheRejected, NumericFailure):
+            except (MaterialShort, CacheRejected, NumericFailure, Forked):
                 raise
             except BaseException:
                 self._drop()

@@ -11,7 +11,7 @@ use cryptogen_protocols::share::Cost;
 use cryptogen_protocols::{ProtocolError, Result};
 
 use super::clear::Clear;
-use super::sessions::{client_pass, pair, server_pass, store_and_key, Logits};
+use super::sessions::{client_pass_tried, pair, server_pass_tried, store_and_key, Logits, Tries};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::{Handle, Variant};
 
@@ -68,14 +68,15 @@ fn run<P: Side>(
 }
 
 /// Prepares what the sessions need, runs them and compares with the clear model.
-fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions) {
+fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions, tries: Tries) {
     let (want, layers) = (stock(tiny, sessions), tiny.plan.model.layers);
     let (client, server) = pair(
         |conn| -> Result<_> {
             let (mut e, handle) = open(conn, tiny, dir, variant)?;
             e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
-            let left = run(&mut e, &handle, sessions, |e, tokens| client_pass(e, layers, tokens, 1))?;
+            let left =
+                run(&mut e, &handle, sessions, |e, tokens| client_pass_tried(e, layers, tokens, 1, tries))?;
             assert_eq!(e.stock(), Stock { rows: 0, logits: 0, exponentials: 0 });
             Ok(left)
         },
@@ -84,7 +85,7 @@ fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions) {
             e.send_model(&tiny.model, &mut |_, _, _| true)?;
             e.prepare(want, &mut |_, _, _| true)?;
             let left = run(&mut e, &handle, sessions, |e, tokens| {
-                server_pass(e, tiny, tokens.len(), 1).map(|()| Default::default())
+                server_pass_tried(e, tiny, tokens.len(), 1, tries).map(|()| Default::default())
             })?;
             let done = handle.state().counts();
             assert!(done.operations.ct_pt > 0 && done.operations.ct_ct > 0 && done.encrypted > 0);
@@ -113,9 +114,9 @@ fn encrypted_cache_logits_equal_the_clear_ones() {
     for arch in BOTH {
         let dir = tempfile::tempdir().unwrap();
         let sessions: &Sessions = &[&[&[3, 0, 19], &[7], &[11, 2]], &[&[5], &[1]]];
-        check(tiny(arch), dir.path(), Variant::EncryptedCache, sessions);
+        check(tiny(arch), dir.path(), Variant::EncryptedCache, sessions, Tries::Once);
         // A second connection uses the keys of the first.
-        check(tiny(arch), dir.path(), Variant::EncryptedCache, &[&[&[4, 9]]]);
+        check(tiny(arch), dir.path(), Variant::EncryptedCache, &[&[&[4, 9]]], Tries::Once);
     }
 }
 
@@ -123,7 +124,17 @@ fn encrypted_cache_logits_equal_the_clear_ones() {
 fn recomputed_logits_equal_the_clear_ones() {
     for arch in BOTH {
         let dir = tempfile::tempdir().unwrap();
-        check(tiny(arch), dir.path(), Variant::Recompute, &[&[&[3, 0]], &[&[3, 0, 7]], &[&[3, 0, 7], &[1]]]);
+        let sessions: &Sessions = &[&[&[3, 0]], &[&[3, 0, 7]], &[&[3, 0, 7], &[1]]];
+        check(tiny(arch), dir.path(), Variant::Recompute, sessions, Tries::Once);
+    }
+}
+
+#[test]
+fn no_step_runs_twice() {
+    // Row 0 alone, a row behind it, and a prompt.
+    for (arch, variant) in BOTH.into_iter().zip(Variant::ALL) {
+        let dir = tempfile::tempdir().unwrap();
+        check(tiny(arch), dir.path(), variant, &[&[&[3], &[7]], &[&[5, 1]]], Tries::Twice);
     }
 }
 

@@ -34,6 +34,9 @@ pub enum SessionError {
         /// Short text without secrets.
         text: String,
     },
+    /// This process was forked from the one that opened the connection.
+    #[error("this process was forked from the one that opened the connection, and must open its own")]
+    Forked,
     /// The interrupt hook asked us to stop.
     #[error("interrupted while waiting for the peer")]
     Interrupted,
@@ -136,6 +139,7 @@ impl From<SessionError> for ChannelError {
             SessionError::Peer { phase, kind, text } => {
                 ChannelError::Peer(format!("{phase}: {kind}: {text}"))
             }
+            SessionError::Forked => ChannelError::Forked,
             SessionError::Interrupted => ChannelError::Interrupted,
             SessionError::Timeout { .. } => ChannelError::Timeout,
             SessionError::Io { kind, .. } => ChannelError::Io(kind),

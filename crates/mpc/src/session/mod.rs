@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 use cryptogen_party::{Channel, ChannelError, MessageError, Party};
 use serde_json::{json, Value};
 
+use crate::Home;
+
 pub use connect::{connect, Listener};
 pub use error::SessionError;
 pub use handshake::{AccessToken, Agreement, Hello, Introduction, Policy, Welcome, PROTOCOL_VERSION};
@@ -66,6 +68,7 @@ const FAILURE: u8 = 4;
 /// direction stays closed; an interrupt or time-out before a message's payload began loses nothing
 /// and the call may be repeated.
 pub struct Connection<P: Party> {
+    home: Home,
     wire: Box<dyn Wire>,
     watch: Watch,
     counter: Counter,
@@ -81,6 +84,7 @@ pub struct Connection<P: Party> {
 impl<P: Party> Connection<P> {
     fn over(wire: Box<dyn Wire>) -> Self {
         Connection {
+            home: Home::here(),
             wire,
             watch: Watch::new(DEFAULT_IDLE),
             counter: Counter::default(),
@@ -90,6 +94,18 @@ impl<P: Party> Connection<P> {
             can_receive: true,
             failure: None,
             party: PhantomData,
+        }
+    }
+
+    /// Whether this process may use the connection.
+    ///
+    /// # Errors
+    /// `Forked` in a child of the process that opened it. So do all messages, either way.
+    pub fn check_home(&self) -> Result<(), SessionError> {
+        if self.home.is_here() {
+            Ok(())
+        } else {
+            Err(SessionError::Forked)
         }
     }
 
@@ -137,7 +153,7 @@ impl<P: Party> Connection<P> {
     /// Sends one message of any length.
     ///
     /// # Errors
-    /// `Closed`, `Io`, `Interrupted`, `Timeout`; `Peer` if the peer reported a failure before it
+    /// `Closed`, `Forked`, `Io`, `Interrupted`, `Timeout`; `Peer` if the peer reported a failure before it
     /// closed.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         self.sending(|this| {
@@ -238,6 +254,7 @@ impl<P: Party> Connection<P> {
         &mut self,
         act: impl FnOnce(&mut Self) -> Result<(), SessionError>,
     ) -> Result<(), SessionError> {
+        self.check_home()?;
         if !self.can_send {
             return Err(SessionError::Closed);
         }
@@ -262,6 +279,7 @@ impl<P: Party> Connection<P> {
         &mut self,
         act: impl FnOnce(&mut Self) -> Result<T, SessionError>,
     ) -> Result<T, SessionError> {
+        self.check_home()?;
         if !self.can_receive {
             return Err(SessionError::Closed);
         }

@@ -10,6 +10,7 @@ use rustls::Connection as Tls;
 
 use super::error::{short, SessionError};
 use super::wire::{append, wait_tick, Watch, Wire};
+use crate::Home;
 
 /// Ciphertext taken from the socket in one call.
 const SOCKET_BYTES: usize = 256 << 10;
@@ -22,6 +23,7 @@ const INBOX_BYTES: usize = 64 << 20;
 pub(super) type Refusal = Arc<OnceLock<(String, String)>>;
 
 pub(super) struct TlsWire {
+    home: Home,
     tls: Tls,
     socket: TcpStream,
     /// Ciphertext `[at, end)` not yet given to `tls`.
@@ -42,7 +44,17 @@ impl TlsWire {
         socket.set_nonblocking(true).map_err(failed)?;
         tls.set_buffer_limit(Some(SEND_BYTES));
         let cipher = vec![0; SOCKET_BYTES].into_boxed_slice();
-        Ok(TlsWire { tls, socket, cipher, at: 0, end: 0, inbox: Vec::new(), inbox_at: 0, refusal })
+        Ok(TlsWire {
+            home: Home::here(),
+            tls,
+            socket,
+            cipher,
+            at: 0,
+            end: 0,
+            inbox: Vec::new(),
+            inbox_at: 0,
+            refusal,
+        })
     }
 
     fn handshake(&mut self, watch: &mut Watch) -> Result<(), SessionError> {
@@ -194,6 +206,9 @@ impl Wire for TlsWire {
 
 impl Drop for TlsWire {
     fn drop(&mut self) {
+        if !self.home.is_here() {
+            return; // The parent goes on with the socket.
+        }
         // A polite close as far as the socket takes it without waiting.
         self.tls.send_close_notify();
         let _ = self.tls.write_tls(&mut self.socket);

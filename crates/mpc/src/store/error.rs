@@ -55,6 +55,9 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// This process was forked from the one that opened the store.
+    #[error("this process was forked from the one that opened the store, and must open its own")]
+    Forked,
     /// An earlier write failed half-way; the store has to be opened again.
     #[error("the store failed earlier and must be reopened")]
     Failed,

@@ -7,6 +7,9 @@
 //! records are overwritten with zeros, as soon as they are read ([`Pool::take`]) or when the pool
 //! changes after that ([`Unread`]).
 //!
+//! In a child that was forked from the process that opened a store, all of it fails with
+//! [`StoreError::Forked`], and dropping it changes nothing on disk.
+//!
 //! Cost of a take: one write of the state file and two `fsync`s.
 
 mod error;
@@ -35,6 +38,8 @@ pub use state::{PoolCursor, StoreState};
 
 use file::PoolFile;
 use state::{check_name, Disk, PoolEntry};
+
+use crate::Home;
 
 /// What the material is good for. Made for one, useless (and refused) for any other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +76,7 @@ pub struct Store {
 }
 
 struct Shared {
+    home: Home,
     dir: PathBuf,
     inner: Mutex<Inner>,
     /// Holds the lock as long as it is open.
@@ -126,7 +132,8 @@ impl Store {
                 inner.files.insert(name.clone(), Arc::new(file));
             }
         }
-        Ok(Store { shared: Arc::new(Shared { dir: dir.to_owned(), inner: Mutex::new(inner), _lock: lock }) })
+        let (home, dir, inner) = (Home::here(), dir.to_owned(), Mutex::new(inner));
+        Ok(Store { shared: Arc::new(Shared { home, dir, inner, _lock: lock }) })
     }
 
     /// The directory, for files that belong to the same pair of parties; locked as long as the
@@ -147,7 +154,7 @@ impl Store {
         if record_bytes == 0 {
             return Err(StoreError::Size { pool: name.to_owned(), records: 0, record_bytes: 0 });
         }
-        let mut inner = self.shared.lock();
+        let mut inner = self.shared.change()?;
         if let Some(file) = inner.files.get(name) {
             if file.record_bytes != expected {
                 let actual = file.record_bytes;
@@ -176,7 +183,7 @@ impl Store {
     /// # Errors
     /// `StoreId` if another id is set, `PeerState` if this is not 32 hex digits, `Io`, `DiskFull`.
     pub fn set_store_id(&self, id: &str) -> Result<(), StoreError> {
-        let mut inner = self.shared.lock();
+        let mut inner = self.shared.change()?;
         match &inner.disk.store_id {
             Some(set) if set == id => Ok(()),
             Some(set) => {
@@ -201,7 +208,7 @@ impl Store {
     /// # Errors
     /// `StoreId`, `PeerState`, `BatchOpen`, `Io`, `DiskFull`, `Failed`.
     pub fn resync(&self, theirs: &StoreState) -> Result<(), StoreError> {
-        let mut inner = self.shared.lock();
+        let mut inner = self.shared.change()?;
         let mine = inner.disk.public();
         mine.check_pair(theirs)?;
         for (name, file) in &inner.files {
@@ -222,6 +229,21 @@ impl Store {
 }
 
 impl Shared {
+    /// For whatever spends, writes or reads material: not in a child of the process that opened the
+    /// store, where the lock of the folder, the files and the cursor are the parent's.
+    fn change(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        self.check_home()?;
+        Ok(self.lock())
+    }
+
+    fn check_home(&self) -> Result<(), StoreError> {
+        if self.home.is_here() {
+            Ok(())
+        } else {
+            Err(StoreError::Forked)
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code panics half-way through a change of `Inner`: it is replaced as a whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -230,6 +252,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if !self.home.is_here() {
+            return; // The parent has not done with what would be wiped here.
+        }
         let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !inner.failed {
             // Whatever fails here is made up for when the store is opened.

@@ -77,7 +77,7 @@ impl Pool {
                 self.file.hold(record);
                 let at = start + offset;
                 offset += *len as u64;
-                Unread { file: self.file.clone(), at, len: *len, record, _shared: self.shared.clone() }
+                Unread { file: self.file.clone(), at, len: *len, record, shared: self.shared.clone() }
             };
             Ok(lengths.iter().map(piece).collect())
         })
@@ -91,7 +91,7 @@ impl Pool {
         read: impl FnOnce(u64, u64) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let name = &self.file.name;
-        let mut inner = self.shared.lock();
+        let mut inner = self.shared.change()?;
         let (needed, entry) = (n as u64, inner.entry(name));
         let (first, available) = (entry.cursor, entry.committed - entry.cursor);
         if needed > available {
@@ -111,7 +111,7 @@ impl Pool {
     /// # Errors
     /// `Skip`, `Io`, `DiskFull`, `Failed`.
     pub fn skip_to(&self, cursor: u64) -> Result<(), StoreError> {
-        let mut inner = self.shared.lock();
+        let mut inner = self.shared.change()?;
         let entry = inner.entry(&self.file.name);
         if cursor < entry.cursor || cursor > entry.committed {
             let pool = self.file.name.clone();
@@ -131,7 +131,7 @@ impl Pool {
     /// `BatchOpen`, `Size`, `DiskFull`, `Io`, `Failed`.
     pub fn begin_batch(&self, n: usize) -> Result<Batch, StoreError> {
         let file = &self.file;
-        let inner = self.shared.lock();
+        let inner = self.shared.change()?;
         if inner.failed {
             return Err(StoreError::Failed);
         }
@@ -214,6 +214,7 @@ impl Batch {
     /// `Incomplete` if fewer bytes were written than the batch has, `DiskFull`, `Io`, `Failed`;
     /// nothing is committed.
     pub fn commit(mut self) -> Result<(), StoreError> {
+        self.shared.check_home()?;
         let file = &self.file;
         let (expected, actual) = (self.records * file.record_bytes, self.written.load(Ordering::Acquire));
         if actual < expected {
@@ -230,6 +231,7 @@ impl Batch {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.shared.check_home()?;
         self.file.file.write_all_at(bytes, self.origin + at).map_err(|e| self.file.failed("writing", &e))?;
         self.written.fetch_add(bytes.len() as u64, Ordering::AcqRel);
         Ok(())
@@ -238,7 +240,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        let mut inner = self.shared.lock();
+        let Ok(mut inner) = self.shared.change() else { return };
         self.file.batch.store(false, Ordering::Release);
         if !self.done && !inner.failed {
             // Failing to give room back is no harm: opening the store cuts the file as well.

@@ -39,7 +39,7 @@ pub struct Unread {
     /// record of the first byte
     pub(super) record: u64,
     /// keeps the store open
-    pub(super) _shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Unread {
@@ -61,14 +61,18 @@ impl Unread {
     /// The bytes.
     ///
     /// # Errors
-    /// `Io`; then they are lost.
+    /// `Io`; then they are lost. `Forked`.
     pub fn read(self) -> Result<Wiped<u8>, StoreError> {
+        self.shared.check_home()?;
         self.file.read(self.at, self.len)
     }
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
+        if self.shared.check_home().is_err() {
+            return; // Who holds the record is the parent's business.
+        }
         self.file.release(self.record);
     }
 }

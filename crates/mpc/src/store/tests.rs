@@ -4,6 +4,7 @@ use rand_core::OsRng;
 use tempfile::TempDir;
 
 use super::*;
+use crate::process::in_a_child;
 
 fn binding() -> Binding {
     Binding { peer: "alice".into(), model: "m".into(), plan: "p".into(), role: Role::Client }
@@ -264,4 +265,41 @@ fn skipping_goes_forward_only() {
         assert_eq!(pool.skip_to(asked), Err(skip));
     }
     assert_eq!(numbers(&pool.take(1).unwrap()), [3]);
+}
+
+#[test]
+fn a_child_neither_spends_nor_wipes() {
+    let dir = TempDir::new().unwrap();
+    let (path, state) = (dir.path().join("a.records"), dir.path().join("state.json"));
+    let store = open(&dir);
+    let pool = store.pool("a", 8).unwrap();
+    fill(&pool, 5);
+    let mut pieces = pool.take_unread(2, &[8, 8]).unwrap();
+    let batch = pool.begin_batch(1).unwrap();
+    let files = || [&path, &state].map(|file| fs::read(file).unwrap());
+    let before = files();
+    in_a_child(|| {
+        let forked = |error: Option<StoreError>| assert_eq!(error, Some(StoreError::Forked));
+        forked(store.pool("a", 8).err());
+        forked(store.pool("b", 8).err());
+        forked(store.set_store_id(&"0".repeat(32)).err());
+        forked(store.resync(&store.state()).err());
+        forked(pool.take(1).err());
+        forked(pool.take_unread(1, &[8]).err());
+        forked(pool.skip_to(3).err());
+        forked(pool.begin_batch(1).err());
+        forked(batch.write(0, 0, &[1; 8]).err());
+        forked(batch.commit().err());
+        forked(pieces.remove(0).read().err());
+        drop((pieces, pool, store));
+    });
+    assert_eq!(files(), before, "nothing is wiped, cut or written, whatever is dropped");
+
+    // The parent of the same, and a child that has let everything go.
+    let store = open(&dir);
+    let pool = store.pool("a", 8).unwrap();
+    fill(&pool, 1);
+    let mut pieces = pool.take_unread(1, &[8]).unwrap();
+    assert_eq!(pieces.remove(0).read().unwrap()[..], 3u64.to_le_bytes());
+    assert_eq!(numbers(&pool.take(3).unwrap()), [4, 5, 6]);
 }

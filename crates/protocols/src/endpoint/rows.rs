@@ -25,9 +25,10 @@ impl<P: Side> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Caller` beyond the context, `Short` if the store lacks rows or exponentials (nothing is
+    /// `Caller` beyond the context and in the middle of a pass, `Short` if the store lacks rows or exponentials (nothing is
     /// spent then), connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
+        self.online.between_passes("new rows")?;
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
         if rows > context {
             return Err(ProtocolError::caller("rows of a session", format!("up to {context}"), rows));

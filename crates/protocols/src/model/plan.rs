@@ -22,6 +22,11 @@ pub(super) const MAX_SHIFT: u32 = 32;
 /// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in
 /// 128 bits.
 pub(super) const MAX_ENTRY: i64 = 1 << 46;
+/// log2 of what the head's bound is scaled up to at most: half of what the field holds, so that
+/// logits beyond the bound have room to be seen (A8).
+const LOGIT_ROOM: u32 = 62;
+/// Largest shift of the logits: the leading 24 bits of p are in units of about `2^40`.
+const MAX_LOGIT_SHIFT: u32 = 40;
 /// Largest `f_w` of a matrix's rows, hence `out_shift` (A5).
 const MAX_WEIGHT_BITS: i64 = 15;
 
@@ -367,6 +372,14 @@ impl Plan {
     /// The linear layer of a site.
     pub fn linear(&self, site: Site) -> &Linear {
         &self.linears[site.index(self.model.layers)]
+    }
+
+    /// By how many bits logits are shifted up before their leading bits are taken (A8): the bound of
+    /// the head then lies between a quarter and half of the largest number of the field.
+    pub fn logit_shift(&self) -> u32 {
+        let bound = self.linear(Site::Head).out_bound;
+        let log = u64::BITS - bound.saturating_sub(1).leading_zeros();
+        LOGIT_ROOM.saturating_sub(log).min(MAX_LOGIT_SHIFT)
     }
 
     /// `round(2^bits·cos)` and `…sin` of a position, `[head_dim/2]` each; empty without rotary

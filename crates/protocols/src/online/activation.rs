@@ -25,7 +25,7 @@ use rayon::prelude::*;
 
 use super::products::Side;
 use super::tables::{line, look_up_all};
-use super::Online;
+use super::{Online, Turn};
 use crate::error::Result;
 use crate::material::{activation_shape, MaskLabel, TableKeys};
 use crate::model::{Plan, Site, Window};
@@ -99,6 +99,7 @@ impl Online<Client> {
         layer: usize,
     ) -> Result<Tensor<Client>> {
         self.check(u, Kind::Output(Site::Up(layer)))?;
+        self.take_turn(Turn::Activation(layer))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let windows = Windows::new(&plan, layer);
@@ -161,6 +162,7 @@ impl Online<Server> {
         layer: usize,
     ) -> Result<Tensor<Server>> {
         self.check(u, Kind::Output(Site::Up(layer)))?;
+        self.take_turn(Turn::Activation(layer))?;
         let plan = self.plan.clone();
         let (ff, n, spec) = (plan.model.ff, u.rows, &plan.activations[layer]);
         let windows = Windows::new(&plan, layer);

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::products::Side;
-use super::Online;
+use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
 use crate::material::MaskLabel;
 use crate::model::{Plan, ServerModel};
@@ -91,6 +91,7 @@ impl<P: Side> Online<P> {
 
     /// Takes the rows and head material of a forward pass.
     fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
+        self.between_passes("step of a pass")?;
         if rows == 0 {
             return Err(ProtocolError::caller("rows of a pass", "1 or more", 0));
         }
@@ -106,6 +107,7 @@ impl<P: Side> Online<P> {
         }
         self.activate(rows)?;
         self.head_now = self.heads.drain(..heads).collect();
+        self.turn = Some(Turn::FIRST);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::products::Side;
-use super::Online;
+use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
 use crate::model::{Linear, ServerModel, Site};
 use crate::share::local::trunc;
@@ -64,6 +64,7 @@ impl Online<Server> {
         site: Site,
     ) -> Result<Tensor<Server>> {
         self.check_linear(x, site)?;
+        self.take_turn(Turn::Linear(site))?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
         let mut y = self.products.linear(ch, model, site, &self.active, &x.data)?;
@@ -82,6 +83,7 @@ impl Online<Client> {
     /// The client's side: its share comes straight from the slot.
     pub fn linear(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>, site: Site) -> Result<Tensor<Client>> {
         self.check_linear(x, site)?;
+        self.take_turn(Turn::Linear(site))?;
         let plan = self.plan.clone();
         let l = plan.linear(site);
         let mut y = Zeroizing::new(Vec::with_capacity(x.rows * l.d_out));

@@ -16,6 +16,7 @@ pub mod preprocessed;
 pub mod products;
 pub mod scalar;
 pub mod tables;
+mod turn;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 
 use self::products::{Products, Side};
+pub(crate) use self::turn::Turn;
 use crate::error::{ProtocolError, Result};
 use crate::material::{expand_mask, HeadSlot, MaskLabel, Row, SlotLayout};
 use crate::model::{Plan, Site};
@@ -64,6 +66,8 @@ pub struct Online<P: Side> {
     pub(crate) heads: VecDeque<HeadSlot>,
     pub(crate) active: Vec<Row<P>>,
     pub(crate) head_now: Vec<HeadSlot>,
+    /// the step of the pass in progress whose turn it is
+    pub(crate) turn: Option<Turn>,
     /// events of rows that left without being sampled
     pub(crate) pending: Events,
     products: Box<P::Products>,
@@ -81,6 +85,7 @@ impl<P: Side> Online<P> {
             heads: VecDeque::new(),
             active: vec![],
             head_now: vec![],
+            turn: None,
             pending: Events::default(),
             products,
             trace: Trace::default(),
@@ -94,6 +99,7 @@ impl<P: Side> Online<P> {
         self.heads.clear();
         self.active.clear();
         self.head_now.clear();
+        self.turn = None;
         self.pending = Events::default();
         self.trace = Trace::default();
     }
@@ -102,8 +108,9 @@ impl<P: Side> Online<P> {
     /// have a position but no token are dropped too.
     ///
     /// # Errors
-    /// Those of `Products::crop`.
+    /// Those of `Products::crop`; `Caller` in the middle of a pass.
     pub(crate) fn crop(&mut self, rows: usize) -> Result<bool> {
+        self.between_passes("rows to keep")?;
         let dropped = self.products.crop(rows)?;
         if dropped {
             self.ready.clear();
@@ -144,7 +151,7 @@ impl<P: Side> Online<P> {
     }
 
     /// Starts a forward pass over the next `n` rows. A pass that failed half-way leaves the session
-    /// unusable: its rows are gone and so is the alignment of the cache.
+    /// unusable until a reset: its rows are gone and so is the alignment of the cache.
     pub(crate) fn activate(&mut self, n: usize) -> Result<()> {
         if self.ready.len() < n {
             return Err(ProtocolError::Short {

@@ -21,7 +21,7 @@ use cryptogen_ring::Fp;
 
 use super::products::Side;
 use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
-use super::Online;
+use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
 use crate::material::{hi_masks, hi_shape, lo_shape, MaskLabel, Row, HI_MASKS};
 use crate::model::{Plan, Site};
@@ -68,6 +68,7 @@ impl Online<Client> {
     /// The client's side; returns a placeholder for the input that now lies with the server.
     pub fn norm(&mut self, ch: &mut dyn Channel, h: &Tensor<Client>, into: Site) -> Result<Tensor<Client>> {
         let start_row = self.norm_start(h, into)?;
+        self.take_turn(Turn::Norm(into))?;
         let plan = self.plan.clone();
         let (norm, d) = (plan.norm_before(into).unwrap_or_default(), plan.model.d);
         let (spec, n) = (&plan.norms[norm], h.rows);
@@ -129,6 +130,7 @@ impl Online<Server> {
     /// The server's side; returns `x − r'` at scale F.
     pub fn norm(&mut self, ch: &mut dyn Channel, h: &Tensor<Server>, into: Site) -> Result<Tensor<Server>> {
         let start_row = self.norm_start(h, into)?;
+        self.take_turn(Turn::Norm(into))?;
         let plan = self.plan.clone();
         let (norm, d) = (plan.norm_before(into).unwrap_or_default(), plan.model.d);
         let (spec, n) = (&plan.norms[norm], h.rows);

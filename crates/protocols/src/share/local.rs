@@ -1,8 +1,10 @@
 //! What a party does with its own share, without a message: truncation, lifting, indices of
-//! look-ups (A1, A2, A6).
+//! look-ups, leading bits (A1, A2, A6, A8).
 
 use cryptogen_party::{Client, Party, Role};
-use cryptogen_ring::trunc::{index_client, index_server, trunc_client, trunc_server};
+use cryptogen_ring::trunc::{
+    index_client, index_server, leading_client, leading_server, trunc_client, trunc_server,
+};
 use cryptogen_ring::word::{lift_client, lift_server, word_trunc_client, word_trunc_server};
 use cryptogen_ring::{Fp, Word};
 
@@ -37,6 +39,14 @@ pub fn index<P: Party>(x: Fp, h: u32, k: u32) -> u32 {
     match P::ROLE {
         Role::Client => index_client(x, h, k),
         Role::Server => index_server(x, h, k),
+    }
+}
+
+/// A8 on this party's share.
+pub fn leading<P: Party>(x: Fp) -> u32 {
+    match P::ROLE {
+        Role::Client => leading_client(x),
+        Role::Server => leading_server(x),
     }
 }
 

@@ -91,7 +91,12 @@ impl Opened {
     /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table
     /// rotations.
     pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Opened> {
-        Ok(Opened { bytes: channel.recv(8 * words + 2 * rotations)?, at: 0 })
+        Opened::recv_bytes(channel, 8 * words + 2 * rotations)
+    }
+
+    /// Receives a message of `n` bytes.
+    pub(crate) fn recv_bytes(channel: &mut dyn Channel, n: usize) -> Result<Opened> {
+        Ok(Opened { bytes: channel.recv(n)?, at: 0 })
     }
 
     /// Reads `n` field elements; non-canonical ones are refused.
@@ -109,6 +114,12 @@ impl Opened {
     /// Reads `n` rotations.
     pub fn rotations(&mut self, n: usize) -> Result<Vec<u32>> {
         Ok(self.take(2 * n)?.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8).collect())
+    }
+
+    /// Reads `n` numbers of 24 bits.
+    pub(crate) fn leading(&mut self, n: usize) -> Result<Vec<u32>> {
+        let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], 0]);
+        Ok(self.take(3 * n)?.chunks_exact(3).map(number).collect())
     }
 
     fn take(&mut self, n: usize) -> Result<&[u8]> {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, P};
 
 use super::tiny::Tiny;
 use crate::model::{Anchor, Range, Scalar, Site, F};
@@ -95,6 +95,19 @@ impl<'a> Clear<'a> {
             let (c, s) = self.outcomes.pop_front().expect("an outcome");
             assert_eq!(c.wrapping_add(s) as i64, *x, "lifting fails with negligible probability");
         }
+    }
+
+    /// A8 of exact logits.
+    fn leading(&mut self, y: &[i64]) -> Vec<i64> {
+        let (scale, modulus) = (Fp::from_u128(1 << self.tiny.plan.logit_shift()), 1 << 24);
+        let one = |y: &i64| {
+            let (c, s) = self.outcomes.pop_front().expect("an outcome");
+            let (got, x) = ((c as u32 + s as u32) % modulus, (Fp::from_i64(*y) * scale).to_i64());
+            let low = (i128::from(x) << 24).div_euclid(i128::from(P)).rem_euclid(i128::from(modulus)) as u32;
+            assert!(got == low || got == (low + 1) % modulus, "leading bits of {y} cannot be {got}");
+            i64::from(got) - if got < modulus / 2 { 0 } else { i64::from(modulus) }
+        };
+        y.iter().map(one).collect()
     }
 
     /// Sums of a guard over equal parts, one for each row.
@@ -304,7 +317,8 @@ impl<'a> Clear<'a> {
     pub fn logits(&mut self, x_hat: &[i64]) -> Vec<i64> {
         let l = self.tiny.plan.linear(Site::Head);
         let x = self.tr_by(x_hat, |i| l.in_shift[i % l.d_in]);
-        self.apply(&x, Site::Head)
+        let y = self.apply(&x, Site::Head);
+        self.leading(&y)
     }
 
     /// A whole pass: the logits of the last `sampled` rows, and their events with those of the rows

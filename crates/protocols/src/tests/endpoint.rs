@@ -14,7 +14,7 @@ use crate::error::{ProtocolError, Result};
 use crate::model::Site;
 use crate::online;
 use crate::online::products::Side;
-use crate::testing::sessions::{client_pass, pair, server_pass, store_and_key, Logits};
+use crate::testing::sessions::{client_pass_tried, pair, server_pass_tried, store_and_key, Logits, Tries};
 
 /// A party's end over its store in `dir`.
 pub fn open<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
@@ -30,7 +30,7 @@ type Passes = [(&'static [usize], usize)];
 type Left = (Vec<Logits>, Vec<u64>, Stock, [u64; 2]);
 
 /// Prepares `want`, then runs `passes` in a session of their own.
-fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left) {
+fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes, tries: Tries) -> (Left, Left) {
     let layers = tiny.plan.model.layers;
     fn left<P: Side>(mut e: Endpoint<P>, logits: Vec<Logits>) -> Left {
         let online = e.connection().stats().online;
@@ -45,7 +45,7 @@ fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left
             for (tokens, sampled) in passes {
                 e.extend(tokens.len())?;
                 e.take_logits(*sampled)?;
-                logits.push(client_pass(&mut e, layers, tokens, *sampled)?);
+                logits.push(client_pass_tried(&mut e, layers, tokens, *sampled, tries)?);
             }
             Ok(left(e, logits))
         },
@@ -56,7 +56,7 @@ fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes) -> (Left, Left
             for (tokens, sampled) in passes {
                 e.extend(tokens.len())?;
                 e.take_logits(*sampled)?;
-                server_pass(&mut e, tiny, tokens.len(), *sampled)?;
+                server_pass_tried(&mut e, tiny, tokens.len(), *sampled, tries)?;
             }
             Ok(left(e, vec![]))
         },
@@ -75,8 +75,12 @@ impl<T> MapBoth<T> for (T, T) {
 }
 
 fn check_session(tiny: &Tiny, want: Stock, passes: &Passes) -> Stock {
+    check_session_tried(tiny, want, passes, Tries::Once)
+}
+
+fn check_session_tried(tiny: &Tiny, want: Stock, passes: &Passes, tries: Tries) -> Stock {
     let dir = tempfile::tempdir().unwrap();
-    let (client, server) = session(tiny, dir.path(), want, passes);
+    let (client, server) = session(tiny, dir.path(), want, passes, tries);
     let mut clear = Clear::new(tiny, client.1, server.1);
     let mut first = 0;
     for ((tokens, sampled), logits) in passes.iter().zip(client.0) {
@@ -110,6 +114,20 @@ fn private_logits_equal_the_clear_ones() {
             &[(&[3, 0, 19], 1), (&[7], 1), (&[11], 1)],
         );
         assert_eq!(left, Stock { rows: 2, logits: 1, exponentials: 3 });
+    }
+}
+
+#[test]
+fn no_step_runs_twice() {
+    // Row 0 alone, a row behind it, a prompt of which nobody samples a row, and one of which all are
+    // sampled: refused steps send nothing, spend nothing and leave the results as they are.
+    for arch in BOTH {
+        let passes: &Passes = &[(&[3], 1), (&[7], 1), (&[11, 0], 0), (&[1, 2], 2)];
+        let exponentials = exponentials_needed(&tiny(arch).plan, 0, 6);
+        let want = Stock { rows: 8, logits: 4, exponentials };
+        let left = check_session_tried(tiny(arch), want, passes, Tries::Twice);
+        assert_eq!(left, Stock { rows: left.rows, logits: 0, exponentials: 0 });
+        check_session_tried(tiny(arch), want, &[(&[3, 7], 1), (&[5], 0)], Tries::Twice);
     }
 }
 

@@ -57,12 +57,13 @@ fn wrong_lengths_and_hangups_are_errors() {
     });
 }
 
-/// Whether message `at` of party `by` holds nothing but rotations and integers modulo `2^64`, which
-/// any bytes are.
+/// Whether message `at` of party `by` holds nothing but rotations, leading bits and integers modulo
+/// `2^64`, which any bytes are.
 fn has_no_field_element(arch: Arch, step: Step, by: usize, at: usize) -> bool {
     match step {
         Step::Norm(_) => (by, at) == (0, 0),
         Step::Activation(_) => by == 0 || arch == Arch::Gpt,
+        Step::Logits => true,
         _ => false,
     }
 }
@@ -110,7 +111,7 @@ fn transcripts_are_reproducible() {
         ["3e67186b5c667240", "d91037a56d96ae25"],
         ["2e3396711cf145f7", "b112b9205169c65c"],
         ["4f94b90638645ae7", "57b5cfa36698544d"],
-        ["e3b0c44298fc1c14", "c811676ecd270a2a"],
+        ["e3b0c44298fc1c14", "af23bdd87e096b5a"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
@@ -119,7 +120,7 @@ fn transcripts_are_reproducible() {
         ["22155725f20c9f60", "79809d540adb8f48"],
         ["3563b80c0d248472", "7650310b2cceb3eb"],
         ["ff21b4ee3c42557b", "a24c4b52bf9801ce"],
-        ["e3b0c44298fc1c14", "dce2f8ef4d1afcf4"],
+        ["e3b0c44298fc1c14", "2f83a0f5db0d48a3"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");
 }

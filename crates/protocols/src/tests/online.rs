@@ -15,7 +15,7 @@ use super::{elements, integers, rng};
 use crate::error::ProtocolError;
 use crate::material::{hi_shape, Slot};
 use crate::model::Site;
-use crate::online::Online;
+use crate::online::{Online, Turn};
 use crate::share::{Kind, Tensor};
 
 const ROWS: usize = 4;
@@ -159,6 +159,7 @@ fn linear_layers_and_logits_equal_the_clear_function() {
                 x[i * l.d_in..].iter().zip(r).map(|(x, r)| Fp::from_i64(*x) - *r).collect::<Vec<_>>()
             });
             let (mut client, mut server) = session.active(tiny, 0..ROWS);
+            (client.turn, server.turn) = (Some(Turn::Linear(site)), Some(Turn::Linear(site)));
             let server_x = Tensor::new(Kind::Input(site), ROWS, server_x.collect());
             let client_x = Tensor::new(Kind::Input(site), ROWS, vec![]);
             let (y_c, y_s) = run(

@@ -10,7 +10,7 @@ use super::dealer::Session;
 use super::tiny::{Arch, Tiny};
 use crate::error::Result;
 use crate::model::Site;
-use crate::online::Online;
+use crate::online::{Online, Turn};
 use crate::share::{Kind, Tensor};
 
 /// An interactive step over prepared rows.
@@ -63,6 +63,16 @@ impl Step {
         }
     }
 
+    /// Its turn in a pass.
+    pub fn turn(self) -> Turn {
+        match self {
+            Step::Norm(site) => Turn::Norm(site),
+            Step::Attention(l) => Turn::Attention(l),
+            Step::Activation(l) => Turn::Activation(l),
+            Step::Logits => Turn::Logits,
+        }
+    }
+
     fn kind(self) -> Kind {
         match self {
             Step::Norm(_) => Kind::Hidden,
@@ -112,7 +122,8 @@ pub type ClientRan = Ran<Result<Out>>;
 /// The server's: the next input, or nothing after the logits.
 pub type ServerRan = Ran<Result<Option<Tensor<Server>>>>;
 
-/// Runs a step on both sides over `Online` states that have their rows in progress.
+/// Runs a step on both sides over `Online` states that have their rows in progress, as if it were
+/// its turn.
 pub fn run_step(
     tiny: &Tiny,
     step: Step,
@@ -120,6 +131,7 @@ pub fn run_step(
     (client, server): (&mut Online<Client>, &mut Online<Server>),
     (x_c, x_s): (Tensor<Client>, Tensor<Server>),
 ) -> (ClientRan, ServerRan) {
+    (client.turn, server.turn) = (Some(step.turn()), Some(step.turn()));
     run_spoiled(
         faults,
         |ch| match step {

@@ -17,6 +17,9 @@ pub const INTERRUPTED: &str = "KeyboardInterrupt";
 /// A bug of ours.
 const BUG: &str = "InternalError";
 
+/// Of a child that uses what its parent has opened.
+const FORKED: &str = "Forked";
+
 /// Errors of a protocol step.
 pub fn protocol(e: &ProtocolError) -> &'static str {
     use ProtocolError as E;
@@ -52,6 +55,7 @@ fn channel(e: &ChannelError) -> &'static str {
     match e {
         E::Interrupted => INTERRUPTED,
         E::Closed => "ConnectionLost",
+        E::Forked => FORKED,
         E::Message(_) => "ProtocolViolation",
         E::Peer(_) => "PeerFailed",
         E::Timeout => "PeerTimeout",
@@ -65,6 +69,7 @@ pub fn session(e: &SessionError) -> &'static str {
     match e {
         E::Interrupted => INTERRUPTED,
         E::Closed => "ConnectionLost",
+        E::Forked => FORKED,
         E::Message(_) => "ProtocolViolation",
         E::Unsendable { .. } => "InputError",
         E::Peer { .. } => "PeerFailed",
@@ -84,6 +89,7 @@ pub fn store(e: &StoreError) -> &'static str {
     match e {
         E::DiskFull { .. } => "DiskFull",
         E::Locked { .. } => "StoreLocked",
+        E::Forked => FORKED,
         E::Short { .. } => "MaterialShort",
         E::CursorMismatch { .. } | E::StoreId { .. } | E::Binding { .. } => "MaterialMismatch",
         E::PeerState(_) => "ProtocolViolation",

@@ -198,3 +198,20 @@ fn agreement_names_the_first_difference() {
         }
     }
 }
+
+#[test]
+fn a_child_neither_sends_nor_receives() {
+    let (mut client, mut server) = Connection::memory_pair();
+    server.send_bytes(b"for the parent").unwrap();
+    in_a_child(|| {
+        assert_eq!(client.send_bytes(b"from the child"), Err(SessionError::Forked));
+        assert_eq!(client.send_control(&json!({})), Err(SessionError::Forked));
+        assert_eq!(client.send_failure("child", ""), Err(SessionError::Forked));
+        assert_eq!(client.recv_bytes(14), Err(SessionError::Forked));
+        assert_eq!(client.recv_control(), Err(SessionError::Forked));
+    });
+    // The parent goes on, both ways.
+    assert_eq!(client.recv_bytes(14).unwrap(), b"for the parent");
+    client.send_bytes(b"from the parent").unwrap();
+    assert_eq!(server.recv_bytes(15).unwrap(), b"from the parent");
+}

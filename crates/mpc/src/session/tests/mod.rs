@@ -7,6 +7,7 @@ use cryptogen_party::{Client, Server};
 
 use super::memory::MemoryWire;
 use super::*;
+use crate::process::in_a_child;
 
 /// A connection whose peer is the test itself, byte for byte.
 fn fed_by_hand<P: Party>() -> (Connection<P>, Sender<Vec<u8>>, MemoryWire) {

@@ -9,7 +9,7 @@ use crate::material::MaskLabel;
 use crate::model::Site;
 use crate::online::products::Awaited;
 use crate::online::scalar::{first_message, second_message, start};
-use crate::online::Online;
+use crate::online::{Online, Turn};
 use crate::share::{Kind, Opened, Opening, Tensor};
 
 impl Online<Client> {
@@ -21,6 +21,7 @@ impl Online<Client> {
         layer: usize,
     ) -> Result<Tensor<Client>> {
         self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
+        self.take_turn(Turn::Attention(layer))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
         let call = Call::new(&plan, layer, self.active_positions());

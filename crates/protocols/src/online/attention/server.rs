@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::material::MaskLabel;
 use crate::model::Site;
 use crate::online::scalar::{first_message, second_message, start};
-use crate::online::Online;
+use crate::online::{Online, Turn};
 use crate::share::{Kind, Opened, Opening, Tensor};
 
 impl Online<Server> {
@@ -20,6 +20,7 @@ impl Online<Server> {
         layer: usize,
     ) -> Result<Tensor<Server>> {
         self.check(qkv, Kind::Output(Site::Qkv(layer)))?;
+        self.take_turn(Turn::Attention(layer))?;
         let plan = self.plan.clone();
         let (m, n) = (&plan.model, qkv.rows);
         let call = Call::new(&plan, layer, self.active_positions());

@@ -326,7 +326,21 @@ impl<'a> Wild<'a> {
             .collect()
     }
 
-    pub fn logits(&mut self, x: &[Pair]) -> Vec<Fp> {
+    /// A8 of an exact logit.
+    fn leading(&mut self, y: Fp) -> i64 {
+        let (scale, modulus) = (Fp::from_u128(1 << self.tiny.plan.logit_shift()), 1i128 << 24);
+        let exact = i128::from((y * scale).to_i64()) << 24;
+        let (c, s) = self.next();
+        let got = i128::from((c as u32).wrapping_add(s as u32)) % modulus;
+        let signed = if got < modulus / 2 { got } else { got - modulus };
+        // Less than p away in either direction, modulo 2^24·p.
+        let above = (signed * i128::from(P) - exact).rem_euclid(modulus * i128::from(P));
+        let near = above <= i128::from(P) || above > (modulus - 1) * i128::from(P);
+        assert!(near, "leading bits of {y:?} cannot be {signed}");
+        signed as i64
+    }
+
+    pub fn logits(&mut self, x: &[Pair]) -> Vec<i64> {
         let (l, model) = (self.tiny.plan.linear(Site::Head), &self.tiny.model);
         x.iter().for_each(|x| assert_eq!(self.next_pair(), *x));
         self.events = vec![0; x.len() / l.d_in];
@@ -335,6 +349,7 @@ impl<'a> Wild<'a> {
             let sum: Fp = weight(o).iter().zip(x).map(|(w, x)| Fp::from_i64(i64::from(*w)) * value(x)).sum();
             sum + Fp::from_i64(model.bias(Site::Head).map_or(0, |b| b[o]))
         };
-        x.chunks(l.d_in).flat_map(|x| (0..l.d_out).map(move |o| one(x, o))).collect()
+        let y: Vec<Fp> = x.chunks(l.d_in).flat_map(|x| (0..l.d_out).map(move |o| one(x, o))).collect();
+        y.into_iter().map(|y| self.leading(y)).collect()
     }
 }

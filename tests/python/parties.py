@@ -1,0 +1,99 @@
+"""Two parties of this process over `_core` itself: what a script could do with their steps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+import cryptogen
+from cryptogen.bench.shapes import quick_plan
+from cryptogen.numerics.plan import NumericPlan, tables
+from cryptogen.numerics.quantise import quantise
+from cryptogen.protocols import PREPROCESSED
+from cryptogen.weights.canonical import Canonical, canonicalise
+
+_core = pytest.importorskip("cryptogen._core", reason="the Rust core is not built (make build)")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Parties:
+    """Both ends of a connection, over stores in `folder`."""
+
+    client: Any  # endpoints
+    server: Any
+    model: Any  # the server's weights
+    numeric: NumericPlan
+    checked: Any
+    canonical: Canonical
+    folder: Path
+
+    def material(self, rows: int, sampled: int) -> None:
+        """Prepares and takes what a session of `rows` rows needs, on both sides."""
+        tables_needed = self.checked.exponentials_needed(0, rows)
+
+        def make(endpoint: Any) -> None:
+            endpoint.prepare(rows + 5, sampled + 2, tables_needed + 1, None)
+            endpoint.extend(rows)
+            endpoint.take_logits(sampled)
+
+        both(lambda: make(self.client), lambda: make(self.server))
+
+
+def both(client: Callable[[], T], server: Callable[[], Any]) -> T:
+    """Runs the server's part in a thread, the client's here; the client's result."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    result = client()
+    thread.join(600)
+    if failed:
+        raise failed[0]
+    return result
+
+
+def open_parties(folder: Path, path: Path, protocol: str = PREPROCESSED) -> Parties:
+    """A client and a server of the tiny model at `path`; the client has what it needs of the
+    model."""
+    checkpoint = cryptogen.load(path)
+    numeric, canonical = quick_plan(checkpoint), canonicalise(checkpoint)
+    weights, checked = quantise(canonical, numeric), _core.CheckedPlan(numeric.to_json(), tables(numeric))
+    model = _core.ServerModel(checked, weights.matrices, weights.biases, weights.embed, weights.pos)
+    identity = _core.Identity.load_or_create(str(folder / "identity"))
+    listener = _core.Listener("127.0.0.1:0", identity)
+    key = _core.ServerKey.load_or_create(str(folder / "key"))
+    served: list[Any] = []
+
+    def serve() -> None:
+        connection = None
+        while connection is None:
+            connection = listener.accept(1.0)
+        connection.welcome(None)
+        connection.agree("model", "plan", "tables")
+        store = str(folder / "server")
+        served.append(connection.open(checked, store, "client", "model", "plan", key, False, protocol))
+        served[0].send_model(model, None)
+
+    def call() -> Any:
+        connection = _core.ClientConnection.connect(listener.address, identity.fingerprint, None)
+        connection.hello("client", None)
+        connection.agree("model", "plan", "tables")
+        endpoint = connection.open(checked, str(folder / "client"), "server", "model", "plan", False, protocol)
+        endpoint.receive_model(str(folder / "encrypted"), None)
+        return endpoint
+
+    client = both(call, serve)
+    return Parties(client, served[0], model, numeric, checked, canonical, folder)
