@@ -11,7 +11,7 @@ use cryptogen_protocols::share::Cost;
 use cryptogen_protocols::{ProtocolError, Result};
 
 use super::clear::Clear;
-use super::sessions::{client_pass_tried, pair, server_pass_tried, store_and_key, Logits, Tries};
+use super::sessions::{client_pass_tried, pair, server_pass_tried, store, Logits, Tries};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::{Handle, Variant};
 
@@ -25,8 +25,7 @@ fn open<P: Side>(
 where
     Box<P::Products>: From<Handle<P>>,
 {
-    let (store, key) = store_and_key::<P>(dir)?;
-    variant.open(conn, tiny.plan.clone(), store, key, false)
+    variant.open(conn, tiny.plan.clone(), store::<P>(dir)?, false)
 }
 
 /// Passes over tokens; a session of its own each.
@@ -73,8 +72,7 @@ fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions, tries: 
     let (client, server) = pair(
         |conn| -> Result<_> {
             let (mut e, handle) = open(conn, tiny, dir, variant)?;
-            e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
-            e.prepare(want, &mut |_, _, _| true)?;
+            e.prepare(want, None, &mut |_, _, _| true)?;
             let left =
                 run(&mut e, &handle, sessions, |e, tokens| client_pass_tried(e, layers, tokens, 1, tries))?;
             assert_eq!(e.stock(), Stock { rows: 0, logits: 0, exponentials: 0 });
@@ -82,8 +80,7 @@ fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions, tries: 
         },
         |conn| -> Result<_> {
             let (mut e, handle) = open(conn, tiny, dir, variant)?;
-            e.send_model(&tiny.model, &mut |_, _, _| true)?;
-            e.prepare(want, &mut |_, _, _| true)?;
+            e.prepare(want, Some(&tiny.model), &mut |_, _, _| true)?;
             let left = run(&mut e, &handle, sessions, |e, tokens| {
                 server_pass_tried(e, tiny, tokens.len(), 1, tries).map(|()| Default::default())
             })?;
@@ -144,8 +141,8 @@ fn two_protocols_are_refused() {
     let (client, server) = pair(
         |c| open(c, tiny, dir.path(), Variant::Recompute).err(),
         |c| {
-            let (store, key) = store_and_key::<Server>(dir.path()).unwrap();
-            Endpoint::open(c, tiny.plan.clone(), store, key, false).err()
+            let store = store::<Server>(dir.path()).unwrap();
+            Endpoint::open(c, tiny.plan.clone(), store, false).err()
         },
     );
     let got = |e: Option<ProtocolError>| match e {

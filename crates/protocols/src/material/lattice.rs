@@ -2,8 +2,8 @@
 //!
 //! The server has none: it computes on what the client encrypts, and never decrypts.
 
-use cryptogen_he::shares::{Nonces, RESULT_BYTES};
-use cryptogen_he::{linear, Combiner, Layout, Params, PublicKey, SecretKey, N};
+use cryptogen_he::shares::{Nonces, PublicKey, RESULT_BYTES};
+use cryptogen_he::{linear, Combiner, Layout, Params, SecretKey, N};
 use cryptogen_party::{Channel, Party, Role};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
@@ -27,7 +27,7 @@ pub enum LatticeKeys {
         /// of element-wise products and attention
         slots: PublicKey,
         /// of `Linear`
-        linear: linear::PublicKey,
+        linear: PublicKey,
     },
 }
 
@@ -59,12 +59,12 @@ impl LatticeKeys {
             Role::Server => {
                 let nonces = Nonces { client: theirs, server: mine };
                 let of_slots = PublicKey::bytes(params.ring());
-                let bytes = ch.recv(of_slots + PublicKey::bytes(linear::ring()))?;
+                let bytes = ch.recv(of_slots + PublicKey::bytes(linear::Params::get().ring()))?;
                 let (slots, linear) = bytes.split_at(of_slots);
                 Ok(LatticeKeys::Server {
                     params,
                     slots: PublicKey::from_bytes(params.ring(), &nonces, slots)?,
-                    linear: PublicKey::from_bytes(linear::ring(), &nonces, linear)?,
+                    linear: PublicKey::from_bytes(linear::Params::get().ring(), &nonces, linear)?,
                 })
             }
         }

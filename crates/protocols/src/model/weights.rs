@@ -29,8 +29,9 @@ struct Embedding {
 
 /// Bits of a low half, which is centred.
 const LOW_BITS: u32 = 15;
-/// Numbers of the embedding are below this in absolute value, so that both halves fit.
-const EMBED_LIMIT: i32 = 1 << (2 * LOW_BITS - 2);
+/// Numbers of the embedding are below this in absolute value: larger ones would make `Linear`'s noise
+/// felt.
+const EMBED_LIMIT: i32 = 1 << 26;
 
 impl Embedding {
     /// From `[vocab, d]`.
@@ -48,10 +49,6 @@ impl Embedding {
             out
         };
         Ok(Embedding { high: transposed(&high), low: transposed(&|x| x - (high(x) << LOW_BITS)) })
-    }
-
-    fn entry(&self, i: usize) -> i32 {
-        (i32::from(self.high[i]) << LOW_BITS) + i32::from(self.low[i])
     }
 }
 
@@ -98,16 +95,17 @@ impl ServerModel {
         self.weights.get(&site.name()).map_or(&[], Vec::as_slice)
     }
 
-    /// The numbers of a matrix by row and column.
-    pub fn entries<'a>(&'a self, plan: &Plan, matrix: Matrix) -> impl Fn(usize, usize) -> i32 + Sync + 'a {
-        let d_in = matrix.shape(plan).1;
-        let weights = match matrix {
-            Matrix::Embed => &[][..],
-            Matrix::Linear(site) => self.weight(site),
-        };
-        move |row, column| match matrix {
-            Matrix::Embed => self.embed.entry(row * d_in + column),
-            Matrix::Linear(_) => i32::from(weights[row * d_in + column]),
+    /// A row of a matrix, `[d_in]`.
+    pub fn row(&self, matrix: Matrix, row: usize, out: &mut [i32]) {
+        let place = row * out.len()..(row + 1) * out.len();
+        match matrix {
+            Matrix::Embed => {
+                let halves = self.embed.high[place.clone()].iter().zip(&self.embed.low[place]);
+                out.iter_mut().zip(halves).for_each(|(out, (h, l))| *out = (i32::from(*h) << LOW_BITS) + i32::from(*l));
+            }
+            Matrix::Linear(site) => {
+                out.iter_mut().zip(&self.weight(site)[place]).for_each(|(out, w)| *out = i32::from(*w));
+            }
         }
     }
 

@@ -29,8 +29,8 @@ mod packing;
 
 use std::ops::Range;
 
-use cryptogen_he::shares::RESULT_BYTES;
-use cryptogen_he::{Combiner, Params, PublicKey, SecretKey, SeededCiphertext};
+use cryptogen_he::shares::{PublicKey, RESULT_BYTES};
+use cryptogen_he::{Combiner, Params, SecretKey, SeededCiphertext};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;

@@ -13,8 +13,8 @@
 //! 1. C→S `Enc(x_i)` under the client's key.
 //! 2. S→C `Σ_i Enc(x_i)·y_i`, hidden. What hides it is `z_s`; the client finds `z_c`.
 
-use cryptogen_he::shares::RESULT_BYTES;
-use cryptogen_he::{Combiner, Params, PublicKey, SecretKey, SeededCiphertext, N};
+use cryptogen_he::shares::{PublicKey, RESULT_BYTES};
+use cryptogen_he::{Combiner, Params, SecretKey, SeededCiphertext, N};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;

@@ -16,27 +16,31 @@
 //! The inputs of the next matrix travel before the results of the last one, so that both parties
 //! work at the same time.
 
-use cryptogen_he::linear::{self, Packing};
+use cryptogen_he::linear::{self, Inputs, Packing};
+use cryptogen_he::shares::PublicKey;
 use cryptogen_party::Channel;
-use cryptogen_ring::{Fp, Prg, Seed};
+use cryptogen_ring::{Fp, Prg};
 
 use crate::error::Result;
 use crate::model::{Matrices, Matrix, Plan, ServerModel};
 use crate::share::Cost;
 
-fn packing(plan: &Plan, matrix: Matrix, rows: usize) -> Packing {
+fn packing(plan: &Plan, matrix: Matrix, rows: usize) -> Result<Packing> {
     let (d_out, d_in) = matrix.shape(plan);
-    Packing::cheapest(rows, d_in, d_out)
+    Ok(Packing::choose(rows, d_in, d_out)?)
 }
 
 /// Messages and bytes of `rows` rows.
-pub fn cost(plan: &Plan, matrices: &Matrices, rows: usize) -> Cost {
-    let packings = || matrices.iter().map(|(matrix, _)| packing(plan, matrix, rows));
-    Cost {
-        messages: 2 * matrices.len(),
-        client_bytes: packings().map(|packing| packing.input_bytes()).sum(),
-        server_bytes: packings().map(|packing| packing.result_bytes()).sum(),
-    }
+///
+/// # Errors
+/// More rows or a larger matrix than can be packed.
+pub fn cost(plan: &Plan, matrices: &Matrices, rows: usize) -> Result<Cost> {
+    let of_one = |(matrix, _)| {
+        let packing = packing(plan, matrix, rows)?;
+        let (client_bytes, server_bytes) = (packing.input_bytes(), packing.output_bytes());
+        Ok(Cost { messages: 2, client_bytes, server_bytes })
+    };
+    matrices.iter().map(of_one).sum()
 }
 
 /// Client: returns `y_c` `[T, width]`. `input` makes the `[T, d_in]` of a matrix; calls `done` with
@@ -56,18 +60,19 @@ pub fn client(
 ) -> Result<Vec<Fp>> {
     let width = matrices.width();
     let mut y = vec![Fp::ZERO; rows * width];
-    let mut inputs = matrices.iter().map(|(matrix, _)| {
-        key.encrypt(&packing(plan, matrix, rows), &input(matrix), &Seed::random(rng))
+    let mut inputs = matrices.iter().map(|(matrix, _)| -> Result<Vec<u8>> {
+        let packing = packing(plan, matrix, rows)?;
+        Ok(key.encrypt(&packing, 0..packing.inputs(), &input(matrix), rng)?)
     });
     if let Some(first) = inputs.next() {
-        ch.send(&first)?;
+        ch.send(&first?)?;
     }
     for (i, (matrix, place)) in matrices.iter().enumerate() {
         if let Some(next) = inputs.next() {
-            ch.send(&next)?;
+            ch.send(&next?)?;
         }
-        let packing = packing(plan, matrix, rows);
-        let shares = key.shares(&packing, &ch.recv(packing.result_bytes())?)?;
+        let packing = packing(plan, matrix, rows)?;
+        let shares = key.shares(&packing, 0..packing.outputs(), &ch.recv(packing.output_bytes())?)?;
         put(&shares, place, &mut y, width);
         done(i as u64 + 1)?;
     }
@@ -80,7 +85,7 @@ pub fn client(
 /// Connection failures, malformed ciphertexts, what `done` returns.
 pub fn server(
     ch: &mut dyn Channel,
-    client_key: &linear::PublicKey,
+    client_key: &PublicKey,
     plan: &Plan,
     model: &ServerModel,
     matrices: &Matrices,
@@ -90,20 +95,33 @@ pub fn server(
 ) -> Result<Vec<Fp>> {
     let width = matrices.width();
     let mut y = vec![Fp::ZERO; rows * width];
-    let mut packings = matrices.iter().map(|(matrix, _)| packing(plan, matrix, rows));
-    let mut next = packings.next().map(|packing| ch.recv(packing.input_bytes())).transpose()?;
+    let mut waiting = None;
     for (i, (matrix, place)) in matrices.iter().enumerate() {
-        let inputs = next.take().unwrap_or_default();
-        let packing = packing(plan, matrix, rows);
-        let weights = model.entries(plan, matrix);
-        let (shares, bytes) = client_key.evaluate(&packing, &weights, &inputs, &Seed::random(rng))?;
-        // Taken before the results leave: the client sends it first.
-        next = packings.next().map(|packing| ch.recv(packing.input_bytes())).transpose()?;
-        ch.send(&bytes)?;
+        let inputs = match waiting.take() {
+            Some(inputs) => inputs,
+            None => receive(ch, packing(plan, matrix, rows)?)?,
+        };
+        let outputs = 0..inputs.packing().outputs();
+        let weights = |row: usize, out: &mut [i32]| model.row(matrix, row, out);
+        let (results, shares) = linear::evaluate(&inputs, outputs, weights, client_key, rng)?;
+        drop(inputs);
+        // The client sends the next inputs before it takes these results.
+        if let Some((next, _)) = matrices.iter().nth(i + 1) {
+            waiting = Some(receive(ch, packing(plan, next, rows)?)?);
+        }
+        ch.send(&results)?;
         put(&shares, place, &mut y, width);
         done(i as u64 + 1)?;
     }
     Ok(y)
+}
+
+/// Server: the encrypted inputs of one matrix.
+fn receive(ch: &mut dyn Channel, packing: Packing) -> Result<Inputs> {
+    let bytes = ch.recv(packing.input_bytes())?;
+    let mut inputs = Inputs::new(packing);
+    inputs.add(&bytes)?;
+    Ok(inputs)
 }
 
 /// Puts one matrix's outputs `[T, d_out]` into their place in rows of all.

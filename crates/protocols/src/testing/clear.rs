@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use cryptogen_ring::{Fp, P};
 
 use super::tiny::Tiny;
-use crate::model::{Anchor, Range, Scalar, Site, F};
+use crate::model::{Anchor, F, Matrix, Range, Scalar, Site};
 
 /// A clear session: keys and values of its rows.
 pub struct Clear<'a> {
@@ -35,11 +35,19 @@ fn dot<'a>(pairs: impl Iterator<Item = (&'a i64, &'a i64)>) -> i64 {
     fit(pairs.map(|(a, b)| i128::from(*a) * i128::from(*b)).sum())
 }
 
+/// By how many units prepared shares of a product with a matrix may be off (A5.3).
+const OFF: i64 = 64;
+
 /// Checks one outcome of A1.
 fn check_tr(x: i64, k: u32, got: i64) {
-    let low = ((i128::from(x) + 1) >> k) as i64;
-    let allowed = if k == 0 { got == x } else { got == low || got == low + 1 };
-    assert!(allowed, "TR({x}, {k}) cannot be {got}");
+    check_tr_of((x, x), k, got);
+}
+
+/// The same of a number in this range.
+fn check_tr_of((least, most): (i64, i64), k: u32, got: i64) {
+    let floor = |x: i64| ((i128::from(x) + 1) >> k) as i64;
+    let allowed = if k == 0 { least..=most } else { floor(least)..=floor(most) + 1 };
+    assert!(allowed.contains(&got), "TR({least}..{most}, {k}) cannot be {got}");
 }
 
 impl<'a> Clear<'a> {
@@ -77,6 +85,17 @@ impl<'a> Clear<'a> {
         x.iter().enumerate().map(one).collect()
     }
 
+    /// Of products with a matrix.
+    fn tr_of_products(&mut self, x: &[i64], k: impl Fn(usize) -> u32) -> Vec<i64> {
+        let one = |(i, &x): (usize, &i64)| {
+            let (c, s) = self.outcomes.pop_front().expect("an outcome");
+            let got = (Fp::new(c) + Fp::new(s)).to_i64();
+            check_tr_of((x - OFF, x + OFF), k(i), got);
+            got
+        };
+        x.iter().enumerate().map(one).collect()
+    }
+
     fn idx(&mut self, x: &[i64], h: impl Fn(usize) -> u32, k: u32) -> Vec<usize> {
         let mask = (1 << k) - 1;
         let one = |(i, &x): (usize, &i64)| {
@@ -100,11 +119,16 @@ impl<'a> Clear<'a> {
     /// A8 of exact logits.
     fn leading(&mut self, y: &[i64]) -> Vec<i64> {
         let (scale, modulus) = (Fp::from_u128(1 << self.tiny.plan.logit_shift()), 1 << 24);
-        let one = |y: &i64| {
+        let one = |&y: &i64| {
             let (c, s) = self.outcomes.pop_front().expect("an outcome");
-            let (got, x) = ((c as u32 + s as u32) % modulus, (Fp::from_i64(*y) * scale).to_i64());
-            let low = (i128::from(x) << 24).div_euclid(i128::from(P)).rem_euclid(i128::from(modulus)) as u32;
-            assert!(got == low || got == (low + 1) % modulus, "leading bits of {y} cannot be {got}");
+            let got = (c as u32 + s as u32) % modulus;
+            let low = |y: i64| {
+                let x = (Fp::from_i64(y) * scale).to_i64();
+                (i128::from(x) << 24).div_euclid(i128::from(P)).rem_euclid(i128::from(modulus)) as u32
+            };
+            let allowed = [low(y - OFF), low(y + OFF)];
+            let allowed = allowed.iter().any(|low| got == *low || got == (low + 1) % modulus);
+            assert!(allowed, "leading bits of {y} cannot be {got}");
             i64::from(got) - if got < modulus / 2 { 0 } else { i64::from(modulus) }
         };
         y.iter().map(one).collect()
@@ -134,10 +158,10 @@ impl<'a> Clear<'a> {
         let entry = |(i, &token): (usize, &usize)| {
             let position =
                 model.positions.as_ref().map(|p| p[(first + i) * d..][..d].to_vec()).unwrap_or(vec![0; d]);
-            (0..d).map(|j| i64::from(model.embed[token * d + j]) + i64::from(position[j])).collect::<Vec<_>>()
+            (0..d).map(|j| embed[j * vocab + token] + i64::from(position[j])).collect::<Vec<_>>()
         };
         let x: Vec<i64> = tokens.iter().enumerate().flat_map(entry).collect();
-        self.tr(&x, self.tiny.plan.embed.shift)
+        self.tr_of_products(&x, |_| self.tiny.plan.embed.shift)
     }
 
     /// `x̂` of the rows `h` in front of `site`.
@@ -178,7 +202,7 @@ impl<'a> Clear<'a> {
         let l = self.tiny.plan.linear(site);
         let x = self.tr_by(x_hat, |i| l.in_shift[i % l.d_in]);
         let y = self.apply(&x, site);
-        self.tr_by(&y, |i| l.out_shift(i % l.d_out))
+        self.tr_of_products(&y, |i| l.out_shift(i % l.d_out))
     }
 
     /// `W·x + b`.

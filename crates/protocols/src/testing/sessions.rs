@@ -2,15 +2,12 @@
 
 use std::path::Path;
 
-use cryptogen_he::{Params, SecretKey};
 use cryptogen_mpc::session::Connection;
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_party::{Client, Party, Server};
-use cryptogen_ring::{Prg, Seed};
-use rand_core::OsRng;
 
 use super::tiny::Tiny;
-use crate::endpoint::{Endpoint, PARAMETERS};
+use crate::endpoint::Endpoint;
 use crate::error::{ProtocolError, Result};
 use crate::model::Site;
 use crate::online::products::Side;
@@ -18,12 +15,10 @@ use crate::online::products::Side;
 /// Logits and range events of a pass.
 pub type Logits = (Vec<i64>, Vec<u64>);
 
-/// A party's store in `dir` and a new lattice key.
-pub fn store_and_key<P: Party>(dir: &Path) -> Result<(Store, SecretKey)> {
+/// A party's store in `dir`.
+pub fn store<P: Party>(dir: &Path) -> Result<Store> {
     let binding = Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: P::ROLE };
-    let store = Store::open(&dir.join(format!("{:?}", P::ROLE)), &binding)?;
-    let mut rng = Prg::new(&Seed::random(&mut OsRng));
-    Ok((store, SecretKey::generate(Params::get(PARAMETERS), &mut rng)))
+    Ok(Store::open(&dir.join(format!("{:?}", P::ROLE)), &binding)?)
 }
 
 /// Runs both parties of a connection over the stores in `dir`; each end is dropped with its party.

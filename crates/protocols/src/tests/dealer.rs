@@ -15,7 +15,7 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{activation_shape, exp_shape, Deferred, HeadSlot, Row, RowAttention, Slot};
-use crate::model::Site;
+use crate::model::{Matrix, Site};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
 use crate::online::Online;
@@ -154,9 +154,9 @@ impl Dealer<'_> {
     fn slot(&mut self, row: (usize, usize)) -> (Pair<SlotBytes>, Known) {
         let (layout, seeds) = (&self.tiny.layout, self.seeds());
         let mut client_shares = vec![];
-        let ideal = ideal::slot(self.tiny, &seeds, |site| {
-            let share = self.rng.fp_vec(self.tiny.plan.linear(site).d_out);
-            client_shares.push((layout.linear(site), share.clone()));
+        let ideal = ideal::slot(self.tiny, &seeds, |matrix| {
+            let share = self.rng.fp_vec(matrix.shape(&self.tiny.plan).0);
+            client_shares.push((ideal::place(layout, matrix), share.clone()));
             share
         });
         assert!(ideal.good, "a slot of this seed would be refused");
@@ -166,7 +166,7 @@ impl Dealer<'_> {
             record[layout.usable()] = 1;
             record
         });
-        for (at, sum) in &ideal.sums {
+        for (at, sum) in ideal.sums.iter().chain(&ideal.products) {
             let given = client_shares.iter().find(|(a, _)| a == at).map(|(_, share)| share.clone());
             let client = given.unwrap_or_else(|| self.rng.fp_vec(sum.len()));
             let server: Vec<Fp> = sum.iter().zip(&client).map(|(x, c)| *x - *c).collect();
@@ -211,7 +211,7 @@ impl Dealer<'_> {
     fn head(&mut self) -> (Vec<Fp>, Pair<(Seed, Vec<Fp>)>) {
         let [client, server] = self.seeds();
         let (r, _) = ideal::remask(self.tiny, Site::Head, &client);
-        let [c, s] = self.share(&ideal::multiply(self.tiny, Site::Head, &r));
+        let [c, s] = self.share(&ideal::multiply(self.tiny, Matrix::Linear(Site::Head), &r));
         (r, [(client, c), (server, s)])
     }
 }

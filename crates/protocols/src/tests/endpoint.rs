@@ -14,12 +14,11 @@ use crate::error::{ProtocolError, Result};
 use crate::model::Site;
 use crate::online;
 use crate::online::products::Side;
-use crate::testing::sessions::{client_pass_tried, pair, server_pass_tried, store_and_key, Logits, Tries};
+use crate::testing::sessions::{client_pass_tried, pair, server_pass_tried, store, Logits, Tries};
 
 /// A party's end over its store in `dir`.
 pub fn open<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
-    let (store, key) = store_and_key::<P>(dir)?;
-    Endpoint::open(conn, tiny.plan.clone(), store, key, resync)
+    Endpoint::open(conn, tiny.plan.clone(), store::<P>(dir)?, resync)
 }
 
 /// Tokens of each pass and how many of its rows are sampled.
@@ -39,8 +38,7 @@ fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes, tries: Tries) 
     pair(
         |conn| -> Result<Left> {
             let mut e = open(conn, tiny, dir, false)?;
-            e.receive_model(&dir.join("encrypted"), &mut |_, _, _| true)?;
-            e.prepare(want, &mut |_, _, _| true)?;
+            e.prepare(want, None, &mut |_, _, _| true)?;
             let mut logits = vec![];
             for (tokens, sampled) in passes {
                 e.extend(tokens.len())?;
@@ -51,8 +49,7 @@ fn session(tiny: &Tiny, dir: &Path, want: Stock, passes: &Passes, tries: Tries) 
         },
         |conn| -> Result<Left> {
             let mut e = open(conn, tiny, dir, false)?;
-            e.send_model(&tiny.model, &mut |_, _, _| true)?;
-            e.prepare(want, &mut |_, _, _| true)?;
+            e.prepare(want, Some(&tiny.model), &mut |_, _, _| true)?;
             for (tokens, sampled) in passes {
                 e.extend(tokens.len())?;
                 e.take_logits(*sampled)?;
@@ -165,7 +162,7 @@ fn missing_material_is_an_error_and_nothing_is_spent() {
             Err(ProtocolError::Short { what: "logits", needed: 2, available: 0 })
         ));
         assert!(matches!(e.extend(81), Err(ProtocolError::Caller { what: "rows of a session", .. })));
-        e.prepare(Stock { rows: 0, logits: 0, exponentials: 2 }, &mut |_, _, _| true).unwrap();
+        e.prepare(Stock { rows: 0, logits: 0, exponentials: 2 }, None, &mut |_, _, _| true).unwrap();
         e
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
@@ -178,7 +175,7 @@ fn stores_that_disagree_are_refused_or_moved_forward() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
     fn fill<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
         let mut e = open(conn, tiny, dir, false).unwrap();
-        e.prepare(Stock { rows: 0, logits: 0, exponentials: 5 }, &mut |_, _, _| true).unwrap();
+        e.prepare(Stock { rows: 0, logits: 0, exponentials: 5 }, None, &mut |_, _, _| true).unwrap();
     }
     pair(|c| fill(c, tiny, dir.path()), |c| fill(c, tiny, dir.path()));
     // The client crashes after taking two records.

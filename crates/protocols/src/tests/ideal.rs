@@ -9,11 +9,10 @@ use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::packing::sum_features;
 use crate::material::{
-    activation_shape, embed_slots, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel,
+    activation_shape, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, SlotLayout,
 };
-use crate::model::{Scalar, Site};
+use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
 
@@ -43,6 +42,8 @@ pub struct Known {
 pub struct Ideal {
     /// record offset and the sum of both parties' words there
     pub sums: Vec<(usize, Vec<Fp>)>,
+    /// alike, of products with a matrix: off by a few units
+    pub products: Vec<(usize, Vec<Fp>)>,
     pub tables: Vec<Table>,
     /// whether all truncations that the client can check are safe
     pub good: bool,
@@ -64,9 +65,14 @@ fn spread(x: &[Fp], n: usize) -> Vec<Fp> {
 }
 
 /// `W·r` in the clear.
-pub fn multiply(tiny: &Tiny, site: Site, r: &[Fp]) -> Vec<Fp> {
-    let rows = tiny.model.weight(site).chunks(r.len());
-    rows.map(|w| w.iter().zip(r).map(|(w, r)| Fp::from_i64(i64::from(*w)) * *r).sum()).collect()
+pub fn multiply(tiny: &Tiny, matrix: Matrix, r: &[Fp]) -> Vec<Fp> {
+    let (d_out, d_in) = matrix.shape(&tiny.plan);
+    let mut row = vec![0; d_in];
+    let output = |i: usize| {
+        tiny.model.row(matrix, i, &mut row);
+        row.iter().zip(r).map(|(w, r)| Fp::from_i64(i64::from(*w)) * *r).sum()
+    };
+    (0..d_out).map(output).collect()
 }
 
 /// `r >> in_shift` of a site and whether its truncations are safe.
@@ -83,18 +89,27 @@ pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> (Vec<Fp>, bool) {
     (r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect(), good)
 }
 
-/// A slot from both seeds. `client_share(site)` is the client's share of `W·r'`, which the ideal
+/// Where the shares of products with a matrix lie in a slot.
+pub fn place(layout: &SlotLayout, matrix: Matrix) -> usize {
+    match matrix {
+        Matrix::Embed => layout.embed(),
+        Matrix::Linear(site) => layout.linear(site),
+    }
+}
+
+/// A slot from both seeds. `client_share(matrix)` is the client's share of `W·r'`, which the ideal
 /// functionality leaves open.
-pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) -> Vec<Fp>) -> Ideal {
+pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix) -> Vec<Fp>) -> Ideal {
     let (plan, layout, m) = (&tiny.plan, &tiny.layout, &tiny.plan.model);
     let d = m.d;
     let cm = |what, index, n| expand_mask(&seeds[0], what, index, n);
     let sm = |what, index, n| expand_mask(&seeds[1], what, index, n);
-    let block_rows = embed_slots(plan.model.d).1;
-    let embed = sum_features(&cm(MaskLabel::Embed, 0, cryptogen_he::N), block_rows, d);
+    let embed = client_share(Matrix::Embed);
     let mut ideal =
         Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };
     let mut h: Vec<Fp> = embed.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect();
+    let r = cm(MaskLabel::Embed, 0, m.vocab);
+    ideal.products.push((layout.embed(), multiply(tiny, Matrix::Embed, &r)));
 
     for (norm, spec) in plan.norms.iter().enumerate() {
         ideal.good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
@@ -119,14 +134,14 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Site) 
         for site in sites {
             let l = plan.linear(site);
             let (r, good) = remask(tiny, site, &seeds[0]);
-            let share = client_share(site);
+            let share = client_share(Matrix::Linear(site));
             ideal.good &= good && share.iter().all(|c| trunc_is_safe(*c, l.out_bound));
             let y: Vec<Fp> =
                 share.iter().enumerate().map(|(i, c)| trunc_client(*c, l.out_shift(i))).collect();
             if matches!(site, Site::O(_) | Site::Down(_)) {
                 h = sums(&h, &y);
             }
-            ideal.sums.push((layout.linear(site), multiply(tiny, site, &r)));
+            ideal.products.push((layout.linear(site), multiply(tiny, Matrix::Linear(site), &r)));
             ideal.known.inputs.push(r);
             ideal.known.outputs.push(y);
         }
