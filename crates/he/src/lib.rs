@@ -17,9 +17,12 @@ mod encrypt;
 mod error;
 pub mod evaluate;
 mod keys;
+pub mod linear;
 pub mod noise;
 mod params;
+mod ring;
 mod sample;
+pub mod shares;
 mod shorten;
 #[cfg(test)]
 mod tests;
@@ -29,3 +32,4 @@ pub use encrypt::{Ciphertext, SeededCiphertext};
 pub use error::HeError;
 pub use keys::{PublicKey, SecretKey};
 pub use params::{Layout, ParamSet, Params, LIMBS, LOG_N, N, OUTPUT_LIMBS};
+pub use ring::Ring;

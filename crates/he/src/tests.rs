@@ -105,7 +105,7 @@ fn noise_before_switch(s: &Setup, hidden: &combine::Hidden, layout: Layout, mess
             (0..N)
                 .map(|i| {
                     let phase = q.sub(hidden.c0[limb * N + i], product[i]);
-                    q.add(phase, q.mul(r[i], s.params.t_inverse[limb]))
+                    q.add(phase, q.mul(r[i], s.params.ring().t_inverse[limb]))
                 })
                 .collect()
         })
