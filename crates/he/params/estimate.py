@@ -3,7 +3,7 @@ github.com/malb/lattice-estimator).
 
 Primal (usvp, bdd), dual and hybrid attacks with the estimator's default cost model (MATZOV); the
 algebraic and BKW attacks need far more samples than a ring element gives and are left out. The
-attacker gets 2·8192 samples: a public key and a ciphertext.
+attacker gets 2·N samples: a public key and a ciphertext.
 
 Needs SageMath or its PyPI packages, and the estimator's folder on the path; minutes per set:
 
@@ -18,10 +18,9 @@ from math import log2, prod
 
 from estimator import LWE, ND
 
-N = 8192
-# The modulus that keys and ciphertexts are used with; for the second set including the special
-# prime.
+# The modulus that keys and ciphertexts are used with; for N8192Q192P22 including the special prime.
 PRIMES = {
+    "N4096Q84": [268369921, 268271617, 268238849],
     "N8192Q196": [268369921, 268271617, 268238849, 268189697, 268091393, 268042241, 267943937],
     "N8192Q192P22": [
         16957441, 17006593, 17252353, 17367041, 17416193, 17448961, 17907713, 18006017, 4079617,
@@ -30,12 +29,12 @@ PRIMES = {
 
 
 def main(name: str) -> None:
-    primes = PRIMES[name]
-    print(f"{name}: ring dimension {N}, log2 q = {log2(prod(primes)):.2f}, secret uniform ternary, error centred binomial eta = 21")
+    primes, n = PRIMES[name], int(name[1 : name.index("Q")])
+    print(f"{name}: ring dimension {n}, log2 q = {log2(prod(primes)):.2f}, secret uniform ternary, error centred binomial eta = 21")
     print(f"primes {' '.join(map(str, primes))}")
     print("lattice-estimator 27a581b (2026-06-06)", flush=True)
     parameters = LWE.Parameters(
-        n=N, q=prod(primes), Xs=ND.Uniform(-1, 1), Xe=ND.CenteredBinomial(21), m=2 * N, tag=name
+        n=n, q=prod(primes), Xs=ND.Uniform(-1, 1), Xe=ND.CenteredBinomial(21), m=2 * n, tag=name
     )
     results = LWE.estimate(parameters, deny_list=("arora-gb", "bkw"))
     print(f"smallest: 2^{min(log2(float(cost['rop'])) for cost in results.values()):.1f} operations")

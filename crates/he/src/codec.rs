@@ -1,15 +1,17 @@
 //! Residues on the wire: 28 or 25 bits each, little-endian, without gaps; the limbs one after
 //! another.
 
+use cryptogen_ring::Modulus;
+
 use crate::error::{check_length, HeError};
-use crate::params::{Params, N};
+use crate::ring::Ring;
 
 /// Bits of the residues of [`pack`].
 const BITS: usize = 28;
 
-/// Bytes of `limbs` limbs.
-pub(crate) const fn packed_bytes(limbs: usize) -> usize {
-    packed_bits::<BITS>(limbs * N)
+/// Bytes of `n` residues, a multiple of 8.
+pub(crate) const fn packed_bytes(n: usize) -> usize {
+    packed_bits::<BITS>(n)
 }
 
 /// Appends the packed residues.
@@ -17,15 +19,10 @@ pub(crate) fn pack(residues: &[u32], out: &mut Vec<u8>) {
     pack_bits::<BITS>(residues, out);
 }
 
-/// Residues `[limbs][N]` of the first `limbs` primes, each checked to be canonical.
-pub(crate) fn unpack(
-    params: &Params,
-    limbs: usize,
-    what: &'static str,
-    bytes: &[u8],
-) -> Result<Vec<u32>, HeError> {
-    let moduli: Vec<u32> = (0..limbs).map(|limb| params.modulus(limb).value()).collect();
-    unpack_bits::<BITS>(&moduli, what, bytes)
+/// Residues `[limbs][N]` of a ring, each checked to be canonical.
+pub(crate) fn unpack(ring: &Ring, what: &'static str, bytes: &[u8]) -> Result<Vec<u32>, HeError> {
+    let moduli: Vec<u32> = ring.moduli().map(Modulus::value).collect();
+    unpack_bits::<BITS>(&moduli, ring.n(), what, bytes)
 }
 
 /// Bytes of `n` residues of `BITS` bits; `n` a multiple of 8.
@@ -50,15 +47,16 @@ pub(crate) fn pack_bits<const BITS: usize>(residues: &[u32], out: &mut Vec<u8>) 
     }
 }
 
-/// Residues `[moduli][N]`, each checked to be canonical.
+/// Residues `[moduli][n]`, each checked to be canonical.
 pub(crate) fn unpack_bits<const BITS: usize>(
     moduli: &[u32],
+    n: usize,
     what: &'static str,
     bytes: &[u8],
 ) -> Result<Vec<u32>, HeError> {
-    check_length(what, packed_bits::<BITS>(moduli.len() * N), bytes.len())?;
-    let mut out = vec![0; moduli.len() * N];
-    let limbs = out.chunks_exact_mut(N).zip(bytes.chunks_exact(packed_bits::<BITS>(N)));
+    check_length(what, packed_bits::<BITS>(moduli.len() * n), bytes.len())?;
+    let mut out = vec![0; moduli.len() * n];
+    let limbs = out.chunks_exact_mut(n).zip(bytes.chunks_exact(packed_bits::<BITS>(n)));
     for ((out, packed), &modulus) in limbs.zip(moduli) {
         let mut canonical = true;
         for (eight, packed) in out.as_chunks_mut::<8>().0.iter_mut().zip(packed.as_chunks::<BITS>().0) {
@@ -82,6 +80,7 @@ pub(crate) fn unpack_bits<const BITS: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::N;
     use rand::{rngs::StdRng, Rng, SeedableRng};
 
     /// One bit after another.
@@ -100,14 +99,14 @@ mod tests {
         let mut packed = vec![7];
         pack_bits::<BITS>(&residues, &mut packed);
         assert_eq!(packed[1..], slowly(&residues, BITS));
-        assert_eq!(unpack_bits::<BITS>(&[modulus; 2], "test", &packed[1..]), Ok(residues));
+        assert_eq!(unpack_bits::<BITS>(&[modulus; 2], N, "test", &packed[1..]), Ok(residues));
         for index in [0, 5, N - 1] {
             let mut wrong = vec![0; N];
             wrong[index] = modulus;
             let error = HeError::Residue { what: "test", index, modulus };
-            assert_eq!(unpack_bits::<BITS>(&[modulus], "test", &slowly(&wrong, BITS)), Err(error));
+            assert_eq!(unpack_bits::<BITS>(&[modulus], N, "test", &slowly(&wrong, BITS)), Err(error));
         }
-        assert!(unpack_bits::<BITS>(&[modulus; 2], "test", &packed).is_err());
+        assert!(unpack_bits::<BITS>(&[modulus; 2], N, "test", &packed).is_err());
     }
 
     #[test]

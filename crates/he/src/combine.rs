@@ -20,6 +20,7 @@ use crate::keys::PublicKey;
 use crate::noise::{check_products, FLOOD_BITS};
 use crate::params::{Layout, Params, LIMBS, LOG_N, N, OUTPUT_LIMBS};
 use crate::sample::{self, ERROR_OFFSET, TERNARY_OFFSET};
+use crate::shares::{self, RESULT_BYTES};
 use crate::shorten::{self, lengthen, shorten};
 
 /// Multipliers encoded at a time: bounds the memory of a block to about `12·2^20` words.
@@ -92,16 +93,6 @@ impl Combiner {
     /// Number of combinations, `M`.
     pub fn results(&self) -> usize {
         self.results
-    }
-
-    /// The sum `[N]` of a limb and component (0 for `b`, 1 for `a`) of one combination.
-    pub(crate) fn sum(&self, limb: usize, component: usize, m: usize) -> &[u32] {
-        &self.sums[2 * limb + component][m * N..(m + 1) * N]
-    }
-
-    /// Slots and coefficients of the combinations.
-    pub fn layout(&self) -> Layout {
-        self.layout
     }
 
     /// The parameters of the sums.
@@ -190,12 +181,36 @@ impl Combiner {
     ) -> Result<Vec<MaskedCiphertext>, HeError> {
         check_length("masks", self.results * N, masks.len())?;
         let seed = Seed::random(rng);
-        let one = |work: &mut Unswitched, m: usize| {
+        let one = |work: &mut Hidden, m: usize| {
             let mut prg = Prg::new(&seed.derive("combine", m as u64));
             self.finish_one(m, pk, &masks[m * N..(m + 1) * N], true, &mut prg, work);
             work.switch(self.params)
         };
-        Ok((0..self.results).into_par_iter().map_init(Unswitched::new, one).collect())
+        Ok((0..self.results).into_par_iter().map_init(Hidden::new, one).collect())
+    }
+
+    /// Turns each sum into a hidden result and the evaluator's share of it ([`crate::shares`]): the
+    /// messages `[M][RESULT_BYTES]` and the shares `[M][N]`, each `[F][C]`. Error: a key of another
+    /// ring.
+    pub fn finish_shares(
+        self,
+        key: &shares::PublicKey,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Vec<u8>, Vec<Fp>), HeError> {
+        key.check(self.params.ring())?;
+        let seed = Seed::random(rng);
+        let mut messages = vec![0; self.results * RESULT_BYTES];
+        let mut shares = vec![Fp::ZERO; self.results * N];
+        let room = || shares::Hidden::new(self.params.ring());
+        let each = messages.par_chunks_exact_mut(RESULT_BYTES).zip(shares.par_chunks_exact_mut(N));
+        each.enumerate().for_each_init(room, |hidden, (m, (message, share))| {
+            let sum = |limb: usize, component: usize| &self.sums[2 * limb + component][m * N..(m + 1) * N];
+            hidden.hide(key, self.layout.log_f(), sum, &mut Prg::new(&seed.derive("shares", m as u64)));
+            hidden.write(message);
+            share.iter_mut().enumerate().for_each(|(i, y)| *y = hidden.share(i));
+            self.params.fp.forward(share, self.layout.log_f());
+        });
+        Ok((messages, shares))
     }
 
     /// `sum + (u·pk + (e_1, e_2)) + (flooding − mask, 0)` as coefficients modulo all primes. Only
@@ -207,10 +222,10 @@ impl Combiner {
         mask: &[Fp],
         flood: bool,
         rng: &mut Prg,
-        out: &mut Unswitched,
+        out: &mut Hidden,
     ) {
         let (params, lf) = (self.params, self.layout.log_f());
-        let (u, e1, e2) = (sample::ternary(rng), sample::error(rng), sample::error(rng));
+        let (u, e1, e2) = (sample::ternary(rng, N), sample::error(rng, N), sample::error(rng, N));
         let digits = sample::flood(rng);
         let mask = Scaled::new(params, self.layout, mask);
         let mut u_full = Zeroizing::new(vec![0; N]);
@@ -230,7 +245,8 @@ impl Combiner {
             zero(&pk.a[range], 1, c1);
             let r = mask.residues(q);
             // −Δ·mask = +r·t^{−1}.
-            let mut terms = Terms::new(q).add_offset(&e1, ERROR_OFFSET).add(params.t_inverse[limb], &r);
+            let mut terms =
+                Terms::new(q).add_offset(&e1, ERROR_OFFSET).add(params.ring().t_inverse[limb], &r);
             if flood {
                 let power = |digit: usize| q.pow(2, 32 * digit as u64);
                 terms = (0..digits.len()).fold(terms, |t, digit| t.add(power(digit), &digits[digit]));
@@ -243,14 +259,14 @@ impl Combiner {
 }
 
 /// A finished ciphertext before the modulus switch: coefficients `[LIMBS][N]`.
-pub(crate) struct Unswitched {
+pub(crate) struct Hidden {
     pub(crate) c0: Vec<u32>,
     pub(crate) c1: Vec<u32>,
 }
 
-impl Unswitched {
-    pub(crate) fn new() -> Unswitched {
-        Unswitched { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
+impl Hidden {
+    pub(crate) fn new() -> Hidden {
+        Hidden { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
     }
 
     /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`. The contents are

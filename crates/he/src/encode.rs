@@ -3,7 +3,7 @@
 use cryptogen_ring::{kernels, Fp, Modulus};
 use zeroize::Zeroizing;
 
-use crate::params::{Layout, Params, LIMBS, N};
+use crate::params::{Layout, Params, LIMBS};
 
 /// A message `[F][C]` on its way into ciphertexts: the numbers `r = [q·m]_t`, from which
 /// `round(q·m/t) ≡ −r·t^{−1}` modulo every prime (`q·m = t·round(q·m/t) + r` with `|r| ≤ t/2`, and
@@ -14,7 +14,7 @@ impl Scaled {
     pub(crate) fn new(params: &Params, layout: Layout, message: &[Fp]) -> Scaled {
         let mut m = Zeroizing::new(message.to_vec());
         params.fp.inverse(&mut m, layout.log_f());
-        Scaled::of(m, params.q_mod_t)
+        Scaled::of(m, params.ring().q_mod_t)
     }
 
     /// From the message's coefficients modulo `t`, for any `q`.
@@ -25,7 +25,7 @@ impl Scaled {
 
     /// `r mod q_i`, which times `−t^{−1}` is the scaled message.
     pub(crate) fn residues(&self, q: &Modulus) -> Zeroizing<Vec<u32>> {
-        let mut out = Zeroizing::new(vec![0; N]);
+        let mut out = Zeroizing::new(vec![0; self.0.len()]);
         kernels::centred_residues(q, &self.0, &mut out);
         out
     }

@@ -1,16 +1,14 @@
 //! Symmetric encryption. Half of a fresh ciphertext is a public seed, so about 200 KB travel for
 //! `N` field elements.
 
-use cryptogen_ring::{kernels, Fp};
+use cryptogen_ring::Fp;
 use rand_core::{CryptoRng, RngCore};
-use zeroize::Zeroizing;
 
 use crate::codec::{pack, packed_bytes, unpack};
-use crate::encode::{Scaled, Terms};
+use crate::encode::Scaled;
 use crate::error::{check_length, HeError};
 use crate::keys::SecretKey;
-use crate::params::{Layout, Params, LIMBS, LOG_N, N};
-use crate::sample::{self, ERROR_OFFSET};
+use crate::params::{Layout, Params, LIMBS, N};
 
 /// A fresh ciphertext `(b, a)`, `b = −a·s + e + round(q·m/t)`, with `a` still a seed. `b` and `a`
 /// are in the partial domain of the layout, where multiplication by a vector is one scalar product
@@ -40,33 +38,15 @@ impl SecretKey {
     ) -> Result<SeededCiphertext, HeError> {
         check_length("message", N, message.len())?;
         let params = self.params();
-        let mut seed = [0; 32];
-        rng.fill_bytes(&mut seed);
-        let mut a = sample::uniform(params.moduli(), &seed);
-        let error = sample::error(rng);
         let scaled = Scaled::new(params, layout, message);
-        let mut b = vec![0; LIMBS * N];
-        let mut product = Zeroizing::new(vec![0; N]);
-        for (limb, out) in b.chunks_exact_mut(N).enumerate() {
-            let (q, ntt) = (params.modulus(limb), params.ntt(limb));
-            // e + round(q·m/t), coefficients → partial domain.
-            let r = scaled.residues(q);
-            Terms::new(q).add_offset(&error, ERROR_OFFSET).add(q.neg(params.t_inverse[limb]), &r).add_to(out);
-            ntt.forward(out, 0..layout.log_f());
-            // −a·s: a goes on to the full domain, the product comes back.
-            let a = &mut a[limb * N..(limb + 1) * N];
-            ntt.forward(a, layout.log_f()..LOG_N);
-            kernels::multiply(q, a, self.negated(limb), &mut product);
-            ntt.inverse(&mut product, layout.log_f()..LOG_N);
-            Terms::new(q).add(1, &product).add_to(out);
-        }
+        let (seed, b) = params.ring().encrypt(self.negated_all(), &scaled, layout.log_f(), rng);
         Ok(SeededCiphertext { layout, seed, b })
     }
 }
 
 impl SeededCiphertext {
     /// Length of [`SeededCiphertext::to_bytes`].
-    pub const BYTES: usize = 32 + packed_bytes(LIMBS);
+    pub const BYTES: usize = 32 + packed_bytes(LIMBS * N);
 
     /// Seed, then the packed `b`. The layout is not included: both parties know it from the
     /// protocol.
@@ -81,7 +61,7 @@ impl SeededCiphertext {
     pub fn from_bytes(params: &Params, layout: Layout, bytes: &[u8]) -> Result<SeededCiphertext, HeError> {
         check_length("seeded ciphertext", SeededCiphertext::BYTES, bytes.len())?;
         let (seed, b) = bytes.split_at(32);
-        let b = unpack(params, LIMBS, "seeded ciphertext", b)?;
+        let b = unpack(params.ring(), "seeded ciphertext", b)?;
         Ok(SeededCiphertext { layout, seed: seed.try_into().expect("split at 32"), b })
     }
 
@@ -92,7 +72,7 @@ impl SeededCiphertext {
 
     /// Expands the seed.
     pub fn expand(&self, params: &Params) -> Ciphertext {
-        Ciphertext { layout: self.layout, b: self.b.clone(), a: sample::uniform(params.moduli(), &self.seed) }
+        Ciphertext { layout: self.layout, b: self.b.clone(), a: params.ring().uniform(&self.seed) }
     }
 }
 

@@ -89,6 +89,16 @@ pub enum HeError {
         /// The length asked for.
         actual: usize,
     },
+    /// Shapes that a packing of tokens, inputs and outputs does not have.
+    #[error("packing: {what}: from 1 to {most}, got {actual}")]
+    Packing {
+        /// The quantity.
+        what: &'static str,
+        /// The largest value.
+        most: usize,
+        /// The value.
+        actual: usize,
+    },
     /// A parameter set is weaker than 128 bits or unusable.
     #[error("parameters refused: {what}: at most {expected}, got {actual}")]
     Parameters {

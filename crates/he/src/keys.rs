@@ -1,15 +1,14 @@
 //! Keys. The public key serves one purpose: encryptions of zero that hide a combination from the
 //! owner of the secret key.
 
-use cryptogen_ring::kernels;
+use cryptogen_ring::Wiped;
 use rand_core::{CryptoRng, RngCore};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::codec::{pack, packed_bytes, unpack};
-use crate::encode::Terms;
 use crate::error::{check_length, HeError};
-use crate::params::{Params, LIMBS, LOG_N, N};
-use crate::sample::{self, ERROR_OFFSET, TERNARY_OFFSET};
+use crate::params::{Params, LIMBS, N};
+use crate::sample;
 
 /// The ternary secret `s`. Wiped on drop; deliberately neither `Debug` nor `Clone`.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -18,8 +17,9 @@ pub struct SecretKey {
     params: &'static Params,
     /// Coefficients plus 1, `[N]`.
     coefficients: Vec<u32>,
-    /// `−s` in the full domain, `[LIMBS][N]`.
-    negated: Vec<u32>,
+    /// `−s` in the full domain, `[LIMBS][N]`; wiped by itself.
+    #[zeroize(skip)]
+    negated: Wiped<u32>,
 }
 
 impl SecretKey {
@@ -28,7 +28,7 @@ impl SecretKey {
 
     /// A uniform ternary secret.
     pub fn generate(params: &'static Params, rng: &mut (impl RngCore + CryptoRng)) -> SecretKey {
-        SecretKey::from_coefficients(params, sample::ternary(rng))
+        SecretKey::from_coefficients(params, sample::ternary(rng, N))
     }
 
     /// Four coefficients in a byte, two bits each: the coefficient plus 1.
@@ -52,13 +52,13 @@ impl SecretKey {
         &self.negated[limb * N..(limb + 1) * N]
     }
 
+    /// `−s`, `[LIMBS][N]`.
+    pub(crate) fn negated_all(&self) -> &[u32] {
+        &self.negated
+    }
+
     fn from_coefficients(params: &'static Params, coefficients: Zeroizing<Vec<u32>>) -> SecretKey {
-        let mut negated = vec![0; LIMBS * N];
-        for (limb, out) in negated.chunks_exact_mut(N).enumerate() {
-            let q = params.modulus(limb);
-            Terms::new(q).add(q.neg(1), &coefficients).constant(TERNARY_OFFSET).add_to(out);
-            params.ntt(limb).forward(out, 0..LOG_N);
-        }
+        let negated = params.ring().negated(&coefficients);
         SecretKey { params, coefficients: coefficients.to_vec(), negated }
     }
 }
@@ -89,22 +89,15 @@ pub struct PublicKey {
 
 impl PublicKey {
     /// Length of [`PublicKey::to_bytes`].
-    pub const BYTES: usize = 32 + packed_bytes(LIMBS);
+    pub const BYTES: usize = 32 + packed_bytes(LIMBS * N);
 
     /// A public key of `secret`.
     pub fn generate(secret: &SecretKey, rng: &mut (impl RngCore + CryptoRng)) -> PublicKey {
         let params = secret.params;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let a = sample::uniform(params.moduli(), &seed);
-        let e = sample::error(rng);
-        let mut b = vec![0; LIMBS * N];
-        for (limb, out) in b.chunks_exact_mut(N).enumerate() {
-            let q = params.modulus(limb);
-            Terms::new(q).add_offset(&e, ERROR_OFFSET).add_to(out);
-            params.ntt(limb).forward(out, 0..LOG_N);
-            kernels::multiply_add(q, &a[limb * N..(limb + 1) * N], secret.negated(limb), out);
-        }
+        let a = params.ring().uniform(&seed);
+        let b = params.ring().zero(&secret.negated, &a, rng);
         PublicKey { seed, b, a }
     }
 
@@ -120,7 +113,7 @@ impl PublicKey {
         check_length("public key", PublicKey::BYTES, bytes.len())?;
         let (seed, b) = bytes.split_at(32);
         let seed: [u8; 32] = seed.try_into().expect("split at 32");
-        let b = unpack(params, LIMBS, "public key", b)?;
-        Ok(PublicKey { seed, b, a: sample::uniform(params.moduli(), &seed) })
+        let b = unpack(params.ring(), "public key", b)?;
+        Ok(PublicKey { seed, b, a: params.ring().uniform(&seed) })
     }
 }

@@ -15,11 +15,25 @@
 //!    through `c_1·s`;
 //! 7. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining
 //!    primes.
+//!
+//! Results as shares ([`crate::shares`]) are not flooded and keep all of `q`. Write `δ` for the
+//! noise times `p/q`, in units of the last place of the result. The owner's and the evaluator's
+//! roundings to nearest add up to `m + round(δ − x) + round(x)` with `x` the fraction of
+//! `c_0·p/q`; that is `m` unless a boundary lies between, which for a uniform `x` (`b·v` is part of
+//! `c_0`) has probability `E|δ| ≤ σ(δ)` if `|δ| ≤ 1`. `δ` is a sum of independent terms for any
+//! multipliers and any secret:
+//! 1. `products` fresh errors and roundings of `q·m/t` (variance `21/2 + 1/12`) times multipliers up
+//!    to `p/2`;
+//! 2. `e_pk·v + e_2·s`: at most `2N` errors;
+//! 3. the rounding of `c_1` to a multiple of `q/2^120` (`2^−120`, uniform in half a unit around 0
+//!    since `c_1` is pseudorandom) times `s`: at most `N` of variance 1/12. It decides;
+//! 4. both scalings are off by less than `2^−62`.
 
 use cryptogen_ring::P;
 
 use crate::error::HeError;
 use crate::params::{Params, N, OUTPUT_LIMBS};
+use crate::shares::BITS;
 use crate::shorten::DROPPED;
 
 /// Parameter η of the centred binomial error: the largest error.
@@ -52,6 +66,18 @@ pub fn check_products(products: u64) -> Result<(), HeError> {
     Ok(())
 }
 
+/// The probability, at most, that any of the `N` coefficients of a result's shares is off by one,
+/// after `products = K·F` products. In slots a single wrong coefficient makes all of them wrong.
+pub fn share_failure(params: &Params, products: u64) -> f64 {
+    let error = ERROR_BOUND as f64 / 2.0;
+    let per_q = (64.0 - params.log_q()).exp2();
+    let products = products as f64 * (P as f64 / 2.0).powi(2) * (error + 1.0 / 12.0);
+    let zero = 2.0 * N as f64 * error;
+    let rounding = N as f64 / 12.0 * (64.0 - BITS as f64).exp2().powi(2);
+    let deviation = ((products + zero) * per_q * per_q + rounding).sqrt();
+    N as f64 * (deviation + (-62f64).exp2())
+}
+
 /// A bound of the noise of a received ciphertext, after the modulus switch and without the low bits
 /// (steps 5 and 6).
 pub fn output_noise_bound() -> u128 {
@@ -71,6 +97,15 @@ pub fn decryption_bound(params: &Params) -> u128 {
 mod tests {
     use super::*;
     use crate::params::ParamSet;
+
+    #[test]
+    fn every_allowed_computation_gives_exact_shares() {
+        let params = Params::get(ParamSet::N8192Q196);
+        assert!(share_failure(params, max_products()).log2() < -38.0);
+        // The rounding of c_1 decides: 2^13 coefficients, each 2^−56·sqrt(2^13/12) at most.
+        assert!((share_failure(params, 1).log2() - (13.0 - 56.0 + 4.71)).abs() < 0.01);
+        assert!(share_failure(params, 1 << 36).log2() > -37.0);
+    }
 
     #[test]
     fn every_allowed_computation_decrypts_and_is_hidden() {

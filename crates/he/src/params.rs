@@ -3,10 +3,11 @@
 use std::sync::OnceLock;
 
 use cryptogen_ring::modulus::Factor;
-use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, P};
+use cryptogen_ring::{FpNtt, Modulus, Ntt, P};
 
 use crate::error::HeError;
-use crate::hide::Scaling;
+use crate::ring::Ring;
+use crate::shares::{self, Conversion};
 
 /// log2 of the ring dimension.
 pub const LOG_N: u32 = 13;
@@ -16,8 +17,6 @@ pub const N: usize = 1 << LOG_N;
 pub const LIMBS: usize = 7;
 /// Primes that are left in a ciphertext on its way back.
 pub const OUTPUT_LIMBS: usize = 3;
-/// Primes that are left in a hidden result.
-pub const HIDDEN_LIMBS: usize = 4;
 /// Fixed-point bits of the scaling in decryption.
 pub(crate) const SCALE_BITS: u32 = 60;
 
@@ -41,22 +40,14 @@ const MAX_LOG_Q: [(usize, u64); 5] = [(1024, 27), (2048, 54), (4096, 109), (8192
 /// process.
 pub struct Params {
     set: ParamSet,
-    ntts: Vec<Ntt>,
+    ring: Ring,
     pub(crate) fp: FpNtt,
-    /// `q mod t`.
-    pub(crate) q_mod_t: Fp,
-    /// `t^{−1} mod q_i`.
-    pub(crate) t_inverse: [u32; LIMBS],
     /// `q_l^{−1} mod q_i` at `[l][i]` for `i < l`.
     pub(crate) drop: Vec<Vec<Factor>>,
     /// `(q'/q_i)^{−1} mod q_i`, `q'` the product of the output limbs.
     pub(crate) gadget: [Factor; OUTPUT_LIMBS],
     /// `floor(2^60·t / q_i)`.
     pub(crate) scale: [u128; OUTPUT_LIMBS],
-    /// From all primes to a share.
-    pub(crate) whole: Scaling,
-    /// From the [`HIDDEN_LIMBS`] primes to a share.
-    pub(crate) hidden: Scaling,
 }
 
 impl Params {
@@ -86,16 +77,17 @@ impl Params {
         self.primes().iter().map(|&q| (q as f64).log2()).sum()
     }
 
+    /// The ring of keys and ciphertexts.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
     pub(crate) fn ntt(&self, limb: usize) -> &Ntt {
-        &self.ntts[limb]
+        self.ring.ntt(limb)
     }
 
     pub(crate) fn modulus(&self, limb: usize) -> &Modulus {
-        self.ntts[limb].modulus()
-    }
-
-    pub(crate) fn moduli(&self) -> impl Iterator<Item = &Modulus> {
-        self.ntts.iter().map(Ntt::modulus)
+        self.ring.modulus(limb)
     }
 
     fn new(set: ParamSet, primes: &[u32; LIMBS]) -> Params {
@@ -109,23 +101,24 @@ impl Params {
         });
         Params {
             set,
-            ntts: moduli.iter().map(|&q| Ntt::new(q, LOG_N)).collect(),
+            ring: Ring::new(
+                "N8192Q196",
+                LOG_N,
+                primes,
+                Conversion::new(primes, shares::BITS, shares::PRODUCT_LIMBS),
+            ),
             fp: FpNtt::new(LOG_N),
-            q_mod_t: primes.iter().fold(Fp::ONE, |product, &q| product * Fp::new(q as u64)),
-            t_inverse: core::array::from_fn(|i| inverse(i, P)),
             drop: (0..LIMBS)
                 .map(|l| (0..l).map(|i| factor(i, inverse(i, primes[l] as u64))).collect())
                 .collect(),
             gadget,
             scale: core::array::from_fn(|i| ((P as u128) << SCALE_BITS) / primes[i] as u128),
-            whole: Scaling::new(&moduli),
-            hidden: Scaling::new(&moduli[..HIDDEN_LIMBS]),
         }
     }
 }
 
 /// Refuses what is weaker than 128 bits and what the transforms cannot use.
-fn check(n: usize, primes: &[u32]) -> Result<(), HeError> {
+pub(crate) fn check(n: usize, primes: &[u32]) -> Result<(), HeError> {
     let limit = MAX_LOG_Q.iter().find(|(dimension, _)| *dimension == n).map_or(0, |&(_, bits)| bits);
     let bits = primes.iter().map(|&q| (q as f64).log2()).sum::<f64>().ceil() as u64;
     if bits > limit {

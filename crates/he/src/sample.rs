@@ -14,16 +14,16 @@ pub(crate) const ERROR_OFFSET: u32 = ERROR_BOUND as u32;
 /// Offset of [`ternary`].
 pub(crate) const TERNARY_OFFSET: u32 = 1;
 
-/// Residues `[limbs][N]`, uniform, from a public seed.
-pub(crate) fn uniform<'a>(moduli: impl Iterator<Item = &'a Modulus>, seed: &[u8; 32]) -> Vec<u32> {
+/// Residues `[limbs][n]`, uniform, from a public seed.
+pub(crate) fn uniform<'a>(moduli: impl Iterator<Item = &'a Modulus>, n: usize, seed: &[u8; 32]) -> Vec<u32> {
     let mut prg = Prg::new(&Seed::from_bytes(*seed));
     let moduli: Vec<&Modulus> = moduli.collect();
-    let mut out = vec![0; moduli.len() * N];
-    out.chunks_exact_mut(N).zip(moduli).for_each(|(out, q)| uniform_limb(q, &mut prg, out));
+    let mut out = vec![0; moduli.len() * n];
+    out.chunks_exact_mut(n).zip(moduli).for_each(|(out, q)| uniform_limb(q, &mut prg, out));
     out
 }
 
-/// `N` residues; rejects words of as many bits as the prime that are not below it (less than half
+/// Fills `out`; rejects words of as many bits as the prime that are not below it (less than half
 /// of them).
 fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut [u32]) {
     let mut bytes = [0u8; 4096];
@@ -34,22 +34,22 @@ fn uniform_limb(q: &Modulus, prg: &mut Prg, out: &mut [u32]) {
     }
 }
 
-/// `N` errors plus 21: centred binomial with `η = 21`, the difference of two sums of 21 bits.
-pub(crate) fn error(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32>> {
-    let words = random_words(rng, N);
-    let mut out = Zeroizing::new(vec![0; N]);
+/// `n` errors plus 21: centred binomial with `η = 21`, the difference of two sums of 21 bits.
+pub(crate) fn error(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing<Vec<u32>> {
+    let words = random_words(rng, n);
+    let mut out = Zeroizing::new(vec![0; n]);
     kernels::binomial(ERROR_OFFSET, &words, &mut out);
     out
 }
 
-/// `N` uniform numbers of `{−1, 0, 1}`, plus 1: two random bits each, 3 is drawn again.
-pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32>> {
+/// `n` uniform numbers of `{−1, 0, 1}`, plus 1, `n` a multiple of 32: two random bits each, 3 is drawn again.
+pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing<Vec<u32>> {
     // Room for the pairs of a whole word after the last number.
-    let mut out = Zeroizing::new(vec![0; N + 32]);
+    let mut out = Zeroizing::new(vec![0; n + 32]);
     let mut filled = 0;
-    while filled < N {
-        for &word in random_words(rng, N / 32).iter() {
-            if filled >= N {
+    while filled < n {
+        for &word in random_words(rng, n / 32).iter() {
+            if filled >= n {
                 break;
             }
             for i in 0..32 {
@@ -60,8 +60,8 @@ pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Vec<u32
             }
         }
     }
-    out[N..].zeroize();
-    out.truncate(N);
+    out[n..].zeroize();
+    out.truncate(n);
     out
 }
 
@@ -90,13 +90,13 @@ mod tests {
     #[test]
     fn samplers_have_their_moments() {
         let mut rng = StdRng::seed_from_u64(1);
-        let e = error(&mut rng);
+        let e = error(&mut rng, N);
         let centred =
             |v: &[u32], offset: u32| v.iter().map(|&x| x as f64 - offset as f64).collect::<Vec<_>>();
         let variance = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64;
         assert!(e.iter().all(|&x| x <= 42));
         assert!((variance(&centred(&e, ERROR_OFFSET)) - 10.5).abs() < 1.0);
-        let s = ternary(&mut rng);
+        let s = ternary(&mut rng, N);
         assert!(s.len() == N && s.iter().all(|&x| x < 3));
         assert!((variance(&centred(&s, TERNARY_OFFSET)) - 2.0 / 3.0).abs() < 0.05);
         let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;

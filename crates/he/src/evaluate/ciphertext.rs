@@ -48,7 +48,7 @@ impl SecretKey {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let a = uniform(context, LIMBS, &seed);
-        let (error, message) = (sample::error(rng), scaled(context, slots)?);
+        let (error, message) = (sample::error(rng, N), scaled(context, slots)?);
         let mut b = vec![0; LIMBS * N];
         b.chunks_exact_mut(N).enumerate().for_each(|(limb, out)| {
             let q = context.modulus(limb);
@@ -81,7 +81,7 @@ impl SeededCiphertext {
         check_length("seeded ciphertext", SeededCiphertext::BYTES, bytes.len())?;
         let (seed, b) = bytes.split_at(32);
         let moduli: [u32; LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
-        let b = unpack_bits::<RESIDUE_BITS>(&moduli, "seeded ciphertext", b)?;
+        let b = unpack_bits::<RESIDUE_BITS>(&moduli, N, "seeded ciphertext", b)?;
         Ok(SeededCiphertext { seed: seed.try_into().expect("split at 32"), b })
     }
 
@@ -155,7 +155,7 @@ impl Ciphertext {
         let (noise, rest) = bytes.split_at(8);
         let (c0, c1) = rest.split_at(packed_bits::<RESIDUE_BITS>(LIMBS * N));
         let moduli: [u32; LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
-        let limbs = |bytes| unpack_bits::<RESIDUE_BITS>(&moduli, "ciphertext", bytes);
+        let limbs = |bytes| unpack_bits::<RESIDUE_BITS>(&moduli, N, "ciphertext", bytes);
         Ok(Ciphertext {
             c: [limbs(c0)?, limbs(c1)?],
             domain: Domain::Transform,

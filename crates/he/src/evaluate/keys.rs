@@ -33,7 +33,7 @@ impl SecretKey {
 
     /// A uniform ternary secret.
     pub fn generate(context: &'static Context, rng: &mut (impl RngCore + CryptoRng)) -> SecretKey {
-        SecretKey::from_coefficients(context, sample::ternary(rng))
+        SecretKey::from_coefficients(context, sample::ternary(rng, N))
     }
 
     /// Two bits per coefficient: the coefficient plus 1.
@@ -92,7 +92,7 @@ impl SecretKey {
     fn zero_key(&self, rng: &mut Prg) -> PublicKey {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let (a, error) = (uniform(self.context, LIMBS, &seed), sample::error(rng));
+        let (a, error) = (uniform(self.context, LIMBS, &seed), sample::error(rng, N));
         let mut b = vec![0; LIMBS * N];
         for (limb, out) in b.chunks_exact_mut(N).enumerate() {
             let q = self.context.modulus(limb);
@@ -114,7 +114,7 @@ impl SecretKey {
         let a = expand_digits(context, &seed);
         let mut b = vec![0; LIMBS * EXTENDED * N];
         for (digit, b) in b.chunks_exact_mut(EXTENDED * N).enumerate() {
-            let error = sample::error(rng);
+            let error = sample::error(rng, N);
             for (limb, out) in b.chunks_exact_mut(N).enumerate() {
                 let q = context.modulus(limb);
                 Terms::new(q).add_offset(&error, ERROR_OFFSET).add_to(out);
@@ -211,7 +211,7 @@ impl EvaluationKeys {
         let (seed, b) = public.split_at(32);
         let seed: [u8; 32] = seed.try_into().expect("split at 32");
         let moduli: [u32; LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
-        let b = unpack_bits::<RESIDUE_BITS>(&moduli, "public key", b)?;
+        let b = unpack_bits::<RESIDUE_BITS>(&moduli, N, "public key", b)?;
         let steps: Vec<usize> = steps.iter().copied().collect();
         let galois = galois
             .par_chunks_exact(SWITCH_BYTES)
@@ -234,7 +234,7 @@ impl SwitchKey {
         let (seed, b) = bytes.split_at(32);
         let seed: [u8; 32] = seed.try_into().expect("split at 32");
         let moduli: [u32; LIMBS * EXTENDED] = core::array::from_fn(|i| context.modulus(i % EXTENDED).value());
-        let b = unpack_bits::<RESIDUE_BITS>(&moduli, "evaluation key", b)?;
+        let b = unpack_bits::<RESIDUE_BITS>(&moduli, N, "evaluation key", b)?;
         let permutation = step.map(|step| context.permutation(step));
         Ok(SwitchKey { seed, b, a: expand_digits(context, &seed), permutation })
     }

@@ -36,7 +36,7 @@ impl MaskedCiphertext {
         check_length("masked ciphertext", MaskedCiphertext::BYTES, bytes.len())?;
         let moduli: [u32; OUTPUT_LIMBS] = core::array::from_fn(|i| context.modulus(i).value());
         let (c0, c1) = bytes.split_at(MaskedCiphertext::BYTES / 2);
-        let limbs = |bytes| unpack_bits::<RESIDUE_BITS>(&moduli, "masked ciphertext", bytes);
+        let limbs = |bytes| unpack_bits::<RESIDUE_BITS>(&moduli, N, "masked ciphertext", bytes);
         Ok(MaskedCiphertext { c: [limbs(c0)?, limbs(c1)?] })
     }
 }
@@ -65,7 +65,7 @@ impl Evaluator<'_> {
     ) -> Result<(), HeError> {
         let context = self.context;
         let mask = scaled(context, masks)?;
-        let (u, e1, e2) = (ternary(rng), error(rng), error(rng));
+        let (u, e1, e2) = (ternary(rng, N), error(rng, N), error(rng, N));
         let digits = sample::flood(rng);
         let public = &self.keys.public;
         let [c0, c1] = &mut ct.c;

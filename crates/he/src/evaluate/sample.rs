@@ -12,7 +12,7 @@ pub(super) const FLOOD_DIGITS: usize = 4;
 
 /// Residues `[limbs][N]` of the first primes of `q·P`, uniform, from a public seed.
 pub(super) fn uniform(context: &Context, limbs: usize, seed: &[u8; 32]) -> Vec<u32> {
-    sample::uniform((0..limbs).map(|limb| context.modulus(limb)), seed)
+    sample::uniform((0..limbs).map(|limb| context.modulus(limb)), N, seed)
 }
 
 /// `N` uniform 128-bit numbers as 32-bit digits.
