@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 __all__ = [
     "KERNELS", "PARAMETERS", "VERSION", "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
-    "Listener", "ServerConnection", "ServerEndpoint", "ServerKey", "ServerModel", "ServerTensor",
+    "Listener", "ServerConnection", "ServerEndpoint", "ServerModel", "ServerTensor",
 ]  # fmt: skip
 VERSION: str
 KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
-PARAMETERS: str  # name of the lattice parameter set
+PARAMETERS: str  # names of the lattice parameter sets
 
 _Progress = Callable[[str, int, int], None]  # (phase, done, total); an exception stops the work
 
@@ -30,9 +30,6 @@ class CheckedPlan:
     def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> CheckedPlan: ...
     def exponentials_needed(self, first: int, rows: int) -> int: ...
     def why(self, protocol: str, rows: int) -> list[str]: ...  # layouts in ciphertexts and their reasons
-    def encrypted_model_bytes(self, protocol: str) -> int: ...  # what a client needs of it
-    @property
-    def encrypted_model_layout(self) -> str: ...  # names where its weights lie, hex
     @property
     def row_bytes(self) -> int: ...
 
@@ -51,15 +48,6 @@ class ServerModel:
     ) -> ServerModel: ...
     # files read, written; warnings
     def load_encoded(self, plan: CheckedPlan, folder: str) -> tuple[int, int, list[str]]: ...
-
-@final
-class ServerKey:
-    """The model owner's lattice key, kept in a file of mode 0600; made on first use."""
-
-    @staticmethod
-    def load_or_create(path: str) -> ServerKey: ...
-    @property
-    def key_id(self) -> str: ...  # public name of the key, hex
 
 @final
 class Identity:
@@ -96,7 +84,6 @@ class ServerConnection(_Connection):
         peer: str,
         model: str,
         plan_digest: str,
-        key: ServerKey,
         resync: bool,
         protocol: str,
     ) -> ServerEndpoint: ...
@@ -139,7 +126,6 @@ class _Endpoint(Generic[_T]):
     def set_idle_timeout(self, seconds: float) -> None: ...
     def stats(self) -> str: ...  # JSON per phase: bytes, messages, round trips
     def stock(self) -> dict[str, int]: ...  # rows, logits, exponentials left in the store
-    def prepare(self, rows: int, logits: int, exponentials: int, progress: _Progress | None = None) -> None: ...
     def extend(self, rows: int) -> None: ...  # give the next rows a position and their attention material
     def take_logits(self, n: int) -> None: ...
     def crop(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
@@ -163,7 +149,9 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
     def save_cache(self, path: str, model: str) -> None: ...  # `model`: names model and plan
     def load_cache(self, path: str, model: str) -> int: ...  # a new session; its rows
     def send_shape(self) -> None: ...  # after `load_cache`
-    def send_model(self, model: ServerModel, progress: _Progress | None = None) -> None: ...
+    def prepare(
+        self, model: ServerModel, rows: int, logits: int, exponentials: int, progress: _Progress | None = None
+    ) -> None: ...
     def embed(self, model: ServerModel, rows: int, sampled: int) -> ServerTensor: ...
     def linear(self, model: ServerModel, x: ServerTensor, site: str) -> ServerTensor: ...
     def logits(self, model: ServerModel, x: ServerTensor) -> None: ...
@@ -171,8 +159,7 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
 @final
 class ClientEndpoint(_Endpoint[ClientTensor]):
     def resume_cache(self) -> int: ...  # counterpart of `send_shape`: a new session; its rows
-    def receive_model(self, path: str, progress: _Progress | None = None) -> None: ...
-    def open_model(self, path: str) -> None: ...
+    def prepare(self, rows: int, logits: int, exponentials: int, progress: _Progress | None = None) -> None: ...
     def embed(self, tokens: list[int], sampled: int) -> ClientTensor: ...
     def linear(self, x: ClientTensor, site: str) -> ClientTensor: ...
     # [rows, vocab], scale 2^coarse_logit_bits; range events of each row

@@ -38,12 +38,12 @@ class Parties:
         """Prepares and takes what a session of `rows` rows needs, on both sides."""
         tables_needed = self.checked.exponentials_needed(0, rows)
 
-        def make(endpoint: Any) -> None:
-            endpoint.prepare(rows + 5, sampled + 2, tables_needed + 1, None)
+        def make(endpoint: Any, *model: Any) -> None:
+            endpoint.prepare(*model, rows + 5, sampled + 2, tables_needed + 1, None)
             endpoint.extend(rows)
             endpoint.take_logits(sampled)
 
-        both(lambda: make(self.client), lambda: make(self.server))
+        both(lambda: make(self.client), lambda: make(self.server, self.model))
 
 
 def both(client: Callable[[], T], server: Callable[[], Any]) -> T:
@@ -66,15 +66,13 @@ def both(client: Callable[[], T], server: Callable[[], Any]) -> T:
 
 
 def open_parties(folder: Path, path: Path, protocol: str = PREPROCESSED) -> Parties:
-    """A client and a server of the tiny model at `path`; the client has what it needs of the
-    model."""
+    """A client and a server of the tiny model at `path`."""
     checkpoint = cryptogen.load(path)
     numeric, canonical = quick_plan(checkpoint), canonicalise(checkpoint)
     weights, checked = quantise(canonical, numeric), _core.CheckedPlan(numeric.to_json(), tables(numeric))
     model = _core.ServerModel(checked, weights.matrices, weights.biases, weights.embed, weights.pos)
     identity = _core.Identity.load_or_create(str(folder / "identity"))
     listener = _core.Listener("127.0.0.1:0", identity)
-    key = _core.ServerKey.load_or_create(str(folder / "key"))
     served: list[Any] = []
 
     def serve() -> None:
@@ -84,16 +82,13 @@ def open_parties(folder: Path, path: Path, protocol: str = PREPROCESSED) -> Part
         connection.welcome(None)
         connection.agree("model", "plan", "tables")
         store = str(folder / "server")
-        served.append(connection.open(checked, store, "client", "model", "plan", key, False, protocol))
-        served[0].send_model(model, None)
+        served.append(connection.open(checked, store, "client", "model", "plan", False, protocol))
 
     def call() -> Any:
         connection = _core.ClientConnection.connect(listener.address, identity.fingerprint, None)
         connection.hello("client", None)
         connection.agree("model", "plan", "tables")
-        endpoint = connection.open(checked, str(folder / "client"), "server", "model", "plan", False, protocol)
-        endpoint.receive_model(str(folder / "encrypted"), None)
-        return endpoint
+        return connection.open(checked, str(folder / "client"), "server", "model", "plan", False, protocol)
 
     client = both(call, serve)
     return Parties(client, served[0], model, numeric, checked, canonical, folder)

@@ -66,9 +66,9 @@ class ReplayShares(Replay):
             raise ReplayError(f"replay: the client's log has {client.size} words, the server's {server.size}")
         self._logs, self._at = np.stack([client, server]), 0
 
-    def truncate(self, x: Ints, k: Shift) -> Ints:
+    def truncate(self, x: Ints, k: Shift, off: int = 0) -> Ints:
         self._rest = from_field(add_field(*self._words(x.size)))
-        return super().truncate(x, k)
+        return super().truncate(x, k, off)
 
     def truncate_word(self, x: Ints, k: Shift) -> Ints:
         self._rest = from_field(add_field(*self._words(x.size)))  # elements of F_p already
@@ -87,14 +87,14 @@ class ReplayShares(Replay):
         self._rest = ((words & np.uint64(0xFFFFFFFF)).sum(axis=0) & np.uint64((1 << k) - 1)).astype(np.int64)
         return super().index(x, h, k)
 
-    def leading(self, x: Ints) -> Ints:
+    def leading(self, x: Ints, off: int = 0) -> Ints:
         """Leading bits are logged as indices of 24 bits."""
         words = self._words(x.size)
         if ((words >> np.uint64(32)) != np.uint64(1 << 31 | LEADING_BITS)).any():
             raise ReplayError(f"replay: {x.size} logits expected at word {self._at - x.size}")
         total = (words & np.uint64(0xFFFFFFFF)).sum(axis=0).astype(np.int64) << (64 - LEADING_BITS)
         self._rest = total >> (64 - LEADING_BITS)
-        return super().leading(x)
+        return super().leading(x, off)
 
     def finish(self) -> None:
         if left := self._logs.shape[1] - self._at:
@@ -184,7 +184,6 @@ def _private_run(
     logs: dict[str, np.ndarray] = {}
     listener = core.Listener("127.0.0.1:0", identity := core.Identity.load_or_create(str(folder / "identity")))
     model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)
-    key = core.ServerKey.load_or_create(str(folder / "key"))
 
     def serve() -> None:
         connection = None
@@ -192,9 +191,8 @@ def _private_run(
             connection = listener.accept(1.0)
         connection.welcome(None)
         connection.agree("model", "plan", "tables")
-        endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", key, False, protocol)
-        endpoint.send_model(model, None)
-        agreed.material(endpoint)
+        endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", False, protocol)
+        agreed.material(endpoint, model)
         backend = ServerBackend(endpoint, model)
         for n, (tokens, want) in enumerate(agreed.passes):
             agreed.before(n, endpoint)
@@ -207,7 +205,6 @@ def _private_run(
     connection.hello("client", None)
     connection.agree("model", "plan", "tables")
     endpoint = connection.open(agreed.plan, str(folder / "client"), "server", "model", "plan", False, protocol)
-    endpoint.receive_model(str(folder / "encrypted"), None)
     agreed.material(endpoint)
     backend, private = ClientBackend(endpoint, plan), []
     for n, (tokens, want) in enumerate(agreed.passes):
@@ -231,11 +228,11 @@ class _Agreed:
     def __init__(self, core: Any, plan: NumericPlan, cut: Cut, passes: Passes) -> None:
         self.plan, self._cut, self.passes = core.CheckedPlan(plan.to_json(), tables(plan)), cut, passes
 
-    def material(self, endpoint: Any) -> None:
+    def material(self, endpoint: Any, *model: Any) -> None:
         rows = sum(len(tokens) for tokens, _ in self.passes)
         sampled = sum(sampled_of(len(tokens), want) for tokens, want in self.passes)
         tables = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
-        endpoint.prepare(rows + 5, sampled + 2, tables, None)
+        endpoint.prepare(*model, rows + 5, sampled + 2, tables, None)
         first = min(5, rows - 1)
         endpoint.extend(first)
         endpoint.extend(rows - first)  # blocks need not be passes

@@ -67,7 +67,7 @@ def calls(endpoint: Any, parties: Parties, tensor: Any) -> dict[str, Callable[[]
         "set_idle_timeout": lambda: endpoint.set_idle_timeout(1.0),
         "stats": endpoint.stats,
         "stock": endpoint.stock,
-        "prepare": lambda: endpoint.prepare(1, 1, 1, None),
+        "prepare": lambda: endpoint.prepare(*model, 1, 1, 1, None),
         "extend": lambda: endpoint.extend(1),
         "take_logits": lambda: endpoint.take_logits(1),
         "crop": lambda: endpoint.crop(0),
@@ -83,13 +83,10 @@ def calls(endpoint: Any, parties: Parties, tensor: Any) -> dict[str, Callable[[]
         "logits": lambda: endpoint.logits(*model, tensor),
         **(
             {
-                "receive_model": lambda: endpoint.receive_model(file, None),
-                "open_model": lambda: endpoint.open_model(str(parties.folder / "encrypted")),
                 "resume_cache": endpoint.resume_cache,
             }
             if mine
             else {
-                "send_model": lambda: endpoint.send_model(parties.model, None),
                 "save_cache": lambda: endpoint.save_cache(file, "model"),
                 "load_cache": lambda: endpoint.load_cache(file, "model"),
                 "send_shape": endpoint.send_shape,

@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cryptogen_he::SecretKey;
 use cryptogen_mpc::store::Store;
 use cryptogen_mpc::Connection;
 use cryptogen_party::{Channel, Client, Party, Server};
@@ -37,13 +36,12 @@ impl Variant {
         conn: Connection<P>,
         plan: Arc<Plan>,
         store: Store,
-        key: SecretKey,
         resync: bool,
     ) -> Result<(Endpoint<P>, Handle<P>)>
     where
         Box<P::Products>: From<Handle<P>>,
     {
-        Endpoint::open_with(conn, plan.clone(), store, key, resync, self.protocol(), |conn, dir, rng| {
+        Endpoint::open_with(conn, plan.clone(), store, resync, self.protocol(), |conn, dir, rng| {
             let state = State::open(conn, &plan, dir, self, rng)?;
             let handle = Handle { plan, variant: self, state: Arc::new(Mutex::new(state)) };
             Ok((handle.share().into(), handle))

@@ -11,7 +11,7 @@ impl<P: Party> State<P> {
     /// Messages and bytes of the next pass over `rows` rows, of which the last `sampled` get
     /// logits.
     pub fn cost(&mut self, plan: &Plan, rows: usize, sampled: usize) -> Cost {
-        let mut costs = vec![embed::cost(rows)];
+        let mut costs = vec![embed::cost(plan, rows)];
         for l in 0..plan.model.layers {
             costs.extend(Site::of_layer(l).map(|site| linear::cost(&mut self.plan, site, rows)));
             let first = self.cache.shape().length(l);

@@ -8,7 +8,6 @@ use cryptogen_encrypted::encoded::Encoded;
 use cryptogen_encrypted::planner::LinearPlan;
 use cryptogen_encrypted::{cache_layout, Handle, Variant};
 use cryptogen_he::evaluate::EvaluationKeys;
-use cryptogen_he::SecretKey;
 use cryptogen_mpc::store::Store;
 use cryptogen_mpc::Connection;
 use cryptogen_party::Party;
@@ -57,16 +56,15 @@ impl Choice {
         conn: Connection<P>,
         plan: Arc<model::Plan>,
         store: Store,
-        key: SecretKey,
         resync: bool,
     ) -> Result<(Endpoint<P>, Kept<P>)>
     where
         Box<P::Products>: From<Handle<P>>,
     {
         match self.0 {
-            None => Endpoint::open(conn, plan, store, key, resync).map(|endpoint| (endpoint, None)),
+            None => Endpoint::open(conn, plan, store, resync).map(|endpoint| (endpoint, None)),
             Some(variant) => variant
-                .open(conn, plan, store, key, resync)
+                .open(conn, plan, store, resync)
                 .map(|(endpoint, handle)| (endpoint, Some(handle))),
         }
     }

@@ -1,6 +1,5 @@
 //! The two endpoints: one method per protocol step, GIL released while it runs.
 
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -178,18 +177,6 @@ macro_rules! endpoint {
                 d.set_item("exponentials", stock.exponentials)?;
                 Ok(d)
             }
-            #[pyo3(signature = (rows, logits, exponentials, progress=None))]
-            fn prepare(
-                &self,
-                py: Python<'_>,
-                rows: u64,
-                logits: u64,
-                exponentials: u64,
-                progress: Option<Py<PyAny>>,
-            ) -> PyResult<()> {
-                let want = Stock { rows, logits, exponentials };
-                Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, p))
-            }
             fn extend(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
                 self.step(py, |e| e.extend(rows))
             }
@@ -257,9 +244,18 @@ endpoint!(ClientEndpoint, ClientTensor, Client);
 
 #[pymethods]
 impl ServerEndpoint {
-    #[pyo3(signature = (model, progress=None))]
-    fn send_model(&self, py: Python<'_>, model: &ServerModel, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        Reporter::run(py, progress, |p| self.endpoint()?.send_model(&model.inner, p))
+    #[pyo3(signature = (model, rows, logits, exponentials, progress=None))]
+    fn prepare(
+        &self,
+        py: Python<'_>,
+        model: &ServerModel,
+        rows: u64,
+        logits: u64,
+        exponentials: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let want = Stock { rows, logits, exponentials };
+        Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, Some(&model.inner), p))
     }
     fn embed(
         &self,
@@ -296,12 +292,17 @@ impl ServerEndpoint {
 
 #[pymethods]
 impl ClientEndpoint {
-    #[pyo3(signature = (path, progress=None))]
-    fn receive_model(&self, py: Python<'_>, path: &str, progress: Option<Py<PyAny>>) -> PyResult<()> {
-        Reporter::run(py, progress, |p| self.endpoint()?.receive_model(Path::new(path), p))
-    }
-    fn open_model(&self, py: Python<'_>, path: &str) -> PyResult<()> {
-        self.step(py, |e| e.open_model(Path::new(path)))
+    #[pyo3(signature = (rows, logits, exponentials, progress=None))]
+    fn prepare(
+        &self,
+        py: Python<'_>,
+        rows: u64,
+        logits: u64,
+        exponentials: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let want = Stock { rows, logits, exponentials };
+        Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, None, p))
     }
     fn embed(&self, py: Python<'_>, tokens: Vec<usize>, sampled: usize) -> PyResult<ClientTensor> {
         self.tensor(py, |e| e.embed(&tokens, sampled))

@@ -42,7 +42,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("PARAMETERS", session::PARAMETERS)?;
     m.add_class::<model::CheckedPlan>()?;
     m.add_class::<model::ServerModel>()?;
-    m.add_class::<model::ServerKey>()?;
     m.add_class::<session::Identity>()?;
     m.add_class::<session::Listener>()?;
     m.add_class::<session::ServerConnection>()?;

@@ -4,22 +4,20 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptogen_he::{Params, SecretKey};
 use cryptogen_mpc::session::{self as rust, AccessToken, Agreement, Introduction, Policy, Trust};
 use cryptogen_mpc::store::{Binding, Store};
 use cryptogen_mpc::{Connection, Home, SessionError};
 use cryptogen_party::{Client, Party, Server};
 use cryptogen_protocols::endpoint::Protocol;
-use cryptogen_ring::{Prg, Seed};
 use pyo3::prelude::*;
 
 use crate::encrypted::Choice;
 use crate::endpoint::{ClientEndpoint, ServerEndpoint};
 use crate::errors;
-use crate::model::{CheckedPlan, ServerKey};
+use crate::model::CheckedPlan;
 
-/// Name of the lattice parameter set that both parties must use.
-pub const PARAMETERS: &str = "N8192Q196";
+/// Names of the lattice parameter sets that both parties must use.
+pub const PARAMETERS: &str = "N8192Q196 N4096Q84";
 /// What both parties must speak; which of its protocols a session uses is agreed in
 /// [`ClientConnection::open`].
 const FAMILY: &str = "cryptogen";
@@ -202,17 +200,15 @@ impl ServerConnection {
         peer: String,
         model: String,
         plan_digest: String,
-        key: &ServerKey,
         resync: bool,
         protocol: &str,
     ) -> PyResult<ServerEndpoint> {
         let protocol = Choice::named(protocol)?;
         let plan_digest = bound(plan_digest, protocol.protocol());
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Server };
-        let key = key.secret()?;
         py.detach(|| {
             let (conn, store) = self.0.take(store, &binding)?;
-            protocol.open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
+            protocol.open(conn, plan.inner.clone(), store, resync).map_err(errors::protocol)
         })
         .map(ServerEndpoint::new)
     }
@@ -251,7 +247,7 @@ impl ClientConnection {
         py.detach(|| self.0.with(|c| c.hello(&me).map(|_| ())))
     }
 
-    /// Starts the protocols with a fresh lattice key; the connection moves into the endpoint.
+    /// Starts the protocols with fresh lattice keys; the connection moves into the endpoint.
     #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
@@ -267,11 +263,9 @@ impl ClientConnection {
         let protocol = Choice::named(protocol)?;
         let plan_digest = bound(plan_digest, protocol.protocol());
         let binding = Binding { peer, model, plan: plan_digest, role: cryptogen_party::Role::Client };
-        let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
-        let key = SecretKey::generate(Params::get(cryptogen_protocols::endpoint::PARAMETERS), &mut rng);
         py.detach(|| {
             let (conn, store) = self.0.take(store, &binding)?;
-            protocol.open(conn, plan.inner.clone(), store, key, resync).map_err(errors::protocol)
+            protocol.open(conn, plan.inner.clone(), store, resync).map_err(errors::protocol)
         })
         .map(ClientEndpoint::new)
     }

@@ -23,6 +23,7 @@ from .field import Ints, minus, plus, times, total
 from .rounding import Rounding
 from .scalars import HeadTables, ScalarTables
 
+OFF, OFF_EMBED = 256, 1 << 14  # units that prepared shares of products may be off by at most (A5.3)
 ROWS = 64  # of one head at a time where order does not matter: what fits in a processor's cache
 
 
@@ -86,7 +87,7 @@ class FixedBackend:
         h = self._model.embed[np.asarray(tokens)]  # [T, d]
         if self._model.pos is not None:
             h = h + self._model.pos[self._start : self._end]
-        return self.rounding.truncate(h, self.plan.embed.shift)
+        return self.rounding.truncate(h, self.plan.embed.shift, OFF_EMBED)
 
     def norm(self, h: Ints, site: str) -> Ints:
         """A5.2: `x̂ = h·ρ`, `ρ = SCALAR(Σ TR(h, pre_shift)²)`, [T, d]; exact, not yet truncated."""
@@ -108,7 +109,7 @@ class FixedBackend:
         y = product(truncate(x, self._in_shift[site]), self._model.matrices[site])  # [T, d_out]
         if site in self._model.biases:
             y = plus(y, self._model.biases[site])
-        return y if site == "head" else self.rounding.truncate(y, self._out_shift[site])
+        return y if site == "head" else self.rounding.truncate(y, self._out_shift[site], OFF)
 
     def attention(self, qkv: Ints, layer: int) -> Ints:
         """A5.4–5: rotates, appends to the cache, attends. [T, q_dim]; exact, not yet truncated."""
@@ -214,7 +215,7 @@ class FixedBackend:
     def logits(self, x: Ints) -> NDArray[Any]:
         """A5.8, A8: real logits [T, vocab], float64; the integers stay in `raw_logits`."""
         exact = self.linear(x, "head")  # [T, vocab]
-        self.raw_logits = self.rounding.leading(times(exact, np.array(1 << self.plan.logit_shift)))
+        self.raw_logits = self.rounding.leading(times(exact, np.array(1 << self.plan.logit_shift)), OFF << self.plan.logit_shift)
         n = len(x)
         sampled = self._rows[-n:].copy()
         sampled[0] += self._pending + int(self._rows[:-n].sum())

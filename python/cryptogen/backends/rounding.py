@@ -30,8 +30,9 @@ class Rounding(Protocol):
 
     ordered: bool
 
-    def truncate(self, x: Ints, k: Shift) -> Ints:
-        """`TR(x, k)`, same shape as x: A1, shares over `F_p`."""
+    def truncate(self, x: Ints, k: Shift, off: int = 0) -> Ints:
+        """`TR(x, k)`, same shape as x: A1, shares over `F_p`. `off`: how many units two parties'
+        shares of x may be off by (A5.3)."""
         ...
 
     def truncate_word(self, x: Ints, k: Shift) -> Ints:
@@ -46,8 +47,8 @@ class Rounding(Protocol):
         """A6 of a share that no truncation has made, a number modulo `2^64`."""
         ...
 
-    def leading(self, x: Ints) -> Ints:
-        """A8: the leading 24 bits of x, same shape, in `[−2^23, 2^23)`."""
+    def leading(self, x: Ints, off: int = 0) -> Ints:
+        """A8: the leading 24 bits of x, same shape, in `[−2^23, 2^23)`. `off`: as in `truncate`."""
         ...
 
 
@@ -57,7 +58,7 @@ class Nearest:
 
     ordered = False
 
-    def truncate(self, x: Ints, k: Shift) -> Ints:
+    def truncate(self, x: Ints, k: Shift, off: int = 0) -> Ints:
         return (x + ((1 << np.asarray(k, dtype=np.int64)) >> 1)) >> k
 
     truncate_word = truncate
@@ -68,7 +69,7 @@ class Nearest:
     def lift(self, x: Ints) -> Ints:
         return x
 
-    def leading(self, x: Ints) -> Ints:
+    def leading(self, x: Ints, off: int = 0) -> Ints:
         low, rest = _leading_floor(x)
         return _signed(low + (rest >= STEP // 2))
 
@@ -86,7 +87,7 @@ class Random:
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
-    def truncate(self, x: Ints, k: Shift) -> Ints:
+    def truncate(self, x: Ints, k: Shift, off: int = 0) -> Ints:
         return self._repaired(self._upper(x, k), x, k, truncated_shares, P)
 
     def truncate_word(self, x: Ints, k: Shift) -> Ints:
@@ -98,7 +99,7 @@ class Random:
     def lift(self, x: Ints) -> Ints:
         return self._repaired(x, x, 0, lifted_shares, P)
 
-    def leading(self, x: Ints) -> Ints:
+    def leading(self, x: Ints, off: int = 0) -> Ints:
         low, rest = _leading_floor(x)
         place = self._rng.integers(0, (1 << 32) - 1, size=x.shape, dtype=np.uint32).astype(np.int64) << 8
         return _signed(low + (rest + place >= STEP))  # a step is 2^8·(2^32 − 1)
@@ -165,15 +166,19 @@ class Replay:
         self._chunks: Iterator[ArrayLike] = iter(values)
         self._rest: Ints = np.empty(0, dtype=np.int64)
 
-    def truncate(self, x: Ints, k: Shift) -> Ints:
-        return self._truncated(x, k, P)
+    def truncate(self, x: Ints, k: Shift, off: int = 0) -> Ints:
+        return self._truncated(x, k, P, off)
 
     def truncate_word(self, x: Ints, k: Shift) -> Ints:
         return self._truncated(x, k, 1 << 64)
 
-    def _truncated(self, x: Ints, k: Shift, modulus: int) -> Ints:
+    def _truncated(self, x: Ints, k: Shift, modulus: int, off: int = 0) -> Ints:
         k = np.broadcast_to(np.asarray(k, dtype=np.int64), x.shape)
-        low = np.where(k == 0, from_field(to_field(x)), _next_floor(x, k))  # of a word any int64
+
+        def floor(x: Ints) -> Ints:
+            return np.where(k == 0, from_field(to_field(x)), _next_floor(x, k))  # of a word any int64
+
+        low = floor(x)
         step = from_field(reduced(np.uint64(modulus - 1) >> k.astype(np.uint64)))
 
         def wrong(got: Ints) -> NDArray[np.bool_]:
@@ -182,6 +187,8 @@ class Replay:
             near = [np.abs(minus(away, sign * step)) <= 2 for sign in (-1, 1)]
             return ~(near[0] | near[1])
 
+        if off:
+            return self._take(x, floor(x - off), floor(x + off) + (k > 0), wrong, "product", between=True)
         return self._take(x, low, low + (k > 0), wrong, "truncation")
 
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
@@ -197,9 +204,10 @@ class Replay:
     def lift(self, x: Ints) -> Ints:
         return self._take(x, x, x, lambda got: np.abs(got - x) != 2**64 - P, "lifted share")  # ±p modulo 2^64
 
-    def leading(self, x: Ints) -> Ints:
-        low, _ = _leading_floor(x)
-        return self._take(x, _signed(low), _signed(low + 1), lambda got: np.ones_like(got, dtype=np.bool_), "logit")
+    def leading(self, x: Ints, off: int = 0) -> Ints:
+        (low, _), (high, _) = _leading_floor(x - off), _leading_floor(x + off)
+        low, high = _signed(low), _signed(high + 1)
+        return self._take(x, low, high, lambda got: np.ones_like(got, dtype=np.bool_), "logit", between=off > 0)
 
     def finish(self) -> None:
         """Raises ReplayError unless every value was used."""
@@ -207,15 +215,18 @@ class Replay:
         if left:
             raise ReplayError(f"replay: 0 values expected to be left, {left} are")
 
-    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Test, what: str) -> Ints:
-        """The next outcomes: `one` or `other`, and for large x whatever is not `impossible`."""
+    def _take(
+        self, x: Ints, one: Ints, other: Ints, impossible: Test, what: str, between: bool = False
+    ) -> Ints:
+        """The next outcomes: `one` or `other`, or what lies `between`; for large x whatever is not
+        `impossible`."""
         while self._rest.size < x.size:
             chunk = next(self._chunks, None)
             if chunk is None:
                 raise ReplayError(f"replay: {x.size} values expected for a {what}, {self._rest.size} left")
             self._rest = np.concatenate([self._rest, np.asarray(chunk, dtype=np.int64).reshape(-1)])
         got, self._rest = self._rest[: x.size].reshape(x.shape), self._rest[x.size :]
-        wrong = (got != one) & (got != other)
+        wrong = (got < one) | (got > other) if between else (got != one) & (got != other)
         if wrong.any() and largest(x) >= LARGE:
             wrong &= ~((x >= LARGE) | (x <= -LARGE)) | impossible(got)
         if wrong.any():
@@ -253,8 +264,8 @@ class Recording:
         self._inner = inner
         self.values: list[Ints] = []
 
-    def truncate(self, x: Ints, k: Shift) -> Ints:
-        return self._keep(self._inner.truncate(x, k))
+    def truncate(self, x: Ints, k: Shift, off: int = 0) -> Ints:
+        return self._keep(self._inner.truncate(x, k, off))
 
     def truncate_word(self, x: Ints, k: Shift) -> Ints:
         return self._keep(self._inner.truncate_word(x, k))
@@ -265,8 +276,8 @@ class Recording:
     def index(self, x: Ints, h: Shift, k: int) -> Ints:
         return self._keep(self._inner.index(x, h, k))
 
-    def leading(self, x: Ints) -> Ints:
-        return self._keep(self._inner.leading(x))
+    def leading(self, x: Ints, off: int = 0) -> Ints:
+        return self._keep(self._inner.leading(x, off))
 
     def _keep(self, y: Ints) -> Ints:
         self.values.append(y.copy())

@@ -1,11 +1,8 @@
-"""How a client's session opens: who answers, what it serves, which store and which encrypted model
-belong to it."""
+"""How a client's session opens: who answers, what it serves, and which store belongs to it."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen import _core
-from cryptogen.errors import DiskFull, MaterialMismatch, PlanError, ProtocolViolation
+from cryptogen.errors import MaterialMismatch, PlanError, ProtocolViolation
 from cryptogen.numerics.plan import ModelShape, NumericPlan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
-from cryptogen.protocols import PREPROCESSED, store_name
+from cryptogen.protocols import store_name
 from cryptogen.tokens import Tokenizer
 
 from .offer import Offer, receive_offer
@@ -25,7 +22,7 @@ from .trust import Trust
 
 @dataclass(frozen=True)
 class Opened:
-    """A session that both parties have agreed on; the client may still lack the encrypted model."""
+    """A session that both parties have agreed on."""
 
     endpoint: _core.ClientEndpoint
     offer: Offer
@@ -73,33 +70,6 @@ class Connector:
 
     def _way_out(self) -> str:
         return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
-
-    def open_model(self, opened: Opened, receive: Callable[[Path, int], None]) -> None:
-        """The encrypted model, or the part that the protocol needs, comes once per model and key:
-        `receive` is given a file and how many bytes it will have. A file appears under its name
-        only when complete.
-
-        `DiskFull` before anything is sent.
-        """
-        offer, plan = opened.offer, opened.checked_plan
-        parts = (offer.model, offer.documents["plan"], offer.key_id, plan.encrypted_model_layout)
-        name = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
-        whole = self._folder / "models" / name
-        path = whole if self._protocol == PREPROCESSED else whole.with_name(f"{name}-ends")
-        for there in (whole, path):
-            if there.exists():
-                opened.endpoint.open_model(str(there))
-                return
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        size, free = plan.encrypted_model_bytes(self._protocol), shutil.disk_usage(path.parent).free
-        if size > free:
-            raise DiskFull(f"{path.parent}: {size} bytes needed for the encrypted model, {free} free")
-        partial = path.with_name(f"{path.name}.{self._name}.partial")
-        try:
-            receive(partial, size)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _received_plan(offer: Offer, document: bytes) -> tuple[NumericPlan, list[NDArray[np.int64]]]:

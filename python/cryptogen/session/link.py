@@ -68,8 +68,7 @@ class Link:
         return self._endpoint is not None
 
     def connect(self) -> None:
-        """Opens a session and fetches the encrypted model if there is none yet. Errors:
-        `Connector.open`'s."""
+        """Opens a session. Errors: `Connector.open`'s."""
         started = time.perf_counter()
         opened = self._connector.open()
         self.offer, self.checked_plan = opened.offer, opened.checked_plan
@@ -77,17 +76,7 @@ class Link:
         self.ledger.opened(opened.endpoint)
         self.text.opened(opened.endpoint)
         self._endpoint, self._backend = opened.endpoint, ClientBackend(opened.endpoint, opened.numeric_plan)
-        try:
-            self._connector.open_model(opened, self._receive_model)
-        except BaseException:
-            self._drop()
-            raise
         self.ledger.setup_took(time.perf_counter() - started)
-
-    def _receive_model(self, file: Path, size: int) -> None:
-        endpoint, note = self._open(), f"{size / 1e9:.1f} GB, once per model"
-        with self._step("setup", messages.SendModel()):
-            endpoint.receive_model(str(file), _named(self._progress, note))
 
     def close(self) -> None:
         if self._endpoint is not None:
@@ -283,8 +272,3 @@ class Link:
     def costs(self) -> Costs:
         """All connections of this link together."""
         return self.ledger.costs()
-
-
-def _named(progress: Progress | None, note: str) -> Progress | None:
-    """The listener, told more about the phase."""
-    return progress and (lambda phase, done, total: progress(f"{phase} ({note})", done, total))

@@ -21,14 +21,6 @@ LARGEST_BLOCK = 64  # rows given a position, or computed, at once
 
 
 @dataclass(frozen=True)
-class SendModel:
-    """The encrypted model, once per model and key."""
-
-    op: ClassVar[str] = "model"
-    limits: ClassVar[dict[str, tuple[int, int]]] = {}
-
-
-@dataclass(frozen=True)
 class Prepare:
     """Single-use material, not bound to a session."""
 
@@ -121,9 +113,9 @@ class Bye:
     limits: ClassVar[dict[str, tuple[int, int]]] = {}
 
 
-Message = SendModel | Prepare | Extend | Logits | Forward | Crop | Reset | Save | Resume | Counters | Bye
+Message = Prepare | Extend | Logits | Forward | Crop | Reset | Save | Resume | Counters | Bye
 _KINDS: dict[str, type[Message]] = {
-    "model": SendModel, "prepare": Prepare, "extend": Extend, "logits": Logits, "forward": Forward,
+    "prepare": Prepare, "extend": Extend, "logits": Logits, "forward": Forward,
     "crop": Crop, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
 }  # fmt: skip
 

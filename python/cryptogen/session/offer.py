@@ -1,8 +1,7 @@
 """What the server tells a new client: everything public about its model. The client checks all of
 it.
 
-1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format,
-   lattice key's name.
+1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format.
 2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest); which protocol
    it will use.
 3. S→C those documents, compressed, in pieces below the limit of a control message.
@@ -29,7 +28,7 @@ from cryptogen.tokens import ChatML, Tokenizer
 
 from .messages import parse_object
 
-VERSION = 2
+VERSION = 3
 DOCUMENTS = ("plan", "tokenizer")
 LARGEST_DOCUMENT = 64 << 20
 PIECE = 600_000  # compressed bytes per control message (limit 1 MiB, base64 adds a third)
@@ -49,7 +48,6 @@ class Offer:
     config: ModelConfig
     model: str  # SHA-256 of the integer weights
     tables: str
-    key_id: str
     stop: frozenset[int]
     chat: ChatML | None
     documents: dict[str, str]  # name → SHA-256
@@ -62,7 +60,6 @@ class Offer:
                 "config": self.config.as_dict(),
                 "model": self.model,
                 "tables": self.tables,
-                "key_id": self.key_id,
                 "stop": sorted(self.stop),
                 "chat": chat,
                 "documents": self.documents,
@@ -73,7 +70,7 @@ class Offer:
     def from_json(text: str) -> Offer:
         """`ProtocolViolation` unless every field is there and well-formed."""
         value = parse_object(text)
-        names = {"version", "config", "model", "tables", "key_id", "stop", "chat", "documents"}
+        names = {"version", "config", "model", "tables", "stop", "chat", "documents"}
         if set(value) != names or value["version"] != VERSION:
             got = str(value.get("version"))[:20]
             raise ProtocolViolation(f"offer: version {got}, expected {VERSION} with {sorted(names)}")
@@ -88,13 +85,11 @@ class Offer:
             _digest(name, value[name])
         for name, digest in documents.items():
             _digest(name, digest)
-        if not isinstance(value["key_id"], str) or not re.fullmatch(r"[0-9a-f]{8,128}", value["key_id"]):
-            raise ProtocolViolation("offer: key_id is not a name in hexadecimal digits")
         stop = value["stop"]
         if not isinstance(stop, list) or len(stop) > 64 or any(not _token(t, config) for t in stop):
             raise ProtocolViolation("offer: stop is not a list of at most 64 token ids")
         chat = _chat(value["chat"], config)
-        return Offer(config, value["model"], value["tables"], value["key_id"], frozenset(stop), chat, documents)
+        return Offer(config, value["model"], value["tables"], frozenset(stop), chat, documents)
 
 
 def public_plan(plan: NumericPlan) -> NumericPlan:
@@ -111,12 +106,11 @@ def make_offer(
     tokenizer: Tokenizer | None,
     stop: frozenset[int],
     digests: tuple[str, str],
-    key_id: str,
     documents: dict[str, bytes],
 ) -> Offer:
     """`digests`: of the integer weights and of the tables."""
     chat = tokenizer.chat if tokenizer else None
-    return Offer(config, *digests, key_id, stop, chat, {name: sha256(data) for name, data in documents.items()})
+    return Offer(config, *digests, stop, chat, {name: sha256(data) for name, data in documents.items()})
 
 
 def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> str:

@@ -112,7 +112,6 @@ class Server:
             self._identity = _core.Identity.load_or_create(str(self.folder / "identity"))
         else:
             self._identity = _core.Identity.from_pem(str(certificate), str(key))
-        self._key = _core.ServerKey.load_or_create(str(self.folder / "lattice.key"))
         self._prepare_model(checkpoint)
         if weights_cache is not None:
             self._load_encoded(Path(weights_cache))
@@ -137,7 +136,7 @@ class Server:
         if tokenizer is not None:
             self._documents["tokenizer"] = tokenizer.to_json().encode()
         digests = (weights.digest(), tables_digest(made))
-        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._key.key_id, self._documents)
+        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._documents)
 
     @property
     def fingerprint(self) -> str:
@@ -209,7 +208,7 @@ class Server:
         store = self.folder / "stores" / client / store_name(pair, protocol)
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         endpoint = connection.open(
-            self._checked_plan, str(store), client, self.offer.model, plan_digest, self._key, False, protocol
+            self._checked_plan, str(store), client, self.offer.model, plan_digest, False, protocol
         )
         wire.current = endpoint
         backend = ServerBackend(endpoint, self._weights)
@@ -237,15 +236,13 @@ class Server:
         self, endpoint: _core.ServerEndpoint, backend: ServerBackend, message: messages.Message, cache: Path | None
     ) -> None:
         match message:
-            case messages.SendModel():
-                endpoint.send_model(self._weights, None)
             case messages.Prepare(rows, logits, exponentials):
                 stock = endpoint.stock()
                 limits = {"rows": MOST_TOKENS, "logits": MOST_TOKENS, "exponentials": MOST_EXPONENTIALS}
                 for name, more in (("rows", rows), ("logits", logits), ("exponentials", exponentials)):
                     if stock[name] + more > limits[name]:
                         raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {limits[name]} are kept")
-                endpoint.prepare(rows, logits, exponentials, None)
+                endpoint.prepare(self._weights, rows, logits, exponentials, None)
             case messages.Extend(rows):
                 if endpoint.length + endpoint.ready_rows + rows > self.config.context:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")

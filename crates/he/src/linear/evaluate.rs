@@ -68,13 +68,13 @@ impl Inputs {
 /// The results of the output groups `outputs`, [`OUTPUT_BYTES`] each, and the evaluator's shares
 /// `[tokens][rows]` of the rows of the matrix that they hold ([`Packing::rows`]).
 ///
-/// `weights(o, row)` writes the `d_in` weights of row `o` of the matrix; it is asked once for each
-/// row, on several threads. Errors: inputs that have not all come, a range that is not within the
+/// `weights(o, row)` writes the `d_in` weights of row `o` of the matrix, below `2^27` in absolute
+/// value; it is asked once for each row, on several threads. Errors: inputs that have not all come, a range that is not within the
 /// groups, a key of another ring.
 pub fn evaluate(
     inputs: &Inputs,
     outputs: Range<usize>,
-    weights: impl Fn(usize, &mut [i16]) + Sync,
+    weights: impl Fn(usize, &mut [i32]) + Sync,
     key: &PublicKey,
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<(Vec<u8>, Vec<Fp>), HeError> {
@@ -114,7 +114,7 @@ pub fn evaluate(
 
 /// One thread's room for a block of results.
 struct Work {
-    row: Wiped<i16>,
+    row: Wiped<i32>,
     /// The block's weights as they are, negative ones from above, and modulo one prime.
     plain: Wiped<u32>,
     multipliers: Wiped<u32>,
@@ -150,7 +150,7 @@ impl Work {
         inputs: &Inputs,
         first: usize,
         count: usize,
-        weights: &(impl Fn(usize, &mut [i16]) + Sync),
+        weights: &(impl Fn(usize, &mut [i32]) + Sync),
     ) {
         let (packing, ring) = (&inputs.packing, Params::get().ring());
         let (groups, f, levels) = (packing.inputs(), 1 << packing.levels(), packing.levels());
@@ -198,7 +198,7 @@ impl Work {
         first: usize,
         count: usize,
         (of_coefficient, of_output, of_input): (usize, usize, usize),
-        weights: &(impl Fn(usize, &mut [i16]) + Sync),
+        weights: &(impl Fn(usize, &mut [i32]) + Sync),
     ) {
         let (f_in, f_out) = (packing.f_in(), packing.f_out());
         self.plain.fill(0);
@@ -210,7 +210,7 @@ impl Work {
                     let start = (j * f_in + f_in - 1 - i) * of_coefficient + m * of_output;
                     let places = self.plain[start..].iter_mut().step_by(of_input);
                     let weights = self.row[i..].iter().step_by(f_in);
-                    places.zip(weights).for_each(|(place, &w)| *place = w as i32 as u32);
+                    places.zip(weights).for_each(|(place, &w)| *place = w as u32);
                 }
             }
         }

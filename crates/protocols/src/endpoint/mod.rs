@@ -23,7 +23,7 @@ use cryptogen_ring::{Prg, Seed};
 pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
-use crate::error::{ProtocolError, Result};
+use crate::error::Result;
 use crate::material::{LatticeKeys, SlotLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
@@ -86,7 +86,7 @@ pub struct Endpoint<P: Side> {
     conn: Connection<P>,
     plan: Arc<Plan>,
     layout: Arc<SlotLayout>,
-    keys: LatticeKeys,
+    keys: LatticeKeys<P>,
     ot: OtPair,
     rng: Prg,
     protocol: Protocol,
@@ -142,7 +142,7 @@ impl<P: Side> Endpoint<P> {
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
-        let keys = LatticeKeys::exchange::<P>(&mut conn, params, &mut rng)?;
+        let keys = LatticeKeys::exchange(&mut conn, params, &mut rng)?;
         let ot = OtPair::setup(P::ROLE, &mut conn, &mut rng)?;
         let (products, kept) = products(&mut conn, store.directory(), &mut rng)?;
         let online = Online::new(plan.clone(), layout.clone(), products);

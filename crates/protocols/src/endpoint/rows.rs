@@ -10,7 +10,7 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Deferred, HeadSlot, LatticeKeys, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
+use crate::material::{Deferred, HeadSlot, Held, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, NewRows};
 use crate::online::products::Side;
@@ -67,9 +67,9 @@ impl<P: Side> Endpoint<P> {
         }
         let new = self.new_rows(first, &slots)?;
         let (ch, m, cache, rng) = (&mut self.conn, &self.plan.model, &mut self.cache, &mut self.rng);
-        let products = match &self.keys {
-            LatticeKeys::Client { slots, .. } => attention::client(ch, slots, m, cache, &new, rng)?,
-            LatticeKeys::Server { params, slots, .. } => {
+        let products = match &self.keys.held {
+            Held::Client { slots, .. } => attention::client(ch, slots, m, cache, &new, rng)?,
+            Held::Server { params, slots, .. } => {
                 attention::server(ch, params, slots, m, cache, &new, rng)?
             }
         };

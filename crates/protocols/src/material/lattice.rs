@@ -2,6 +2,8 @@
 //!
 //! The server has none: it computes on what the client encrypts, and never decrypts.
 
+use std::marker::PhantomData;
+
 use cryptogen_he::shares::{Nonces, PublicKey, RESULT_BYTES};
 use cryptogen_he::{linear, Combiner, Layout, Params, SecretKey, N};
 use cryptogen_party::{Channel, Party, Role};
@@ -10,9 +12,14 @@ use rayon::prelude::*;
 
 use crate::error::{ProtocolError, Result};
 
-/// What a party has of the client's keys, which are fresh for every connection. There are two pairs,
-/// because the client's shares that come out of one are encrypted under the other.
-pub enum LatticeKeys {
+/// What a party has of the client's keys, which are fresh for every connection.
+pub struct LatticeKeys<P: Party> {
+    pub(crate) held: Held,
+    _party: PhantomData<P>,
+}
+
+/// Halves of two pairs: the client's shares that come out of one are encrypted under the other.
+pub(crate) enum Held {
     /// the client's
     Client {
         /// of element-wise products and attention
@@ -31,22 +38,22 @@ pub enum LatticeKeys {
     },
 }
 
-impl LatticeKeys {
+impl<P: Party> LatticeKeys<P> {
     /// C→S a nonce, S→C a nonce, C→S public keys whose `a` follows from both: so neither party
     /// chooses it.
     ///
     /// # Errors
     /// Connection failures, malformed keys.
-    pub fn exchange<P: Party>(
+    pub fn exchange(
         ch: &mut dyn Channel,
         params: &'static Params,
         rng: &mut Prg,
-    ) -> Result<LatticeKeys> {
+    ) -> Result<LatticeKeys<P>> {
         let mut mine = [0; 32];
         rand_core::RngCore::fill_bytes(rng, &mut mine);
         let theirs = ch.exchange(P::ROLE.turn(), &mine, mine.len())?;
         let theirs: [u8; 32] = theirs[..].try_into().expect("as long as was asked for");
-        match P::ROLE {
+        let held = match P::ROLE {
             Role::Client => {
                 let nonces = Nonces { client: mine, server: theirs };
                 let slots = SecretKey::generate(params, rng);
@@ -54,20 +61,21 @@ impl LatticeKeys {
                 let mut bytes = slots.public_key(&nonces, rng).to_bytes();
                 bytes.extend(linear.public_key(&nonces, rng).to_bytes());
                 ch.send(&bytes)?;
-                Ok(LatticeKeys::Client { slots, linear })
+                Held::Client { slots, linear }
             }
             Role::Server => {
                 let nonces = Nonces { client: theirs, server: mine };
                 let of_slots = PublicKey::bytes(params.ring());
                 let bytes = ch.recv(of_slots + PublicKey::bytes(linear::Params::get().ring()))?;
                 let (slots, linear) = bytes.split_at(of_slots);
-                Ok(LatticeKeys::Server {
+                Held::Server {
                     params,
                     slots: PublicKey::from_bytes(params.ring(), &nonces, slots)?,
                     linear: PublicKey::from_bytes(linear::Params::get().ring(), &nonces, linear)?,
-                })
+                }
             }
-        }
+        };
+        Ok(LatticeKeys { held, _party: PhantomData })
     }
 }
 
@@ -79,7 +87,8 @@ pub(crate) fn slots(f: usize) -> Layout {
 /// Server: its shares `[n][N]` of combinations of the client's ciphertexts, and the message from
 /// which the client makes its own.
 pub(crate) fn hide(key: &PublicKey, combiner: Combiner, seed: &Seed) -> Result<(Vec<Fp>, Vec<u8>)> {
-    Ok(combiner.hide(key, seed)?)
+    let (bytes, shares) = combiner.finish_shares(key, &mut Prg::new(&seed.derive("hide", 0)))?;
+    Ok((shares, bytes))
 }
 
 /// Client: its shares `[n][N]` of what the server has hidden.

@@ -13,7 +13,7 @@ mod table_keys;
 
 pub use deferred::Deferred;
 pub use lattice::LatticeKeys;
-pub(crate) use lattice::{client_shares, hide, slots};
+pub(crate) use lattice::{client_shares, hide, slots, Held};
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub(crate) use masks::{hi_masks, masks, masks_words, HI_MASKS};
 pub use rows::{HeadSlot, Row, RowAttention};

@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
-use crate::material::{exp_shape, masks, masks_words, LatticeKeys, MaskLabel, SlotLayout, SEED_BYTES};
+use crate::material::{exp_shape, masks, masks_words, Held, LatticeKeys, MaskLabel, SlotLayout, SEED_BYTES};
 use crate::model::{Matrices, Matrix, Plan, ServerModel, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
@@ -55,7 +55,7 @@ pub struct Preparer<'a, P: Party> {
     /// layout of a slot
     pub layout: &'a SlotLayout,
     /// lattice keys of the connection
-    pub keys: &'a LatticeKeys,
+    pub keys: &'a LatticeKeys<P>,
     /// transfers of the connection
     pub ot: &'a mut OtPair,
     /// the server's weights
@@ -166,15 +166,15 @@ impl<P: Party> Preparer<'_, P> {
         done: impl FnMut(u64) -> Result<()>,
     ) -> Result<Vec<Fp>> {
         let (plan, rows) = (self.plan, seeds.len());
-        match self.keys {
-            LatticeKeys::Client { linear: key, .. } => {
+        match &self.keys.held {
+            Held::Client { linear: key, .. } => {
                 let input = |matrix: Matrix| match matrix {
                     Matrix::Embed => masks(seeds, MaskLabel::Embed, 0, plan.model.vocab),
                     Matrix::Linear(site) => linear_input_share(plan, site, seeds, good),
                 };
                 linear::client(self.ch, key, plan, matrices, rows, input, self.rng, done)
             }
-            LatticeKeys::Server { linear: key, .. } => {
+            Held::Server { linear: key, .. } => {
                 let missing = || ProtocolError::caller("the server's weights", "a model", "none");
                 let model = self.model.ok_or_else(missing)?;
                 linear::server(self.ch, key, plan, model, matrices, rows, self.rng, done)
@@ -197,9 +197,9 @@ impl<P: Party> Preparer<'_, P> {
 
     /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.
     fn cross(&mut self, terms: &[Vec<Fp>]) -> Result<Vec<Fp>> {
-        match self.keys {
-            LatticeKeys::Client { slots, .. } => cross::client(self.ch, slots, terms, self.rng),
-            LatticeKeys::Server { params, slots, .. } => {
+        match &self.keys.held {
+            Held::Client { slots, .. } => cross::client(self.ch, slots, terms, self.rng),
+            Held::Server { params, slots, .. } => {
                 cross::server(self.ch, params, slots, terms, self.rng)
             }
         }

@@ -14,7 +14,6 @@
 
 use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::Fp;
-use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use super::products::Side;

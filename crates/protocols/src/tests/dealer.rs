@@ -166,7 +166,8 @@ impl Dealer<'_> {
             record[layout.usable()] = 1;
             record
         });
-        for (at, sum) in ideal.sums.iter().chain(&ideal.products) {
+        let sums = ideal.sums.iter().map(|(at, sum)| (at, sum));
+        for (at, sum) in sums.chain(ideal.products.iter().map(|(at, _, sum)| (at, sum))) {
             let given = client_shares.iter().find(|(a, _)| a == at).map(|(_, share)| share.clone());
             let client = given.unwrap_or_else(|| self.rng.fp_vec(sum.len()));
             let server: Vec<Fp> = sum.iter().zip(&client).map(|(x, c)| *x - *c).collect();

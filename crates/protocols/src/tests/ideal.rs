@@ -43,7 +43,7 @@ pub struct Ideal {
     /// record offset and the sum of both parties' words there
     pub sums: Vec<(usize, Vec<Fp>)>,
     /// alike, of products with a matrix: off by a few units
-    pub products: Vec<(usize, Vec<Fp>)>,
+    pub products: Vec<(usize, Matrix, Vec<Fp>)>,
     pub tables: Vec<Table>,
     /// whether all truncations that the client can check are safe
     pub good: bool,
@@ -109,7 +109,7 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix
         Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };
     let mut h: Vec<Fp> = embed.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect();
     let r = cm(MaskLabel::Embed, 0, m.vocab);
-    ideal.products.push((layout.embed(), multiply(tiny, Matrix::Embed, &r)));
+    ideal.products.push((layout.embed(), Matrix::Embed, multiply(tiny, Matrix::Embed, &r)));
 
     for (norm, spec) in plan.norms.iter().enumerate() {
         ideal.good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
@@ -141,7 +141,8 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix
             if matches!(site, Site::O(_) | Site::Down(_)) {
                 h = sums(&h, &y);
             }
-            ideal.products.push((layout.linear(site), multiply(tiny, Matrix::Linear(site), &r)));
+            let matrix = Matrix::Linear(site);
+            ideal.products.push((layout.linear(site), matrix, multiply(tiny, matrix, &r)));
             ideal.known.inputs.push(r);
             ideal.known.outputs.push(y);
         }

@@ -2,19 +2,19 @@
 //! material included.
 
 use cryptogen_ot::{OtPair, TableKey};
-use cryptogen_party::Party;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::word::words_from_bytes;
 use cryptogen_ring::{fp_from_bytes, Fp, Seed};
 
 use super::channel::{run, run_spoiled, Fault, Ran, Tap};
 use super::ideal::{self, Ideal, Pair};
-use super::offline::{check_error, encrypted, keys};
+use super::offline::{check_error, keys, near};
 use super::rng;
 use super::tables::check_key;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
-use crate::material::{activation_shape, exp_shape, EncryptedModel, PartyKeys, SEED_BYTES};
-use crate::model::Site;
+use crate::material::{activation_shape, exp_shape, LatticeKeys, SEED_BYTES};
+use crate::model::{Matrix, Site};
 use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
 
 /// Records in memory.
@@ -42,13 +42,13 @@ impl Sink for Records {
 fn with_preparer<P: Party, T>(
     ch: &mut Tap,
     tiny: &Tiny,
-    keys: &PartyKeys<P>,
-    model: Option<&EncryptedModel>,
+    keys: &LatticeKeys<P>,
     work: impl FnOnce(&mut Preparer<'_, P>) -> T,
 ) -> T {
     let mut rng = rng(120 + P::ROLE.index() as u8);
     let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
     let (plan, layout) = (&tiny.plan, &tiny.layout);
+    let model = Some(&tiny.model).filter(|_| P::ROLE == Role::Server);
     work(&mut Preparer { ch, plan, layout, keys, ot: &mut ot, model, rng: &mut rng, products: true })
 }
 
@@ -61,11 +61,11 @@ fn fill_slots<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<(Vec<bool>,
 type Filled = Ran<Result<(Vec<bool>, Records)>>;
 
 fn slots(tiny: &Tiny, n: usize, faults: [Option<(usize, Fault)>; 2]) -> (Filled, Filled) {
-    let (model, (client, server)) = (encrypted(tiny), keys());
+    let (client, server) = keys();
     run_spoiled(
         faults,
-        |ch| with_preparer(ch, tiny, client, Some(&model), |p| fill_slots(p, n)),
-        |ch| with_preparer(ch, tiny, server, None, |p| fill_slots(p, n)),
+        |ch| with_preparer(ch, tiny, client, |p| fill_slots(p, n)),
+        |ch| with_preparer(ch, tiny, server, |p| fill_slots(p, n)),
     )
 }
 
@@ -84,12 +84,16 @@ fn seeds(records: Pair<&[u8]>) -> Pair<Seed> {
 /// Checks a slot's records and returns whether it is good.
 fn check_slot(tiny: &Tiny, records: Pair<&[u8]>) -> bool {
     let (plan, layout) = (&tiny.plan, &tiny.layout);
-    let ideal = ideal::slot(tiny, &seeds(records), |site| {
-        words(records[0], layout.linear(site), plan.linear(site).d_out)
+    let ideal = ideal::slot(tiny, &seeds(records), |matrix| {
+        words(records[0], ideal::place(layout, matrix), matrix.shape(plan).0)
     });
     for (at, sum) in &ideal.sums {
         let [c, s] = records.map(|r| words(r, *at, sum.len()));
         assert!(add(&c, &s) == *sum, "words at {at}");
+    }
+    for (at, matrix, product) in &ideal.products {
+        let [c, s] = records.map(|r| words(r, *at, product.len()));
+        assert!(near(*matrix, &add(&c, &s), product), "words at {at}");
     }
     for table in &ideal.tables {
         let keys = records.map(|r| &r[table.at..][..table.shape.record_bytes()]);
@@ -110,7 +114,7 @@ fn check_slot(tiny: &Tiny, records: Pair<&[u8]>) -> bool {
 
 #[test]
 fn slots_hold_what_the_ideal_functionality_says() {
-    let hashes = [["46628639ced8a807", "73e83e0ef067fd9b"], ["d5f9a8db5fb17e17", "3dc3c83fbc46cd0c"]];
+    let hashes = [["6d986d96c01487cb", "5f4dbe1d291d20b4"], ["d5f9a8db5fb17e17", "3dc3c83fbc46cd0c"]];
     for (arch, hashes) in BOTH.into_iter().zip(hashes) {
         let (tiny, n) = (tiny(arch), 3);
         let (client, server) = slots(tiny, n, [None, None]);
@@ -153,15 +157,15 @@ fn spoiled_verdicts_and_interruptions_are_errors() {
     }
     let (_, server) = slots(tiny, 1, [Some((last, Fault::Ones)), None]);
     assert!(matches!(server.result.err(), Some(ProtocolError::Peer { what: "slot verdict", .. })));
-    let (model, (client, server)) = (encrypted(tiny), keys());
+    let (client, server) = keys();
     let (client, _) = run(
         |ch| {
-            with_preparer(ch, tiny, client, Some(&model), |p| {
+            with_preparer(ch, tiny, client, |p| {
                 let mut records = Records::new(1, p.layout.record_bytes());
                 p.slots(1, &mut records, &mut |_, done, _| done < 2).err()
             })
         },
-        |ch| with_preparer(ch, tiny, server, None, |p| fill_slots(p, 1).err()),
+        |ch| with_preparer(ch, tiny, server, |p| fill_slots(p, 1).err()),
     );
     assert!(matches!(client.result, Some(ProtocolError::Interrupted)));
 }
@@ -176,19 +180,20 @@ fn heads_and_exponentials_hold_what_the_ideal_functionality_says() {
         Ok((good, heads, exponentials))
     }
     let (tiny, n) = (tiny(Arch::Llama), 3);
-    let (model, (client, server)) = (encrypted(tiny), keys());
+    let (client, server) = keys();
     let (client, server) = run(
-        |ch| with_preparer(ch, tiny, client, Some(&model), |p| party(p, n)),
-        |ch| with_preparer(ch, tiny, server, None, |p| party(p, n)),
+        |ch| with_preparer(ch, tiny, client, |p| party(p, n)),
+        |ch| with_preparer(ch, tiny, server, |p| party(p, n)),
     );
     let ((good, c, c_exp), (also_good, s, s_exp)) = (client.result.unwrap(), server.result.unwrap());
     assert_eq!((&good, &also_good), (&vec![true; n], &vec![true; n]));
+    let head_matrix = Matrix::Linear(Site::Head);
     let (head, shape) = (tiny.plan.linear(Site::Head), exp_shape(&tiny.plan, 0));
     for i in 0..n {
         let records: Pair<&[u8]> = [&c.0[i], &s.0[i]];
         let (r, _) = ideal::remask(tiny, Site::Head, &seeds(records)[0]);
         let [y_c, y_s] = records.map(|r| words(r, SEED_BYTES, head.d_out));
-        assert!(add(&y_c, &y_s) == ideal::multiply(tiny, Site::Head, &r));
+        assert!(near(head_matrix, &add(&y_c, &y_s), &ideal::multiply(tiny, head_matrix, &r)));
         assert_eq!(records.map(|r| r[r.len() - 1]), [1, 1]);
         let records: Pair<&[u8]> = [&c_exp.0[i], &s_exp.0[i]];
         let betas = records.map(|r| words_from_bytes(&r[..8]).expect("eight bytes"));

@@ -117,6 +117,7 @@ fn he(e: &HeError) -> &'static str {
         | E::Noise { .. }
         | E::MissingRotation { .. }
         | E::Lanes { .. }
+        | E::Packing { .. }
         | E::Parameters { .. } => BUG,
     }
 }
