@@ -25,8 +25,8 @@ impl<P: Side> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Caller` beyond the context and in the middle of a pass, `Short` if the store lacks rows or exponentials (nothing is
-    /// spent then), connection failures.
+    /// `Caller` beyond the context and in the middle of a pass, `Short` if the store lacks rows or
+    /// exponentials (nothing is spent then), connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
         self.online.between_passes("new rows")?;
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
