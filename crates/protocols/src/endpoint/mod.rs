@@ -4,6 +4,9 @@
 //! Every public step has a counterpart that the peer must call at the same time; which step comes
 //! next is agreed by the callers (Python sends small control messages). Steps: `open`,
 //! `send_model`/`receive_model`, `prepare`, `extend`, then forward passes.
+//!
+//! In a child of the process that opened it an endpoint refuses all of them (`Forked`): most before
+//! they compute anything, steps of a pass at their first message.
 
 mod crop;
 mod rows;
@@ -232,6 +235,7 @@ impl<P: Side> Endpoint<P> {
     /// # Errors
     /// Connection and store failures, interruption.
     pub fn prepare(&mut self, want: Stock, progress: Progress<'_>) -> Result<()> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Offline);
         let mut done = 0;
         for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
@@ -291,6 +295,7 @@ impl Endpoint<Client> {
     /// # Errors
     /// Connection failures, a full disk.
     pub fn receive_model(&mut self, path: &Path, progress: Progress<'_>) -> Result<()> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Setup);
         let part = self.protocol.part();
         model::receive(&mut self.conn, &self.plan, part, path, progress)?;
@@ -316,6 +321,7 @@ impl Endpoint<Client> {
     /// # Errors
     /// `Short`, connection failures, no encrypted model.
     pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<Tensor<Client>> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Online);
         let missing = || ProtocolError::caller("encrypted model", "one received or opened before", "none");
         let model = self.encrypted.as_ref().ok_or_else(missing)?;
@@ -330,6 +336,7 @@ impl Endpoint<Server> {
     /// # Errors
     /// Connection failures, interruption.
     pub fn send_model(&mut self, weights: &ServerModel, progress: Progress<'_>) -> Result<()> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Setup);
         let part = self.protocol.part();
         model::send(&mut self.conn, &self.keys.mine, &self.plan, part, weights, &mut self.rng, progress)
@@ -340,6 +347,7 @@ impl Endpoint<Server> {
     /// # Errors
     /// `Short`, connection failures.
     pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<Tensor<Server>> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, &self.keys, weights, rows, heads)
     }

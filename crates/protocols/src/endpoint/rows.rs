@@ -28,6 +28,7 @@ impl<P: Side> Endpoint<P> {
     /// `Caller` beyond the context and in the middle of a pass, `Short` if the store lacks rows or
     /// exponentials (nothing is spent then), connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
+        self.conn.check_home()?;
         self.online.between_passes("new rows")?;
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
         if rows > context {
@@ -168,6 +169,7 @@ impl<P: Side> Endpoint<P> {
     /// # Errors
     /// `Short`, store failures.
     pub fn take_logits(&mut self, n: usize) -> Result<()> {
+        self.conn.check_home()?;
         let mut taken = 0;
         while taken < n {
             let available = self.pools.logits.available();
