@@ -19,7 +19,7 @@ const DESIGN: &str = "docs/protocols/preprocessed.md";
 const PAPER: &str = "arXiv 2602.08798";
 
 /// Files that hold no protocol, with the reason.
-const OTHERS: [(&str, &str); 24] = [
+const OTHERS: [(&str, &str); 25] = [
     ("protocols/src/offline/mod.rs", "lists the protocols of the phase"),
     ("protocols/src/offline/attention/packing.rs", "where numbers lie in ciphertexts"),
     ("protocols/src/offline/pipeline.rs", "threads"),
@@ -31,6 +31,7 @@ const OTHERS: [(&str, &str); 24] = [
     ("protocols/src/online/events.rs", "sums of a party's own shares, which online/logits.rs sends"),
     ("protocols/src/online/products.rs", "what a party asks of a protocol"),
     ("protocols/src/online/preprocessed.rs", "its part of online/linear.rs and online/attention.rs"),
+    ("protocols/src/online/turn.rs", "the order of a pass"),
     ("encrypted/src/lib.rs", "the state of a session"),
     ("encrypted/src/handle.rs", "what steps and sessions ask of that state"),
     ("encrypted/src/attention/client.rs", "a side of attention.rs"),

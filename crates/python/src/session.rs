@@ -118,8 +118,8 @@ impl<P: Party> Held<P> {
     fn take(&self, store: &str, binding: &Binding) -> PyResult<(Connection<P>, Store)> {
         let mut conn = self.get()?.take().ok_or_else(|| errors::session(SessionError::Closed))?;
         let store = Store::open(Path::new(store), binding).map_err(|e| {
-            // The peer learns that we stop, not where our files lie; our own error matters more than
-            // a failure to tell.
+            // The peer learns that we stop, not where our files lie; our own error matters more
+            // than a failure to tell.
             let _ = conn.send_failure("store", "the material store cannot be opened");
             errors::store(e)
         })?;

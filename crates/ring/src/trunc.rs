@@ -1,6 +1,6 @@
 //! Local truncation, segment index and leading bits of additive shares `x = c + s mod p`:
-//! `docs/protocols/arithmetic.md` A1, A2 and A8 (idea: SecureML, Mohassel–Zhang, S&P 2017, §4.1; here
-//! over `p` with `p mod 2^32 = 1`). No communication.
+//! `docs/protocols/arithmetic.md` A1, A2 and A8 (idea: SecureML, Mohassel–Zhang, S&P 2017, §4.1;
+//! here over `p` with `p mod 2^32 = 1`). No communication.
 
 use crate::field::{Fp, P};
 

@@ -3,8 +3,8 @@ A6 and A8).
 
 Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are.
 `TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus
-1, mod `2^k`; leading bits are `floor(2^24·x/p)` or that plus 1. Shifts may be one integer or an array that broadcasts. Every call is one event of
-`x.size` outcomes in C order.
+1, mod `2^k`; leading bits are `floor(2^24·x/p)` or that plus 1. Shifts may be one integer or an
+array that broadcasts. Every call is one event of `x.size` outcomes in C order.
 """
 
 from collections.abc import Callable, Iterable, Iterator

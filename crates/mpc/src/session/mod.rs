@@ -153,8 +153,8 @@ impl<P: Party> Connection<P> {
     /// Sends one message of any length.
     ///
     /// # Errors
-    /// `Closed`, `Forked`, `Io`, `Interrupted`, `Timeout`; `Peer` if the peer reported a failure before it
-    /// closed.
+    /// `Closed`, `Forked`, `Io`, `Interrupted`, `Timeout`; `Peer` if the peer reported a failure
+    /// before it closed.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         self.sending(|this| {
             let last = bytes.len().saturating_sub(1) / MAX_FRAME * MAX_FRAME;

@@ -4,6 +4,9 @@
 //! Every public step has a counterpart that the peer must call at the same time; which step comes
 //! next is agreed by the callers (Python sends small control messages). Steps: `open`, `prepare`,
 //! `extend`, then forward passes.
+//!
+//! In a child of the process that opened it an endpoint refuses all of them (`Forked`): most before
+//! they compute anything, steps of a pass at their first message.
 
 mod crop;
 mod rows;
@@ -220,6 +223,7 @@ impl<P: Side> Endpoint<P> {
         weights: Option<&ServerModel>,
         progress: Progress<'_>,
     ) -> Result<()> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Offline);
         let mut done = 0;
         for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
@@ -280,6 +284,7 @@ impl Endpoint<Client> {
     /// # Errors
     /// `Short`, connection failures, a token that the model does not have.
     pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<Tensor<Client>> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, tokens, heads)
     }
@@ -291,6 +296,7 @@ impl Endpoint<Server> {
     /// # Errors
     /// `Short`, connection failures.
     pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<Tensor<Server>> {
+        self.conn.check_home()?;
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, weights, rows, heads)
     }

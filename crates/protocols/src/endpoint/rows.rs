@@ -25,9 +25,10 @@ impl<P: Side> Endpoint<P> {
     /// Gives the next `n` rows of the session their positions and makes their attention material.
     ///
     /// # Errors
-    /// `Caller` beyond the context and in the middle of a pass, `Short` if the store lacks rows or exponentials (nothing is
-    /// spent then), connection failures.
+    /// `Caller` beyond the context and in the middle of a pass, `Short` if the store lacks rows or
+    /// exponentials (nothing is spent then), connection failures.
     pub fn extend(&mut self, n: usize) -> Result<()> {
+        self.conn.check_home()?;
         self.online.between_passes("new rows")?;
         let (rows, context) = (self.online.positions().saturating_add(n), self.plan.model.context);
         if rows > context {
@@ -166,6 +167,7 @@ impl<P: Side> Endpoint<P> {
     /// # Errors
     /// `Short`, store failures.
     pub fn take_logits(&mut self, n: usize) -> Result<()> {
+        self.conn.check_home()?;
         let mut taken = 0;
         while taken < n {
             let available = self.pools.logits.available();

@@ -374,8 +374,8 @@ impl Plan {
         &self.linears[site.index(self.model.layers)]
     }
 
-    /// By how many bits logits are shifted up before their leading bits are taken (A8): the bound of
-    /// the head then lies between a quarter and half of the largest number of the field.
+    /// By how many bits logits are shifted up before their leading bits are taken (A8): the bound
+    /// of the head then lies between a quarter and half of the largest number of the field.
     pub fn logit_shift(&self) -> u32 {
         let bound = self.linear(Site::Head).out_bound;
         let log = u64::BITS - bound.saturating_sub(1).leading_zeros();

@@ -116,8 +116,8 @@ fn private_logits_equal_the_clear_ones() {
 
 #[test]
 fn no_step_runs_twice() {
-    // Row 0 alone, a row behind it, a prompt of which nobody samples a row, and one of which all are
-    // sampled: refused steps send nothing, spend nothing and leave the results as they are.
+    // Row 0 alone, a row behind it, a prompt of which nobody samples a row, and one of which all
+    // are sampled: refused steps send nothing, spend nothing and leave the results as they are.
     for arch in BOTH {
         let passes: &Passes = &[(&[3], 1), (&[7], 1), (&[11, 0], 0), (&[1, 2], 2)];
         let exponentials = exponentials_needed(&tiny(arch).plan, 0, 6);
