@@ -176,7 +176,7 @@ impl OtPair {
         if core::mem::replace(&mut self.unsettled, true) {
             return Err(OtError::Failed);
         }
-        let (message, committed) = self.receiver.commit(n);
+        let (mut message, committed) = self.receiver.commit(n);
         let mut challenge = [0; CHALLENGE_BYTES];
         let length = message_bytes(n);
         match self.role {
@@ -194,7 +194,8 @@ impl OtPair {
             Role::Server => {
                 let from_peer = channel.recv(length)?;
                 rng.fill_bytes(&mut challenge);
-                channel.send(&[&message[..], &challenge].concat())?;
+                message.extend_from_slice(&challenge);
+                channel.send(&message)?;
                 let (sent, expected) = self.sender.finish(&from_peer, n, &challenge);
                 let answer = channel.recv(PROOF_BYTES + CHALLENGE_BYTES)?;
                 let (proof, for_us) = answer.split_at(PROOF_BYTES);
@@ -258,7 +259,9 @@ impl OtReceiver {
         let batch = Batch::new(&self.session, self.matrices);
         let mut columns = Zeroizing::new(vec![0u128; count * ROWS]);
         let mut choices = Zeroizing::new(vec![0u128; count]);
-        let mut message = vec![0; count * MATRIX_BYTES];
+        // Room for the challenge that the server sends behind it.
+        let mut message = Vec::with_capacity(count * MATRIX_BYTES + CHALLENGE_BYTES);
+        message.resize(count * MATRIX_BYTES, 0);
         columns
             .par_chunks_mut(ROWS)
             .zip(message.par_chunks_mut(MATRIX_BYTES))

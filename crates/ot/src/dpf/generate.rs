@@ -240,7 +240,8 @@ impl Batch {
     ) -> Result<Vec<u128>, OtError> {
         let mut words = self.correction(0, sums);
         let (of_words, of_halves) = (16 * self.n, halves.len());
-        let message = [words_bytes(&words), halves].concat();
+        let mut message = words_bytes(&words);
+        message.extend_from_slice(&halves);
         let opened = match first {
             First::Proof(proof) => {
                 let index = self.share_index_as_server(writer);

@@ -57,13 +57,13 @@ fn multiply(a: u64, b: u64) -> u128 {
 mod x86 {
     use core::arch::x86_64::*;
 
-    use super::super::aes::x86::{block, number};
+    use super::super::aes::x86::block;
 
     #[target_feature(enable = "pclmulqdq")]
     pub(super) fn multiply_add(words: &[u128], factor: u128, sums: &mut [[u128; 2]]) {
         let factor = block(factor);
         for (word, [low, high]) in words.iter().zip(sums) {
-            let word = block(*word);
+            let word = load(word);
             let middle = _mm_xor_si128(
                 _mm_clmulepi64_si128::<0x01>(word, factor),
                 _mm_clmulepi64_si128::<0x10>(word, factor),
@@ -72,8 +72,23 @@ mod x86 {
                 _mm_xor_si128(_mm_clmulepi64_si128::<0x00>(word, factor), _mm_slli_si128::<8>(middle));
             let above =
                 _mm_xor_si128(_mm_clmulepi64_si128::<0x11>(word, factor), _mm_srli_si128::<8>(middle));
-            *low = number(_mm_xor_si128(block(*low), below));
-            *high = number(_mm_xor_si128(block(*high), above));
+            add(low, below);
+            add(high, above);
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn load(word: &u128) -> __m128i {
+        // SAFETY: sixteen readable bytes; no alignment is asked for.
+        unsafe { _mm_loadu_si128(core::ptr::from_ref(word).cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn add(sum: &mut u128, term: __m128i) {
+        let value = _mm_xor_si128(load(sum), term);
+        // SAFETY: sixteen writable bytes; no alignment is asked for.
+        unsafe { _mm_storeu_si128(core::ptr::from_mut(sum).cast(), value) }
     }
 }
