@@ -26,13 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let ((client, seconds), (_server, _)) = (client?, server?);
         let cost = cost(shape, n);
         println!(
-            "k={} m={}: generation {:.2} us per table, both parties on this machine; {} + {} bytes per table, {} rounds",
+            "k={} m={}: generation {:.2} us per table, both parties on this machine; {} + {} bytes per table, {} messages",
             shape.k(),
             shape.m(),
             seconds * 1e6 / n as f64,
             cost.client_bytes / n,
             cost.server_bytes / n,
-            cost.rounds
+            cost.messages
         );
 
         let mut rng = Prg::new(&Seed::from_bytes([5; 32]));

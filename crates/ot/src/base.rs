@@ -2,8 +2,8 @@
 //!
 //! Functionality: 128 times, one party gets `(k_0, k_1)`, the other `(c, k_c)`; keys are 128-bit.
 //! Source: Chou–Orlandi, "The Simplest Protocol for Oblivious Transfer", LATINCRYPT 2015, figure 1,
-//! with the session and index in the key derivation. Semi-honest, under CDH and with SHA-256 as a
-//! random oracle.
+//! with the session, the index and both messages in the key derivation. Under CDH (the gap variant
+//! against parties that deviate) and with SHA-256 as a random oracle.
 //! Cost: 2 rounds, 32 + 128·32 bytes from each party; about 512 scalar multiplications each.
 //! Leaks: nothing. Errors: [`OtError::Malformed`] for bytes that are no curve point, or its
 //! identity.
@@ -29,6 +29,8 @@ const POINT: usize = 32;
 
 /// The outcome of both directions.
 pub(crate) struct BaseOts {
+    /// A hash of both parties' fresh points: equal on both sides, chosen by neither.
+    pub(crate) session: [u8; 32],
     /// As sender: both keys of each transfer.
     pub(crate) pairs: Zeroizing<Vec<[[u8; 16]; 2]>>,
     /// As receiver: the chosen key of each transfer.
@@ -88,7 +90,7 @@ pub(crate) fn run(
         *keys =
             [derive_key(&session, role, i, &bytes, shared), derive_key(&session, role, i, &bytes, shifted)];
     }
-    Ok(BaseOts { pairs, chosen })
+    Ok(BaseOts { session, pairs, chosen })
 }
 
 fn random_scalar(rng: &mut (impl RngCore + CryptoRng)) -> Zeroizing<Scalar> {

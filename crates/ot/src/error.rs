@@ -17,6 +17,12 @@ pub enum OtError {
         /// Position of the first offending item.
         index: usize,
     },
+    /// What the peer sent fails a check that every party passes that follows the protocol.
+    #[error("peer deviated from the protocol: its {0} are inconsistent")]
+    Inconsistent(&'static str),
+    /// A pair that met an error before: the two parties may disagree, or the peer deviated.
+    #[error("transfers of a pair that failed before are not used")]
+    Failed,
     /// A size given by the caller is wrong.
     #[error("{what}: expected {expected}, got {actual}")]
     Size {

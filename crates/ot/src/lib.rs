@@ -24,4 +24,4 @@ mod tests;
 pub use cryptogen_ring::kernels::Table;
 pub use dpf::{cost, generate, Cost, DotScratch, TableBatch, TableKey, TableShape};
 pub use error::OtError;
-pub use extension::{OtPair, OtReceiver, OtSender, RotReceived, RotSent};
+pub use extension::OtPair;

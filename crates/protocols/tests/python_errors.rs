@@ -322,6 +322,16 @@ fn ot() -> Vec<Row> {
             "oblivious transfer: peer sent a malformed curve point (item 2)",
         ),
         (
+            E::Inconsistent("transfers"),
+            "ProtocolViolation",
+            "oblivious transfer: peer deviated from the protocol: its transfers are inconsistent",
+        ),
+        (
+            E::Failed,
+            "InternalError",
+            "oblivious transfer: transfers of a pair that failed before are not used",
+        ),
+        (
             E::Size { what: "results", expected: 4, actual: 3 },
             "InternalError",
             "oblivious transfer: results: expected 4, got 3",

@@ -2,7 +2,7 @@
 
 use core::num::Wrapping;
 
-use cryptogen_party::{Channel, Role};
+use cryptogen_party::{Channel, Role, Turn};
 use cryptogen_ring::kernels::{MAX_PAIRS, TREES};
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
 use cryptogen_ring::Word;
@@ -16,7 +16,8 @@ use super::tree::Grove;
 use super::{TableBatch, TableShape, MAX_LEAVES, MAX_WORDS};
 use crate::bits;
 use crate::error::OtError;
-use crate::extension::{OtPair, RotReceived, RotSent};
+use crate::extension::{Extended, OtPair, RotReceived, RotSent, PROOF_BYTES};
+use crate::fixed_key::TreeHash;
 
 // Label of the pads of one transfer; 1 is `index::INDEX`, `halves::HALF` lies above.
 const FINAL: u8 = 2; // + word
@@ -25,12 +26,12 @@ const FINAL: u8 = 2; // + word
 const TASK: usize = 16;
 
 /// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of payload `ℓ ≥ 1` of table
-/// `i`. Rounds and bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
+/// `i`. Messages and bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
 ///
 /// # Errors
 /// [`OtError::Size`] if `betas` has the wrong length, [`OtError::Range`] if the batch is too large,
-/// otherwise [`OtError::Channel`] or [`OtError::Malformed`], after which `ot` must not be used any
-/// more.
+/// otherwise [`OtError::Channel`], [`OtError::Malformed`] or, for a peer that deviated,
+/// [`OtError::Inconsistent`], after which `ot` refuses everything with [`OtError::Failed`].
 pub fn generate(
     channel: &mut (impl Channel + ?Sized),
     ot: &mut OtPair,
@@ -54,31 +55,79 @@ pub fn generate(
     let role = ot.role();
 
     // Step 1.
-    let (sent, received) = ot.extend(channel, (shape.k() as usize + 1) * n, rng)?;
+    let (sent, received, first) = match ot.extend(channel, (shape.k() as usize + 1) * n, rng)? {
+        Extended::Proved(sent, received, proof) => (sent, received, First::Proof(proof)),
+        Extended::Unproved(unproved) => {
+            let bytes = PROOF_BYTES + first_bytes(shape, n, Role::Server);
+            let mut message = channel.recv(bytes)?;
+            let opened = message.split_off(PROOF_BYTES);
+            let (sent, received) = unproved.verify(&message)?;
+            (sent, received, First::Opened(opened))
+        }
+    };
     let mut trees = Trees::plant(role, shape, n, &sent, &received);
     let mut batch = Batch { role, shape, n, sent, received };
 
     // Steps 2 and 3.
     let (message, mut halves) = batch.share_halves(betas);
-    for level in 0..shape.depth() {
-        let sums = trees.hash_sums();
-        let first = (level == 0).then_some((&message[..], &mut halves[..]));
-        let words = batch.correct_level(channel, level, &sums, first, &mut writer)?;
+    let sums = trees.hash_sums();
+    let words = batch.correct_first(channel, first, &sums, (message, &mut halves), &mut writer)?;
+    trees.words.push(words);
+    for level in 1..shape.depth() {
+        let mut words = batch.correction(level, &trees.hash_sums());
+        let opened = channel.exchange(later_turn(role), &words_bytes(&words), 16 * n)?;
+        open_words(&mut words, &opened);
         trees.words.push(words);
     }
     for i in 0..n {
+        writer.set_tag(i, trees.hash.tag());
         writer.set_root(i, trees.roots[i]);
         (0..shape.depth()).for_each(|level| writer.set_correction(i, level, trees.words[level as usize][i]));
     }
 
     // Step 4.
     batch.correct_leaves(channel, (betas, &halves), &trees.leaf_sums(), &mut writer)?;
+    ot.settle();
     Ok(writer.finish())
+}
+
+/// The turns after the extension, which the client ends: the server speaks first.
+fn later_turn(role: Role) -> Turn {
+    role.other().turn()
+}
+
+/// What the server's proof is sent with.
+enum First {
+    /// At the server: the proof that goes in front of our first words.
+    Proof([u8; PROOF_BYTES]),
+    /// At the client: the server's first words, which came behind its proof.
+    Opened(Vec<u8>),
+}
+
+/// Bytes of the first words of `role` and what travels with them.
+fn first_bytes(shape: TableShape, n: usize, role: Role) -> usize {
+    let index = match role {
+        Role::Client => 0,
+        Role::Server => index_message_bytes(shape.k(), n),
+    };
+    16 * n + 8 * shape.m() * n + index
+}
+
+fn words_bytes(words: &[u128]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Adds the peer's shares.
+fn open_words(words: &mut [u128], opened: &[u8]) {
+    for (word, other) in words.iter_mut().zip(opened.chunks_exact(16)) {
+        *word ^= u128::from_le_bytes(other.try_into().expect("chunks of sixteen"));
+    }
 }
 
 /// All trees of a batch: their roots, and the public correction words of the levels so far.
 struct Trees {
     shape: TableShape,
+    hash: TreeHash,
     roots: Zeroizing<Vec<u128>>,
     words: Vec<Vec<u128>>,
 }
@@ -92,7 +141,7 @@ impl Trees {
             Role::Server => received.first(),
         };
         let roots = (0..n as u64).map(|i| sent.delta() ^ ((first + i) as u128) << 1).collect();
-        Trees { shape, roots: Zeroizing::new(roots), words: Vec::new() }
+        Trees { shape, hash: TreeHash::new(sent.tag()), roots: Zeroizing::new(roots), words: Vec::new() }
     }
 
     /// What `visit` returns for the trees with the roots and correction words that it is given.
@@ -118,7 +167,7 @@ impl Trees {
 
     /// `z` of each table.
     fn hash_sums(&self) -> Zeroizing<Vec<u128>> {
-        self.visit(|grove, roots, words| grove.hash_sums(roots, words))
+        self.visit(|grove, roots, words| grove.hash_sums(&self.hash, roots, words))
     }
 
     /// The sums over the leaves of each table.
@@ -126,7 +175,7 @@ impl Trees {
         self.visit(|grove, roots, words| {
             let (last, words) = words.split_last().expect("a tree of several levels");
             let (mut sums, shape) = ([[[0; 2]; TREES]; MAX_PAIRS], self.shape);
-            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..2 * shape.pairs()]);
+            let counts = grove.leaf_sums(&self.hash, roots, (words, last), &mut sums[..2 * shape.pairs()]);
             core::array::from_fn(|tree| {
                 let mut leaves = LeafSums { count: counts[tree], ..LeafSums::default() };
                 for (half, payload) in (0..2).flat_map(|half| (0..shape.m()).map(move |l| (half, l))) {
@@ -168,46 +217,45 @@ impl Batch {
         level as usize * self.n..(level as usize + 1) * self.n
     }
 
-    /// Opens the correction words of one level; on level 0 also makes the additive indices, and
-    /// completes the shares of `u`: `halves` is our message and what we hold of them.
-    fn correct_level(
-        &mut self,
-        channel: &mut (impl Channel + ?Sized),
-        level: u32,
-        sums: &[u128],
-        halves: Option<(&[u8], &mut [Word])>,
-        writer: &mut RecordWriter,
-    ) -> Result<Vec<u128>, OtError> {
-        let n = self.n;
+    /// Our share of the correction words of one level, from the sums of its hashes.
+    fn correction(&self, level: u32, sums: &[u128]) -> Vec<u128> {
         let range = self.range(level);
         let (sent, received) = (self.sent.correlated(range.clone()), self.received.correlated(range.clone()));
-        let mut words: Vec<u128> = (range.zip(sums).zip(sent).zip(received))
+        (range.zip(sums).zip(sent).zip(received))
             .map(|(((transfer, z), q), t)| {
                 z ^ q ^ t ^ (bits::mask(self.received.choice(transfer)) & self.sent.delta())
             })
-            .collect();
-        let mut message: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let mut expected = 16 * n;
-        if let Some((halves, _)) = &halves {
-            message.extend_from_slice(halves);
-            expected += halves.len();
-            match self.role {
-                Role::Client => expected += index_message_bytes(self.shape.k(), n),
-                Role::Server => message.extend(self.share_index_as_server(writer)),
+            .collect()
+    }
+
+    /// Opens the correction words of level 0, makes the additive indices, and completes the shares
+    /// of `u`: `halves` is our message and what we hold of them.
+    fn correct_first(
+        &mut self,
+        channel: &mut (impl Channel + ?Sized),
+        first: First,
+        sums: &[u128],
+        (halves, shares): (Vec<u8>, &mut [Word]),
+        writer: &mut RecordWriter,
+    ) -> Result<Vec<u128>, OtError> {
+        let mut words = self.correction(0, sums);
+        let (of_words, of_halves) = (16 * self.n, halves.len());
+        let mut message = words_bytes(&words);
+        message.extend_from_slice(&halves);
+        let opened = match first {
+            First::Proof(proof) => {
+                let index = self.share_index_as_server(writer);
+                channel.send(&[&proof[..], &message, &index].concat())?;
+                channel.recv(first_bytes(self.shape, self.n, Role::Client))?
             }
-        }
-        let opened = channel.exchange(self.role.turn(), &message, expected)?;
-        let (opened, rest) = opened.split_at(16 * n);
-        if let Some((halves, shares)) = halves {
-            let (offsets, index_offsets) = rest.split_at(halves.len());
-            self.add_halves(&parse(offsets, "half of a payload")?, shares);
-            if self.role == Role::Client {
-                self.share_index_as_client(index_offsets, writer);
+            First::Opened(opened) => {
+                channel.send(&message)?;
+                self.share_index_as_client(&opened[of_words + of_halves..], writer);
+                opened
             }
-        }
-        for (word, other) in words.iter_mut().zip(opened.chunks_exact(16)) {
-            *word ^= u128::from_le_bytes(other.try_into().expect("chunks of sixteen"));
-        }
+        };
+        open_words(&mut words, &opened[..of_words]);
+        self.add_halves(&parse(&opened[of_words..][..of_halves], "half of a payload")?, shares);
         Ok(words)
     }
 
@@ -229,7 +277,7 @@ impl Batch {
         };
         let signs: Zeroizing<Vec<u8>> = Zeroizing::new(leaves.iter().map(|leaf| sign(leaf.count)).collect());
         let moves = bits::pack(signs.iter().enumerate().map(|(i, s)| s ^ self.received.choice(first + i)));
-        let moved = channel.exchange(self.role.turn(), &moves, moves.len())?;
+        let moved = channel.exchange(later_turn(self.role), &moves, moves.len())?;
 
         // Word by word: x = ±V_b, and its multiplication by the peer's factor: offsets m_0 − m_1 −
         // 2x, our share x − m_0. A pad of 128 bits is two of 64, for the two halves of a payload.
@@ -256,7 +304,7 @@ impl Batch {
                 }
             }
         }
-        let offsets = channel.exchange(self.role.turn(), &words_to_bytes(&offsets), 8 * n * words)?;
+        let offsets = channel.exchange(later_turn(self.role), &words_to_bytes(&offsets), 8 * n * words)?;
         let offsets = parse(&offsets, "final offset")?;
         for payload in 0..m {
             let pads = self.received.pads(self.range(k), FINAL + payload as u8);
@@ -269,7 +317,7 @@ impl Batch {
             }
         }
 
-        let opened = channel.exchange(self.role.turn(), &words_to_bytes(&shares), 8 * n * words)?;
+        let opened = channel.exchange(later_turn(self.role), &words_to_bytes(&shares), 8 * n * words)?;
         let opened = parse(&opened, "final word")?;
         for i in 0..n {
             for word in 0..words {

@@ -1,8 +1,8 @@
 //! Stored records, and their one and only use: inner products of the expanded vectors with public
 //! tables (step 5).
 //!
-//! Record, little endian: `α_b` 2 bytes · root 16 · per level the correction word 16 · per half and
-//! payload the final word 8.
+//! Record, little endian: `α_b` 2 bytes · tag of its batch 8 · root 16 · per level the correction
+//! word 16 · per half and payload the final word 8.
 
 use core::num::Wrapping;
 
@@ -14,9 +14,10 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 use super::tree::Grove;
 use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_WORDS};
 use crate::error::OtError;
-use crate::fixed_key;
+use crate::fixed_key::{Tag, TreeHash, TAG_BYTES};
 
-const ROOT: usize = 2;
+const TAG: usize = 2;
+const ROOT: usize = TAG + TAG_BYTES;
 const WORDS: usize = ROOT + 16;
 const LEVELS: usize = *DOMAIN_BITS.end() as usize - 1;
 
@@ -48,6 +49,10 @@ impl RecordWriter {
         }
     }
 
+    pub(super) fn set_tag(&mut self, i: usize, tag: Tag) {
+        self.put(i, TAG, &tag);
+    }
+
     pub(super) fn set_root(&mut self, i: usize, seed: u128) {
         self.put(i, ROOT, &seed.to_le_bytes());
     }
@@ -71,6 +76,8 @@ pub struct TableKey {
     #[zeroize(skip)]
     shape: TableShape,
     alpha: u16,
+    #[zeroize(skip)]
+    tag: Tag,
     root: u128,
     // Correction words are public to both parties, but a key is wiped as a whole.
     words: [[u128; 1]; LEVELS],
@@ -96,6 +103,7 @@ impl TableKey {
         let mut key = TableKey {
             shape,
             alpha,
+            tag: record[TAG..ROOT].try_into().expect("a tag's bytes"),
             root: word(ROOT),
             words: [[0]; LEVELS],
             finals: [Wrapping(0); MAX_WORDS],
@@ -149,9 +157,9 @@ impl TableKey {
     ) -> Result<(), OtError> {
         self.check(tables, out.len())?;
         let (m, first) = (self.shape.m(), d as usize & (self.shape.size() - 1));
-        let grove = &mut scratch.grove;
+        let (hash, grove) = scratch.of(self.tag);
         let shape = self.shape;
-        grove.grow(&[self.root], &self.words[..shape.depth() as usize]);
+        grove.grow(hash, &[self.root], &self.words[..shape.depth() as usize]);
         for pair in 0..shape.pairs() {
             let mut sums = Zeroizing::new([[0; 2]; MAX_TABLES]);
             for half in 0..2 {
@@ -160,7 +168,7 @@ impl TableKey {
                     |payload: usize| self.finals.get(shape.word(half, payload)).map_or(0, |word| word.0);
                 let finals = [word(2 * pair), word(2 * pair + 1)];
                 let (block, first) = (shape.block(half, pair), first + (half << shape.depth()));
-                fixed_key::dot(grove.nodes(), (block, finals), tables, first, &mut sums[..tables.len()]);
+                hash.dot(grove.nodes(), (block, finals), tables, first, &mut sums[..tables.len()]);
             }
             for (values, out) in sums.iter().zip(out.chunks_exact_mut(m)) {
                 for (payload, value) in (2 * pair..m).zip(values) {
@@ -191,12 +199,21 @@ impl TableKey {
 /// Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,
+    /// of the batch that the last key came from, as the next one mostly does
+    hash: Option<TreeHash>,
 }
 
 impl DotScratch {
     /// Small; grows with the keys.
     pub fn new() -> DotScratch {
-        DotScratch { grove: Grove::new(*DOMAIN_BITS.start()) }
+        DotScratch { grove: Grove::new(*DOMAIN_BITS.start()), hash: None }
+    }
+
+    fn of(&mut self, tag: Tag) -> (&TreeHash, &mut Grove<1>) {
+        if self.hash.as_ref().is_some_and(|hash| hash.tag() != tag) {
+            self.hash = None;
+        }
+        (self.hash.get_or_insert_with(|| TreeHash::new(tag)), &mut self.grove)
     }
 }
 

@@ -66,6 +66,7 @@ use zeroize::Zeroizing;
 use crate::bits;
 use crate::error::OtError;
 use crate::extension;
+use crate::fixed_key::TAG_BYTES;
 
 /// Smallest and largest `k`.
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
@@ -149,17 +150,17 @@ impl TableShape {
         1 << self.k
     }
 
-    /// Bytes of one stored record: index 2, root 16, level words 16 each, final words 8 each.
+    /// Bytes of one stored record: index 2, tag 8, root 16, level words 16 each, final words 8 each.
     pub const fn record_bytes(self) -> usize {
-        2 + 16 + 16 * self.depth() as usize + 8 * self.words()
+        2 + TAG_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
     }
 }
 
 /// What [`generate`] costs, whole batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Exchanges, each with one message in each direction.
-    pub rounds: usize,
+    /// Messages, both parties' together. The client begins and ends.
+    pub messages: usize,
     /// Bytes that the client sends.
     pub client_bytes: usize,
     /// Bytes that the server sends.
@@ -167,6 +168,14 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Messages that `role` sends.
+    pub const fn messages_from(&self, role: Role) -> usize {
+        match role {
+            Role::Client => self.messages.div_ceil(2),
+            Role::Server => self.messages / 2,
+        }
+    }
+
     /// Bytes that `role` sends.
     pub const fn bytes_from(&self, role: Role) -> usize {
         match role {
@@ -176,16 +185,16 @@ impl Cost {
     }
 }
 
-/// Rounds and bytes of [`generate`] for `n` tables.
+/// Messages and bytes of [`generate`] for `n` tables.
 pub const fn cost(shape: TableShape, n: usize) -> Cost {
     if n == 0 {
-        return Cost { rounds: 0, client_bytes: 0, server_bytes: 0 };
+        return Cost { messages: 0, client_bytes: 0, server_bytes: 0 };
     }
     let (k, depth) = (shape.k as usize, shape.depth() as usize);
     let last = bits::bytes_for(n) + 2 * 8 * shape.words() * n;
-    let client_bytes = extension::message_bytes((k + 1) * n) + depth * 16 * n + 8 * shape.m() * n + last;
+    let client_bytes = extension::bytes((k + 1) * n) + depth * 16 * n + 8 * shape.m() * n + last;
     let server_bytes = client_bytes + index::index_message_bytes(shape.k, n);
-    Cost { rounds: depth + 4, client_bytes, server_bytes }
+    Cost { messages: 3 + 2 * (depth + 3), client_bytes, server_bytes }
 }
 
 /// One party's keys of `n` tables: fixed-size records, wiped on drop.

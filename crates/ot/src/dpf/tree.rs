@@ -9,7 +9,7 @@
 use cryptogen_ring::kernels::{SPARE, TREES};
 use zeroize::Zeroizing;
 
-use crate::fixed_key;
+use crate::fixed_key::TreeHash;
 
 /// `T` trees side by side, a divisor of [`TREES`]. Wiped on drop.
 pub(super) struct Grove<const T: usize> {
@@ -24,7 +24,7 @@ impl<const T: usize> Grove<T> {
     }
 
     /// Grows all trees by the levels whose correction words are given, `words[level][tree]`.
-    pub(super) fn grow(&mut self, roots: &[u128; T], words: &[[u128; T]]) {
+    pub(super) fn grow(&mut self, hash: &TreeHash, roots: &[u128; T], words: &[[u128; T]]) {
         if self.nodes.len() < (T << words.len()) + SPARE {
             // A new one, not a larger one: a reallocation would leave the old seeds behind.
             *self = Grove::new(words.len() as u32);
@@ -32,7 +32,7 @@ impl<const T: usize> Grove<T> {
         self.nodes[..T].copy_from_slice(roots);
         self.used = T;
         for words in words {
-            fixed_key::grow(&mut self.nodes, self.used, &core::array::from_fn(|i| words[i % T]));
+            hash.grow(&mut self.nodes, self.used, &core::array::from_fn(|i| words[i % T]));
             self.used *= 2;
         }
     }
@@ -45,12 +45,17 @@ impl<const T: usize> Grove<T> {
 
 impl Grove<TREES> {
     /// `⊕_j H(node j)` of each tree grown by `words`; the last level is not kept.
-    pub(super) fn hash_sums(&mut self, roots: &[u128; TREES], words: &[[u128; TREES]]) -> [u128; TREES] {
+    pub(super) fn hash_sums(
+        &mut self,
+        hash: &TreeHash,
+        roots: &[u128; TREES],
+        words: &[[u128; TREES]],
+    ) -> [u128; TREES] {
         match words.split_last() {
-            None => fixed_key::hash_sums(roots),
+            None => hash.hash_sums(roots),
             Some((last, words)) => {
-                self.grow(roots, words);
-                fixed_key::grown_hash_sums(self.nodes(), last)
+                self.grow(hash, roots, words);
+                hash.grown_hash_sums(self.nodes(), last)
             }
         }
     }
@@ -59,11 +64,12 @@ impl Grove<TREES> {
     /// both halves of block `b`. The leaves are not kept.
     pub(super) fn leaf_sums(
         &mut self,
+        hash: &TreeHash,
         roots: &[u128; TREES],
         (words, last): (&[[u128; TREES]], &[u128; TREES]),
         sums: &mut [[[u64; 2]; TREES]],
     ) -> [u32; TREES] {
-        self.grow(roots, words);
-        fixed_key::grown_leaf_sums(self.nodes(), last, sums)
+        self.grow(hash, roots, words);
+        hash.grown_leaf_sums(self.nodes(), last, sums)
     }
 }

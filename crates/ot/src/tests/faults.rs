@@ -16,9 +16,11 @@ enum Fault {
     Ones,
     Random,
     Hangup,
+    /// the lowest bit of this byte
+    Flip(usize),
 }
 
-/// Spoils message `at` of the client and hashes everything sent.
+/// Spoils message `at` of one party and hashes everything sent.
 struct Spoiled {
     inner: MemoryChannel,
     fault: Fault,
@@ -37,6 +39,7 @@ impl Channel for Spoiled {
                 Fault::Extend => bytes.push(0),
                 Fault::Ones => bytes.fill(0xff),
                 Fault::Random => rng(Role::Client, 200).fill_bytes(&mut bytes),
+                Fault::Flip(byte) => bytes[byte] ^= 1,
                 Fault::Hangup => return Err(ChannelError::Interrupted),
             }
         }
@@ -56,9 +59,14 @@ fn shape() -> TableShape {
 
 /// One whole run with the client's message `at` spoiled: each party's result and transcript hash.
 fn spoil(fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2] {
+    spoil_from(Role::Client, fault, at)
+}
+
+/// The same with a message of `spoiler`.
+fn spoil_from(spoiler: Role, fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2] {
     run_over(
         |role, inner| {
-            let fault = if role == Role::Client { fault } else { Fault::None };
+            let fault = if role == spoiler { fault } else { Fault::None };
             Spoiled { inner, fault, at, sent: 0, transcript: Sha256::new() }
         },
         |role, channel| {
@@ -71,8 +79,15 @@ fn spoil(fault: Fault, at: usize) -> [(Result<TableBatch, OtError>, [u8; 32]); 2
     )
 }
 
-/// 3 of the base transfers, 1 of the extension, 4 of the levels, 3 of the final words.
-const MESSAGES: usize = 11;
+/// Of the client: 3 of the base transfers, 2 of the extension, 4 of the levels, 3 of the final words.
+/// The server's proof travels with its first words, so it has one less.
+const MESSAGES: usize = 12;
+/// The message with the holder's sums of either party.
+const SEEDS: usize = 2;
+/// The message with the corrections of either party.
+const CORRECTIONS: usize = 3;
+/// The message that begins with the proof of either party.
+const PROOF: usize = 4;
 
 #[test]
 fn wrong_lengths_and_hangups_are_errors() {
@@ -89,6 +104,67 @@ fn wrong_lengths_and_hangups_are_errors() {
         assert_eq!(client.err(), Some(OtError::Channel(ChannelError::Interrupted)));
         assert_eq!(server.err(), Some(OtError::Channel(ChannelError::Closed)));
     }
+}
+
+#[test]
+fn the_servers_messages_have_their_lengths_too() {
+    for at in 0..MESSAGES - 1 {
+        for fault in [Fault::Truncate, Fault::Extend] {
+            let [(client, _), _] = spoil_from(Role::Server, fault, at);
+            let error = client.err().expect("the client must notice");
+            assert!(
+                matches!(error, OtError::Channel(ChannelError::Message(MessageError::Length { .. }))),
+                "{fault:?} {at}: {error}"
+            );
+        }
+    }
+}
+
+/// Whichever party deviates, the other one says so. (A wrong correction passes where the bits of
+/// `Δ` of its block are 0, which these seeds avoid for the blocks used here.)
+#[test]
+fn inconsistent_transfers_are_the_peers_fault() {
+    let faults = [
+        (SEEDS, Fault::Random, "seeds"),
+        (SEEDS, Fault::Flip(4096 + 5), "seeds"),
+        (CORRECTIONS, Fault::Flip(16 * 20 + 15), "transfers"),
+        (CORRECTIONS, Fault::Flip(0), "transfers"),
+        (CORRECTIONS, Fault::Flip(16 * 7 + 9), "transfers"),
+        (PROOF, Fault::Random, "transfers"),
+        (PROOF, Fault::Flip(0), "transfers"),
+        (PROOF, Fault::Flip(47), "transfers"),
+    ];
+    for spoiler in [Role::Client, Role::Server] {
+        for (at, fault, what) in faults {
+            let results = spoil_from(spoiler, fault, at).map(|(result, _)| result.err());
+            assert_eq!(
+                results[spoiler.other().index()],
+                Some(OtError::Inconsistent(what)),
+                "{spoiler:?} {at} {fault:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_failed_refuses_to_go_on() {
+    let results = run_over(
+        |role, inner| {
+            let fault = if role == Role::Server { Fault::Flip(0) } else { Fault::None };
+            Spoiled { inner, fault, at: PROOF, sent: 0, transcript: Sha256::new() }
+        },
+        |role, channel| {
+            let (mut pair, mut rng) = setup(role, channel, 20).expect("honest set-up");
+            let mut make = || generate(channel, &mut pair, shape(), 1, &[Word::default()], &mut rng).err();
+            match role {
+                Role::Client => [make(), make()],
+                // It sees the client go away.
+                Role::Server => [make(), None],
+            }
+        },
+    );
+    assert_eq!(results[0], [Some(OtError::Inconsistent("transfers")), Some(OtError::Failed)]);
+    assert_eq!(results[1][0], Some(OtError::Channel(ChannelError::Closed)));
 }
 
 #[test]
@@ -139,6 +215,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("db8df342692d3d1e", "416e265e3d98848d")
+        ("2056c80a3fb9c45b", "0ea363ba2377b415")
     );
 }

@@ -9,7 +9,7 @@ use cryptogen_party::{Channel, Role};
 use cryptogen_ring::{Prg, Seed};
 
 use crate::error::OtError;
-use crate::extension::OtPair;
+use crate::extension::{Extended, OtPair, RotReceived, RotSent, PROOF_BYTES};
 
 /// The generator of a party, seeded: every test is reproducible.
 fn rng(role: Role, seed: u8) -> Prg {
@@ -38,6 +38,24 @@ fn run_over<C: Channel, T: Send>(
 
 fn run<T: Send>(party: impl Fn(Role, &mut MemoryChannel) -> Result<T, OtError> + Sync) -> [T; 2] {
     run_over(|_, channel| channel, party).map(|result| result.expect("honest run"))
+}
+
+/// An extension with the server's proof in a message of its own.
+fn extend(
+    pair: &mut OtPair,
+    channel: &mut impl Channel,
+    n: usize,
+    rng: &mut Prg,
+) -> Result<(RotSent, RotReceived), OtError> {
+    let transfers = match pair.extend(channel, n, rng)? {
+        Extended::Proved(sent, received, proof) => {
+            channel.send(&proof)?;
+            (sent, received)
+        }
+        Extended::Unproved(unproved) => unproved.verify(&channel.recv(PROOF_BYTES)?)?,
+    };
+    pair.settle();
+    Ok(transfers)
 }
 
 fn setup(role: Role, channel: &mut impl Channel, seed: u8) -> Result<(OtPair, Prg), OtError> {

@@ -17,7 +17,7 @@ fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
         let before = (channel.messages, channel.bytes);
         let batch = generate(channel, &mut pair, shape, n, &betas, &mut rng)?;
         let declared = cost(shape, n);
-        assert_eq!(channel.messages - before.0, declared.rounds);
+        assert_eq!(channel.messages - before.0, declared.messages_from(role));
         assert_eq!(channel.bytes - before.1, declared.bytes_from(role));
         assert_eq!(batch.len(), n);
         Ok((batch, betas))

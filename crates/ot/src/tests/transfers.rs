@@ -1,9 +1,9 @@
 use cryptogen_party::Role;
 
-use super::{rng, run, setup};
+use super::{extend, rng, run, setup};
 use crate::base;
 use crate::bits;
-use crate::extension::{message_bytes, MAX_EXTEND};
+use crate::extension::{bytes, MAX_EXTEND};
 use crate::OtError;
 
 const CHOICES: [u128; 2] = [0x0123_4567_89ab_cdef << 64, !0x0123_4567_89ab_cdef];
@@ -32,15 +32,15 @@ fn extended_transfers_are_correct_in_both_directions() {
         let mut halves = Vec::new();
         for n in SIZES {
             let before = (channel.messages, channel.bytes);
-            halves.push(pair.extend(channel, n, &mut rng)?);
-            assert_eq!((channel.messages - before.0, channel.bytes - before.1), (1, message_bytes(n)));
+            halves.push((n, extend(&mut pair, channel, n, &mut rng)?));
+            assert_eq!((channel.messages - before.0, channel.bytes - before.1), (2, bytes(n)));
         }
         Ok(halves)
     });
-    for (a, b) in client.iter().zip(&server) {
+    for ((n, a), (_, b)) in client.iter().zip(&server) {
+        let n = *n;
         assert_eq!((a.0.delta() ^ b.0.delta()) & 1, 1);
         for (sent, received) in [(&a.0, &b.1), (&b.0, &a.1)] {
-            let n = sent.len();
             assert_eq!(sent.first(), received.first());
             for (i, (q, t)) in sent.correlated(0..n).iter().zip(received.correlated(0..n)).enumerate() {
                 assert_eq!(*t, q ^ (bits::mask(received.choice(i)) & sent.delta()));
@@ -63,17 +63,21 @@ fn extended_transfers_are_correct_in_both_directions() {
         }
     }
     // The index runs on: the same position of two extensions has different pads.
-    assert_ne!(client[0].0.pads(0..1, 0)[0][0], client[1].0.pads(0..1, 0)[0][0]);
+    assert_ne!(client[0].1 .0.pads(0..1, 0)[0][0], client[1].1 .0.pads(0..1, 0)[0][0]);
+    // So do the transfers that padded a check: they are in no extension.
+    for (now, next) in client.iter().zip(&client[1..]) {
+        assert!(next.1 .0.first() >= now.1 .0.first() + now.0.next_multiple_of(128) as u64 + 128);
+    }
 }
 
 #[test]
 fn sizes_are_checked() {
     run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, 3)?;
-        assert!(matches!(pair.extend(channel, MAX_EXTEND + 1, &mut rng), Err(OtError::Range { .. })));
+        assert!(matches!(extend(&mut pair, channel, MAX_EXTEND + 1, &mut rng), Err(OtError::Range { .. })));
         assert_eq!(pair.role(), role);
-        let (sent, received) = pair.extend(channel, 0, &mut rng)?;
-        assert!(sent.is_empty() && received.is_empty());
+        let (sent, received) = extend(&mut pair, channel, 0, &mut rng)?;
+        assert!(sent.correlated(0..0).is_empty() && received.correlated(0..0).is_empty());
         assert_eq!(Role::Client.other(), Role::Server);
         Ok(())
     });

@@ -29,7 +29,7 @@ pub fn cost(shape: TableShape, n: usize) -> Cost {
     let batch = batch(shape);
     let batches = (0..n).step_by(batch).map(|first| cryptogen_ot::cost(shape, batch.min(n - first)));
     batches
-        .map(|c| Cost { messages: 2 * c.rounds, client_bytes: c.client_bytes, server_bytes: c.server_bytes })
+        .map(|c| Cost { messages: c.messages, client_bytes: c.client_bytes, server_bytes: c.server_bytes })
         .sum()
 }
 

@@ -126,8 +126,8 @@ fn ot(e: &OtError) -> &'static str {
     use OtError as E;
     match e {
         E::Channel(e) => channel(e),
-        E::Malformed { .. } => "ProtocolViolation",
+        E::Malformed { .. } | E::Inconsistent(_) => "ProtocolViolation",
         E::Record(_) => "StoreError",
-        E::Size { .. } | E::Range { .. } => BUG,
+        E::Failed | E::Size { .. } | E::Range { .. } => BUG,
     }
 }

@@ -10,6 +10,7 @@
 mod accept;
 mod aes;
 mod butterfly;
+mod carryless;
 mod chain;
 mod counter;
 mod field_transform;
@@ -32,6 +33,7 @@ pub use self::aes::{FixedKey, Table, MAX_PAIRS, MAX_TABLES, SPARE, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use accept::{accept, accept_on};
+pub use carryless::{carryless_multiply_add, carryless_multiply_add_on, carryless_reduce};
 pub use chain::CHAIN;
 pub use counter::CounterKey;
 pub use matvec::SplitInput;

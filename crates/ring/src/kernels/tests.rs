@@ -275,6 +275,38 @@ fn chains_are_n_multiply_adds() {
     }
 }
 
+/// The product of two polynomials, bit by bit, and what is left of it modulo the field's polynomial.
+fn long_multiplication(a: u128, b: u128) -> ([u128; 2], u128) {
+    let (mut product, mut power, mut reduced) = ([0; 2], a, 0);
+    for i in 0..128 {
+        let bit = (b >> i & 1).wrapping_neg();
+        product[0] ^= bit & a << i;
+        product[1] ^= bit & a.checked_shr(128 - i).unwrap_or(0);
+        reduced ^= bit & power;
+        power = power << 1 ^ (power >> 127) * 0x87;
+    }
+    (product, reduced)
+}
+
+#[test]
+fn carryless_products_are_long_multiplications() {
+    let mut rng = StdRng::seed_from_u64(12);
+    let mut words: Vec<u128> = (0..40).map(|_| rng.gen()).collect();
+    words.extend([0, 1, u128::MAX, 1 << 127, u64::MAX as u128, !(u64::MAX as u128)]);
+    for factor in [0, 1, u128::MAX, 1 << 127, rng.gen(), rng.gen()] {
+        let start: Vec<[u128; 2]> = words.iter().map(|_| rng.gen()).collect();
+        let products: Vec<_> = words.iter().map(|word| long_multiplication(*word, factor)).collect();
+        for isa in Isa::available() {
+            let mut sums = start.clone();
+            carryless_multiply_add_on(isa, &words, factor, &mut sums);
+            for ((sum, start), (product, reduced)) in sums.iter().zip(&start).zip(&products) {
+                assert_eq!([sum[0] ^ start[0], sum[1] ^ start[1]], *product, "{isa:?} {factor:x}");
+                assert_eq!(carryless_reduce(*product), *reduced, "{factor:x}");
+            }
+        }
+    }
+}
+
 #[test]
 fn fixed_key_hash_is_aes_128() {
     use ::aes::cipher::{BlockEncrypt, KeyInit};
