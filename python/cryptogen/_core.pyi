@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "KERNELS", "PARAMETERS", "VERSION", "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
+    "KERNELS", "PARAMETERS", "STORE_FORMAT", "VERSION",
+    "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
     "Listener", "ServerConnection", "ServerEndpoint", "ServerModel", "ServerTensor",
 ]  # fmt: skip
 VERSION: str
 KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
 PARAMETERS: str  # names of the lattice parameter sets
+STORE_FORMAT: int  # version of a store's files
 
 _Progress = Callable[[str, int, int], None]  # (phase, done, total); an exception stops the work
 

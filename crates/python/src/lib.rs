@@ -40,6 +40,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     m.add("KERNELS", format!("{:?}", Isa::best()).to_lowercase())?;
     m.add("PARAMETERS", session::PARAMETERS)?;
+    m.add("STORE_FORMAT", cryptogen_mpc::store::FORMAT)?;
     m.add_class::<model::CheckedPlan>()?;
     m.add_class::<model::ServerModel>()?;
     m.add_class::<session::Identity>()?;

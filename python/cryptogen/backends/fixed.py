@@ -215,7 +215,9 @@ class FixedBackend:
     def logits(self, x: Ints) -> NDArray[Any]:
         """A5.8, A8: real logits [T, vocab], float64; the integers stay in `raw_logits`."""
         exact = self.linear(x, "head")  # [T, vocab]
-        self.raw_logits = self.rounding.leading(times(exact, np.array(1 << self.plan.logit_shift)), OFF << self.plan.logit_shift)
+        self.raw_logits = self.rounding.leading(
+            times(exact, np.array(1 << self.plan.logit_shift)), OFF << self.plan.logit_shift
+        )
         n = len(x)
         sampled = self._rows[-n:].copy()
         sampled[0] += self._pending + int(self._rows[:-n].sum())

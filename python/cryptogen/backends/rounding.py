@@ -215,9 +215,7 @@ class Replay:
         if left:
             raise ReplayError(f"replay: 0 values expected to be left, {left} are")
 
-    def _take(
-        self, x: Ints, one: Ints, other: Ints, impossible: Test, what: str, between: bool = False
-    ) -> Ints:
+    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Test, what: str, between: bool = False) -> Ints:
         """The next outcomes: `one` or `other`, or what lies `between`; for large x whatever is not
         `impossible`."""
         while self._rest.size < x.size:

@@ -196,6 +196,30 @@ def demo(
     print(run(prompt, tokens, model, protocol))
 
 
+@app.command()
+def clean(
+    data_dir: DataDir = None,
+    remove: Annotated[bool, typer.Option("--remove", help="delete what is listed")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what earlier versions have left in the data folder and nothing uses any more; --remove
+    deletes it."""
+    from cryptogen.session.leftovers import leftovers
+
+    found = leftovers(data_dir)
+    for leftover in found if remove else ():
+        leftover.remove()
+    if as_json:
+        print(json.dumps([{"path": str(x.path), "what": x.what, "bytes": x.size, "removed": remove} for x in found]))
+        return
+    for leftover in found:
+        print(f"{leftover.path}: {leftover.what}, {leftover.size / 1e6:.1f} MB{', removed' if remove else ''}")
+    if not found:
+        print("nothing is left of earlier versions")
+    elif not remove:
+        print("delete them with --remove")
+
+
 @contextmanager
 def _client(
     server: str,

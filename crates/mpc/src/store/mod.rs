@@ -34,7 +34,7 @@ use rustix::fs::{flock, FlockOperation};
 pub use error::StoreError;
 pub use pool::{Batch, Pool};
 pub use record::{Record, Unread};
-pub use state::{PoolCursor, StoreState};
+pub use state::{PoolCursor, StoreState, FORMAT};
 
 use file::PoolFile;
 use state::{check_name, Disk, PoolEntry};
