@@ -23,7 +23,7 @@ from .field import Ints, minus, plus, times, total
 from .rounding import Rounding
 from .scalars import HeadTables, ScalarTables
 
-OFF, OFF_EMBED = 256, 1 << 14  # units that prepared shares of products may be off by at most (A5.3)
+OFF = 256  # units that prepared shares of products with a matrix of 16 bits are off by at most (A5.3)
 ROWS = 64  # of one head at a time where order does not matter: what fits in a processor's cache
 
 
@@ -55,6 +55,7 @@ class FixedBackend:
         self.raw_logits: Ints = np.empty((0, plan.model.vocab), dtype=np.int64)
         self.range_events: list[int] = []
         self._model = model
+        self._off_embed = OFF + (int(np.abs(model.embed).max(initial=0)) >> 8)  # larger numbers, larger errors
         self._tables = tables(plan)
         sites = plan.model.norm_sites()
         self._plan_norms = dict(zip(sites, plan.norms, strict=True))
@@ -87,7 +88,7 @@ class FixedBackend:
         h = self._model.embed[np.asarray(tokens)]  # [T, d]
         if self._model.pos is not None:
             h = h + self._model.pos[self._start : self._end]
-        return self.rounding.truncate(h, self.plan.embed.shift, OFF_EMBED)
+        return self.rounding.truncate(h, self.plan.embed.shift, self._off_embed)
 
     def norm(self, h: Ints, site: str) -> Ints:
         """A5.2: `x̂ = h·ρ`, `ρ = SCALAR(Σ TR(h, pre_shift)²)`, [T, d]; exact, not yet truncated."""

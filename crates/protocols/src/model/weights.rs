@@ -31,7 +31,7 @@ struct Embedding {
 const LOW_BITS: u32 = 15;
 /// Numbers of the embedding are below this in absolute value: larger ones would make `Linear`'s noise
 /// felt.
-const EMBED_LIMIT: i32 = 1 << 26;
+const EMBED_LIMIT: i32 = 1 << 27;
 
 impl Embedding {
     /// From `[vocab, d]`.
