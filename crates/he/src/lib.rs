@@ -19,6 +19,7 @@ pub mod evaluate;
 mod keys;
 pub mod linear;
 pub mod noise;
+pub mod opening;
 mod params;
 mod ring;
 mod sample;

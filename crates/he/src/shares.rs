@@ -100,6 +100,15 @@ impl PublicKey {
         Ok(PublicKey { ring, b: unpack(ring, "public key", bytes)?, a: ring.uniform(&nonces.seed(ring)) })
     }
 
+    pub(crate) fn ring(&self) -> &'static Ring {
+        self.ring
+    }
+
+    /// `b` for 0, `a` for 1; `[limbs][n]` in the full domain.
+    pub(crate) fn component(&self, index: usize) -> &[u32] {
+        [&self.b, &self.a][index]
+    }
+
     /// Refuses a key of another ring.
     pub(crate) fn check(&self, ring: &Ring) -> Result<(), HeError> {
         match core::ptr::eq(self.ring, ring) {
@@ -244,9 +253,9 @@ impl Hidden {
             self.v.fill(0);
             Terms::new(q).add_offset(&v, TERNARY_OFFSET).add_to(&mut self.v);
             ntt.forward(&mut self.v, 0..ring.log_n());
-            for (component, key) in [&key.b, &key.a].into_iter().enumerate() {
+            for component in 0..2 {
                 let c = &mut self.spare;
-                kernels::multiply(q, &key[range.clone()], &self.v, c);
+                kernels::multiply(q, &key.component(component)[range.clone()], &self.v, c);
                 ntt.inverse(c, levels..ring.log_n());
                 Terms::new(q).add(1, sum(limb, component)).add_to(c);
                 ntt.inverse(c, 0..levels);
@@ -263,10 +272,17 @@ impl Hidden {
     /// Writes `c_1` as it travels.
     pub(crate) fn write(&self, out: &mut [u8]) {
         let (conversion, n) = (&self.ring.conversion, self.ring.n());
-        for (i, out) in out.chunks_exact_mut(conversion.width()).enumerate() {
-            // Cutting the bytes off reduces modulo 2^bits.
-            let number = scaled(&conversion.to_wire, &self.hats[1], n, i).to_le_bytes();
-            out.copy_from_slice(&number[..conversion.width()]);
+        // Cutting the bytes off reduces modulo 2^bits.
+        let number = |i: usize| scaled(&conversion.to_wire, &self.hats[1], n, i);
+        match conversion.width() {
+            8 => {
+                let each = out.as_chunks_mut::<8>().0.iter_mut().enumerate();
+                each.for_each(|(i, out)| *out = (number(i) as u64).to_le_bytes());
+            }
+            width => {
+                let each = out.chunks_exact_mut(width).enumerate();
+                each.for_each(|(i, out)| out.copy_from_slice(&number(i).to_le_bytes()[..width]));
+            }
         }
     }
 
@@ -276,8 +292,21 @@ impl Hidden {
     }
 }
 
+/// `round(x·p/q)` mod `p` of coefficients `[limbs][n]`.
+pub(crate) fn field_coefficients(ring: &Ring, x: &[u32]) -> Wiped<Fp> {
+    let (conversion, n) = (&ring.conversion, ring.n());
+    let mut hats = Wiped::zeros(x.len());
+    for (limb, (hat, x)) in hats.chunks_exact_mut(n).zip(x.chunks_exact(n)).enumerate() {
+        Terms::new(ring.modulus(limb)).add(conversion.gadget[limb], x).add_to(hat);
+    }
+    let all = (0..n).map(|i| Fp::from_u128(scaled(&conversion.to_field, &hats, n, i)));
+    Wiped::new(all.collect())
+}
+
 /// Room for the key owner's way to its shares.
 pub(crate) struct ClientWork {
+    /// The numbers on the wire, which are public.
+    numbers: Vec<u128>,
     hats: Wiped<u32>,
     product: Wiped<u32>,
     quotients: Wiped<u32>,
@@ -287,6 +316,7 @@ impl ClientWork {
     pub(crate) fn new(ring: &Ring) -> ClientWork {
         let limbs = ring.conversion.product_gadget.len();
         ClientWork {
+            numbers: vec![0; ring.n()],
             hats: Wiped::zeros(limbs * ring.n()),
             product: Wiped::zeros(ring.n()),
             quotients: Wiped::zeros(ring.n()),
@@ -308,12 +338,26 @@ pub(crate) fn owner_share(
     let width = conversion.width();
     check_length("result", n * width, result.len())?;
     let limbs = conversion.product_gadget.len();
+    match result.as_chunks::<8>() {
+        (words, []) if width == 8 => {
+            let each = work.numbers.iter_mut().zip(words);
+            each.for_each(|(x, word)| *x = u64::from_le_bytes(*word) as u128);
+        }
+        _ => {
+            let each = work.numbers.iter_mut().zip(result.chunks_exact(width));
+            each.for_each(|(x, bytes)| *x = number(bytes));
+        }
+    }
     for (limb, hat) in work.hats.chunks_exact_mut(n).enumerate() {
         let (q, ntt) = (ring.modulus(limb), ring.ntt(limb));
-        let power = q.pow(2, 64) as u64;
-        for (x, bytes) in work.product.iter_mut().zip(result.chunks_exact(width)) {
-            let c = number(bytes);
-            *x = q.reduce(q.reduce((c >> 64) as u64) as u64 * power + q.reduce(c as u64) as u64);
+        let each = work.product.iter_mut().zip(&work.numbers);
+        if width == 8 {
+            each.for_each(|(x, &c)| *x = q.reduce(c as u64));
+        } else {
+            let power = q.pow(2, 64) as u64;
+            each.for_each(|(x, &c)| {
+                *x = q.reduce(q.reduce((c >> 64) as u64) as u64 * power + q.reduce(c as u64) as u64)
+            });
         }
         ntt.forward(&mut work.product, 0..ring.log_n());
         kernels::multiply(q, &work.product, &negated[limb * n..(limb + 1) * n], hat);
@@ -504,6 +548,23 @@ mod tests {
                 assert!(excess(column).abs() < 5.0, "byte {place} of a share");
             }
         }
+    }
+
+    /// `c_1 = a·v + e_2` without the error would give `v` away by a division.
+    #[test]
+    fn no_small_secret_divides_what_the_owner_receives() {
+        let mut s = setup(6);
+        let (ring, zero) = (s.params.ring(), vec![0; N]);
+        let mut hidden = Hidden::new(ring);
+        hidden.hide(&s.pk, 0, |_, _| &zero, &mut s.rng);
+        let (q, ntt) = (ring.modulus(0), ring.ntt(0));
+        let ungadget = q.inv(ring.conversion.gadget[0]);
+        let mut quotient: Vec<u32> = hidden.hats[1][..N].iter().map(|&hat| q.mul(hat, ungadget)).collect();
+        ntt.forward(&mut quotient, 0..LOG_N);
+        quotient.iter_mut().zip(s.pk.component(1)).for_each(|(x, &a)| *x = q.mul(*x, q.inv(a)));
+        ntt.inverse(&mut quotient, 0..LOG_N);
+        let small = quotient.iter().filter(|&&x| x < 100 || x > q.value() - 100).count();
+        assert!(small < N / 100, "{small} of {N} coefficients are small");
     }
 
     #[test]

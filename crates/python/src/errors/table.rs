@@ -102,7 +102,7 @@ pub fn store(e: &StoreError) -> &'static str {
 fn he(e: &HeError) -> &'static str {
     use HeError as E;
     match e {
-        E::Residue { .. } | E::Coefficient { .. } => "ProtocolViolation",
+        E::Residue { .. } | E::Coefficient { .. } | E::Opening { .. } => "ProtocolViolation",
         E::Length { .. }
         | E::SecretKey { .. }
         | E::Layout { .. }
@@ -111,6 +111,7 @@ fn he(e: &HeError) -> &'static str {
         | E::Noise { .. }
         | E::MissingRotation { .. }
         | E::Lanes { .. }
+        | E::Packing { .. }
         | E::Parameters { .. } => BUG,
     }
 }
