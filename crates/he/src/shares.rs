@@ -2,7 +2,7 @@
 //!
 //! **Function.** The evaluator holds `(S_0, S_1) = Σ_i w_i·(b_i, a_i)` over fresh ciphertexts
 //! `(b_i, a_i)` of the key owner, whose phase is `S_0 + S_1·s = (q/p)·m + e mod q`. It draws small
-//! `v` and `e_2` (ternary, and as an encryption's error), sends
+//! `v` (ternary) and `e_2` (as an encryption's error), sends
 //! `c_1 = S_1 + a·v + e_2` rounded to a multiple of `q/2^bits`, and keeps `c_0 = S_0 + b·v`, where
 //! `(b = −a·s + e_pk, a)` is the key owner's public key. With `y_s = round(c_0·p/q)` of the
 //! evaluator and `y_c = round(c_1·s·p/q)` of the key owner, both to nearest, `y_c + y_s = m + ε` mod
@@ -46,8 +46,8 @@ const FRACTION: u32 = 96;
 /// Fractional bits of the quotient by the product of the primes.
 const QUOTIENT: u32 = 59;
 
-/// Randomness that both parties bring to the public key of a connection: each chooses 32 bytes
-/// before it knows the other's.
+/// Fresh randomness that both parties bring to the public key of a connection. Who speaks first does
+/// not matter: the last can choose among hashes, not make one.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Nonces {
     /// The key owner's.
@@ -368,9 +368,9 @@ pub(crate) fn owner_share(
     }
     let rows: Vec<&[u32]> = work.hats.chunks_exact(n).collect();
     kernels::rounded_sum(&conversion.product_inverse, &rows, QUOTIENT, &mut work.quotients);
-    for i in 0..n {
+    for (i, &quotient) in work.quotients.iter().enumerate() {
         // Chinese remainders modulo 2^128, which 2^bits divides.
-        let wrapped = conversion.product.wrapping_mul(work.quotients[i] as u128);
+        let wrapped = conversion.product.wrapping_mul(quotient as u128);
         let x = (0..limbs).fold(wrapped.wrapping_neg(), |x, l| {
             x.wrapping_add(conversion.product_others[l].wrapping_mul(rows[l][i] as u128))
         });
