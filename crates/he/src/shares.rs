@@ -196,7 +196,10 @@ impl Conversion {
             to_wire: primes.iter().map(|&q| Scale::new(1 << bits, q)).collect(),
             product_gadget: indices.clone().map(|i| kept[i] - gadget(kept, i)).collect(),
             product_others: indices.map(|i| product(Some(i))).collect(),
-            product_inverse: kept.iter().map(|&q| ((1u64 << QUOTIENT) / q as u64) as u32).collect(),
+            product_inverse: kept
+                .iter()
+                .map(|&q| u32::try_from((1u64 << QUOTIENT) / q as u64).expect("primes have 28 bits"))
+                .collect(),
             product: product(None),
         }
     }
@@ -463,6 +466,18 @@ mod tests {
             let [client, server] = run(&mut s, layout, &cts, &w, 64);
             let wrong = (0..64 * N).filter(|&i| client[i] + server[i] != w[i / N] * message[i % N]).count();
             assert_eq!(wrong, 0);
+        }
+    }
+
+    /// A ternary secret makes `n·2^bits` of a number at most; the rounded quotient by `Q` needs some
+    /// room beyond twice that.
+    #[test]
+    fn products_with_the_secret_are_far_below_the_primes() {
+        let large = Params::get(ParamSet::N8192Q196).ring();
+        for ring in [large, crate::linear::Params::get().ring()] {
+            let kept = ring.moduli().take(ring.conversion.product_gadget.len());
+            let log_product: f64 = kept.map(|q| (q.value() as f64).log2()).sum();
+            assert!(log_product > (ring.conversion.bits + ring.log_n()) as f64 + 6.0, "{}", ring.name());
         }
     }
 
