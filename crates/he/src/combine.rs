@@ -1,4 +1,4 @@
-//! Linear combinations of ciphertexts, returned masked.
+//! Linear combinations of ciphertexts, returned masked; or as shares, see [`crate::shares`].
 //!
 //! **Function.** `ct'_m = Enc(Σ_k w[m][k] ⊙ x_k − mask_m)` for `m < M`, `w[m][k]` a vector over the
 //! slots.

@@ -99,6 +99,12 @@ pub enum HeError {
         /// The value.
         actual: usize,
     },
+    /// The test of the public key failed.
+    #[error("opening: {what}")]
+    Opening {
+        /// Who deviated, and how.
+        what: &'static str,
+    },
     /// A parameter set is weaker than 128 bits or unusable.
     #[error("parameters refused: {what}: at most {expected}, got {actual}")]
     Parameters {

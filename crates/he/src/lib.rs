@@ -6,6 +6,11 @@
 //! with the plaintext modulus `t = p` of the share field, in residue number system. Only
 //! ciphertext × plaintext products are needed, so there are no relinearisation or rotation keys.
 //! [`Layout`] says what a plaintext multiplier can do.
+//!
+//! A combination comes back in one of two ways: as a flooded ciphertext ([`combine`]), or as
+//! additive shares hidden by masks as wide as the modulus ([`shares`], with [`opening`] where the
+//! evaluator's shares are released later). [`linear`] has products with integer matrices for many
+//! tokens at once, with shares, in a ring of its own.
 
 #![deny(missing_docs)]
 
@@ -19,6 +24,7 @@ pub mod evaluate;
 mod keys;
 pub mod linear;
 pub mod noise;
+pub mod opening;
 mod params;
 mod ring;
 mod sample;

@@ -203,8 +203,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_committed_estimate_is_about_this_set() {
+    fn the_committed_estimates_are_about_these_sets() {
         check_report(include_str!("../params/N8192Q196.txt"), &PRIMES);
+        check_report(include_str!("../params/N4096Q84.txt"), &crate::linear::PRIMES);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! **Function.** The evaluator holds `(S_0, S_1) = Σ_i w_i·(b_i, a_i)` over fresh ciphertexts
 //! `(b_i, a_i)` of the key owner, whose phase is `S_0 + S_1·s = (q/p)·m + e mod q`. It draws small
-//! `v` and `e_2` (ternary, and as an encryption's error), sends
+//! `v` (ternary) and `e_2` (as an encryption's error), sends
 //! `c_1 = S_1 + a·v + e_2` rounded to a multiple of `q/2^bits`, and keeps `c_0 = S_0 + b·v`, where
 //! `(b = −a·s + e_pk, a)` is the key owner's public key. With `y_s = round(c_0·p/q)` of the
 //! evaluator and `y_c = round(c_1·s·p/q)` of the key owner, both to nearest, `y_c + y_s = m + ε` mod
@@ -46,8 +46,8 @@ const FRACTION: u32 = 96;
 /// Fractional bits of the quotient by the product of the primes.
 const QUOTIENT: u32 = 59;
 
-/// Randomness that both parties bring to the public key of a connection: each chooses 32 bytes
-/// before it knows the other's.
+/// Fresh randomness that both parties bring to the public key of a connection. Who speaks first does
+/// not matter: the last can choose among hashes, not make one.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Nonces {
     /// The key owner's.
@@ -98,6 +98,15 @@ impl PublicKey {
     /// The inverse of [`PublicKey::to_bytes`]. Errors: the length, a residue that is not canonical.
     pub fn from_bytes(ring: &'static Ring, nonces: &Nonces, bytes: &[u8]) -> Result<PublicKey, HeError> {
         Ok(PublicKey { ring, b: unpack(ring, "public key", bytes)?, a: ring.uniform(&nonces.seed(ring)) })
+    }
+
+    pub(crate) fn ring(&self) -> &'static Ring {
+        self.ring
+    }
+
+    /// `b` for 0, `a` for 1; `[limbs][n]` in the full domain.
+    pub(crate) fn component(&self, index: usize) -> &[u32] {
+        [&self.b, &self.a][index]
     }
 
     /// Refuses a key of another ring.
@@ -187,7 +196,10 @@ impl Conversion {
             to_wire: primes.iter().map(|&q| Scale::new(1 << bits, q)).collect(),
             product_gadget: indices.clone().map(|i| kept[i] - gadget(kept, i)).collect(),
             product_others: indices.map(|i| product(Some(i))).collect(),
-            product_inverse: kept.iter().map(|&q| ((1u64 << QUOTIENT) / q as u64) as u32).collect(),
+            product_inverse: kept
+                .iter()
+                .map(|&q| u32::try_from((1u64 << QUOTIENT) / q as u64).expect("primes have 28 bits"))
+                .collect(),
             product: product(None),
         }
     }
@@ -244,9 +256,9 @@ impl Hidden {
             self.v.fill(0);
             Terms::new(q).add_offset(&v, TERNARY_OFFSET).add_to(&mut self.v);
             ntt.forward(&mut self.v, 0..ring.log_n());
-            for (component, key) in [&key.b, &key.a].into_iter().enumerate() {
+            for component in 0..2 {
                 let c = &mut self.spare;
-                kernels::multiply(q, &key[range.clone()], &self.v, c);
+                kernels::multiply(q, &key.component(component)[range.clone()], &self.v, c);
                 ntt.inverse(c, levels..ring.log_n());
                 Terms::new(q).add(1, sum(limb, component)).add_to(c);
                 ntt.inverse(c, 0..levels);
@@ -263,10 +275,17 @@ impl Hidden {
     /// Writes `c_1` as it travels.
     pub(crate) fn write(&self, out: &mut [u8]) {
         let (conversion, n) = (&self.ring.conversion, self.ring.n());
-        for (i, out) in out.chunks_exact_mut(conversion.width()).enumerate() {
-            // Cutting the bytes off reduces modulo 2^bits.
-            let number = scaled(&conversion.to_wire, &self.hats[1], n, i).to_le_bytes();
-            out.copy_from_slice(&number[..conversion.width()]);
+        // Cutting the bytes off reduces modulo 2^bits.
+        let number = |i: usize| scaled(&conversion.to_wire, &self.hats[1], n, i);
+        match conversion.width() {
+            8 => {
+                let each = out.as_chunks_mut::<8>().0.iter_mut().enumerate();
+                each.for_each(|(i, out)| *out = (number(i) as u64).to_le_bytes());
+            }
+            width => {
+                let each = out.chunks_exact_mut(width).enumerate();
+                each.for_each(|(i, out)| out.copy_from_slice(&number(i).to_le_bytes()[..width]));
+            }
         }
     }
 
@@ -276,8 +295,21 @@ impl Hidden {
     }
 }
 
+/// `round(x·p/q)` mod `p` of coefficients `[limbs][n]`.
+pub(crate) fn field_coefficients(ring: &Ring, x: &[u32]) -> Wiped<Fp> {
+    let (conversion, n) = (&ring.conversion, ring.n());
+    let mut hats = Wiped::zeros(x.len());
+    for (limb, (hat, x)) in hats.chunks_exact_mut(n).zip(x.chunks_exact(n)).enumerate() {
+        Terms::new(ring.modulus(limb)).add(conversion.gadget[limb], x).add_to(hat);
+    }
+    let all = (0..n).map(|i| Fp::from_u128(scaled(&conversion.to_field, &hats, n, i)));
+    Wiped::new(all.collect())
+}
+
 /// Room for the key owner's way to its shares.
 pub(crate) struct ClientWork {
+    /// The numbers on the wire, which are public.
+    numbers: Vec<u128>,
     hats: Wiped<u32>,
     product: Wiped<u32>,
     quotients: Wiped<u32>,
@@ -287,6 +319,7 @@ impl ClientWork {
     pub(crate) fn new(ring: &Ring) -> ClientWork {
         let limbs = ring.conversion.product_gadget.len();
         ClientWork {
+            numbers: vec![0; ring.n()],
             hats: Wiped::zeros(limbs * ring.n()),
             product: Wiped::zeros(ring.n()),
             quotients: Wiped::zeros(ring.n()),
@@ -308,12 +341,26 @@ pub(crate) fn owner_share(
     let width = conversion.width();
     check_length("result", n * width, result.len())?;
     let limbs = conversion.product_gadget.len();
+    match result.as_chunks::<8>() {
+        (words, []) if width == 8 => {
+            let each = work.numbers.iter_mut().zip(words);
+            each.for_each(|(x, word)| *x = u64::from_le_bytes(*word) as u128);
+        }
+        _ => {
+            let each = work.numbers.iter_mut().zip(result.chunks_exact(width));
+            each.for_each(|(x, bytes)| *x = number(bytes));
+        }
+    }
     for (limb, hat) in work.hats.chunks_exact_mut(n).enumerate() {
         let (q, ntt) = (ring.modulus(limb), ring.ntt(limb));
-        let power = q.pow(2, 64) as u64;
-        for (x, bytes) in work.product.iter_mut().zip(result.chunks_exact(width)) {
-            let c = number(bytes);
-            *x = q.reduce(q.reduce((c >> 64) as u64) as u64 * power + q.reduce(c as u64) as u64);
+        let each = work.product.iter_mut().zip(&work.numbers);
+        if width == 8 {
+            each.for_each(|(x, &c)| *x = q.reduce(c as u64));
+        } else {
+            let power = q.pow(2, 64) as u64;
+            each.for_each(|(x, &c)| {
+                *x = q.reduce(q.reduce((c >> 64) as u64) as u64 * power + q.reduce(c as u64) as u64)
+            });
         }
         ntt.forward(&mut work.product, 0..ring.log_n());
         kernels::multiply(q, &work.product, &negated[limb * n..(limb + 1) * n], hat);
@@ -324,9 +371,9 @@ pub(crate) fn owner_share(
     }
     let rows: Vec<&[u32]> = work.hats.chunks_exact(n).collect();
     kernels::rounded_sum(&conversion.product_inverse, &rows, QUOTIENT, &mut work.quotients);
-    for i in 0..n {
+    for (i, &quotient) in work.quotients.iter().enumerate() {
         // Chinese remainders modulo 2^128, which 2^bits divides.
-        let wrapped = conversion.product.wrapping_mul(work.quotients[i] as u128);
+        let wrapped = conversion.product.wrapping_mul(quotient as u128);
         let x = (0..limbs).fold(wrapped.wrapping_neg(), |x, l| {
             x.wrapping_add(conversion.product_others[l].wrapping_mul(rows[l][i] as u128))
         });
@@ -422,6 +469,18 @@ mod tests {
         }
     }
 
+    /// A ternary secret makes `n·2^bits` of a number at most; the rounded quotient by `Q` needs some
+    /// room beyond twice that.
+    #[test]
+    fn products_with_the_secret_are_far_below_the_primes() {
+        let large = Params::get(ParamSet::N8192Q196).ring();
+        for ring in [large, crate::linear::Params::get().ring()] {
+            let kept = ring.moduli().take(ring.conversion.product_gadget.len());
+            let log_product: f64 = kept.map(|q| (q.value() as f64).log2()).sum();
+            assert!(log_product > (ring.conversion.bits + ring.log_n()) as f64 + 6.0, "{}", ring.name());
+        }
+    }
+
     /// With fewer bits on the wire shares are wrong as often as `0.8·σ(δ)` says, so the probability
     /// of the set's own width is of the right kind.
     #[test]
@@ -504,6 +563,23 @@ mod tests {
                 assert!(excess(column).abs() < 5.0, "byte {place} of a share");
             }
         }
+    }
+
+    /// `c_1 = a·v + e_2` without the error would give `v` away by a division.
+    #[test]
+    fn no_small_secret_divides_what_the_owner_receives() {
+        let mut s = setup(6);
+        let (ring, zero) = (s.params.ring(), vec![0; N]);
+        let mut hidden = Hidden::new(ring);
+        hidden.hide(&s.pk, 0, |_, _| &zero, &mut s.rng);
+        let (q, ntt) = (ring.modulus(0), ring.ntt(0));
+        let ungadget = q.inv(ring.conversion.gadget[0]);
+        let mut quotient: Vec<u32> = hidden.hats[1][..N].iter().map(|&hat| q.mul(hat, ungadget)).collect();
+        ntt.forward(&mut quotient, 0..LOG_N);
+        quotient.iter_mut().zip(s.pk.component(1)).for_each(|(x, &a)| *x = q.mul(*x, q.inv(a)));
+        ntt.inverse(&mut quotient, 0..LOG_N);
+        let small = quotient.iter().filter(|&&x| x < 100 || x > q.value() - 100).count();
+        assert!(small < N / 100, "{small} of {N} coefficients are small");
     }
 
     #[test]

@@ -69,7 +69,9 @@ impl Inputs {
 /// `[tokens][rows]` of the rows of the matrix that they hold ([`Packing::rows`]).
 ///
 /// `weights(o, row)` writes the `d_in` weights of row `o` of the matrix, below `2^27` in absolute
-/// value; it is asked once for each row, on several threads. Errors: inputs that have not all come, a range that is not within the
+/// value; it is asked once for each row, on several threads. Each thread holds 100 KB for each of
+/// up to 64 results, and 8 bytes for each of their weights, up to 8 MB or one result's. Errors:
+/// inputs that have not all come, a range that is not within the
 /// groups, a key of another ring.
 pub fn evaluate(
     inputs: &Inputs,

@@ -34,6 +34,11 @@ impl SecretKey {
         PublicKey::generate(Params::get().ring(), &self.negated, nonces, rng)
     }
 
+    /// `−s`, `[LIMBS][N]`.
+    pub(crate) fn negated_all(&self) -> &[u32] {
+        &self.negated
+    }
+
     /// Encrypts the input groups `groups` of `x` `[tokens][d_in]`, [`INPUT_BYTES`] each. Errors: a
     /// length, a range that is not within the groups.
     pub fn encrypt(

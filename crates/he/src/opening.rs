@@ -1,0 +1,250 @@
+//! One test per connection that the key owner can decrypt under the public key it sent.
+//!
+//! **Function.** Where an evaluator's share `round(c_0·p/q)` of a hidden result is released, it must
+//! tell nothing that the result does not: `c_0 = S_0 + b·v`, and for a `b` of another form than
+//! `−a·s + e` it would tell of `v`, hence with `c_1` of the weights ([`crate::shares`]). The
+//! evaluator therefore encrypts a uniform `m` under the key, `(b·u + e_1 + round(q·m/p), a·u + e_2)`
+//! with all randomness from one seed; the key owner commits to its decryption; the evaluator
+//! reveals the seed; the key owner recomputes the ciphertext from it and opens.
+//! **Shows.** Whoever opens knew all of `m`, hence `b·u` up to `q/(2p)` from `a·u + e_2`. So
+//! what a share holds of `b·v` beyond its last place follows from `c_1`.
+//! **Hides.** A ciphertext that is no honest encryption is not opened, and a commitment hides (a
+//! hash of a nonce of 32 bytes), so the evaluator gets no decryption that it did not know.
+//! **Cost.** Both polynomials of a ciphertext and 96 bytes, two round trips, milliseconds.
+
+use cryptogen_ring::{kernels, Fp, Prg, Seed, Wiped};
+use rand_core::{CryptoRng, RngCore};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::codec::{pack, packed_bytes, unpack};
+use crate::encode::{Scaled, Terms};
+use crate::error::HeError;
+use crate::keys::SecretKey;
+use crate::ring::Ring;
+use crate::sample::{self, ERROR_OFFSET, TERNARY_OFFSET};
+use crate::shares::{field_coefficients, PublicKey};
+use crate::{error, linear};
+
+/// Bytes of a seed, a commitment and an opening.
+pub const BYTES: usize = 32;
+
+/// Length of the evaluator's first message.
+pub fn challenge_bytes(ring: &Ring) -> usize {
+    2 * packed_bytes(ring.limbs() * ring.n())
+}
+
+/// The evaluator, before it has a commitment.
+pub struct Challenge {
+    seed: Seed,
+    mask: Wiped<Fp>,
+}
+
+impl Challenge {
+    /// A challenge for the owner of `key`, and its message of [`challenge_bytes`] bytes.
+    pub fn new(key: &PublicKey, rng: &mut (impl RngCore + CryptoRng)) -> (Challenge, Vec<u8>) {
+        let seed = Seed::random(rng);
+        let (mask, message) = encryption(key, &seed);
+        (Challenge { seed, mask }, message)
+    }
+
+    /// Takes the commitment and reveals the seed.
+    pub fn reveal(self, commitment: [u8; BYTES]) -> (Revealed, [u8; BYTES]) {
+        let seed = *self.seed.expose();
+        (Revealed { mask: self.mask, commitment }, seed)
+    }
+}
+
+/// The evaluator, waiting for the opening.
+pub struct Revealed {
+    mask: Wiped<Fp>,
+    commitment: [u8; BYTES],
+}
+
+impl Revealed {
+    /// Error: the commitment was not to the mask, so the public key may be malformed.
+    pub fn check(self, opening: &[u8; BYTES]) -> Result<(), HeError> {
+        match commit(opening, &self.mask) == self.commitment {
+            true => Ok(()),
+            false => Err(HeError::Opening { what: "the public key cannot be decrypted under" }),
+        }
+    }
+}
+
+/// The key owner, committed to its decryption.
+pub struct Answer {
+    challenge: Vec<u8>,
+    nonce: Zeroizing<[u8; BYTES]>,
+}
+
+impl Answer {
+    fn new(
+        ring: &'static Ring,
+        negated: &[u32],
+        challenge: &[u8],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Answer, [u8; BYTES]), HeError> {
+        error::check_length("challenge", challenge_bytes(ring), challenge.len())?;
+        let (c0, c1) = challenge.split_at(challenge.len() / 2);
+        let (mut phase, c1) = (Wiped::new(unpack(ring, "challenge", c0)?), unpack(ring, "challenge", c1)?);
+        let (n, mut product) = (ring.n(), Wiped::zeros(ring.n()));
+        for (limb, phase) in phase.chunks_exact_mut(n).enumerate() {
+            let (q, range) = (ring.modulus(limb), limb * n..(limb + 1) * n);
+            kernels::multiply(q, &c1[range.clone()], &negated[range], &mut product);
+            Terms::new(q).add(q.neg(1), &product).add_to(phase);
+            ring.ntt(limb).inverse(phase, 0..ring.log_n());
+        }
+        let mut nonce = Zeroizing::new([0; BYTES]);
+        rng.fill_bytes(&mut *nonce);
+        let commitment = commit(&nonce, &field_coefficients(ring, &phase));
+        Ok((Answer { challenge: challenge.to_vec(), nonce }, commitment))
+    }
+
+    /// The opening. Error: the challenge is not what the evaluator's seed makes of the public key;
+    /// then nothing may be sent.
+    pub fn open(self, key: &PublicKey, seed: [u8; BYTES]) -> Result<[u8; BYTES], HeError> {
+        match encryption(key, &Seed::from_bytes(seed)).1 == self.challenge {
+            true => Ok(*self.nonce),
+            false => Err(HeError::Opening { what: "the challenge does not follow from its seed" }),
+        }
+    }
+}
+
+impl SecretKey {
+    /// Decrypts a challenge and commits to the message: the state and the commitment. Errors: the
+    /// length, a residue that is not canonical.
+    pub fn answer(
+        &self,
+        challenge: &[u8],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Answer, [u8; BYTES]), HeError> {
+        Answer::new(self.params().ring(), self.negated_all(), challenge, rng)
+    }
+}
+
+impl linear::SecretKey {
+    /// Decrypts a challenge and commits to the message: the state and the commitment. Errors: the
+    /// length, a residue that is not canonical.
+    pub fn answer(
+        &self,
+        challenge: &[u8],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<(Answer, [u8; BYTES]), HeError> {
+        Answer::new(linear::Params::get().ring(), self.negated_all(), challenge, rng)
+    }
+}
+
+/// The mask and its encryption, both polynomials packed in the full domain.
+fn encryption(key: &PublicKey, seed: &Seed) -> (Wiped<Fp>, Vec<u8>) {
+    let (ring, n) = (key.ring(), key.ring().n());
+    let mut rng = Prg::new(seed);
+    let mask = Wiped::new(rng.fp_vec(n));
+    let (u, errors) = (sample::ternary(&mut rng, n), [(); 2].map(|()| sample::error(&mut rng, n)));
+    let scaled = Scaled::of(Zeroizing::new(mask.to_vec()), ring.q_mod_t);
+    let mut c = [(); 2].map(|()| vec![0; ring.limbs() * n]);
+    let mut u_full = Wiped::zeros(n);
+    for limb in 0..ring.limbs() {
+        let (q, ntt, range) = (ring.modulus(limb), ring.ntt(limb), limb * n..(limb + 1) * n);
+        u_full.fill(0);
+        Terms::new(q).add_offset(&u, TERNARY_OFFSET).add_to(&mut u_full);
+        ntt.forward(&mut u_full, 0..ring.log_n());
+        let r = scaled.residues(q);
+        for (component, c) in c.iter_mut().enumerate() {
+            let c = &mut c[range.clone()];
+            let terms = Terms::new(q).add_offset(&errors[component], ERROR_OFFSET);
+            match component {
+                0 => terms.add(q.neg(ring.t_inverse[limb]), &r).add_to(c),
+                _ => terms.add_to(c),
+            }
+            ntt.forward(c, 0..ring.log_n());
+            kernels::multiply_add(q, &key.component(component)[range.clone()], &u_full, c);
+        }
+    }
+    let mut message = Vec::with_capacity(challenge_bytes(ring));
+    c.iter().for_each(|c| pack(c, &mut message));
+    (mask, message)
+}
+
+/// SHA-256 of a label, the nonce and the message.
+fn commit(nonce: &[u8; BYTES], message: &[Fp]) -> [u8; BYTES] {
+    let mut hash = Sha256::new().chain_update("cryptogen opening").chain_update(nonce);
+    message.iter().for_each(|x| hash.update(x.to_le_bytes()));
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shares::Nonces;
+    use crate::{ParamSet, Params};
+
+    const NONCES: Nonces = Nonces { client: [1; 32], server: [2; 32] };
+
+    #[test]
+    fn both_rings_open() {
+        let mut rng = Prg::new(&Seed::from_bytes([1; 32]));
+        let small = linear::SecretKey::generate(&mut rng);
+        let key = small.public_key(&NONCES, &mut rng);
+        let (challenge, message) = Challenge::new(&key, &mut rng);
+        let (answer, commitment) = small.answer(&message, &mut rng).unwrap();
+        let (revealed, seed) = challenge.reveal(commitment);
+        assert_eq!(revealed.check(&answer.open(&key, seed).unwrap()), Ok(()));
+
+        let large = SecretKey::generate(Params::get(ParamSet::N8192Q196), &mut rng);
+        let key = large.public_key(&NONCES, &mut rng);
+        let (challenge, message) = Challenge::new(&key, &mut rng);
+        let (answer, commitment) = large.answer(&message, &mut rng).unwrap();
+        let (revealed, seed) = challenge.reveal(commitment);
+        assert_eq!(revealed.check(&answer.open(&key, seed).unwrap()), Ok(()));
+    }
+
+    #[test]
+    fn malformed_keys_do_not_open() {
+        let mut rng = Prg::new(&Seed::from_bytes([2; 32]));
+        let sk = linear::SecretKey::generate(&mut rng);
+        let ring = linear::Params::get().ring();
+        let honest = sk.public_key(&NONCES, &mut rng);
+        // A key of another secret, and one with a coefficient of transformed b changed, which adds
+        // large numbers to all of b.
+        let foreign = linear::SecretKey::generate(&mut rng).public_key(&NONCES, &mut rng);
+        let mut bytes = honest.to_bytes();
+        bytes[0] ^= 1;
+        let changed = PublicKey::from_bytes(ring, &NONCES, &bytes).unwrap();
+        for key in [foreign, changed] {
+            let (challenge, message) = Challenge::new(&key, &mut rng);
+            let (answer, commitment) = sk.answer(&message, &mut rng).unwrap();
+            let (revealed, seed) = challenge.reveal(commitment);
+            let error = revealed.check(&answer.open(&key, seed).unwrap());
+            assert!(matches!(error, Err(HeError::Opening { .. })));
+        }
+    }
+
+    #[test]
+    fn challenges_that_are_no_encryptions_are_not_opened() {
+        let mut rng = Prg::new(&Seed::from_bytes([3; 32]));
+        let sk = linear::SecretKey::generate(&mut rng);
+        let key = sk.public_key(&NONCES, &mut rng);
+        let (challenge, mut message) = Challenge::new(&key, &mut rng);
+        message[5] ^= 1;
+        let (answer, commitment) = sk.answer(&message, &mut rng).unwrap();
+        let (_, seed) = challenge.reveal(commitment);
+        assert!(matches!(answer.open(&key, seed), Err(HeError::Opening { .. })));
+        // An opening for one commitment does not fit another.
+        let (challenge, message) = Challenge::new(&key, &mut rng);
+        let (_, commitment) = sk.answer(&message, &mut rng).unwrap();
+        let (answer, _) = sk.answer(&message, &mut rng).unwrap();
+        let (revealed, seed) = challenge.reveal(commitment);
+        assert!(revealed.check(&answer.open(&key, seed).unwrap()).is_err());
+    }
+
+    #[test]
+    fn malformed_challenges_are_refused() {
+        let mut rng = Prg::new(&Seed::from_bytes([4; 32]));
+        let sk = linear::SecretKey::generate(&mut rng);
+        let length = challenge_bytes(linear::Params::get().ring());
+        for wrong in [0, length - 1, length + 1] {
+            assert!(matches!(sk.answer(&vec![0; wrong], &mut rng), Err(HeError::Length { .. })));
+        }
+        assert!(matches!(sk.answer(&vec![0xff; length], &mut rng), Err(HeError::Residue { index: 0, .. })));
+    }
+}
