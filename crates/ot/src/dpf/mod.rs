@@ -12,24 +12,27 @@
 //! correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and
 //! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns
 //! it. Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust
-//! function under the key `Δ_b` of the transfers, fixed-key AES being an ideal permutation: with
-//! `N` AES calls spent by an attacker on `M` nodes the loss is about `N·M/2^127 + M²/2^128` (Guo,
-//! Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
+//! function under the key `Δ_b` of the transfers, AES being an ideal cipher: with `N` AES calls
+//! spent by an attacker on the `M` nodes of paths of one batch, whose AES keys are its own, the loss
+//! is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
 //! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary:
-//! semi-honest.
+//! semi-honest. (The transfers are checked, opened words are not: a party that deviates can learn
+//! the other's `Δ_b`, `docs/decisions/0024-checked-transfers.md`.)
 //! Errors: [`crate::OtError`].
 //!
-//! Rounds `k + 3`, independent of `n`; bytes from each party (exactly: [`cost`]) about
-//! `4(k+1) + 16(k−1) + 1/8 + 40m` for each table, and `k(k−1)/16` more from the server.
+//! `2k + 7` messages, independent of `n`, the client beginning and ending; bytes from each party
+//! (exactly: [`cost`]) about `3.9(k+1) + 16(k−1) + 1/8 + 40m` for each table and 576 for the batch,
+//! and `k(k−1)/16` more for each table from the server.
 //!
 //! Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS 2016): a leaf `s[j]`
 //! stands for the entries `j` and `j + 2^{k−1}`, its two *halves*, and is converted for each. So a
 //! tree has `2^{k−1}` leaves, and the most significant bit `μ` of the index no level.
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
-//! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 1 round. The choice bits
-//!    of the first `k`, the server's flipped, are the XOR shares of the index, least significant
-//!    bit first. Root: `Δ_b` and a number used once.
+//! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 3 messages, from where on
+//!    the server speaks first in every exchange. The choice bits of the first `k`, the server's
+//!    flipped, are the XOR shares of the index, least significant bit first. Root: `Δ_b` and a
+//!    number used once.
 //! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last
 //!    bit. Nodes off the path are equal on both sides, that on the path differs by `Δ`; so
 //!    `z_b = ⊕ H(s)` over all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and

@@ -137,9 +137,22 @@ fn batches_follow_each_other_on_one_pair() {
         let (mut pair, mut rng) = setup(role, channel, 9)?;
         let betas = rng.word_vec(3);
         assert!(generate(channel, &mut pair, shape, 0, &[], &mut rng)?.is_empty());
-        generate(channel, &mut pair, shape, 3, &betas, &mut rng)?;
-        generate(channel, &mut pair, shape, 3, &betas, &mut rng)
+        let first = generate(channel, &mut pair, shape, 3, &betas, &mut rng)?;
+        Ok([first, generate(channel, &mut pair, shape, 3, &betas, &mut rng)?])
     });
+    // Both parties have one tag for a batch, and another one for the next.
+    let tags = batches.each_ref().map(|b| b.each_ref().map(|batch| batch.record(0)[2..10].to_vec()));
+    assert_eq!(tags[0], tags[1]);
+    assert_ne!(tags[0][0], tags[0][1]);
+    // A key is good with the permutations of its batch alone.
+    let with_tag = |batches: &[TableBatch; 2], tag: &[u8]| {
+        let mut record = batches[1].record(0).to_vec();
+        record[2..10].copy_from_slice(tag);
+        let key = TableKey::from_record(shape, &record).expect("a record");
+        key.dot(Role::Client, 3, &[&Table::new(&[1; 32])]).expect("valid tables")
+    };
+    assert_ne!(with_tag(&batches[0], &tags[0][0]), with_tag(&batches[0], &tags[0][1]));
+    let batches = batches.map(|[_, second]| second);
     let table: Vec<i64> = (0..32).collect();
     for i in 0..3 {
         let (alpha, values) = dot(&batches, i, 3, &[&table]);
