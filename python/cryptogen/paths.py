@@ -1,5 +1,5 @@
-"""Where things are kept: keys, material, encrypted models. One folder per role below the user's
-data directory."""
+"""Where things are kept: names, keys, material. One folder per role below the user's data
+directory."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_material_bought_ahead_is_enough_and_outlives_the_connection(llama: Serv
         bought = client.costs.left
     with llama.client(tmp_path) as client:
         before = client.costs
-        assert before.left == bought and before.setup.bytes_received < 2_000_000  # the encrypted model is kept
+        assert before.left == bought and before.setup.bytes_received < 2_000_000  # documents, keys
         ids = client.encode(PROMPT)
         calls = []
         answer = [t.id for t in client.generate(ids, max_new_tokens=4, stop=(), progress=lambda *a: calls.append(a))]

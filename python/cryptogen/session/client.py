@@ -55,7 +55,7 @@ class Client:
             first use and kept in `data_dir`. Clients that are connected to a server at the same
             time need different names.
         data_dir: Folder in which a folder `client` (mode 0700) holds the name, known fingerprints,
-            material and encrypted models (GBs). None: `$CRYPTOGEN_DATA_DIR`, else
+            documents and material (GBs). None: `$CRYPTOGEN_DATA_DIR`, else
             `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
         batch_tokens: When material runs short, buy what so many tokens need, or what the call needs
             if that is more; 1 or more. None buys what the call needs.
@@ -95,7 +95,7 @@ class Client:
         self._spoilt = False  # a row could not be sampled: nothing may follow it
 
     def connect(self) -> None:
-        """Connects, agrees on the model and fetches the encrypted model if this is the first time.
+        """Connects, agrees on the model and makes the keys of the connection.
 
         Does nothing if there is a connection; otherwise a new session begins. Other calls connect
         by themselves.
@@ -110,7 +110,6 @@ class Client:
             AgreementMismatch: They do not mean the same model, plan or tables.
             MaterialMismatch: Their stores differ; see `resync`.
             StoreLocked: Another client uses this one's store.
-            DiskFull: No room for the encrypted model.
             InputError: `fingerprint` is not one.
             ProtocolViolation: The server sends something else than the protocol says.
             PlanError: The server's plan cannot be used.

@@ -53,7 +53,7 @@ class Costs:
     """What a client has spent so far. The difference of two is what happened in between.
 
     Attributes:
-        setup: Connecting, and the encrypted model, which comes once per model.
+        setup: Connecting: handshake, documents of the model, keys, base transfers.
         offline: Making material, and binding it to rows.
         online: The prompt and the tokens.
         rows: Rows computed: tokens of prompts, generated ones that were fed, drafted ones.

@@ -3,7 +3,7 @@
 `preprocessed`: offline and online of one token, the straight line through 1 and K blocks
 (`bench decode`); a token is all blocks, embedding and head. SPU's: one block and one head, each
 measured; a token is their sum, the block multiplied by the number of layers. Neither counts what is
-paid once: the encrypted model, SPU's dealing of the weights.
+paid once: connecting, SPU's dealing of the weights.
 """
 
 from __future__ import annotations
