@@ -114,11 +114,11 @@ fn transcripts_are_reproducible() {
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["1e537be43a50eb00", "3cd8c87d78c68705"],
-        ["b99c6eb3947e5e7b", "831ce6a2ce97883f"],
-        ["22155725f20c9f60", "79809d540adb8f48"],
-        ["3563b80c0d248472", "7650310b2cceb3eb"],
-        ["ff21b4ee3c42557b", "a24c4b52bf9801ce"],
+        ["2b78f34b78ff8d72", "26780c179f9acb8f"],
+        ["33243565f77a0e0a", "a532e6a3d996b153"],
+        ["f00fee19dd6b6caa", "118ecd770ccca870"],
+        ["803a82a99a64f550", "98a8b41476f1c4d4"],
+        ["01e57107c62f5adf", "372a1ae9f42a2d2f"],
         ["e3b0c44298fc1c14", "dce2f8ef4d1afcf4"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");
