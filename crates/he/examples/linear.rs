@@ -42,7 +42,9 @@ fn layers(tokens: usize) {
         let p = Packing::choose(tokens, d_in, d_out).expect("in range");
         let x = rng.fp_vec(tokens * d_in);
         let w: Vec<i16> = rng.fp_vec(d_in * d_out).iter().map(|x| x.value() as i16).collect();
-        let row = |o: usize, row: &mut [i16]| row.copy_from_slice(&w[o * d_in..(o + 1) * d_in]);
+        let row = |o: usize, row: &mut [i32]| {
+            row.iter_mut().zip(&w[o * d_in..]).for_each(|(row, w)| *row = i32::from(*w));
+        };
         let mut seconds = [0.0; 4];
         let mut inputs = Inputs::new(p);
         for start in (0..p.inputs()).step_by(PIECE) {

@@ -166,10 +166,11 @@ fn in_order(hashes: &mut [SeedHash; LEAVES], delta: u128) {
     for bit in 0..DEPTH {
         let swap = bits::mask((delta >> bit) as u8);
         for low in (0..LEAVES).filter(|i| i >> bit & 1 == 0) {
-            for word in 0..2 {
-                let difference = swap & (hashes[low][word] ^ hashes[low | 1 << bit][word]);
-                hashes[low][word] ^= difference;
-                hashes[low | 1 << bit][word] ^= difference;
+            let (lower, upper) = hashes.split_at_mut(low | 1 << bit);
+            for (a, b) in lower[low].iter_mut().zip(&mut upper[0]) {
+                let difference = swap & (*a ^ *b);
+                *a ^= difference;
+                *b ^= difference;
             }
         }
     }

@@ -45,7 +45,9 @@ fn errors(s: &mut Setup, p: &Packing, x: &[Fp], w: &[i16]) -> Vec<i64> {
         inputs.add(&s.sk.encrypt(p, groups, x, &mut s.rng).unwrap()).unwrap();
     }
     let mut errors = vec![i64::MAX; p.tokens() * p.d_out()];
-    let row = |o: usize, row: &mut [i16]| row.copy_from_slice(&w[o * p.d_in()..(o + 1) * p.d_in()]);
+    let row = |o: usize, row: &mut [i32]| {
+        row.iter_mut().zip(&w[o * p.d_in()..]).for_each(|(row, w)| *row = i32::from(*w));
+    };
     let mut bytes = 0;
     for start in (0..p.outputs()).step_by(7) {
         let outputs = start..(start + 7).min(p.outputs());
@@ -142,7 +144,7 @@ fn results_are_fresh_and_uniform() {
     let mut inputs = Inputs::new(p);
     let x = vec![Fp::ONE; 16 * 32];
     inputs.add(&s.sk.encrypt(&p, 0..p.inputs(), &x, &mut s.rng).unwrap()).unwrap();
-    for weight in [0, i16::MIN] {
+    for weight in [0, i32::from(i16::MIN)] {
         let mut view = || {
             let all = 0..p.outputs();
             evaluate(&inputs, all, |_, row| row.fill(weight), &s.pk, &mut s.rng).unwrap().0
@@ -229,7 +231,7 @@ fn malformed_input_is_refused() {
     assert!(matches!(inputs.add(&high), Err(HeError::Residue { index: 0, .. })));
     assert_eq!(inputs.received(), 0);
     inputs.add(&sent[..INPUT_BYTES]).unwrap();
-    let zeros = |_: usize, row: &mut [i16]| row.fill(0);
+    let zeros = |_: usize, row: &mut [i32]| row.fill(0);
     // Not all have come.
     assert!(evaluate(&inputs, 0..1, zeros, &s.pk, &mut s.rng).is_err());
     inputs.add(&sent[INPUT_BYTES..]).unwrap();

@@ -179,7 +179,10 @@ fn different_choices_have_one_hash_with_the_stated_probability() {
             let mut challenge = [0; CHALLENGE_BYTES];
             rng.fill_bytes(&mut challenge);
             let hash = hash_of(&difference, &weights(&challenge, 3));
-            zeros.iter_mut().enumerate().for_each(|(s, zeros)| *zeros += (hash % (1 << s) == 0) as usize);
+            zeros
+                .iter_mut()
+                .enumerate()
+                .for_each(|(s, zeros)| *zeros += hash.is_multiple_of(1 << s) as usize);
         }
         for (s, zeros) in zeros.into_iter().enumerate() {
             let expected = TRIALS as f64 / (1u64 << s) as f64;

@@ -283,7 +283,7 @@ fn long_multiplication(a: u128, b: u128) -> ([u128; 2], u128) {
         product[0] ^= bit & a << i;
         product[1] ^= bit & a.checked_shr(128 - i).unwrap_or(0);
         reduced ^= bit & power;
-        power = power << 1 ^ (power >> 127) * 0x87;
+        power = (power << 1) ^ ((power >> 127) * 0x87);
     }
     (product, reduced)
 }
