@@ -63,9 +63,9 @@ impl Choice {
     {
         match self.0 {
             None => Endpoint::open(conn, plan, store, resync).map(|endpoint| (endpoint, None)),
-            Some(variant) => variant
-                .open(conn, plan, store, resync)
-                .map(|(endpoint, handle)| (endpoint, Some(handle))),
+            Some(variant) => {
+                variant.open(conn, plan, store, resync).map(|(endpoint, handle)| (endpoint, Some(handle)))
+            }
         }
     }
 

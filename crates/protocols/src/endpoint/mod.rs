@@ -109,12 +109,7 @@ impl<P: Side> Endpoint<P> {
     /// # Errors
     /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if
     /// the stores do not belong together.
-    pub fn open(
-        conn: Connection<P>,
-        plan: Arc<Plan>,
-        store: Store,
-        resync: bool,
-    ) -> Result<Endpoint<P>> {
+    pub fn open(conn: Connection<P>, plan: Arc<Plan>, store: Store, resync: bool) -> Result<Endpoint<P>> {
         let layout = Arc::new(SlotLayout::new(&plan));
         let products = P::preprocessed(Preprocessed::new(plan.clone(), layout));
         let opened = |_: &mut _, _: &_, _: &mut _| Ok((products, ()));

@@ -70,9 +70,7 @@ impl<P: Side> Endpoint<P> {
         let (ch, m, cache, rng) = (&mut self.conn, &self.plan.model, &mut self.cache, &mut self.rng);
         let products = match &self.keys.held {
             Held::Client { slots, .. } => attention::client(ch, slots, m, cache, &new, rng)?,
-            Held::Server { params, slots, .. } => {
-                attention::server(ch, params, slots, m, cache, &new, rng)?
-            }
+            Held::Server { params, slots, .. } => attention::server(ch, params, slots, m, cache, &new, rng)?,
         };
         let rows = assemble(&self.plan, first, slots, Some((new, products)), exponentials);
         self.online.add_rows(rows);

@@ -44,11 +44,7 @@ impl<P: Party> LatticeKeys<P> {
     ///
     /// # Errors
     /// Connection failures, malformed keys.
-    pub fn exchange(
-        ch: &mut dyn Channel,
-        params: &'static Params,
-        rng: &mut Prg,
-    ) -> Result<LatticeKeys<P>> {
+    pub fn exchange(ch: &mut dyn Channel, params: &'static Params, rng: &mut Prg) -> Result<LatticeKeys<P>> {
         let mut mine = [0; 32];
         rand_core::RngCore::fill_bytes(rng, &mut mine);
         let theirs = ch.exchange(P::ROLE.turn(), &mine, mine.len())?;

@@ -101,7 +101,9 @@ impl ServerModel {
         match matrix {
             Matrix::Embed => {
                 let halves = self.embed.high[place.clone()].iter().zip(&self.embed.low[place]);
-                out.iter_mut().zip(halves).for_each(|(out, (h, l))| *out = (i32::from(*h) << LOW_BITS) + i32::from(*l));
+                out.iter_mut()
+                    .zip(halves)
+                    .for_each(|(out, (h, l))| *out = (i32::from(*h) << LOW_BITS) + i32::from(*l));
             }
             Matrix::Linear(site) => {
                 out.iter_mut().zip(&self.weight(site)[place]).for_each(|(out, w)| *out = i32::from(*w));
@@ -124,7 +126,11 @@ impl ServerModel {
         let input = SplitInput::new(x, plan.model.vocab);
         let half = |w: &[i16]| product(w, &input, plan.model.d, rows);
         let power = Fp::new(1 << LOW_BITS);
-        half(&self.embed.high).iter().zip(half(&self.embed.low)).map(|(high, low)| *high * power + low).collect()
+        half(&self.embed.high)
+            .iter()
+            .zip(half(&self.embed.low))
+            .map(|(high, low)| *high * power + low)
+            .collect()
     }
 }
 

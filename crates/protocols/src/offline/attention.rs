@@ -213,7 +213,12 @@ impl Shape<'_> {
         for (index, group) in self.groups(kind, packed).into_iter().enumerate() {
             let all = group.results(self.columns(kind));
             for first in (0..all).step_by(at_once) {
-                parts.push(Part { kind, group, index, results: first..all.min(first.saturating_add(at_once)) });
+                parts.push(Part {
+                    kind,
+                    group,
+                    index,
+                    results: first..all.min(first.saturating_add(at_once)),
+                });
             }
         }
         parts
@@ -264,7 +269,9 @@ impl Shape<'_> {
     fn no_products(&self) -> Products {
         let m = self.m;
         Products {
-            scores: (0..self.rows).map(|i| vec![Fp::ZERO; m.layers * m.heads * (self.first + i + 1)]).collect(),
+            scores: (0..self.rows)
+                .map(|i| vec![Fp::ZERO; m.layers * m.heads * (self.first + i + 1)])
+                .collect(),
             values: vec![vec![Fp::ZERO; m.layers * m.q_dim()]; self.rows],
         }
     }
@@ -358,7 +365,8 @@ pub fn server(
     cache.blocks.push(Block { first: new.first, rows: shape.rows, packed: shape.rows, held: Some(held) });
     let (cache, mut out) = (&*cache, shape.no_products());
     // 2.
-    let value_masks: Vec<&[Fp]> = cache.held().flat_map(|(_, held)| &held.value_masks).map(|v| &v[..]).collect();
+    let value_masks: Vec<&[Fp]> =
+        cache.held().flat_map(|(_, held)| &held.value_masks).map(|v| &v[..]).collect();
     for part in shape.parts(Kind::Weights, 0) {
         let mut combiner = Combiner::new(params, part.group.layout(), part.results.len());
         for rows in batches(shape.cached()) {
@@ -424,7 +432,8 @@ impl Shape<'_> {
             }
             Kind::Values => {
                 for (block, held) in cache.held() {
-                    let w = multipliers(block.rows, &|i, lambda, j| new.weight(m, i, lambda, block.first + j));
+                    let w =
+                        multipliers(block.rows, &|i, lambda, j| new.weight(m, i, lambda, block.first + j));
                     let values = &held.values[i * block.rows..][..block.rows];
                     combiner.add_block(&expand(params, values), &w)?;
                 }

@@ -46,12 +46,7 @@ fn padded(x: &[Fp], chunk: usize) -> Vec<Fp> {
 ///
 /// # Errors
 /// Connection failures, malformed ciphertexts.
-pub fn client(
-    ch: &mut dyn Channel,
-    key: &SecretKey,
-    x: &[Vec<Fp>],
-    rng: &mut Prg,
-) -> Result<Vec<Fp>> {
+pub fn client(ch: &mut dyn Channel, key: &SecretKey, x: &[Vec<Fp>], rng: &mut Prg) -> Result<Vec<Fp>> {
     let layout = slots(N);
     let n = x[0].len();
     let mut z = Vec::with_capacity(n);

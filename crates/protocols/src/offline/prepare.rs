@@ -199,9 +199,7 @@ impl<P: Party> Preparer<'_, P> {
     fn cross(&mut self, terms: &[Vec<Fp>]) -> Result<Vec<Fp>> {
         match &self.keys.held {
             Held::Client { slots, .. } => cross::client(self.ch, slots, terms, self.rng),
-            Held::Server { params, slots, .. } => {
-                cross::server(self.ch, params, slots, terms, self.rng)
-            }
+            Held::Server { params, slots, .. } => cross::server(self.ch, params, slots, terms, self.rng),
         }
     }
 

@@ -70,7 +70,9 @@ impl Online<Server> {
         let mut y = model.embed(&plan, &x, rows);
         for (row, y) in self.active.iter().zip(y.chunks_mut(d)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
-            y.iter_mut().zip(position.unwrap_or_default()).for_each(|(y, p)| *y += Fp::from_i64(i64::from(*p)));
+            y.iter_mut()
+                .zip(position.unwrap_or_default())
+                .for_each(|(y, p)| *y += Fp::from_i64(i64::from(*p)));
         }
         self.embedded(rows, y)
     }

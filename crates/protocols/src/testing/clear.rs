@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use cryptogen_ring::{Fp, P};
 
 use super::tiny::Tiny;
-use crate::model::{Anchor, F, Matrix, Range, Scalar, Site};
+use crate::model::{Anchor, Matrix, Range, Scalar, Site, F};
 
 /// A clear session: keys and values of its rows.
 pub struct Clear<'a> {

@@ -111,7 +111,10 @@ fn rows_that_were_dropped_are_not_in_the_sums() {
     let (mine, theirs, (client_keys, server_keys)) = (blocks(40), blocks(50), keys());
     let (client, server) =
         run(|ch| party(ch, &m, client_keys, &mine, &kept), |ch| party(ch, &m, server_keys, &theirs, &kept));
-    assert_eq!(measured(&client, &server), (0..3).map(|b| attention::cost(&m, &sizes[..b], starts[b], sizes[b])).sum());
+    assert_eq!(
+        measured(&client, &server),
+        (0..3).map(|b| attention::cost(&m, &sizes[..b], starts[b], sizes[b])).sum()
+    );
     let (client, server) = (client.result.unwrap(), server.result.unwrap());
     let cut = |blocks: Vec<NewRows>| -> Vec<NewRows> {
         let cut = |(mut new, kept): (NewRows, &usize)| {

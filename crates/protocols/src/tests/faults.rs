@@ -106,21 +106,21 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["5abf9084ca7bceef", "30b13e1c2b35e5d7"],
-        ["2e4926fe4d282732", "533c00d6821fd334"],
-        ["7f7a8e248d44ea6a", "30a9d2ba5ce9123c"],
-        ["75fa27f26c583314", "74defad47f776bca"],
-        ["0b11170b94d02d8e", "544aeab9319e1459"],
+        ["d29857990a6f135e", "dbe59da1bd1241ff"],
+        ["d2666fd87a2a99e4", "47bebd414be73f0a"],
+        ["9fefdff58abf4678", "962d6fcbcfdc050e"],
+        ["edfa018fb96984ee", "6efbe0ed4b566411"],
+        ["3a9962eba45d9742", "614a01ea3bbe0e52"],
         ["e3b0c44298fc1c14", "0aea9aeb793de716"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["1e537be43a50eb00", "3cd8c87d78c68705"],
-        ["b99c6eb3947e5e7b", "831ce6a2ce97883f"],
-        ["22155725f20c9f60", "79809d540adb8f48"],
-        ["3563b80c0d248472", "7650310b2cceb3eb"],
-        ["ff21b4ee3c42557b", "a24c4b52bf9801ce"],
-        ["e3b0c44298fc1c14", "2f83a0f5db0d48a3"],
+        ["cfcf33a3625a5aec", "13c327b087993c61"],
+        ["4c0c5c09c2cc4616", "78f800c56e4e01e7"],
+        ["bc3568c216507312", "f1b598f3fd162dd3"],
+        ["9a14672cd75d9a4b", "731325f6ee41520b"],
+        ["a7b297b22787747c", "75c99d450c6d0666"],
+        ["e3b0c44298fc1c14", "09d141e3e3a6a5a1"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");
 }

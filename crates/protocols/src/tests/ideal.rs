@@ -9,9 +9,7 @@ use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{
-    activation_shape, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, SlotLayout,
-};
+use crate::material::{activation_shape, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, SlotLayout};
 use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;

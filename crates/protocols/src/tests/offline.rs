@@ -132,17 +132,13 @@ fn both_linear(
 
 #[test]
 fn embeddings_equal_the_clear_ones() {
-    for (tiny, tokens) in [
-        (tiny(Arch::Gpt), vec![0, 19, 7]),
-        (tiny(Arch::Llama), vec![3]),
-        (&wide(), vec![0, N, N + 7, 1024]),
-    ] {
+    for (tiny, tokens) in
+        [(tiny(Arch::Gpt), vec![0, 19, 7]), (tiny(Arch::Llama), vec![3]), (&wide(), vec![0, N, N + 7, 1024])]
+    {
         let session = insecure_deal(tiny, 1, tokens.len(), 1, 41).remove(0);
         let (mut client, mut server) = (session.online::<Client>(tiny), session.online::<Server>(tiny));
-        let (c, s) = run(
-            |ch| client.embed(ch, &tokens, 1),
-            |ch| server.embed(ch, &tiny.model, tokens.len(), 1),
-        );
+        let (c, s) =
+            run(|ch| client.embed(ch, &tokens, 1), |ch| server.embed(ch, &tiny.model, tokens.len(), 1));
         assert_eq!(measured(&c, &s), embed::cost(&tiny.plan, tokens.len()));
         let sum = add(&c.result.unwrap().data, &s.result.unwrap().data);
         let mut clear = Clear::new(tiny, client.trace.insecure_take(), server.trace.insecure_take());
@@ -212,11 +208,8 @@ fn spoiled_offline_messages_are_errors() {
         check_error("public keys", fault, s.result.err());
         let session = insecure_deal(tiny, 1, 1, 1, 43).remove(0);
         let (mut client, mut server) = (session.online::<Client>(tiny), session.online::<Server>(tiny));
-        let (_, s) = run_spoiled(
-            of_client,
-            |ch| client.embed(ch, &[1], 1),
-            |ch| server.embed(ch, &tiny.model, 1, 1),
-        );
+        let (_, s) =
+            run_spoiled(of_client, |ch| client.embed(ch, &[1], 1), |ch| server.embed(ch, &tiny.model, 1, 1));
         match s.result.err() {
             Some(ProtocolError::Peer { .. }) if matches!(fault, Fault::Ones | Fault::Random) => {}
             error => check_shares("embedding", fault, error),
@@ -254,5 +247,8 @@ fn offline_transcripts_are_reproducible() {
     let (of_client, of_server, _) = both_linear(tiny, &matrices, 2, input);
     let r = [elements(&mut rng(1), 2 * tiny.plan.linear(Site::Qkv(0)).d_in)];
     let (client, server) = run(|ch| cross(ch, &keys().0, &r), |ch| cross(ch, &keys().1, &r));
-    assert_eq!([of_client.hash(), of_server.hash(), client.hash(), server.hash()], ["22c0ac07190231e6", "c46ce06764bb629f", "cad6f17246eea26e", "8feb2fae993633e2"]);
+    assert_eq!(
+        [of_client.hash(), of_server.hash(), client.hash(), server.hash()],
+        ["22c0ac07190231e6", "c46ce06764bb629f", "cad6f17246eea26e", "8feb2fae993633e2"]
+    );
 }

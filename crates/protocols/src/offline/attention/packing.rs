@@ -126,14 +126,20 @@ pub(super) fn query(m: &ModelShape, i: usize, lambda: usize) -> (usize, usize) {
 
 /// Encrypts the client's new keys, values and queries, `[groups][e]`, `[groups][row]` and
 /// `[groups][e]`.
-pub(super) fn encrypt_rows(key: &SecretKey, shape: &Shape<'_>, new: &NewRows, rng: &mut Prg) -> Result<Vec<u8>> {
+pub(super) fn encrypt_rows(
+    key: &SecretKey,
+    shape: &Shape<'_>,
+    new: &NewRows,
+    rng: &mut Prg,
+) -> Result<Vec<u8>> {
     let (m, rows, d) = (shape.m, shape.rows, shape.m.head_dim);
     let seed = Seed::random(rng);
     let of = |kind: Kind, n: usize| {
         let groups = shape.groups(kind, rows).into_iter();
         groups.flat_map(move |group| (0..n).map(move |inner| (kind, group, inner)))
     };
-    let all: Vec<_> = of(Kind::Keys(0), d).chain(of(Kind::Values, rows)).chain(of(Kind::Queries, d)).collect();
+    let all: Vec<_> =
+        of(Kind::Keys(0), d).chain(of(Kind::Values, rows)).chain(of(Kind::Queries, d)).collect();
     let parts: Result<Vec<Vec<u8>>> = all
         .into_par_iter()
         .enumerate()
