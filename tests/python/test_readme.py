@@ -71,13 +71,33 @@ def test_first_screen() -> None:
     assert readme.count("<!-- figures:begin -->") == readme.count("<!-- figures:end -->") == 1
 
 
-def test_the_table_of_versions_is_that_of_the_code() -> None:
-    def constant(path: str, expression: str) -> str:
-        (found,) = re.findall(expression, (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
-        return str(found)
+def constant(path: str, expression: str) -> str:
+    """What the code says, once."""
+    (found,) = re.findall(expression, (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    return str(found)
 
+
+def wire_version() -> str:
+    return constant("crates/mpc/src/session/handshake.rs", r"PROTOCOL_VERSION: u32 = (\d+);")
+
+
+def test_every_page_states_the_wire_version_of_the_code() -> None:
+    """But for those that tell how it came about."""
+    history = (ROOT / "CHANGELOG.md", ROOT / "docs" / "decisions")
+    stated = {
+        str(page.relative_to(ROOT)): re.findall(
+            r"wire protocol(?: version)? (\d+)", page.read_text(encoding="utf-8"), re.IGNORECASE
+        )
+        for page in PAGES
+        if not any(page.is_relative_to(old) for old in history)
+    }
+    assert {name: found for name, found in stated.items() if set(found) - {wire_version()}} == {}
+    assert stated["docs/protocols/session.md"] and stated["README.md"]
+
+
+def test_the_table_of_versions_is_that_of_the_code() -> None:
     package = constant("Cargo.toml", r'^version = "([\d.]+)"')
-    wire = constant("crates/mpc/src/session/handshake.rs", r"PROTOCOL_VERSION: u32 = (\d+);")
+    wire = wire_version()
     store = constant("crates/mpc/src/store/state.rs", r"^const FORMAT: u32 = (\d+);")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"| {package} | {wire} | {store} | {PLAN_VERSION} |" in changelog

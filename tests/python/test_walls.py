@@ -1,6 +1,7 @@
 """The walls of `python/cryptogen` (DESIGN.md): what a folder may import, and what is nobody else's.
 
 A scan of the source with `ast`: every import counts, also inside functions and for type checkers.
+The files of the Rust shell (`crates/python`) use each other in one direction, too.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "cryptogen"
+SHELL = ROOT / "crates" / "python" / "src"
 
 # Every room, with those that it stands on: only rooms above it.
 ROOMS = {
@@ -94,6 +97,32 @@ def test_design_shows_the_same_table() -> None:
         if len(cells) == 3 and (named := re.fullmatch(r"`(\w+)(?:/|\.py)`", cells[0])) and named[1] in ROOMS:
             shown.setdefault(named[1], []).append(" ".join(re.findall(r"`(\w+)`", cells[2])))
     assert shown == {name: [below] for name, below in ROOMS.items() if not name.startswith("_")}
+
+
+def uses(text: str, files: set[str]) -> set[str]:
+    """The files of a crate that the code of one of them names by a path from the root. Whatever
+    stands in braces behind `crate::` counts by its name."""
+    code = re.sub(r"//.*", "", text)
+    named = re.findall(r"\bcrate::(\w+)", code)
+    named += [name for group in re.findall(r"\bcrate::\{([^;]*)\}", code) for name in re.findall(r"\w+", group)]
+    return set(named) & files
+
+
+def test_the_files_of_the_shell_make_no_circle() -> None:
+    files = {path.stem: path.read_text(encoding="utf-8") for path in SHELL.glob("*.rs") if path.stem != "lib"}
+    assert all("super::" not in text for text in files.values())  # so paths from the root are all there are
+    arrows = {name: uses(text, set(files)) - {name} for name, text in files.items()}
+    assert {"shared", "errors"} <= arrows["session"]
+    order = list(TopologicalSorter(arrows).static_order())  # CycleError names the files of a circle
+    assert set(order) == set(files)
+
+
+def test_the_scan_finds_every_way_to_use_a_file() -> None:
+    files = {"errors", "model", "session"}
+    assert uses("use crate::session::lock;", files) == {"session"}
+    assert uses("let x = crate::model::parse(y)?;", files) == {"model"}
+    assert uses("use crate::{\n    errors,\n    model::{A, B},\n};", files) == {"errors", "model"}
+    assert uses("use mycrate::session; // crate::model\n/// [`crate::errors`]", files) == set()
 
 
 @pytest.mark.parametrize("folder", [PACKAGE, ROOT / "examples"], ids=lambda folder: folder.name)

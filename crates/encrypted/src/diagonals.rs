@@ -11,7 +11,7 @@
 //! - Diagonal `d < D` at (i, lane): `W[o][a·n + (i + s·D + d) mod n]` with `o = b·n + i`, 0 outside
 //!   `W` and where `s·D + d ≥ n`.
 //! - Output at (i, lane): what block `a` and part `s` add to `y[row][o]`. Whoever holds shares adds
-//!   up over (a, s): no folding rotations.
+//!   up over (a, s): no rotations to sum them.
 //!
 //! `y = Σ_G rot_{Gg}( Σ_b rot_{−Gg}(diagonal_{Gg+b}) ⊙ rot_b(x) )`, evaluated by Horner's rule in
 //! `rot_g`, so that `g` Galois keys do (one more where it is done in two halves at the same time).

@@ -16,12 +16,7 @@ use pyo3::types::PyDict;
 use crate::encrypted::Kept;
 use crate::errors;
 use crate::model::ServerModel;
-use crate::session::lock;
-
-/// Text to JSON.
-pub fn parse(json: &str) -> PyResult<serde_json::Value> {
-    serde_json::from_str(json).map_err(|e| pyo3::exceptions::PyValueError::new_err(e.to_string()))
-}
+use crate::shared::{lock, parse};
 
 fn site(name: &str) -> PyResult<Site> {
     let unknown = || ProtocolError::caller("site", "layers.N.qkv|o|up|down or head", name);

@@ -1,10 +1,12 @@
 //! The Python face of the core: opaque handles, no logic, one error table (`errors.rs`).
 
+mod ciphertexts;
 mod encrypted;
 mod endpoint;
 mod errors;
 mod model;
 mod session;
+mod shared;
 
 use cryptogen_ring::kernels::Isa;
 use pyo3::exceptions::PyImportError;

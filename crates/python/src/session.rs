@@ -1,7 +1,7 @@
 //! Connections before the protocols start: identities, listening, connecting, handshakes.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use cryptogen_mpc::session::{self as rust, AccessToken, Agreement, Introduction, Policy, Trust};
@@ -15,6 +15,7 @@ use crate::encrypted::Choice;
 use crate::endpoint::{ClientEndpoint, ServerEndpoint};
 use crate::errors;
 use crate::model::CheckedPlan;
+use crate::shared::{lock, parse};
 
 /// Names of the lattice parameter sets that both parties must use.
 pub const PARAMETERS: &str = "N8192Q196 N4096Q84";
@@ -25,11 +26,6 @@ const FAMILY: &str = "cryptogen";
 /// Delivers Ctrl-C while Rust waits.
 pub fn interrupted() -> bool {
     Python::attach(|py| py.check_signals().is_err())
-}
-
-/// A lock whose holder panicked is still a lock: the connection inside reports its own state.
-pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The server's TLS certificate and key.
@@ -154,7 +150,7 @@ macro_rules! control {
             }
             /// Sends a JSON document.
             fn send_control(&self, py: Python<'_>, json: &str) -> PyResult<()> {
-                let value = crate::endpoint::parse(json)?;
+                let value = parse(json)?;
                 py.detach(|| self.0.with(|c| c.send_control(&value)))
             }
             /// Receives a JSON document of at most 1 MiB.

@@ -30,7 +30,7 @@ use crate::error::Result;
 use crate::material::{LatticeKeys, SlotLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
-use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
+use crate::offline::prepare::{exponential_record_bytes, logits_record_bytes, Preparer, Sink};
 use crate::offline::{self, Progress};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
@@ -136,7 +136,7 @@ impl<P: Side> Endpoint<P> {
         let layout = Arc::new(SlotLayout::new(&plan));
         let pools = Pools {
             rows: store.pool(protocol.rows_pool(), layout.record_bytes())?,
-            logits: store.pool("logits", head_record_bytes(&plan))?,
+            logits: store.pool("logits", logits_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
@@ -234,7 +234,7 @@ impl<P: Side> Endpoint<P> {
         let mut done = 0;
         for n in chunks(want.logits, ROWS_PREPARED_AT_ONCE) {
             let batch = self.pools.logits.begin_batch(n)?;
-            self.fill(batch, weights, |p, sink| p.heads(n, sink).map(|_| ()))?;
+            self.fill(batch, weights, |p, sink| p.logits(n, sink).map(|_| ()))?;
             done += n as u64;
             offline::report(progress, "preparing logits", done, want.logits)?;
         }
@@ -278,10 +278,10 @@ impl Endpoint<Client> {
     ///
     /// # Errors
     /// `Short`, connection failures, a token that the model does not have.
-    pub fn embed(&mut self, tokens: &[usize], heads: usize) -> Result<Tensor<Client>> {
+    pub fn embed(&mut self, tokens: &[usize], sampled: usize) -> Result<Tensor<Client>> {
         self.conn.check_home()?;
         self.conn.set_phase(Phase::Online);
-        self.online.embed(&mut self.conn, tokens, heads)
+        self.online.embed(&mut self.conn, tokens, sampled)
     }
 }
 
@@ -290,10 +290,10 @@ impl Endpoint<Server> {
     ///
     /// # Errors
     /// `Short`, connection failures.
-    pub fn embed(&mut self, weights: &ServerModel, rows: usize, heads: usize) -> Result<Tensor<Server>> {
+    pub fn embed(&mut self, weights: &ServerModel, rows: usize, sampled: usize) -> Result<Tensor<Server>> {
         self.conn.check_home()?;
         self.conn.set_phase(Phase::Online);
-        self.online.embed(&mut self.conn, weights, rows, heads)
+        self.online.embed(&mut self.conn, weights, rows, sampled)
     }
 }
 

@@ -10,7 +10,7 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::{chunks, Endpoint};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Deferred, HeadSlot, Held, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
+use crate::material::{Deferred, Held, LogitsMaterial, MaskLabel, Row, RowAttention, Slot, SEED_BYTES};
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, NewRows};
 use crate::online::products::Side;
@@ -173,15 +173,15 @@ impl<P: Side> Endpoint<P> {
                 return Err(ProtocolError::Short { what: "logits", needed: (n - taken) as u64, available });
             }
             let vocab = self.plan.model.vocab;
-            let mut heads = vec![];
+            let mut material = vec![];
             for record in self.pools.logits.take(n - taken)? {
                 let bytes = record.bytes();
                 if bytes.last() == Some(&1) {
-                    heads.push(parse_head(bytes, vocab, &self.pools.logits.path())?);
+                    material.push(parse_logits(bytes, vocab, &self.pools.logits.path())?);
                 }
             }
-            taken += heads.len();
-            self.online.add_heads(heads);
+            taken += material.len();
+            self.online.add_logits(material);
         }
         Ok(())
     }
@@ -193,13 +193,16 @@ pub fn exponentials_needed(plan: &Plan, first: usize, n: usize) -> u64 {
     (first..first + n).filter(|t| *t > 0).map(|t| (t as u64 + 1) * per).sum()
 }
 
-fn parse_head(bytes: &[u8], vocab: usize, file: &Path) -> Result<HeadSlot> {
+fn parse_logits(bytes: &[u8], vocab: usize, file: &Path) -> Result<LogitsMaterial> {
     let end = SEED_BYTES + 8 * vocab;
     let parts = bytes.get(..end).and_then(|bytes| bytes.split_first_chunk::<SEED_BYTES>());
     let (seed, share) =
-        parts.ok_or_else(|| ProtocolError::bug("bytes of an output head", end, bytes.len()))?;
+        parts.ok_or_else(|| ProtocolError::bug("bytes of material for logits", end, bytes.len()))?;
     let above = || ProtocolError::corrupt(file, "a number is above the modulus");
-    Ok(HeadSlot { seed: Seed::from_bytes(*seed), share: Wiped::new(fp_from_bytes(share).ok_or_else(above)?) })
+    Ok(LogitsMaterial {
+        seed: Seed::from_bytes(*seed),
+        share: Wiped::new(fp_from_bytes(share).ok_or_else(above)?),
+    })
 }
 
 /// Distributes a block's products (none where the protocol makes them online) and tables over its

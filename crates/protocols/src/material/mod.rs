@@ -16,7 +16,7 @@ pub use lattice::LatticeKeys;
 pub(crate) use lattice::{client_shares, hide, slots, Held};
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub(crate) use masks::{hi_masks, masks, masks_words, HI_MASKS};
-pub use rows::{HeadSlot, Row, RowAttention};
+pub use rows::{LogitsMaterial, Row, RowAttention};
 pub use slot::{activation_shape, exp_shape, hi_shape, lo_shape, Slot, SlotLayout, SEED_BYTES};
 pub(crate) use table_keys::record_alpha;
 pub use table_keys::TableKeys;

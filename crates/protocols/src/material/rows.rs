@@ -60,8 +60,8 @@ impl<P: Party> Row<P> {
     }
 }
 
-/// Material of one evaluation of the output head.
-pub struct HeadSlot {
+/// Material for the logits of one row.
+pub struct LogitsMaterial {
     pub(crate) seed: Seed,
     pub(crate) share: Wiped<Fp>,
 }

@@ -3,7 +3,7 @@
 //!
 //! Functionality: `n` slots, each with a seed, from which its masks are expanded, and with what
 //! follows from them: shares of `W·r'`, shares of products and table keys of one row through all
-//! layers. Also heads (a seed and a share of `W·r'`) and exponentials (a payload share and a key).
+//! layers. Also logits (a seed and a share of `W·r'`) and exponentials (a payload share and a key).
 //! Source: `docs/protocols/preprocessed.md` §3.6; steps in `docs/protocols/offline.md`.
 //! Inputs: both fresh seeds; client its lattice keys, server the weights. The client carries its
 //! share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
@@ -281,11 +281,11 @@ impl<P: Party> Preparer<'_, P> {
         Ok(good)
     }
 
-    /// Material for `n` evaluations of the output head: records of a seed and a share.
+    /// Material for the logits of `n` rows: records of a seed and a share.
     ///
     /// # Errors
     /// As [`Preparer::slots`].
-    pub fn heads(&mut self, n: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
+    pub fn logits(&mut self, n: usize, sink: &mut dyn Sink) -> Result<Vec<bool>> {
         let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
         let mut state = ClientState { h: vec![], good: vec![true; n] };
         let y = self.shares(&Matrices::head(self.plan), &seeds, &mut state.good, |_| Ok(()))?;
@@ -293,12 +293,12 @@ impl<P: Party> Preparer<'_, P> {
             sink.write(i, 0, seed.expose())?;
             sink.write(i, seed.expose().len(), &fp_to_bytes(y))?;
         }
-        self.agree_on_good(n, &state, head_record_bytes(self.plan) - 1, sink)
+        self.agree_on_good(n, &state, logits_record_bytes(self.plan) - 1, sink)
     }
 }
 
-/// Bytes of an output head record: seed, share, verdict.
-pub fn head_record_bytes(plan: &Plan) -> usize {
+/// Bytes of a `logits` record: seed, share, verdict.
+pub fn logits_record_bytes(plan: &Plan) -> usize {
     SEED_BYTES + 8 * plan.model.vocab + 1
 }
 

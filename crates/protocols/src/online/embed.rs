@@ -90,24 +90,24 @@ impl<P: Side> Online<P> {
         Ok(Tensor::new(Kind::Hidden, rows, y))
     }
 
-    /// Takes the rows and head material of a forward pass.
-    fn begin(&mut self, rows: usize, heads: usize) -> Result<()> {
+    /// Takes the material of rows and logits of a forward pass.
+    fn begin(&mut self, rows: usize, sampled: usize) -> Result<()> {
         self.between_passes("step of a pass")?;
         if rows == 0 {
             return Err(ProtocolError::caller("rows of a pass", "1 or more", 0));
         }
-        if heads > rows {
-            return Err(ProtocolError::caller("rows with logits", format!("up to {rows}"), heads));
+        if sampled > rows {
+            return Err(ProtocolError::caller("rows with logits", format!("up to {rows}"), sampled));
         }
-        if self.heads.len() < heads {
+        if self.logits_ready.len() < sampled {
             return Err(ProtocolError::Short {
                 what: "logits",
-                needed: heads as u64,
-                available: self.heads.len() as u64,
+                needed: sampled as u64,
+                available: self.logits_ready.len() as u64,
             });
         }
         self.activate(rows)?;
-        self.head_now = self.heads.drain(..heads).collect();
+        self.logits_now = self.logits_ready.drain(..sampled).collect();
         self.turn = Some(Turn::FIRST);
         Ok(())
     }

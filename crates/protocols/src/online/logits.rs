@@ -9,7 +9,7 @@
 //! shares of events, one integer modulo `2^64` a row. Result: logits `[rows, vocab]`, integers of
 //! 24 bits at scale F + `f_w` + `logit_shift` − 40 ([`Plan::logit_shift`]).
 //! Cost: 1 message (S→C), `3·vocab + 8` bytes per sampled row: all logits, then the events.
-//! Material: a head record per sampled row, with a share of `W·r'`.
+//! Material: a `logits` record per sampled row, with a share of `W·r'`.
 //! Leaks: to the client, by design, the logits, and how many look-ups met a guard, of this row and
 //! those before it that nobody sampled; neither which look-ups they were nor where in a table.
 
@@ -55,8 +55,8 @@ impl Online<Client> {
         let mut message = Opened::recv_bytes(ch, BYTES * n + 8 * x.rows)?;
         let (theirs, their_events) = (message.leading(n)?, message.ring_words(x.rows)?);
         self.log_remask(Site::Head, x.rows);
-        let heads = std::mem::take(&mut self.head_now);
-        let mine = self.leading(heads.iter().flat_map(|h| h.share.iter().copied()));
+        let material = std::mem::take(&mut self.logits_now);
+        let mine = self.leading(material.iter().flat_map(|m| m.share.iter().copied()));
         let events = self.release_events(x.rows);
         Ok((
             mine.into_iter().zip(theirs).map(|(c, s)| join_leading(c, s)).collect(),
@@ -73,8 +73,8 @@ impl Online<Server> {
         let vocab = self.plan.model.vocab;
         // Wiped: the bits that do not travel are no one's business.
         let mut y = Zeroizing::new(model.multiply(&self.plan, Site::Head, &x.data, x.rows));
-        for (row, head) in y.chunks_mut(vocab).zip(std::mem::take(&mut self.head_now)) {
-            row.iter_mut().zip(head.share.iter()).for_each(|(v, s)| *v += *s);
+        for (row, material) in y.chunks_mut(vocab).zip(std::mem::take(&mut self.logits_now)) {
+            row.iter_mut().zip(material.share.iter()).for_each(|(v, s)| *v += *s);
             add_bias(row, model.bias(Site::Head));
         }
         self.trace.truncated(x.data.iter().copied());

@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use self::products::{Products, Side};
 pub(crate) use self::turn::Turn;
 use crate::error::{ProtocolError, Result};
-use crate::material::{expand_mask, HeadSlot, MaskLabel, Row, SlotLayout};
+use crate::material::{expand_mask, LogitsMaterial, MaskLabel, Row, SlotLayout};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
@@ -63,9 +63,9 @@ pub struct Online<P: Side> {
     pub(crate) plan: Arc<Plan>,
     pub(crate) layout: Arc<SlotLayout>,
     pub(crate) ready: VecDeque<Row<P>>,
-    pub(crate) heads: VecDeque<HeadSlot>,
+    pub(crate) logits_ready: VecDeque<LogitsMaterial>,
     pub(crate) active: Vec<Row<P>>,
-    pub(crate) head_now: Vec<HeadSlot>,
+    pub(crate) logits_now: Vec<LogitsMaterial>,
     /// the step of the pass in progress whose turn it is
     pub(crate) turn: Option<Turn>,
     /// events of rows that left without being sampled
@@ -82,9 +82,9 @@ impl<P: Side> Online<P> {
             plan,
             layout,
             ready: VecDeque::new(),
-            heads: VecDeque::new(),
+            logits_ready: VecDeque::new(),
             active: vec![],
-            head_now: vec![],
+            logits_now: vec![],
             turn: None,
             pending: Events::default(),
             products,
@@ -96,9 +96,9 @@ impl<P: Side> Online<P> {
     pub fn reset(&mut self) {
         self.products.reset();
         self.ready.clear();
-        self.heads.clear();
+        self.logits_ready.clear();
         self.active.clear();
-        self.head_now.clear();
+        self.logits_now.clear();
         self.turn = None;
         self.pending = Events::default();
         self.trace = Trace::default();
@@ -141,13 +141,13 @@ impl<P: Side> Online<P> {
     }
 
     /// Adds material for the output head.
-    pub fn add_heads(&mut self, heads: Vec<HeadSlot>) {
-        self.heads.extend(heads);
+    pub fn add_logits(&mut self, material: Vec<LogitsMaterial>) {
+        self.logits_ready.extend(material);
     }
 
     /// Evaluations of the output head that are ready.
     pub fn ready_logits(&self) -> usize {
-        self.heads.len()
+        self.logits_ready.len()
     }
 
     /// Starts a forward pass over the next `n` rows. A pass that failed half-way leaves the session
@@ -172,7 +172,8 @@ impl<P: Side> Online<P> {
     /// Refuses an operand that is not what a step needs, or not of the rows in progress.
     pub(crate) fn check(&self, x: &Tensor<P>, kind: Kind) -> Result<()> {
         x.expect(kind)?;
-        let expected = if kind == Kind::Input(Site::Head) { self.head_now.len() } else { self.active.len() };
+        let expected =
+            if kind == Kind::Input(Site::Head) { self.logits_now.len() } else { self.active.len() };
         if x.rows != expected {
             return Err(ProtocolError::caller("rows of a step", expected, x.rows));
         }
@@ -185,7 +186,7 @@ impl<P: Side> Online<P> {
     pub(crate) fn remask(&self, row: usize, site: Site) -> Vec<Fp> {
         match site {
             Site::Head => {
-                expand_mask(&self.head_now[row].seed, MaskLabel::Remask, 0, self.plan.linear(site).d_in)
+                expand_mask(&self.logits_now[row].seed, MaskLabel::Remask, 0, self.plan.linear(site).d_in)
             }
             _ => self.active[row].remask(&self.plan, site),
         }

@@ -56,7 +56,7 @@ impl<P: Side> Online<P> {
     /// First active row of `h`: 0, or where the rows begin whose logits are wanted.
     fn norm_start(&self, h: &Tensor<P>, into: Site) -> Result<usize> {
         h.expect(Kind::Hidden)?;
-        let expected = if into == Site::Head { self.head_now.len() } else { self.active.len() };
+        let expected = if into == Site::Head { self.logits_now.len() } else { self.active.len() };
         if h.rows != expected {
             return Err(ProtocolError::caller("rows of a norm", expected, h.rows));
         }

@@ -69,7 +69,7 @@ impl<P: Side> Online<P> {
             let expected = self.turn.map_or("the embedding".into(), |turn| turn.to_string());
             return Err(ProtocolError::caller("step of a pass", expected, step));
         }
-        self.turn = step.next(self.plan.model.layers, !self.head_now.is_empty());
+        self.turn = step.next(self.plan.model.layers, !self.logits_now.is_empty());
         Ok(())
     }
 

@@ -27,8 +27,8 @@ fn online_costs_are_the_declared_ones() {
             for rows in [0..1, 0..4] {
                 let x = integers(&mut rng(3), rows.len() * step.width(tiny), step.bound(arch));
                 let (mut client, mut server) = session.active(tiny, rows.clone());
-                client.head_now.truncate(rows.len());
-                server.head_now.truncate(rows.len());
+                client.logits_now.truncate(rows.len());
+                server.logits_now.truncate(rows.len());
                 let shares = step.share(tiny, session, rows.clone(), &x);
                 let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
                 assert!(c.result.is_ok() && s.result.is_ok());

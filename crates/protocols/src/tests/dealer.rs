@@ -14,7 +14,7 @@ use super::channel::{run, Tap};
 use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
-use crate::material::{activation_shape, exp_shape, Deferred, HeadSlot, Row, RowAttention, Slot};
+use crate::material::{activation_shape, exp_shape, Deferred, LogitsMaterial, Row, RowAttention, Slot};
 use crate::model::{Matrix, Site};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
@@ -39,7 +39,7 @@ pub struct Session {
     /// `r'` of every output head
     pub heads: Vec<Vec<Fp>>,
     slots: Vec<Pair<SlotBytes>>,
-    head_slots: Vec<Pair<(Seed, Vec<Fp>)>>,
+    logits: Vec<Pair<(Seed, Vec<Fp>)>>,
 }
 
 /// Makes table keys for `(shape, payload shares)`, in order.
@@ -75,14 +75,14 @@ pub fn insecure_deal(tiny: &Tiny, sessions: usize, rows: usize, heads: usize, se
     let mut dealt: Vec<Session> = (0..sessions)
         .map(|s| {
             let (slots, known) = (0..rows).map(|i| dealer.slot((s, i))).unzip();
-            let mut session = Session { known, heads: vec![], slots, head_slots: vec![] };
+            let mut session = Session { known, heads: vec![], slots, logits: vec![] };
             for t in 0..rows {
                 dealer.attention(&mut session, (s, t));
             }
             for _ in 0..heads {
                 let (input, slot) = dealer.head();
                 session.heads.push(input);
-                session.head_slots.push(slot);
+                session.logits.push(slot);
             }
             session
         })
@@ -247,11 +247,11 @@ impl Session {
             events: Events::default(),
         };
         online.add_rows(self.slots.iter().enumerate().map(row).collect());
-        let head = |(seed, share): &(Seed, Vec<Fp>)| HeadSlot {
+        let head = |(seed, share): &(Seed, Vec<Fp>)| LogitsMaterial {
             seed: Seed::from_bytes(*seed.expose()),
             share: Wiped::new(share.clone()),
         };
-        online.add_heads(self.head_slots.iter().map(|h| head(&h[p])).collect());
+        online.add_logits(self.logits.iter().map(|h| head(&h[p])).collect());
         online
     }
 
@@ -259,7 +259,7 @@ impl Session {
     pub fn active(&self, tiny: &Tiny, rows: Range<usize>) -> (Online<Client>, Online<Server>) {
         fn start<P: Side>(mut o: Online<P>, rows: Range<usize>) -> Online<P> {
             o.active = o.ready.drain(..rows.end).skip(rows.start).collect();
-            o.head_now = o.heads.drain(..).collect();
+            o.logits_now = o.logits_ready.drain(..).collect();
             o
         }
         (start(self.online(tiny), rows.clone()), start(self.online(tiny), rows))

@@ -208,8 +208,8 @@ fn material_cannot_be_used_twice() {
         for step in steps {
             let x = integers(&mut rng(4), 2 * step.width(tiny), step.bound(arch));
             let (mut client, mut server) = session.active(tiny, 0..2);
-            client.head_now.truncate(2);
-            server.head_now.truncate(2);
+            client.logits_now.truncate(2);
+            server.logits_now.truncate(2);
             let shares = || step.share(tiny, session, 0..2, &x);
             let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares());
             assert!(c.result.is_ok() && s.result.is_ok());

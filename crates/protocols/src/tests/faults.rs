@@ -16,8 +16,8 @@ fn spoil(arch: Arch, step: Step, by: usize, at: usize, fault: Fault) -> [Option<
     let (tiny, session) = (tiny(arch), session(arch));
     let x = integers(&mut rng(4), 2 * step.width(tiny), step.bound(arch));
     let (mut client, mut server) = session.active(tiny, 0..2);
-    client.head_now.truncate(2);
-    server.head_now.truncate(2);
+    client.logits_now.truncate(2);
+    server.logits_now.truncate(2);
     let mut faults = [None, None];
     faults[by] = Some((at, fault));
     let shares = step.share(tiny, session, 0..2, &x);

@@ -75,8 +75,8 @@ fn a_final_norm_of_the_last_rows_uses_their_material() {
     let (tiny, session, step) = (tiny(Arch::Llama), session(Arch::Llama), Step::Norm(Site::Head));
     let x = integers(&mut rng(9), 2 * step.width(tiny), step.bound(Arch::Llama));
     let (mut client, mut server) = session.active(tiny, 0..ROWS);
-    client.head_now.truncate(2);
-    server.head_now.truncate(2);
+    client.logits_now.truncate(2);
+    server.logits_now.truncate(2);
     let shares = step.share(tiny, session, ROWS - 2..ROWS, &x);
     let (_, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
     let mut clear = oracle(tiny, &mut client, &mut server);

@@ -15,7 +15,7 @@ use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
 use crate::material::{activation_shape, exp_shape, LatticeKeys, SEED_BYTES};
 use crate::model::{Matrix, Site};
-use crate::offline::prepare::{exponential_record_bytes, head_record_bytes, Preparer, Sink};
+use crate::offline::prepare::{exponential_record_bytes, logits_record_bytes, Preparer, Sink};
 
 /// Records in memory.
 struct Records(Vec<Vec<u8>>);
@@ -171,13 +171,13 @@ fn spoiled_verdicts_and_interruptions_are_errors() {
 }
 
 #[test]
-fn heads_and_exponentials_hold_what_the_ideal_functionality_says() {
+fn logits_and_exponentials_hold_what_the_ideal_functionality_says() {
     fn party<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<(Vec<bool>, Records, Records)> {
-        let mut heads = Records::new(n, head_record_bytes(p.plan));
-        let good = p.heads(n, &mut heads)?;
+        let mut logits = Records::new(n, logits_record_bytes(p.plan));
+        let good = p.logits(n, &mut logits)?;
         let mut exponentials = Records::new(n, exponential_record_bytes(p.plan));
         p.exponentials(n, &mut exponentials)?;
-        Ok((good, heads, exponentials))
+        Ok((good, logits, exponentials))
     }
     let (tiny, n) = (tiny(Arch::Llama), 3);
     let (client, server) = keys();
