@@ -219,6 +219,33 @@ mod tests {
         }
     }
 
+    /// The attack that the test is for: each coefficient of the evaluator's share would hold one of
+    /// its secret `v`, scaled so far that 24 bits of a logit show it.
+    #[test]
+    fn a_key_that_makes_shares_tell_of_their_mask_does_not_open() {
+        let mut rng = Prg::new(&Seed::from_bytes([4; 32]));
+        let sk = linear::SecretKey::generate(&mut rng);
+        let ring = linear::Params::get().ring();
+        let honest = sk.public_key(&NONCES, &mut rng);
+        for bits in [1, 20, 40] {
+            // b + D in the full domain, D = 2^bits·q/p to the nearest power of two.
+            let mut b = honest.component(0).to_vec();
+            for (limb, b) in b.chunks_exact_mut(ring.n()).enumerate() {
+                let (q, d) = (ring.modulus(limb), ring.modulus(limb).pow(2, 20 + bits));
+                b.iter_mut().for_each(|b| *b = q.add(*b, d));
+            }
+            let mut bytes = vec![];
+            pack(&b, &mut bytes);
+            let malformed = PublicKey::from_bytes(ring, &NONCES, &bytes).unwrap();
+            let (challenge, message) = Challenge::new(&malformed, &mut rng);
+            // The best that it can do is to decrypt as if the key were honest.
+            let (answer, commitment) = sk.answer(&message, &mut rng).unwrap();
+            let (revealed, seed) = challenge.reveal(commitment);
+            let error = revealed.check(&answer.open(&malformed, seed).unwrap());
+            assert!(matches!(error, Err(HeError::Opening { .. })), "2^{bits}");
+        }
+    }
+
     #[test]
     fn challenges_that_are_no_encryptions_are_not_opened() {
         let mut rng = Prg::new(&Seed::from_bytes([3; 32]));

@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 
+use cryptogen_he::opening::{self, Challenge};
 use cryptogen_he::shares::{Nonces, PublicKey, RESULT_BYTES};
 use cryptogen_he::{linear, Combiner, Layout, Params, SecretKey, N};
 use cryptogen_party::{Channel, Party, Role};
@@ -39,11 +40,15 @@ pub(crate) enum Held {
 }
 
 impl<P: Party> LatticeKeys<P> {
-    /// C→S a nonce, S→C a nonce, C→S public keys whose `a` follows from both: so neither party
-    /// chooses it.
+    /// 1. C→S a nonce, S→C a nonce.
+    /// 2. C→S public keys, whose `a` follows from both nonces: so neither party chooses it.
+    /// 3. A test of the key of `Linear`, since the server's share of the head is released with the
+    ///    logits: S→C a challenge, C→S a commitment, S→C the challenge's seed, C→S the opening
+    ///    ([`opening`]).
     ///
     /// # Errors
-    /// Connection failures, malformed keys.
+    /// Connection failures, malformed keys, a key that the client cannot decrypt under, a challenge
+    /// that does not follow from its seed.
     pub fn exchange(ch: &mut dyn Channel, params: &'static Params, rng: &mut Prg) -> Result<LatticeKeys<P>> {
         let mut mine = [0; 32];
         rand_core::RngCore::fill_bytes(rng, &mut mine);
@@ -54,9 +59,15 @@ impl<P: Party> LatticeKeys<P> {
                 let nonces = Nonces { client: mine, server: theirs };
                 let slots = SecretKey::generate(params, rng);
                 let linear = linear::SecretKey::generate(rng);
+                let of_linear = linear.public_key(&nonces, rng);
                 let mut bytes = slots.public_key(&nonces, rng).to_bytes();
-                bytes.extend(linear.public_key(&nonces, rng).to_bytes());
+                bytes.extend(of_linear.to_bytes());
                 ch.send(&bytes)?;
+                let challenge = ch.recv(opening::challenge_bytes(linear::Params::get().ring()))?;
+                let (answer, commitment) = linear.answer(&challenge, rng)?;
+                ch.send(&commitment)?;
+                let seed = recv_bytes(ch)?;
+                ch.send(&answer.open(&of_linear, seed)?)?;
                 Held::Client { slots, linear }
             }
             Role::Server => {
@@ -64,15 +75,23 @@ impl<P: Party> LatticeKeys<P> {
                 let of_slots = PublicKey::bytes(params.ring());
                 let bytes = ch.recv(of_slots + PublicKey::bytes(linear::Params::get().ring()))?;
                 let (slots, linear) = bytes.split_at(of_slots);
-                Held::Server {
-                    params,
-                    slots: PublicKey::from_bytes(params.ring(), &nonces, slots)?,
-                    linear: PublicKey::from_bytes(linear::Params::get().ring(), &nonces, linear)?,
-                }
+                let slots = PublicKey::from_bytes(params.ring(), &nonces, slots)?;
+                let linear = PublicKey::from_bytes(linear::Params::get().ring(), &nonces, linear)?;
+                let (challenge, message) = Challenge::new(&linear, rng);
+                ch.send(&message)?;
+                let (revealed, seed) = challenge.reveal(recv_bytes(ch)?);
+                ch.send(&seed)?;
+                revealed.check(&recv_bytes(ch)?)?;
+                Held::Server { params, slots, linear }
             }
         };
         Ok(LatticeKeys { held, _party: PhantomData })
     }
+}
+
+/// A message of fixed length.
+fn recv_bytes<const LENGTH: usize>(ch: &mut dyn Channel) -> Result<[u8; LENGTH]> {
+    Ok(ch.recv(LENGTH)?[..].try_into().expect("as long as was asked for"))
 }
 
 /// The layout of `f` slots; `f` is a power of two up to N.

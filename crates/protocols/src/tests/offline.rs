@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use cryptogen_he::{Params, N};
-use cryptogen_party::{ChannelError, Client, MessageError, Party, Server};
+use cryptogen_party::{ChannelError, Client, MessageError, Party, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::channel::{measured, run, run_spoiled, Fault, Ran, Tap};
@@ -203,9 +203,29 @@ fn spoiled_offline_messages_are_errors() {
         };
         check_error("cross, client's", fault, cross(of_client)[1].take());
         check_shares("cross, server's", fault, cross(of_server)[0].take());
-        // A nonce is any bytes; the keys come behind it.
-        let (_, s) = run_spoiled([Some((1, fault)), None], exchange::<Client>, exchange::<Server>);
-        check_error("public keys", fault, s.result.err());
+        // Nonces, keys, and each message of the test of the keys. Whoever sees first that the parties
+        // mean different keys ends the connection.
+        let wrong_bytes = matches!(fault, Fault::Ones | Fault::Random);
+        for (by, messages) in [(Role::Client, 4), (Role::Server, 3)] {
+            for at in 0..messages {
+                let mut faults = [None, None];
+                faults[by.index()] = Some((at, fault));
+                let (c, s) = run_spoiled(faults, exchange::<Client>, exchange::<Server>);
+                let errors = [c.result.err(), s.result.err()];
+                let refused = errors.iter().any(|e| matches!(e, Some(ProtocolError::He(_))));
+                match wrong_bytes {
+                    true => assert!(refused && errors[1 - by.index()].is_some(), "{by:?} {at}: {errors:?}"),
+                    false => {
+                        let [c, s] = errors;
+                        check_error(
+                            &format!("keys, message {at} of {by:?}"),
+                            fault,
+                            if by == Role::Client { s } else { c },
+                        );
+                    }
+                }
+            }
+        }
         let session = insecure_deal(tiny, 1, 1, 1, 43).remove(0);
         let (mut client, mut server) = (session.online::<Client>(tiny), session.online::<Server>(tiny));
         let (_, s) =
