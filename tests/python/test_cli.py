@@ -164,6 +164,25 @@ def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> Non
     assert "expected" in failing("calibrate", model, "--text", model / "config.json", "--windows", "a-b")
 
 
+@pytest.mark.parametrize("command", [["generate", "x"], ["chat"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--on-range", "x", "on_range is 'x', expected one of warn, stop"),
+        ("--temperature", "-1", "temperature is -1.0"),
+        ("--temperature", "nan", "temperature is nan"),
+        ("--top-p", "0", "top_p is 0.0"),
+        ("--top-k", "0", "top_k is 0"),
+        ("--seed", "-1", "seed is -1"),
+    ],
+)
+def test_options_are_checked_before_anything_is_sent(
+    command: list[str], option: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    nowhere = ["--server", "127.0.0.1:1", "--fingerprint", "0" * 64]  # nobody listens there
+    assert expected in failing(*command, *nowhere, f"{option}={value}", data=tmp_path)
+
+
 def test_serve_with_a_token_and_ctrl_c(model: Path, tmp_path: Path) -> None:
     secret = tmp_path / "access-token"
     secret.write_text("swordfish\n")

@@ -34,7 +34,7 @@ DraftModel = Annotated[
 ]
 DraftTokens = Annotated[int, typer.Option(min=1, max=63, help="tokens proposed at a time by --draft")]
 SampleSeed = Annotated[
-    int | None, typer.Option("--seed", help="same seed and text, same choices, but for near ties (0.05 logits)")
+    int | None, typer.Option("--seed", help="≥ 0; same seed and text, same choices, but for near ties (0.05 logits)")
 ]
 OnRange = Annotated[
     str, typer.Option("--on-range", help="at a token whose numbers left the plan's ranges: warn, or stop before it")
