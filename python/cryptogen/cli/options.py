@@ -52,6 +52,14 @@ def access_token_in(path: Path | None) -> str | None:
     return lines[0].strip()
 
 
+def utf8(text: str, what: str) -> None:
+    """Refuses what the command line made of bytes that are not UTF-8. `InputError`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what}: UTF-8 text expected, character {error.start + 1} is none") from None
+
+
 def draft_of(model: Path | None, tokens: int) -> Draft | None:
     from cryptogen.session import Draft
 

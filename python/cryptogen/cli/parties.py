@@ -39,6 +39,7 @@ from .options import (
     TopP,
     access_token_in,
     draft_of,
+    utf8,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def generate(
     """Continue a text privately; the answer streams to stdout."""
     if not prompt:
         raise InputError("the prompt is empty: at least 1 token expected")
+    utf8(prompt, "prompt")
     from cryptogen.console import costs_json, draft_json, show_draft
     from cryptogen.session.client import checked_options
 
@@ -176,6 +178,7 @@ def chat(
 
     proposing = draft_of(draft, draft_tokens)
     checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, proposing, on_range)
+    utf8(system or "", "system message")
     with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
