@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from cryptogen.errors import MalformedFile
+from cryptogen.errors import InputError, MalformedFile
 
 
 def data_folder(role: str, override: str | Path | None = None) -> Path:
@@ -20,6 +20,8 @@ def data_folder(role: str, override: str | Path | None = None) -> Path:
     base = override or os.environ.get("CRYPTOGEN_DATA_DIR")
     root = Path(base).expanduser() if base else _xdg_data_home() / "cryptogen"
     folder = root / role
+    if in_the_way := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        raise InputError(f"data folder {root}: a folder expected, {in_the_way} is a file")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     return folder

@@ -20,6 +20,7 @@ from cryptogen.bench import ranges
 from cryptogen.bench.demo import smollm2
 from cryptogen.calibration import stress
 from cryptogen.evaluate.fidelity import fidelity
+from cryptogen.evaluate.texts import AGREEMENT
 from cryptogen.processes import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,8 @@ def figures() -> dict[str, Any]:
 
 # Classes on which the shipped plan is known not to be good enough, with the reasons in
 # docs/decisions/0021-ranges.md (*What remains*): how far perplexity may be off, and which part of
-# the rows may be wrong by more than 1 without a range event. Anything worse fails here, too.
+# the rows may be wrong by more than 1 without a range event. Anything worse fails here, too, and
+# so does a best token that differs more often than anywhere else.
 KNOWN = {
     "pairs": (math.inf, 0.1),
     "prompts": (0.02, 0.01),
@@ -61,6 +63,7 @@ def test_the_integers_follow_the_float_model(figures: dict[str, Any], name: str)
         change, wrong = KNOWN[name]
         assert abs(found["perplexity"] / found["perplexity_float"] - 1) < change
         assert found["errors"] <= wrong * found["rows"]
+        assert found["agreement"] >= AGREEMENT
         pytest.xfail("; ".join(found["faults"]))
     assert found["faults"] == []
 

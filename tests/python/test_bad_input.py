@@ -139,6 +139,13 @@ def test_prompts_that_cannot_be(served: Served, client: cryptogen.Client) -> Non
     assert after.left == before.left and after.offline.bytes == before.offline.bytes
 
 
+def test_options_are_checked_before_there_is_a_connection(tmp_path: Path) -> None:
+    nowhere = cryptogen.Client("127.0.0.1:1", fingerprint="0" * 64, data_dir=tmp_path)
+    for options in ({"max_new_tokens": 0}, {"top_k": 0}, {"seed": -1}, {"on_range": "x"}):
+        with pytest.raises(errors.InputError):
+            nowhere.generate("x", **options)
+
+
 def test_closed_client_and_batch(served: Served, tmp_path: Path) -> None:
     with pytest.raises(errors.InputError):
         served.client(tmp_path, batch_tokens=0)

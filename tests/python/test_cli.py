@@ -164,6 +164,61 @@ def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> Non
     assert "expected" in failing("calibrate", model, "--text", model / "config.json", "--windows", "a-b")
 
 
+@pytest.mark.parametrize("command", [["generate", "x"], ["chat"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--on-range", "x", "on_range is 'x', expected one of warn, stop"),
+        ("--temperature", "-1", "temperature is -1.0"),
+        ("--temperature", "nan", "temperature is nan"),
+        ("--top-p", "0", "top_p is 0.0"),
+        ("--top-k", "0", "top_k is 0"),
+        ("--seed", "-1", "seed is -1"),
+    ],
+)
+def test_options_are_checked_before_anything_is_sent(
+    command: list[str], option: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    nowhere = ["--server", "127.0.0.1:1", "--fingerprint", "0" * 64]  # nobody listens there
+    assert expected in failing(*command, *nowhere, f"{option}={value}", data=tmp_path)
+
+
+def test_what_is_no_file_is_named(model: Path, tmp_path: Path) -> None:
+    """A folder where a file is expected, or the other way round; nothing of the system's text."""
+    text, gguf = tmp_path / "text", tmp_path / "cut.gguf"
+    text.write_text("a few words")
+    gguf.write_bytes(b"GGUF\x03\0\0\0")
+    folder, evaluation = tmp_path / "folder", ["eval", text, "--model", model, "--windows", 1, "--size", 2]
+    folder.mkdir()
+    known = ["--server", "127.0.0.1:1", "--fingerprint", "0" * 64]
+    for arguments, expected in (
+        (["inspect", folder], f"{folder}/config.json: no such file (nor one .gguf file, but 0: no model's folder)"),
+        (["inspect", gguf], f"{gguf}: a complete GGUF file expected; its header does not fit its 8 bytes"),
+        (["inspect", model, "--plan", folder], f"plan: document: expected a file, got 'the folder {folder}'"),
+        (["eval", folder, "--model", model, "--size", 2], f"{folder}: a text file expected, this is a folder"),
+        (["calibrate", model, "--text", folder, "--size", 2], f"{folder}: a text file expected, this is a folder"),
+        (["calibrate", model, "--text", text, "--size", 99999], "plan: size: expected windows of up to 128 tokens"),
+        (["calibrate", model, "--text", text, "--size", 128], "expected 1538 tokens for window 11 of 128, got"),
+        (["generate", "x", *known, "--data-dir", text], f"data folder {text}: a folder expected, {text} is a file"),
+        ([*evaluation, "--plan", folder], "expected a file"),
+    ):
+        line = failing(*arguments, data=tmp_path / "data")
+        assert expected in line and "Errno" not in line
+
+
+def test_bytes_that_are_no_text_are_not_asked(tmp_path: Path) -> None:
+    nowhere = ["--server", "127.0.0.1:1", "--fingerprint", "0" * 64]
+    for command in (["generate", b"ab\xff"], ["chat", "--system", b"ab\xff"]):
+        arguments = [os.fsencode(str(a)) if isinstance(a, str) else a for a in [*command, *nowhere]]
+        done = subprocess.run(
+            [sys.executable, "-m", "cryptogen", *arguments], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr in [
+            f"error: {what}: UTF-8 text expected, character 3 is none\n" for what in ("prompt", "system message")
+        ]
+
+
 def test_serve_with_a_token_and_ctrl_c(model: Path, tmp_path: Path) -> None:
     secret = tmp_path / "access-token"
     secret.write_text("swordfish\n")

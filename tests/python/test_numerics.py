@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,29 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
 def test_bad_documents_are_refused(plan: NumericPlan, path: str, value: Any) -> None:
     with pytest.raises(PlanError):
         NumericPlan.from_json(change(plan, path, value))
+
+
+def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:
+    """But for what may be negative; the error names the field, by its last name at least."""
+    fields = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(item, f"{path}/{key}")
+        elif type(value) is int:
+            fields[re.sub(r"/\d+", "", path)] = path.lstrip("/")
+
+    walk({k: v for k, v in json.loads(plan.to_json()).items() if k not in ("statistics", "functions")}, "")
+    assert "embed/bound" in fields.values() and len(fields) > 30
+    for path in fields.values():
+        if path.endswith("/offset"):
+            continue
+        with pytest.raises(PlanError) as refused:
+            NumericPlan.from_json(change(plan, path, -5))
+        assert refused.value.field != "document", path
+        if path.endswith("bound"):
+            assert refused.value.field.endswith(path.split("/")[-1])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,29 @@ def test_stop_keeps_what_was_printed(
     with pytest.raises(errors.RangeExceeded):
         command(open_server, tmp_path, *ask, "--on-range", "stop")
     assert capsys.readouterr().out == ""
+
+
+def test_json_is_printed_whenever_there_was_a_session(
+    open_server: Served, tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def said(error: type[BaseException] | None, *arguments: object) -> dict[str, dict[str, float]]:
+        with pytest.raises(error) if error else nullcontext():
+            command(open_server, tmp_path, "generate", *arguments, "--json")
+        found = json.loads(capsys.readouterr().out)
+        assert (found["text"], found["tokens"], found["complete"]) == ("", [], False)
+        costs: dict[str, dict[str, float]] = found["costs"]
+        return costs
+
+    report([1])
+    assert said(errors.RangeExceeded, "the end", "--on-range", "stop")["online"]["bytes_received"] > 0
+    assert said(errors.ContextOverflow, "the end", "--max-new-tokens", 1000)["setup"]["bytes_received"] > 0
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cryptogen.sampling.Sampler.sample", interrupted)
+    said(None, "the end")  # typer makes exit code 130 of it
 
 
 def test_chat_warns_in_every_answer(

@@ -81,6 +81,8 @@ def test_seed_repeats() -> None:
     assert draw(None) != draw(None)
     flat = np.zeros(10_000)  # no seed has at some position what another has at another
     assert Sampler(1.0, seed=5).sample(flat, 1) != Sampler(1.0, seed=5 + (1 << 32)).sample(flat, 0)
+    for huge in (1 << 64, 10**22, 1 << 200):  # of any size, and every bit counts
+        assert draw(huge) == draw(huge) != draw(huge + 1) != draw(huge % (1 << 64))
     backwards = [Sampler(1.0, seed=7).sample(LOGITS, p) for p in reversed(range(20))]
     assert backwards[::-1] == draw(7)  # the position counts, not the order of calls
 

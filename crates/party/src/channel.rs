@@ -28,7 +28,7 @@ pub enum MessageError {
         actual: usize,
     },
     /// It exceeds what the transport carries.
-    #[error("message of {actual} bytes exceeds the limit of {limit} bytes")]
+    #[error("peer message of {actual} bytes exceeds the limit of {limit} bytes")]
     TooLarge {
         /// Largest message allowed, bytes.
         limit: usize,

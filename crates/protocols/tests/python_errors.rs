@@ -71,7 +71,7 @@ fn message() -> Vec<(MessageError, &'static str, &'static str)> {
         (
             E::TooLarge { limit: 4, actual: 5 },
             "ProtocolViolation",
-            "message of 5 bytes exceeds the limit of 4 bytes",
+            "peer message of 5 bytes exceeds the limit of 4 bytes",
         ),
         (E::Malformed("not JSON"), "ProtocolViolation", "malformed message: not JSON"),
     ]

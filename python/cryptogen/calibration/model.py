@@ -63,10 +63,12 @@ def calibrate_model(
     rows = context or config.context
     if rows > config.context:
         raise PlanError("context", f"up to {config.context} rows, the model's", rows)
+    if size > config.context:
+        raise PlanError("size", f"windows of up to {config.context} tokens, the model's context", size)
     tokens = tokenizer.encode(read_text(text_file))
     needed = size * (max(windows) + 1) + 2  # what is behind the last window is checked
-    if len(tokens) < needed or size > config.context:
-        raise PlanError("calibration text", f"{needed} tokens, in windows of up to {config.context}", len(tokens))
+    if len(tokens) < needed:
+        raise PlanError("calibration text", f"{needed} tokens for window {max(windows)} of {size}", len(tokens))
     chosen: list[tuple[str, Windows]] = [(TEXT, [tokens[size * i : size * (i + 1)]]) for i in windows]
     chosen += stress_tokens(tokenizer, rows).items()
     chosen += [(name, _class_tokens(tokenizer, name, rows, seed)) for seed in MORE for name in REPETITIVE]

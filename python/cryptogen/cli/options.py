@@ -34,7 +34,7 @@ DraftModel = Annotated[
 ]
 DraftTokens = Annotated[int, typer.Option(min=1, max=63, help="tokens proposed at a time by --draft")]
 SampleSeed = Annotated[
-    int | None, typer.Option("--seed", help="same seed and text, same choices, but for near ties (0.05 logits)")
+    int | None, typer.Option("--seed", help="≥ 0; same seed and text, same choices, but for near ties (0.05 logits)")
 ]
 OnRange = Annotated[
     str, typer.Option("--on-range", help="at a token whose numbers left the plan's ranges: warn, or stop before it")
@@ -50,6 +50,14 @@ def access_token_in(path: Path | None) -> str | None:
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: an access token on the first line expected, none found")
     return lines[0].strip()
+
+
+def utf8(text: str, what: str) -> None:
+    """Refuses what the command line made of bytes that are not UTF-8. `InputError`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what}: UTF-8 text expected, character {error.start + 1} is none") from None
 
 
 def draft_of(model: Path | None, tokens: int) -> Draft | None:

@@ -39,6 +39,7 @@ from .options import (
     TopP,
     access_token_in,
     draft_of,
+    utf8,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -115,21 +116,24 @@ def generate(
     """Continue a text privately; the answer streams to stdout."""
     if not prompt:
         raise InputError("the prompt is empty: at least 1 token expected")
+    utf8(prompt, "prompt")
     from cryptogen.console import costs_json, draft_json, show_draft
+    from cryptogen.session.client import checked_options
 
     proposing = draft_of(draft, draft_tokens)
+    checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, proposing, on_range)
     with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
-        tokens = client.generate(
-            prompt, max_new_tokens=max_new_tokens, draft=proposing, temperature=temperature, top_k=top_k, top_p=top_p,
-            seed=seed, on_range=on_range,
-        )  # fmt: skip
         answer: list[Token] = []
         complete = False
         try:
+            tokens = client.generate(
+                prompt, max_new_tokens=max_new_tokens, draft=proposing, temperature=temperature, top_k=top_k,
+                top_p=top_p, seed=seed, on_range=on_range,
+            )  # fmt: skip
             _show(tokens, answer, silent=as_json)
             complete = True
         finally:
-            if answer and as_json:  # what came before an error, too
+            if as_json:  # also after an error or Ctrl-C: there may be an answer so far, and there are costs
                 found = {
                     "text": "".join(t.text for t in answer),
                     "tokens": [t.id for t in answer],
@@ -170,8 +174,11 @@ def chat(
     through all turns."""
     from cryptogen.console import show_draft
     from cryptogen.session.chat import Conversation
+    from cryptogen.session.client import checked_options
 
     proposing = draft_of(draft, draft_tokens)
+    checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, proposing, on_range)
+    utf8(system or "", "system message")
     with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
         talk = Conversation(client, system)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}

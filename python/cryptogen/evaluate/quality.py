@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptogen import _core
 from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import windows
 from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows, read_text
+from cryptogen.numerics.plan import tables
 from cryptogen.numerics.quantise import quantise
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
@@ -70,6 +72,7 @@ def _compare(
             yield lambda comparison, tokens: comparison.window(tokens, _rows(checkpoint, tokens, client.score(tokens)))
     elif backend == "fixed":
         found, rng = find_plan(checkpoint, plan), np.random.default_rng(0)
+        _core.CheckedPlan(found.to_json(), tables(found))  # what a server would refuse is not measured
         weights = quantise(canonicalise(checkpoint), found)
         yield lambda comparison, tokens: compare_fixed(comparison, checkpoint, weights, found, tokens, rng)
     else:

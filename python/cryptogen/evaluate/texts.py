@@ -200,7 +200,9 @@ def faithful_texts(
 
 
 def read_text(path: str | Path) -> str:
-    """A text file. Raises InputError if it is not UTF-8, OSError."""
+    """A text file. Raises InputError if it is a folder or not UTF-8, OSError."""
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a text file expected, this is a folder")
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as e:

@@ -226,6 +226,8 @@ class NumericPlan:
     @staticmethod
     def load(path: str | Path) -> "NumericPlan":
         """Raises PlanError (content) or OSError (file)."""
+        if Path(path).is_dir():
+            raise PlanError("document", "a file", f"the folder {path}")
         try:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -304,6 +306,8 @@ def check(plan: NumericPlan) -> None:
         _within(f"{where}: window", min(activation.of), 0, len(activation.windows) - 1)
         _within(f"{where}: window", max(activation.of), 0, len(activation.windows) - 1)
         _equal(f"{where}: windows with a guard", 1, len({w.g is None for w in activation.windows}))
+    for where, bound in _bounds(plan):
+        _within(where, bound, 0, (1 << 64) - 1)
     for where, shift in _shifts(plan):
         _within(where, shift, 0, MAX_SHIFT)
     for where, shift in _positive_shifts(plan):
@@ -326,6 +330,15 @@ def check(plan: NumericPlan) -> None:
         for number in (plan.rope.cos, plan.rope.sin):
             _within("rope: table", number, 0, plan.tables - 1)
             _equal(f"rope: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
+
+
+def _bounds(plan: NumericPlan) -> Iterator[tuple[str, int]]:
+    yield "embed.bound", plan.embed.bound
+    for site, linear in plan.linears.items():
+        yield f"{site}.in_bound", linear.in_bound
+        yield f"{site}.out_bound", linear.out_bound
+    for i, norm in enumerate(plan.norms):
+        yield f"norms[{i}].h_bound", norm.h_bound
 
 
 def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:

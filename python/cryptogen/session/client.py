@@ -31,6 +31,28 @@ if TYPE_CHECKING:
 ON_RANGE = ("warn", "stop")
 
 
+def checked_options(
+    protocol: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int | None,
+    draft: Draft | None,
+    on_range: str,
+) -> Sampler:
+    """Checks of `Client.generate`'s options what needs no server, so that nothing is bought or sent
+    for wrong ones. `InputError`."""
+    sampler = Sampler(temperature, top_k, top_p, seed)
+    if on_range not in ON_RANGE:
+        raise InputError(f"on_range is {on_range!r}, expected one of {', '.join(ON_RANGE)}")
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
+    if draft is not None and protocol == ENCRYPTED_CACHE:
+        raise InputError(f"draft: protocol {ENCRYPTED_CACHE} cannot drop rows from its cache of ciphertexts")
+    return sampler
+
+
 class Client:
     """Private generation with a server's model.
 
@@ -204,9 +226,9 @@ class Client:
             top_k: Draw among so many of the best tokens, 1 or more. None: among all.
             top_p: Draw among the fewest best tokens that have this probability together, above 0
                 and up to 1; default 1, all.
-            seed: An integer from 0 on: the same one makes the same choices, but for near ties
-                (`cryptogen.sampling.Sampler`). None: noise from the operating system, anew for
-                every call.
+            seed: An integer from 0 on, of any size: the same one makes the same choices, but for
+                near ties (`cryptogen.sampling.Sampler`). None: noise from the operating system,
+                anew for every call.
             stop: Token ids that end the generation; the one that came is yielded as the last token.
                 None: the model's own. `()`: none.
             continue_session: Append to what this client has fed and sampled so far, whose cache is
@@ -228,15 +250,12 @@ class Client:
             NumericFailure: In place of a token whose logits are absurd.
             RangeExceeded: In place of a token with range events, if `on_range` is `stop`.
         """
+        protocol = self._link.protocol
+        sampler = checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, draft, on_range)
         self.connect()
-        sampler = Sampler(temperature, top_k, top_p, seed)
         tokens = self.encode(prompt, first=not (continue_session and self.length))
-        if on_range not in ON_RANGE:
-            raise InputError(f"on_range is {on_range!r}, expected one of {', '.join(ON_RANGE)}")
         if continue_session:
             self._check_sound()
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
         before = self.length if continue_session else 0
         fed = [*self._link.text.pending, *tokens] if continue_session else tokens
         if len(tokens) == 0:
@@ -245,8 +264,6 @@ class Client:
         if before + len(fed) + max_new_tokens - 1 > self.config.context:
             raise ContextOverflow(before + len(fed) + max_new_tokens - 1, self.config.context)
         if draft is not None:
-            if self._link.protocol == ENCRYPTED_CACHE:
-                raise InputError(f"draft: protocol {ENCRYPTED_CACHE} cannot drop rows from its cache of ciphertexts")
             draft.check(self.config, self.tokenizer)
         ends = self._link.offer.stop if stop is None else frozenset(stop)
         return self._generate(tokens, max_new_tokens, sampler, ends, continue_session, draft, on_range, progress)

@@ -63,8 +63,12 @@ class Tokenizer:
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Ids of a text; `special` adds the begin-of-sequence token of models trained with one."""
         try:
+            text.encode()
+        except UnicodeEncodeError as e:  # what bytes that are not UTF-8 become on a command line
+            raise TokenizerError(f"UTF-8 text expected, character {e.start + 1} is none") from None
+        try:
             return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
-        except Exception as e:  # lone surrogates, a character without a token: the text stays out of the message
+        except Exception as e:  # a character without a token: the text stays out of the message
             raise TokenizerError(f"the tokenizer cannot encode this text ({type(e).__name__})") from None
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:

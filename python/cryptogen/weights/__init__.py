@@ -33,6 +33,10 @@ def load(path: str | Path) -> Checkpoint:
         packed = sorted(path.glob("*.gguf"))
         if not (path / "config.json").exists() and len(packed) == 1:
             return load_gguf(packed[0])
+        if not (path / "config.json").exists():
+            raise MissingFile(
+                path.resolve() / "config.json", f"nor one .gguf file, but {len(packed)}: no model's folder"
+            )
         return load_folder(path)
     if not path.exists():
         raise MissingFile(path, "model")

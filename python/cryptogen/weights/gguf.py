@@ -30,7 +30,8 @@ def load_gguf(path: Path) -> Checkpoint:
         file = gguf.GGUFReader(path)
         values = {name: field.contents() for name, field in file.fields.items()}
     except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError, TypeError) as e:
-        raise MalformedFile(path, f"not a complete GGUF file ({type(e).__name__}: {e})") from e
+        size = path.stat().st_size if path.is_file() else 0
+        raise MalformedFile(path, f"a complete GGUF file expected; its header does not fit its {size} bytes") from e
     tensors = {tensor.name: tensor for tensor in file.tensors}
     config = _read_config(values, tensors)
     reader = TensorReader(path, {name: partial(_expand, tensor) for name, tensor in tensors.items()})
