@@ -161,11 +161,11 @@ class Mutilation:
 def louder(weights: IntegerModel, rng: np.random.Generator, wild: bool) -> IntegerModel:
     """Tokens of any size; wild: some matrices and biases as large as they can be."""
 
-    def embedding(rows: Ints | None) -> Ints | None:
+    def embedding(rows: Ints | None, bits: int) -> Ints | None:
         if rows is None:
             return None
         factor = 2.0 ** rng.uniform(-6, 12 if wild else 6, (len(rows), 1))
-        return np.clip(np.rint(rows * factor), 1 - 2**31, 2**31 - 1).astype(np.int64)
+        return np.clip(np.rint(rows * factor), 1 - 2**bits, 2**bits - 1).astype(np.int64)
 
     matrices, biases = dict(weights.matrices), dict(weights.biases)
     for site, matrix in matrices.items():
@@ -173,7 +173,7 @@ def louder(weights: IntegerModel, rng: np.random.Generator, wild: bool) -> Integ
             matrices[site] = rng.integers(1 - 2**15, 2**15, matrix.shape).astype(np.int16)
         if wild and rng.integers(4) == 0:
             biases[site] = rng.integers(-(2**62), 2**62, len(matrix))
-    embed, pos = embedding(weights.embed), embedding(weights.pos)
+    embed, pos = embedding(weights.embed, 27), embedding(weights.pos, 31)
     assert embed is not None
     return dataclasses.replace(weights, embed=embed, pos=pos, matrices=matrices, biases=biases)
 

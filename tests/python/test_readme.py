@@ -98,7 +98,7 @@ def test_every_page_states_the_wire_version_of_the_code() -> None:
 def test_the_table_of_versions_is_that_of_the_code() -> None:
     package = constant("Cargo.toml", r'^version = "([\d.]+)"')
     wire = wire_version()
-    store = constant("crates/mpc/src/store/state.rs", r"^const FORMAT: u32 = (\d+);")
+    store = constant("crates/mpc/src/store/state.rs", r"^pub const FORMAT: u32 = (\d+);")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"| {package} | {wire} | {store} | {PLAN_VERSION} |" in changelog
     formats = f"with stores of format {store} and plans of version {PLAN_VERSION};"

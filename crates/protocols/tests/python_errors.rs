@@ -294,6 +294,16 @@ fn he() -> Vec<Row> {
             "lattice encryption: the noise of ciphertext deviates by 2^5, at most 2^4 can be hidden and decrypted",
         ),
         (
+            E::Packing { what: "tokens", most: 4, actual: 5 },
+            "InternalError",
+            "lattice encryption: packing: tokens: from 1 to 4, got 5",
+        ),
+        (
+            E::Opening { what: "the public key cannot be decrypted under" },
+            "ProtocolViolation",
+            "lattice encryption: opening: the public key cannot be decrypted under",
+        ),
+        (
             E::MissingRotation { step: 7, available: 2 },
             "InternalError",
             "lattice encryption: no Galois key for a rotation by 7 slots: the key owner made keys for 2 other steps",

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use cryptogen_mpc::session::{self as rust, AccessToken, Agreement, Introduction, Policy, Trust};
-use cryptogen_mpc::store::{Binding, Store};
+use cryptogen_mpc::store::{Binding, Store, StoreError};
 use cryptogen_mpc::{Connection, Home, SessionError};
 use cryptogen_party::{Client, Party, Server};
 use cryptogen_protocols::endpoint::Protocol;
@@ -113,13 +113,30 @@ impl<P: Party> Held<P> {
     /// Takes the connection, and opens the store that belongs to it.
     fn take(&self, store: &str, binding: &Binding) -> PyResult<(Connection<P>, Store)> {
         let mut conn = self.get()?.take().ok_or_else(|| errors::session(SessionError::Closed))?;
-        let store = Store::open(Path::new(store), binding).map_err(|e| {
+        let store = open_store(Path::new(store), binding).map_err(|e| {
             // The peer learns that we stop, not where our files lie; our own error matters more
             // than a failure to tell.
             let _ = conn.send_failure("store", "the material store cannot be opened");
             errors::store(e)
         })?;
         Ok((conn, store))
+    }
+}
+
+/// How long a store may still be in the hands of an earlier connection, which is ending.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// Opens a store. A client that comes back at once may find the server busy with the end of its
+/// last connection: what is spent is overwritten then.
+fn open_store(path: &Path, binding: &Binding) -> Result<Store, StoreError> {
+    let end = Instant::now() + ENDING;
+    loop {
+        match Store::open(path, binding) {
+            Err(StoreError::Locked { .. }) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
     }
 }
 
