@@ -42,10 +42,11 @@ class Watched(ReplayShares):
         self.largest: dict[str, float] = {}
         self.surprises: Counter[str] = Counter()
 
-    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Any, what: str) -> Ints:
-        got = super()._take(x, one, other, impossible, what)
+    def _take(self, x: Ints, one: Ints, other: Ints, impossible: Any, what: str, between: bool = False) -> Ints:
+        got = super()._take(x, one, other, impossible, what, between)
         self.largest[what] = max(self.largest.get(what, 0.0), float(np.abs(x.astype(np.float64)).max(initial=0.0)))
-        self.surprises[what] += int(((got != one) & (got != other)).sum())
+        expected = (got >= one) & (got <= other) if between else (got == one) | (got == other)
+        self.surprises[what] += int((~expected).sum())
         return got
 
 
