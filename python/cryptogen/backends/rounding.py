@@ -182,7 +182,7 @@ class Replay:
         step = from_field(reduced(np.uint64(modulus - 1) >> k.astype(np.uint64)))
 
         def wrong(got: Ints) -> NDArray[np.bool_]:
-            """Shares with the other wrap differ by `modulus >> k`, and a carry or what x is off by."""
+            """Shares with the other wrap differ by `modulus >> k`, and a carry or `off`."""
             away = minus(got, low)
             near = [np.abs(minus(away, sign * step)) <= 2 + (off >> k) + (off > 0) for sign in (-1, 1)]
             return ~(near[0] | near[1])
