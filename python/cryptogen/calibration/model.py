@@ -22,9 +22,8 @@ from .choose import plan_of
 from .observe import Observation, observe
 
 SHORT_ROWS = 256  # of a short text at most
-# Of these classes a text is but one of the few that there are: calibration runs more of them, from
-# other seeds.
-REPETITIVE, MORE = ("one-word", "few-words", "spaces", "pairs"), (3, 4, 5, 6)
+# How mean squares are spread is not asked of these.
+REPETITIVE = ("one-word", "few-words", "spaces", "pairs")
 START = 16  # tokens of the short windows that show what first rows look like
 TEXT = "text"  # the class of the caller's own text
 CHAT = "chat"
@@ -71,7 +70,6 @@ def calibrate_model(
         raise PlanError("calibration text", f"{needed} tokens for window {max(windows)} of {size}", len(tokens))
     chosen: list[tuple[str, Windows]] = [(TEXT, [tokens[size * i : size * (i + 1)]]) for i in windows]
     chosen += stress_tokens(tokenizer, rows).items()
-    chosen += [(name, _class_tokens(tokenizer, name, rows, seed)) for seed in MORE for name in REPETITIVE]
     seen = Observation(config)
     parts = in_processes(partial(_observe, str(path)), [part for _, part in chosen])
     for done, ((name, _), part) in enumerate(zip(chosen, parts, strict=True), 1):
