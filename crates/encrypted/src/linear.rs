@@ -1,8 +1,8 @@
 //! Linear layers `y = W·x` on the client's ciphertexts (ct × pt).
 //!
 //! Functionality: `x − r'` with the server, `r'` and a uniform `y_c` with the client → the server
-//! gets `W·x − y_c`, so what follows is as after that of `preprocessed`: the client's share was known
-//! before.
+//! gets `W·x − y_c`, so what follows is as after that of `preprocessed`: the client's share was
+//! known before.
 //! Source: CryptoGen (arXiv 2602.08798), ct × pt stage; packing in [`super::diagonals`].
 //! Inputs: server `x − r'`, `[rows][d_in]`, at scale F, `W` at scale `f_w` and the client's
 //! evaluation keys; client `r'` and `y_c`, `[rows][d_out]`, over `F_p` at scale F + `f_w`.

@@ -22,8 +22,8 @@
 //! `c_0·p/q`; that is `m` unless a boundary lies between, which for a uniform `x` (`b·v` is part of
 //! `c_0`) has probability `E|δ| ≤ σ(δ)` if `|δ| ≤ 1`. `δ` is a sum of independent terms for any
 //! multipliers and any secret:
-//! 1. `products` fresh errors and roundings of `q·m/t` (variance `21/2 + 1/12`) times multipliers up
-//!    to `p/2`;
+//! 1. `products` fresh errors and roundings of `q·m/t` (variance `21/2 + 1/12`) times multipliers
+//!    up to `p/2`;
 //! 2. `e_pk·v + e_2·s`: at most `2N` errors;
 //! 3. the rounding of `c_1` to a multiple of `q/2^120` (`2^−120`, uniform in half a unit around 0
 //!    since `c_1` is pseudorandom) times `s`: at most `N` of variance 1/12. It decides;

@@ -1,10 +1,10 @@
 //! One test per connection that the key owner can decrypt under the public key it sent.
 //!
-//! **Function.** Where an evaluator's share `round(c_0·p/q)` of a hidden result is released, it must
-//! tell nothing that the result does not: `c_0 = S_0 + b·v`, and for a `b` of another form than
-//! `−a·s + e` it would tell of `v`, hence with `c_1` of the weights ([`crate::shares`]). The
-//! evaluator therefore encrypts a uniform `m` under the key, `(b·u + e_1 + round(q·m/p), a·u + e_2)`
-//! with all randomness from one seed; the key owner commits to its decryption; the evaluator
+//! **Function.** Where an evaluator's share `round(c_0·p/q)` of a hidden result is released, it
+//! must tell nothing that the result does not: `c_0 = S_0 + b·v`, and for a `b` of another form
+//! than `−a·s + e` it would tell of `v`, hence with `c_1` of the weights ([`crate::shares`]). The
+//! evaluator therefore encrypts a uniform `m` under the key, `(b·u + e_1 + round(q·m/p), a·u +
+//! e_2)` with all randomness from one seed; the key owner commits to its decryption; the evaluator
 //! reveals the seed; the key owner recomputes the ciphertext from it and opens.
 //! **Shows.** Whoever opens knew all of `m`, hence `b·u` up to `q/(2p)` from `a·u + e_2`. So
 //! what a share holds of `b·v` beyond its last place follows from `c_1`.

@@ -42,7 +42,8 @@ pub(crate) fn error(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing
     out
 }
 
-/// `n` uniform numbers of `{−1, 0, 1}`, plus 1, `n` a multiple of 32: two random bits each, 3 is drawn again.
+/// `n` uniform numbers of `{−1, 0, 1}`, plus 1, `n` a multiple of 32: two random bits each, 3 is
+/// drawn again.
 pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing<Vec<u32>> {
     // Room for the pairs of a whole word after the last number.
     let mut out = Zeroizing::new(vec![0; n + 32]);

@@ -2,13 +2,13 @@
 //!
 //! **Function.** The evaluator holds `(S_0, S_1) = Σ_i w_i·(b_i, a_i)` over fresh ciphertexts
 //! `(b_i, a_i)` of the key owner, whose phase is `S_0 + S_1·s = (q/p)·m + e mod q`. It draws small
-//! `v` (ternary) and `e_2` (as an encryption's error), sends
-//! `c_1 = S_1 + a·v + e_2` rounded to a multiple of `q/2^bits`, and keeps `c_0 = S_0 + b·v`, where
-//! `(b = −a·s + e_pk, a)` is the key owner's public key. With `y_s = round(c_0·p/q)` of the
-//! evaluator and `y_c = round(c_1·s·p/q)` of the key owner, both to nearest, `y_c + y_s = m + ε` mod
-//! `p`: scaling takes a multiple of `q` to a multiple of `p`. `ε` is what the noise
-//! `e + e_pk·v + e_2·s + (rounding of c_1)·s`, times `p/q`, makes of two roundings to nearest:
-//! `|ε| ≤ |noise|·p/q + 1`, and `ε ≠ 0` with probability `E|noise|·p/q` ([`crate::noise`]).
+//! `v` (ternary) and `e_2` (as an encryption's error), sends `c_1 = S_1 + a·v + e_2` rounded to a
+//! multiple of `q/2^bits`, and keeps `c_0 = S_0 + b·v`, where `(b = −a·s + e_pk, a)` is the key
+//! owner's public key. With `y_s = round(c_0·p/q)` of the evaluator and `y_c = round(c_1·s·p/q)` of
+//! the key owner, both to nearest, `y_c + y_s = m + ε` mod `p`: scaling takes a multiple of `q` to
+//! a multiple of `p`. `ε` is what the noise `e + e_pk·v + e_2·s + (rounding of c_1)·s`, times
+//! `p/q`, makes of two roundings to nearest: `|ε| ≤ |noise|·p/q + 1`, and `ε ≠ 0` with probability
+//! `E|noise|·p/q` ([`crate::noise`]).
 //! **Hides.** The key owner's view is `c_1` alone: `a·v + e_2` is one sample of ring-LWE with a
 //! fresh secret `v` for every result, so `c_1` is pseudorandom whatever `S_1` is, that is whatever
 //! the weights, the key owner's ciphertexts and its `b` are; rounding is a public function of it.
@@ -46,8 +46,8 @@ const FRACTION: u32 = 96;
 /// Fractional bits of the quotient by the product of the primes.
 const QUOTIENT: u32 = 59;
 
-/// Fresh randomness that both parties bring to the public key of a connection. Who speaks first does
-/// not matter: the last can choose among hashes, not make one.
+/// Fresh randomness that both parties bring to the public key of a connection. Who speaks first
+/// does not matter: the last can choose among hashes, not make one.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Nonces {
     /// The key owner's.
@@ -240,8 +240,8 @@ impl Hidden {
         }
     }
 
-    /// Adds an encryption of zero to a sum, whose `sum(limb, component)` is in the partial domain of
-    /// `levels` levels; component 0 is `S_0`.
+    /// Adds an encryption of zero to a sum, whose `sum(limb, component)` is in the partial domain
+    /// of `levels` levels; component 0 is `S_0`.
     pub(crate) fn hide<'a>(
         &mut self,
         key: &PublicKey,
@@ -327,9 +327,9 @@ impl ClientWork {
     }
 }
 
-/// Passes each coefficient's index and the key owner's share `round(c_1·s·p/2^bits)` on. The product
-/// of the number on the wire and the ternary secret is an integer below `Q/2`, whatever the bytes
-/// are, and known exactly from its residues.
+/// Passes each coefficient's index and the key owner's share `round(c_1·s·p/2^bits)` on. The
+/// product of the number on the wire and the ternary secret is an integer below `Q/2`, whatever the
+/// bytes are, and known exactly from its residues.
 pub(crate) fn owner_share(
     ring: &Ring,
     negated: &[u32],
@@ -469,8 +469,8 @@ mod tests {
         }
     }
 
-    /// A ternary secret makes `n·2^bits` of a number at most; the rounded quotient by `Q` needs some
-    /// room beyond twice that.
+    /// A ternary secret makes `n·2^bits` of a number at most; the rounded quotient by `Q` needs
+    /// some room beyond twice that.
     #[test]
     fn products_with_the_secret_are_far_below_the_primes() {
         let large = Params::get(ParamSet::N8192Q196).ring();

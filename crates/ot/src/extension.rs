@@ -7,7 +7,8 @@
 //! Model", CRYPTO 2022, over `F_{2^4}` with the repetition code, with the consistency check of §4
 //! (the hashed columns sent as one hash); pads by the tweakable hash of `fixed_key`.
 //! Cost: from the receiver 3.875 bytes for each transfer (rounded up to 128 transfers), 496 and 48
-//! more for the check, from the sender 32; four AES calls and a product of 128-bit polynomials each.
+//! more for the check, from the sender 32; four AES calls and a product of 128-bit polynomials
+//! each.
 //! Leaks: nothing to a party that follows the protocol. A receiver that deviates can guess bits of
 //! `Δ`, 4 at a time (3 once: one bit is public), and is caught if it guesses wrong.
 //! Errors: [`OtError::Inconsistent`] for a receiver that deviates.
@@ -19,10 +20,10 @@
 //! 3. The sender computes the columns `q_{b,j} = ⊕_{x: (x ⊕ Δ_b)_j = 1} G(k_x) ⊕ Δ_{b,j}·d_b`,
 //!    `d_0 = 0`. By rows, `q_i = t_i ⊕ r_i·Δ`.
 //! 4. Check: only now the sender draws a seed, which stands for weights `w_m`, uniform elements of
-//!    the field of `2^128` elements, one for each 128 transfers `m`. With
-//!    `R(c) = Σ_m w_m·c_m ⊕ c_last` of a column `c`, the receiver answers `R(r)` and a hash of all
-//!    `R(t_{b,j})`; these must be `R(q_{b,j}) ⊕ Δ_{b,j}·R(r)`. The last 128 transfers pad `R(r)` and
-//!    are used for nothing else.
+//!    the field of `2^128` elements, one for each 128 transfers `m`. With `R(c) = Σ_m w_m·c_m ⊕
+//!    c_last` of a column `c`, the receiver answers `R(r)` and a hash of all `R(t_{b,j})`; these
+//!    must be `R(q_{b,j}) ⊕ Δ_{b,j}·R(r)`. The last 128 transfers pad `R(r)` and are used for
+//!    nothing else.
 //! 5. `m_0 = H(i, q_i)`, `m_1 = H(i, q_i ⊕ Δ)`, `m_{r_i} = H(i, t_i)`, `i` counted over the life of
 //!    the pair. The hash takes a label beside `i`, so one transfer gives independent pads for
 //!    several purposes.
@@ -159,9 +160,10 @@ impl OtPair {
         self.role
     }
 
-    /// `n` transfers in each direction with uniform choices. Three messages, client, server, client;
-    /// [`bytes`]`(n)` from each party, the server's last [`PROOF_BYTES`] being still to be sent. The
-    /// pair is good for nothing more until [`OtPair::settle`] says that all of it went well.
+    /// `n` transfers in each direction with uniform choices. Three messages, client, server,
+    /// client; [`bytes`]`(n)` from each party, the server's last [`PROOF_BYTES`] being still to be
+    /// sent. The pair is good for nothing more until [`OtPair::settle`] says that all of it went
+    /// well.
     ///
     /// # Errors
     /// [`OtError::Channel`]; [`OtError::Range`] if `n >` [`MAX_EXTEND`]; [`OtError::Failed`];

@@ -14,8 +14,8 @@
 //! 2. The other party knows every node of a level but the one on the path of `Δ`, hence all
 //!    children but two, and of those two the one off the path by the sum of its side.
 //! 3. Sums that contradict each other would give other seeds for other `Δ`. So the holder adds, for
-//!    each block, the XOR of the hashes of its seeds, and one hash over the hashes of all seeds. The
-//!    other party completes the hash that it lacks by the XOR, and compares.
+//!    each block, the XOR of the hashes of its seeds, and one hash over the hashes of all seeds.
+//!    The other party completes the hash that it lacks by the XOR, and compares.
 //!
 //! Its seeds come in the order `y = x ⊕ Δ`: the unknown one is always first, so nothing depends on
 //! where it was.

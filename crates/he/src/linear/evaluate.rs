@@ -23,8 +23,8 @@ const MIN_COLUMNS: usize = 16;
 /// Multipliers repeated at a time.
 const REPEATED_AT_ONCE: usize = 32;
 
-/// The encrypted inputs of one packing, 96 KB for each group. Every matrix row meets all of them, so
-/// all must have come before [`evaluate`]; results then go in pieces of any size.
+/// The encrypted inputs of one packing, 96 KB for each group. Every matrix row meets all of them,
+/// so all must have come before [`evaluate`]; results then go in pieces of any size.
 pub struct Inputs {
     packing: Packing,
     /// For each group `b` and `a`, `[LIMBS][N]` in the partial domain.

@@ -70,8 +70,8 @@ impl SecretKey {
     }
 
     /// The shares `[tokens][rows]` of the rows of the output groups `outputs`, from their results,
-    /// [`OUTPUT_BYTES`] each; any bytes are some shares. Errors: a length, a range that is not within
-    /// the groups.
+    /// [`OUTPUT_BYTES`] each; any bytes are some shares. Errors: a length, a range that is not
+    /// within the groups.
     pub fn shares(
         &self,
         packing: &Packing,

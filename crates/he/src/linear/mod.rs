@@ -14,8 +14,8 @@
 //!   wraps around lands below `Y^{f_in − 1}`, the other coefficients mix neighbouring outputs and
 //!   are nobody's.
 //!
-//! The multipliers lie in the subring of `Y`, so their transform has `f_in·f_out` points and is made
-//! on the way, and a product is one scalar for each block of `T` values.
+//! The multipliers lie in the subring of `Y`, so their transform has `f_in·f_out` points and is
+//! made on the way, and a product is one scalar for each block of `T` values.
 //! **Hides.** As [`crate::shares`] says: the evaluator sees encryptions, the owner of the key sees
 //! pseudorandom polynomials whatever it sent.
 //! **Cost.** `6·d_in·d_out` multiply-adds per token whatever `T` is; [`Packing`] counts the bytes.

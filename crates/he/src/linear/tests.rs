@@ -110,8 +110,8 @@ fn a_single_weight_finds_its_place() {
     }
 }
 
-/// Weights of the largest size come close to the bound's deviation, which so is no empty claim; small
-/// ones leave the rounding of `c_1`.
+/// Weights of the largest size come close to the bound's deviation, which so is no empty claim;
+/// small ones leave the rounding of `c_1`.
 #[test]
 fn errors_deviate_as_computed() {
     let mut s = setup(3);

@@ -13,8 +13,9 @@
 //! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns
 //! it. Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust
 //! function under the key `Δ_b` of the transfers, AES being an ideal cipher: with `N` AES calls
-//! spent by an attacker on the `M` nodes of paths of one batch, whose AES keys are its own, the loss
-//! is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free bits.
+//! spent by an attacker on the `M` nodes of paths of one batch, whose AES keys are its own, the
+//! loss is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free
+//! bits.
 //! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary:
 //! semi-honest. (The transfers are checked, opened words are not: a party that deviates can learn
 //! the other's `Δ_b`, `docs/decisions/0024-checked-transfers.md`.)
@@ -153,7 +154,8 @@ impl TableShape {
         1 << self.k
     }
 
-    /// Bytes of one stored record: index 2, tag 8, root 16, level words 16 each, final words 8 each.
+    /// Bytes of one stored record: index 2, tag 8, root 16, level words 16 each, final words 8
+    /// each.
     pub const fn record_bytes(self) -> usize {
         2 + TAG_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
     }

@@ -27,8 +27,8 @@ fn bits_of_block(delta: u128, block: usize) -> usize {
 /// Bits of one column of `count` matrices.
 type Errors = Vec<u128>;
 
-/// An extension in which block `b` of the receiver means `r ⊕ errors` for each `(b, errors, guess)`,
-/// and which answers as if `Δ_b` were `guess`. The verdict, and how the transfers look.
+/// An extension in which block `b` of the receiver means `r ⊕ errors` for each `(b, errors,
+/// guess)`, and which answers as if `Δ_b` were `guess`. The verdict, and how the transfers look.
 fn insecure_extend(
     (sender, receiver): (&mut OtSender, &mut OtReceiver),
     n: usize,
@@ -194,7 +194,8 @@ fn different_choices_have_one_hash_with_the_stated_probability() {
     assert_eq!(hash_of(&[0, 0, 9], &weights(&[1; CHALLENGE_BYTES], 3)), 9);
 }
 
-/// The answer is padded: the bits of the last transfers, which nobody uses, are in it with weight 1.
+/// The answer is padded: the bits of the last transfers, which nobody uses, are in it with weight
+/// 1.
 #[test]
 fn the_answer_is_padded() {
     let mut rng = Prg::new(&Seed::from_bytes([55; 32]));

@@ -79,8 +79,8 @@ fn spoil_from(spoiler: Role, fault: Fault, at: usize) -> [(Result<TableBatch, Ot
     )
 }
 
-/// Of the client: 3 of the base transfers, 2 of the extension, 4 of the levels, 3 of the final words.
-/// The server's proof travels with its first words, so it has one less.
+/// Of the client: 3 of the base transfers, 2 of the extension, 4 of the levels, 3 of the final
+/// words. The server's proof travels with its first words, so it has one less.
 const MESSAGES: usize = 12;
 /// The message with the holder's sums of either party.
 const SEEDS: usize = 2;

@@ -1,5 +1,5 @@
-//! What the offline phase leaves for the online phase: labels of masks, slots, rows, table keys; and
-//! the connection's lattice keys.
+//! What the offline phase leaves for the online phase: labels of masks, slots, rows, table keys;
+//! and the connection's lattice keys.
 //!
 //! It stands on [`crate::share`] and [`crate::model`]. The two phases meet here and nowhere else:
 //! [`crate::offline`] makes material, [`crate::online`] spends it, and neither knows the other.

@@ -29,8 +29,8 @@ struct Embedding {
 
 /// Bits of a low half, which is centred.
 const LOW_BITS: u32 = 15;
-/// Numbers of the embedding are below this in absolute value: larger ones would make `Linear`'s noise
-/// felt.
+/// Numbers of the embedding are below this in absolute value: larger ones would make `Linear`'s
+/// noise felt.
 const EMBED_LIMIT: i32 = 1 << 27;
 
 impl Embedding {

@@ -11,7 +11,8 @@
 //! `k_c`, `v_c` are shares at scale F.
 //! Cost: C→S a message with the new rows' keys, values and queries, and for each group of weights
 //! one per 32 cached rows; S→C one per group of weights, and for each group of queries, of values
-//! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there, [`RESULT_BYTES`] for each result back.
+//! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there,
+//! [`RESULT_BYTES`] for each result back.
 //! Material: spends none; makes the products of [`crate::material::RowAttention`]. The server keeps
 //! the client's encrypted keys and values, and its own masks of them, for rows to come.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.

@@ -25,6 +25,23 @@ use crate::error::Result;
 use crate::model::{Matrices, Matrix, Plan, ServerModel};
 use crate::share::Cost;
 
+/// What is multiplied at once.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// gives the shapes
+    pub plan: &'a Plan,
+    /// in the order of their outputs
+    pub matrices: &'a Matrices,
+    /// `T`
+    pub rows: usize,
+}
+
+impl Batch<'_> {
+    fn packing(&self, matrix: Matrix) -> Result<Packing> {
+        packing(self.plan, matrix, self.rows)
+    }
+}
+
 fn packing(plan: &Plan, matrix: Matrix, rows: usize) -> Result<Packing> {
     let (d_out, d_in) = matrix.shape(plan);
     Ok(Packing::choose(rows, d_in, d_out)?)
@@ -51,17 +68,16 @@ pub fn cost(plan: &Plan, matrices: &Matrices, rows: usize) -> Result<Cost> {
 pub fn client(
     ch: &mut dyn Channel,
     key: &linear::SecretKey,
-    plan: &Plan,
-    matrices: &Matrices,
-    rows: usize,
+    batch: Batch<'_>,
     mut input: impl FnMut(Matrix) -> Vec<Fp>,
     rng: &mut Prg,
     mut done: impl FnMut(u64) -> Result<()>,
 ) -> Result<Vec<Fp>> {
+    let Batch { matrices, rows, .. } = batch;
     let width = matrices.width();
     let mut y = vec![Fp::ZERO; rows * width];
     let mut inputs = matrices.iter().map(|(matrix, _)| -> Result<Vec<u8>> {
-        let packing = packing(plan, matrix, rows)?;
+        let packing = batch.packing(matrix)?;
         Ok(key.encrypt(&packing, 0..packing.inputs(), &input(matrix), rng)?)
     });
     if let Some(first) = inputs.next() {
@@ -71,7 +87,7 @@ pub fn client(
         if let Some(next) = inputs.next() {
             ch.send(&next?)?;
         }
-        let packing = packing(plan, matrix, rows)?;
+        let packing = batch.packing(matrix)?;
         let shares = key.shares(&packing, 0..packing.outputs(), &ch.recv(packing.output_bytes())?)?;
         put(&shares, place, &mut y, width);
         done(i as u64 + 1)?;
@@ -86,20 +102,19 @@ pub fn client(
 pub fn server(
     ch: &mut dyn Channel,
     client_key: &PublicKey,
-    plan: &Plan,
+    batch: Batch<'_>,
     model: &ServerModel,
-    matrices: &Matrices,
-    rows: usize,
     rng: &mut Prg,
     mut done: impl FnMut(u64) -> Result<()>,
 ) -> Result<Vec<Fp>> {
+    let Batch { matrices, rows, .. } = batch;
     let width = matrices.width();
     let mut y = vec![Fp::ZERO; rows * width];
     let mut waiting = None;
     for (i, (matrix, place)) in matrices.iter().enumerate() {
         let inputs = match waiting.take() {
             Some(inputs) => inputs,
-            None => receive(ch, packing(plan, matrix, rows)?)?,
+            None => receive(ch, batch.packing(matrix)?)?,
         };
         let outputs = 0..inputs.packing().outputs();
         let weights = |row: usize, out: &mut [i32]| model.row(matrix, row, out);
@@ -107,7 +122,7 @@ pub fn server(
         drop(inputs);
         // The client sends the next inputs before it takes these results.
         if let Some((next, _)) = matrices.iter().nth(i + 1) {
-            waiting = Some(receive(ch, packing(plan, next, rows)?)?);
+            waiting = Some(receive(ch, batch.packing(next)?)?);
         }
         ch.send(&results)?;
         put(&shares, place, &mut y, width);

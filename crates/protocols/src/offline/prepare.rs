@@ -165,19 +165,19 @@ impl<P: Party> Preparer<'_, P> {
         good: &mut [bool],
         done: impl FnMut(u64) -> Result<()>,
     ) -> Result<Vec<Fp>> {
-        let (plan, rows) = (self.plan, seeds.len());
+        let (plan, batch) = (self.plan, linear::Batch { plan: self.plan, matrices, rows: seeds.len() });
         match &self.keys.held {
             Held::Client { linear: key, .. } => {
                 let input = |matrix: Matrix| match matrix {
                     Matrix::Embed => masks(seeds, MaskLabel::Embed, 0, plan.model.vocab),
                     Matrix::Linear(site) => linear_input_share(plan, site, seeds, good),
                 };
-                linear::client(self.ch, key, plan, matrices, rows, input, self.rng, done)
+                linear::client(self.ch, key, batch, input, self.rng, done)
             }
             Held::Server { linear: key, .. } => {
                 let missing = || ProtocolError::caller("the server's weights", "a model", "none");
                 let model = self.model.ok_or_else(missing)?;
-                linear::server(self.ch, key, plan, model, matrices, rows, self.rng, done)
+                linear::server(self.ch, key, batch, model, self.rng, done)
             }
         }
     }

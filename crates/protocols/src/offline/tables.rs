@@ -6,8 +6,8 @@
 //! `cryptogen_ot::dpf`.
 //! Inputs: both their shares of the payloads, `[n][payloads]`, modulo `2^64`, at the scale of what
 //! they pad.
-//! Cost: `2k + 7` messages a batch of `2^25` leaves; bytes from each party about
-//! `3.9(k + 1) + 16(k − 1) + 40m` a key and 576 a batch, and `k(k − 1)/16` more a key from the server.
+//! Cost: `2k + 7` messages a batch of `2^25` leaves; bytes from each party about `3.9(k + 1) + 16(k
+//! − 1) + 40m` a key and 576 a batch, and `k(k − 1)/16` more a key from the server.
 //! Material: spends `k + 1` transfers a key in each direction; makes the keys.
 //! Leaks: nothing.
 //!

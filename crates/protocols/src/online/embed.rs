@@ -3,8 +3,8 @@
 //! Functionality: token ids → shares of `h = TR(E[token] + P[t], shift)`, where `P` is there only
 //! if the model has learned positions.
 //! Source: `docs/protocols/preprocessed.md` §4.1.
-//! Inputs: client `T` token ids; server `E`, at scale F + `embed.shift`, and `P` at the same. Result:
-//! `h`, `[T, d]`, over `F_p` at scale F.
+//! Inputs: client `T` token ids; server `E`, at scale F + `embed.shift`, and `P` at the same.
+//! Result: `h`, `[T, d]`, over `F_p` at scale F.
 //! Cost: 1 message (C→S), `8·vocab` bytes per row.
 //! Material: the client's mask `Embed`, `r`, and shares of `Eᵀ·r`.
 //! Leaks: nothing. The unit vector is padded in every number.

@@ -4,8 +4,8 @@
 //! crate it also takes what was padded before: arguments of look-ups, fine values and guards, all
 //! less a payload share, and rotations.
 //!
-//! Online messages that no `Opening` builds: logits and range events (`online/logits.rs`), which the
-//! client learns by design; ciphertexts of the paper's protocols.
+//! Online messages that no `Opening` builds: logits and range events (`online/logits.rs`), which
+//! the client learns by design; ciphertexts of the paper's protocols.
 
 use cryptogen_party::Channel;
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};

@@ -50,13 +50,10 @@ fn linear<P: Party>(
     done: impl FnMut(u64) -> Result<()>,
 ) -> Result<Vec<Fp>> {
     let (plan, mut rng) = (&tiny.plan, rng(8 + P::ROLE.index() as u8));
+    let batch = linear::Batch { plan, matrices, rows };
     match &keys.held {
-        Held::Client { linear: key, .. } => {
-            linear::client(ch, key, plan, matrices, rows, input, &mut rng, done)
-        }
-        Held::Server { linear: key, .. } => {
-            linear::server(ch, key, plan, &tiny.model, matrices, rows, &mut rng, done)
-        }
+        Held::Client { linear: key, .. } => linear::client(ch, key, batch, input, &mut rng, done),
+        Held::Server { linear: key, .. } => linear::server(ch, key, batch, &tiny.model, &mut rng, done),
     }
 }
 
@@ -203,8 +200,8 @@ fn spoiled_offline_messages_are_errors() {
         };
         check_error("cross, client's", fault, cross(of_client)[1].take());
         check_shares("cross, server's", fault, cross(of_server)[0].take());
-        // Nonces, keys, and each message of the test of the keys. Whoever sees first that the parties
-        // mean different keys ends the connection.
+        // Nonces, keys, and each message of the test of the keys. Whoever sees first that the
+        // parties mean different keys ends the connection.
         let wrong_bytes = matches!(fault, Fault::Ones | Fault::Random);
         for (by, messages) in [(Role::Client, 4), (Role::Server, 3)] {
             for at in 0..messages {

@@ -275,7 +275,8 @@ fn chains_are_n_multiply_adds() {
     }
 }
 
-/// The product of two polynomials, bit by bit, and what is left of it modulo the field's polynomial.
+/// The product of two polynomials, bit by bit, and what is left of it modulo the field's
+/// polynomial.
 fn long_multiplication(a: u128, b: u128) -> ([u128; 2], u128) {
     let (mut product, mut power, mut reduced) = ([0; 2], a, 0);
     for i in 0..128 {

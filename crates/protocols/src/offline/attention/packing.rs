@@ -4,10 +4,10 @@
 //! ciphertexts, slots λ: *keys* of a block of R rows: coefficients j (`C ≥ R`), one ciphertext per
 //! component e; *values*: coefficients e (`C ≥ head_dim`), one ciphertext per row j; *queries*:
 //! coefficients i (`C ≥ R·queries_per_kv_head`), one ciphertext per component e; *weights*:
-//! coefficients i, one ciphertext per cached row j. `C` is the least power of two that also keeps the noise of the sums within its bound. More λ than
-//! slots are several groups; a group that leaves slots free (the last one) holds copies of its λ,
-//! and a result serves as many columns: the server's
-//! numbers that a λ is multiplied with.
+//! coefficients i, one ciphertext per cached row j. `C` is the least power of two that also keeps
+//! the noise of the sums within its bound. More λ than slots are several groups; a group that
+//! leaves slots free (the last one) holds copies of its λ, and a result serves as many columns: the
+//! server's numbers that a λ is multiplied with.
 
 use std::ops::Range;
 
