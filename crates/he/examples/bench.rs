@@ -3,16 +3,15 @@
 
 use std::time::Instant;
 
-use cryptogen_he::{
-    Ciphertext, Combiner, Layout, ParamSet, Params, PublicKey, SecretKey, SeededCiphertext, N,
-};
+use cryptogen_he::shares::{Nonces, RESULT_BYTES};
+use cryptogen_he::{Ciphertext, Combiner, Layout, ParamSet, Params, SecretKey, SeededCiphertext, N};
 use cryptogen_ring::{Prg, Seed};
 
 fn main() {
     let params = Params::get(ParamSet::N8192Q196);
     let mut rng = Prg::new(&Seed::from_bytes([1; 32]));
     let sk = SecretKey::generate(params, &mut rng);
-    let pk = PublicKey::generate(&sk, &mut rng);
+    let pk = sk.public_key(&Nonces { client: [1; 32], server: [2; 32] }, &mut rng);
     println!("{} worker threads", rayon::current_num_threads());
     for log_f in [0, 3, 13] {
         let layout = Layout::new(log_f).expect("in range");
@@ -31,25 +30,24 @@ fn main() {
         let fresh = sk.encrypt(&message, layout, &mut rng).expect("N elements");
         let cts: Vec<Ciphertext> = (0..k).map(|_| fresh.expand(params)).collect();
         let weights = rng.fp_vec(m * k * layout.slots());
-        let masks = rng.fp_vec(m * N);
-        let (mut add, mut finish, mut decrypt) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+        let (mut add, mut finish, mut share) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         for _ in 0..3 {
             let mut combiner = Combiner::new(params, layout, m);
             add = add.min(best(1, || combiner.add_block(&cts, &weights).expect("fits")).1);
             let mut combiner = Some(combiner);
-            let mut take = || combiner.take().expect("once").finish(&pk, &masks, &mut rng).expect("fits");
-            let (results, t) = best(1, &mut take);
+            let mut take = || combiner.take().expect("once").finish_shares(&pk, &mut rng).expect("fits");
+            let ((results, _), t) = best(1, &mut take);
             finish = finish.min(t);
-            decrypt = decrypt.min(best(3, || sk.decrypt(&results[0], layout)).1);
+            share = share.min(best(3, || sk.share(&results[..RESULT_BYTES], layout)).1);
         }
         let madds = (14 * m * k * N) as f64;
         println!(
-            "F = {:4}, M = {m}, K = {k}: add_block {:.1} ms ({:.2} G multiply-adds/s), finish {:.2} ms each, decrypt {:.2} ms",
+            "F = {:4}, M = {m}, K = {k}: add_block {:.1} ms ({:.2} G multiply-adds/s), finish {:.2} ms each, share {:.2} ms",
             layout.slots(),
             add * 1e3,
             madds / add / 1e9,
             finish * 1e3 / m as f64,
-            decrypt * 1e3
+            share * 1e3
         );
     }
 }

@@ -1,11 +1,8 @@
-//! Linear combinations of ciphertexts, returned masked; or as shares, see [`crate::shares`].
+//! Linear combinations of ciphertexts, returned as shares.
 //!
-//! **Function.** `ct'_m = Enc(Σ_k w[m][k] ⊙ x_k − mask_m)` for `m < M`, `w[m][k]` a vector over the
-//! slots.
-//! **Hides.** The owner of the secret key learns the decrypted message and nothing else about `w`:
-//! an encryption of zero under its public key makes `c_1` pseudorandom (RLWE; without it `c_1`
-//! would be a public linear function of `w`), flooding makes the noise of `c_0` independent of `w`
-//! (see [`crate::noise`]). Semi-honest: the public key is taken as honestly made.
+//! **Function.** `Σ_k w[m][k] ⊙ x_k` for `m < M`, `w[m][k]` a vector over the slots.
+//! **Hides.** As [`crate::shares`] says: the owner of the secret key learns its share and nothing
+//! else.
 //! **Cost.** `2·7·M·K·N` multiply-adds; 21 transforms per result.
 
 use cryptogen_ring::{kernels, Fp, Prg, Seed};
@@ -13,15 +10,12 @@ use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use crate::encode::{Multipliers, Scaled, Terms};
+use crate::encode::Multipliers;
 use crate::encrypt::Ciphertext;
 use crate::error::{check_length, HeError};
-use crate::keys::PublicKey;
-use crate::noise::{check_products, FLOOD_BITS};
-use crate::params::{Layout, Params, LIMBS, LOG_N, N, OUTPUT_LIMBS};
-use crate::sample::{self, ERROR_OFFSET, TERNARY_OFFSET};
+use crate::noise::check_products;
+use crate::params::{Layout, Params, LIMBS, N};
 use crate::shares::{self, RESULT_BYTES};
-use crate::shorten::{self, lengthen, shorten};
 
 /// Multipliers encoded at a time: bounds the memory of a block to about `12·2^20` words.
 const MULTIPLIERS_AT_ONCE: usize = 1 << 20;
@@ -31,48 +25,7 @@ const RESULTS_AT_ONCE: usize = 64;
 /// multiplied one by one.
 const MIN_COLUMNS: usize = 8;
 
-/// A result: two polynomials of [`OUTPUT_LIMBS`] limbs, coefficients.
-pub struct MaskedCiphertext {
-    pub(crate) c0: Vec<u32>,
-    pub(crate) c1: Vec<u32>,
-}
-
-impl MaskedCiphertext {
-    /// Length of [`MaskedCiphertext::to_bytes`].
-    pub const BYTES: usize = shorten::bytes(0) + shorten::bytes(1);
-
-    /// `c_0`, then `c_1`, without the low bits that are noise.
-    pub fn to_bytes(&self, params: &Params) -> Vec<u8> {
-        let mut out = Vec::with_capacity(MaskedCiphertext::BYTES);
-        shorten(params, 0, &self.c0, &mut out);
-        shorten(params, 1, &self.c1, &mut out);
-        out
-    }
-
-    /// The inverse of [`MaskedCiphertext::to_bytes`], checked.
-    pub fn from_bytes(params: &Params, bytes: &[u8]) -> Result<MaskedCiphertext, HeError> {
-        check_length("masked ciphertext", MaskedCiphertext::BYTES, bytes.len())?;
-        let (c0, c1) = bytes.split_at(shorten::bytes(0));
-        Ok(MaskedCiphertext { c0: lengthen(params, 0, c0)?, c1: lengthen(params, 1, c1)? })
-    }
-}
-
-/// All at once: `cts` `[K]`, `weights` `[M][K][F]` flat, `masks` `[M][N]` flat (each `[F][C]`).
-pub fn combine(
-    params: &'static Params,
-    layout: Layout,
-    cts: &[Ciphertext],
-    weights: &[Fp],
-    pk: &PublicKey,
-    masks: &[Fp],
-    rng: &mut (impl RngCore + CryptoRng),
-) -> Result<Vec<MaskedCiphertext>, HeError> {
-    let mut combiner = Combiner::new(params, layout, masks.len() / N);
-    combiner.add_block(cts, weights)?;
-    combiner.finish(pk, masks, rng)
-}
-
-/// The same with the ciphertexts coming in blocks. Holds `M` sums of 458 KB.
+/// Sums of products with ciphertexts that come in blocks, 458 KB for each of `M`.
 pub struct Combiner {
     params: &'static Params,
     layout: Layout,
@@ -171,24 +124,6 @@ impl Combiner {
         }
     }
 
-    /// Masks, hides and shrinks the sums. `masks` is `[M][N]` flat; uniform masks are the caller's
-    /// responsibility.
-    pub fn finish(
-        self,
-        pk: &PublicKey,
-        masks: &[Fp],
-        rng: &mut (impl RngCore + CryptoRng),
-    ) -> Result<Vec<MaskedCiphertext>, HeError> {
-        check_length("masks", self.results * N, masks.len())?;
-        let seed = Seed::random(rng);
-        let one = |work: &mut Hidden, m: usize| {
-            let mut prg = Prg::new(&seed.derive("combine", m as u64));
-            self.finish_one(m, pk, &masks[m * N..(m + 1) * N], true, &mut prg, work);
-            work.switch(self.params)
-        };
-        Ok((0..self.results).into_par_iter().map_init(Hidden::new, one).collect())
-    }
-
     /// Turns each sum into a hidden result and the evaluator's share of it ([`crate::shares`]): the
     /// messages `[M][RESULT_BYTES]` and the shares `[M][N]`, each `[F][C]`. Error: a key of another
     /// ring.
@@ -211,78 +146,6 @@ impl Combiner {
             self.params.fp.forward(share, self.layout.log_f());
         });
         Ok((messages, shares))
-    }
-
-    /// `sum + (u·pk + (e_1, e_2)) + (flooding − mask, 0)` as coefficients modulo all primes. Only
-    /// tests pass `flood = false`.
-    pub(crate) fn finish_one(
-        &self,
-        m: usize,
-        pk: &PublicKey,
-        mask: &[Fp],
-        flood: bool,
-        rng: &mut Prg,
-        out: &mut Hidden,
-    ) {
-        let (params, lf) = (self.params, self.layout.log_f());
-        let (u, e1, e2) = (sample::ternary(rng, N), sample::error(rng, N), sample::error(rng, N));
-        let digits = sample::flood(rng);
-        let mask = Scaled::new(params, self.layout, mask);
-        let mut u_full = Zeroizing::new(vec![0; N]);
-        for limb in 0..LIMBS {
-            let (q, ntt, range) = (params.modulus(limb), params.ntt(limb), limb * N..(limb + 1) * N);
-            u_full.fill(0);
-            Terms::new(q).add_offset(&u, TERNARY_OFFSET).add_to(&mut u_full);
-            ntt.forward(&mut u_full, 0..LOG_N);
-            let zero = |key: &[u32], component: usize, out: &mut [u32]| {
-                kernels::multiply(q, key, &u_full, out);
-                ntt.inverse(out, lf..LOG_N);
-                Terms::new(q).add(1, &self.sums[2 * limb + component][m * N..(m + 1) * N]).add_to(out);
-                ntt.inverse(out, 0..lf);
-            };
-            let (c0, c1) = (&mut out.c0[range.clone()], &mut out.c1[range.clone()]);
-            zero(&pk.b[range.clone()], 0, c0);
-            zero(&pk.a[range], 1, c1);
-            let r = mask.residues(q);
-            // −Δ·mask = +r·t^{−1}.
-            let mut terms =
-                Terms::new(q).add_offset(&e1, ERROR_OFFSET).add(params.ring().t_inverse[limb], &r);
-            if flood {
-                let power = |digit: usize| q.pow(2, 32 * digit as u64);
-                terms = (0..digits.len()).fold(terms, |t, digit| t.add(power(digit), &digits[digit]));
-                terms = terms.constant(q.neg(q.pow(2, FLOOD_BITS as u64)));
-            }
-            terms.add_to(c0);
-            Terms::new(q).add_offset(&e2, ERROR_OFFSET).add_to(c1);
-        }
-    }
-}
-
-/// A finished ciphertext before the modulus switch: coefficients `[LIMBS][N]`.
-pub(crate) struct Hidden {
-    pub(crate) c0: Vec<u32>,
-    pub(crate) c1: Vec<u32>,
-}
-
-impl Hidden {
-    pub(crate) fn new() -> Hidden {
-        Hidden { c0: vec![0; LIMBS * N], c1: vec![0; LIMBS * N] }
-    }
-
-    /// Drops limbs one by one from the last, with rounding: `c ← round(c/q_l)`. The contents are
-    /// used up.
-    fn switch(&mut self, params: &Params) -> MaskedCiphertext {
-        for c in [&mut self.c0, &mut self.c1] {
-            for last in (OUTPUT_LIMBS..LIMBS).rev() {
-                let (rest, dropped) = c.split_at_mut(last * N);
-                for (limb, out) in rest.chunks_exact_mut(N).enumerate() {
-                    let (q, l) = (params.modulus(limb), params.modulus(last));
-                    kernels::drop_limb(q, l, params.drop[last][limb], &dropped[..N], out);
-                }
-            }
-        }
-        let kept = OUTPUT_LIMBS * N;
-        MaskedCiphertext { c0: self.c0[..kept].to_vec(), c1: self.c1[..kept].to_vec() }
     }
 }
 

@@ -39,7 +39,7 @@ impl SecretKey {
         check_length("message", N, message.len())?;
         let params = self.params();
         let scaled = Scaled::new(params, layout, message);
-        let (seed, b) = params.ring().encrypt(self.negated_all(), &scaled, layout.log_f(), rng);
+        let (seed, b) = params.ring().encrypt(self.negated(), &scaled, layout.log_f(), rng);
         Ok(SeededCiphertext { layout, seed, b })
     }
 }

@@ -23,14 +23,6 @@ pub enum HeError {
         /// The modulus of the limb.
         modulus: u32,
     },
-    /// A number of an encoding is above its modulus.
-    #[error("{what}: coefficient {index} is above the modulus")]
-    Coefficient {
-        /// The object.
-        what: &'static str,
-        /// Position of the coefficient.
-        index: usize,
-    },
     /// A secret key's encoding holds something else than −1, 0 and 1.
     #[error("secret key: coefficient {index} is not ternary")]
     SecretKey {

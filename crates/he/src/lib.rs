@@ -1,22 +1,20 @@
 //! Homomorphic encryption of field elements, for preprocessing: the key owner encrypts random
-//! masks, the other party returns encryptions of linear combinations minus its own masks, the key
-//! owner decrypts.
+//! masks, the other party computes linear combinations, and both get shares of these.
 //!
 //! The scheme is BFV (Fan–Vercauteren, ePrint 2012/144) over `R_q = Z_q[X]/(X^N + 1)`, `N = 8192`,
 //! with the plaintext modulus `t = p` of the share field, in residue number system. Only
 //! ciphertext × plaintext products are needed, so there are no relinearisation or rotation keys.
 //! [`Layout`] says what a plaintext multiplier can do.
 //!
-//! A combination comes back in one of two ways: as a flooded ciphertext ([`combine`]), or as
-//! additive shares hidden by masks as wide as the modulus ([`shares`], with [`opening`] where the
-//! evaluator's shares are released later). [`linear`] has products with integer matrices for many
-//! tokens at once, with shares, in a ring of its own.
+//! A combination becomes additive shares, hidden by masks as wide as the modulus ([`shares`], with
+//! [`opening`] where the evaluator's shares are released later). [`linear`] has products with
+//! integer matrices for many tokens at once, in a ring of its own; [`evaluate`] what the paper's
+//! protocols compute online.
 
 #![deny(missing_docs)]
 
 mod codec;
 mod combine;
-mod decrypt;
 mod encode;
 mod encrypt;
 mod error;
@@ -29,13 +27,12 @@ mod params;
 mod ring;
 mod sample;
 pub mod shares;
-mod shorten;
 #[cfg(test)]
 mod tests;
 
-pub use combine::{combine, Combiner, MaskedCiphertext};
+pub use combine::Combiner;
 pub use encrypt::{Ciphertext, SeededCiphertext};
 pub use error::HeError;
-pub use keys::{PublicKey, SecretKey};
-pub use params::{Layout, ParamSet, Params, LIMBS, LOG_N, N, OUTPUT_LIMBS};
+pub use keys::SecretKey;
+pub use params::{Layout, ParamSet, Params, LIMBS, LOG_N, N};
 pub use ring::Ring;

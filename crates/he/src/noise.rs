@@ -1,27 +1,18 @@
-//! Worst-case noise, which is also the proof that decryption is correct and the computation is
-//! hidden.
+//! Noise, and how seldom it makes shares wrong.
 //!
 //! Write a ciphertext's phase as `c_0 + c_1·s = (q/t)·m + e`. Per coefficient, always (not just
 //! with high probability):
 //! 1. fresh: `|e| ≤ 21 + 1/2` (error, rounding of `q·m/t`);
 //! 2. a combination of `K` ciphertexts with multipliers of `F` coefficients centred in `±p/2`:
 //!    `|e| ≤ K·F·(p/2)·22` (wrapping modulo `t` multiplies `q`, so it adds nothing);
-//! 3. the encryption of zero under the public key: `|u·e_pk + e_1 + e_2·s| ≤ 21·(2N + 1)`, the
-//!    mask's rounding: 1/2; both far below one product;
-//! 4. flooding, uniform in `[−2^128, 2^128)`; it must exceed 2. and 3. by 40 bits;
-//! 5. the modulus switch divides by the dropped primes (more than `2^111`) and adds at most
-//!    `(N + 1)/2·(1 + 2^−20)`;
-//! 6. the low bits that do not travel (`shorten`) add at most `2^17` through `c_0` and `N·2^3`
-//!    through `c_1·s`;
-//! 7. decryption is right while `|e| < q'/(2t)·(1 − 2^−29)`, `q'` the product of the remaining
-//!    primes.
+//! 3. the encryption of zero under the public key: `|v·e_pk + e_2·s| ≤ 21·2N`, far below one
+//!    product.
 //!
-//! Results as shares ([`crate::shares`]) are not flooded and keep all of `q`. Write `δ` for the
-//! noise times `p/q`, in units of the last place of the result. The owner's and the evaluator's
-//! roundings to nearest add up to `m + round(δ − x) + round(x)` with `x` the fraction of
-//! `c_0·p/q`; that is `m` unless a boundary lies between, which for a uniform `x` (`b·v` is part of
-//! `c_0`) has probability `E|δ| ≤ σ(δ)` if `|δ| ≤ 1`. `δ` is a sum of independent terms for any
-//! multipliers and any secret:
+//! Results as shares ([`crate::shares`]) keep all of `q`. Write `δ` for the noise times `p/q`, in
+//! units of the last place of the result. The owner's and the evaluator's roundings to nearest add
+//! up to `m + round(δ − x) + round(x)` with `x` the fraction of `c_0·p/q`; that is `m` unless a
+//! boundary lies between, which for a uniform `x` (`b·v` is part of `c_0`) has probability `E|δ| ≤
+//! σ(δ)` if `|δ| ≤ 1`. `δ` is a sum of independent terms for any multipliers and any secret:
 //! 1. `products` fresh errors and roundings of `q·m/t` (variance `21/2 + 1/12`) times multipliers
 //!    up to `p/2`;
 //! 2. `e_pk·v + e_2·s`: at most `2N` errors;
@@ -32,17 +23,13 @@
 use cryptogen_ring::P;
 
 use crate::error::HeError;
-use crate::params::{Params, N, OUTPUT_LIMBS};
+use crate::params::{Params, N};
 use crate::shares::BITS;
-use crate::shorten::DROPPED;
 
 /// Parameter η of the centred binomial error: the largest error.
 pub const ERROR_BOUND: u64 = 21;
-/// Flooding noise is uniform in `[−2^FLOOD_BITS, 2^FLOOD_BITS)`.
-pub const FLOOD_BITS: u32 = 128;
-/// Least distance between flooding and computation noise: the statistical distance is at most
-/// `2^−41` per coefficient in the worst case, and less by the square of the bound's slack in fact.
-pub const FLOOD_MARGIN: u32 = 40;
+/// log2 of the largest noise of a sum that is allowed, in the worst case.
+const NOISE_BITS: u32 = 88;
 
 /// log2 of a bound of the noise of `products = K·F` products (steps 1–3), rounded up.
 pub fn combine_noise_bound(products: u64) -> u32 {
@@ -52,13 +39,13 @@ pub fn combine_noise_bound(products: u64) -> u32 {
     half_p + (u128::BITS - multiples.leading_zeros())
 }
 
-/// The largest `K·F` that flooding hides with [`FLOOD_MARGIN`].
+/// The largest `K·F` of a sum: its noise stays below `2^88`.
 pub fn max_products() -> u64 {
-    let bits = FLOOD_BITS - FLOOD_MARGIN - P.ilog2();
+    let bits = NOISE_BITS - P.ilog2();
     ((1u64 << bits) - 2) / (ERROR_BOUND + 1)
 }
 
-/// Refuses sums that flooding would not hide.
+/// Refuses sums of more.
 pub fn check_products(products: u64) -> Result<(), HeError> {
     if products > max_products() {
         return Err(HeError::TooManyProducts { expected: max_products(), actual: products });
@@ -78,21 +65,6 @@ pub fn share_failure(params: &Params, products: u64) -> f64 {
     N as f64 * (deviation + (-62f64).exp2())
 }
 
-/// A bound of the noise of a received ciphertext, after the modulus switch and without the low bits
-/// (steps 5 and 6).
-pub fn output_noise_bound() -> u128 {
-    // Twice the flooding bound covers flooding plus computation; 2^111 is less than the product of
-    // the dropped primes.
-    let dropped = (1 << (DROPPED[0] - 1)) + ((N as u128) << (DROPPED[1] - 1));
-    (1u128 << (FLOOD_BITS + 1 - 111)) + N as u128 / 2 + 2 + dropped
-}
-
-/// Noise below which a received ciphertext decrypts correctly (step 7), rounded down.
-pub fn decryption_bound(params: &Params) -> u128 {
-    let q_out: u128 = params.primes()[..OUTPUT_LIMBS].iter().map(|&q| q as u128).product();
-    (q_out >> 65) - 2 // t < 2^64, and 2^−29·q'/(2t) < 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,13 +80,9 @@ mod tests {
     }
 
     #[test]
-    fn every_allowed_computation_decrypts_and_is_hidden() {
-        let params = Params::get(ParamSet::N8192Q196);
-        let dropped: f64 = params.primes()[OUTPUT_LIMBS..].iter().map(|&q| (q as f64).log2()).sum();
-        assert!(dropped > 111.0);
-        assert!(output_noise_bound() < decryption_bound(params));
-        assert_eq!(combine_noise_bound(max_products()) + FLOOD_MARGIN, FLOOD_BITS);
-        assert_eq!(combine_noise_bound(max_products() + 1) + FLOOD_MARGIN, FLOOD_BITS + 1);
+    fn sums_are_as_large_as_their_noise_allows() {
+        assert_eq!(combine_noise_bound(max_products()), NOISE_BITS);
+        assert_eq!(combine_noise_bound(max_products() + 1), NOISE_BITS + 1);
         assert!(max_products() >= 8192 * 128);
         assert!(check_products(max_products() + 1).is_err());
         // Step 3 is below one unit of p/2.

@@ -118,7 +118,7 @@ impl SecretKey {
         challenge: &[u8],
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<(Answer, [u8; BYTES]), HeError> {
-        Answer::new(self.params().ring(), self.negated_all(), challenge, rng)
+        Answer::new(self.params().ring(), self.negated(), challenge, rng)
     }
 }
 
@@ -130,7 +130,7 @@ impl linear::SecretKey {
         challenge: &[u8],
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<(Answer, [u8; BYTES]), HeError> {
-        Answer::new(linear::Params::get().ring(), self.negated_all(), challenge, rng)
+        Answer::new(linear::Params::get().ring(), self.negated(), challenge, rng)
     }
 }
 

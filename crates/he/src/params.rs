@@ -2,8 +2,7 @@
 
 use std::sync::OnceLock;
 
-use cryptogen_ring::modulus::Factor;
-use cryptogen_ring::{FpNtt, Modulus, Ntt, P};
+use cryptogen_ring::{FpNtt, Modulus, Ntt};
 
 use crate::error::HeError;
 use crate::ring::Ring;
@@ -15,10 +14,6 @@ pub const LOG_N: u32 = 13;
 pub const N: usize = 1 << LOG_N;
 /// Primes of the ciphertext modulus.
 pub const LIMBS: usize = 7;
-/// Primes that are left in a ciphertext on its way back.
-pub const OUTPUT_LIMBS: usize = 3;
-/// Fixed-point bits of the scaling in decryption.
-pub(crate) const SCALE_BITS: u32 = 60;
 
 /// The named parameter sets. Evidence for each is in `crates/he/params/`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,12 +37,6 @@ pub struct Params {
     set: ParamSet,
     ring: Ring,
     pub(crate) fp: FpNtt,
-    /// `q_l^{−1} mod q_i` at `[l][i]` for `i < l`.
-    pub(crate) drop: Vec<Vec<Factor>>,
-    /// `(q'/q_i)^{−1} mod q_i`, `q'` the product of the output limbs.
-    pub(crate) gadget: [Factor; OUTPUT_LIMBS],
-    /// `floor(2^60·t / q_i)`.
-    pub(crate) scale: [u128; OUTPUT_LIMBS],
 }
 
 impl Params {
@@ -67,7 +56,7 @@ impl Params {
         self.set
     }
 
-    /// The primes of `q`; the first [`OUTPUT_LIMBS`] survive the modulus switch.
+    /// The primes of `q`.
     pub fn primes(&self) -> [u32; LIMBS] {
         core::array::from_fn(|i| self.modulus(i).value())
     }
@@ -91,14 +80,6 @@ impl Params {
     }
 
     fn new(set: ParamSet, primes: &[u32; LIMBS]) -> Params {
-        let moduli = primes.map(Modulus::new);
-        // Inverse modulo the i-th prime of a number given as an integer.
-        let inverse = |i: usize, x: u64| moduli[i].inv((x % primes[i] as u64) as u32);
-        let factor = |i: usize, x: u32| moduli[i].factor(x);
-        let gadget = core::array::from_fn(|i| {
-            let others = (0..OUTPUT_LIMBS).filter(|&j| j != i);
-            factor(i, others.fold(1, |product, j| moduli[i].mul(product, inverse(i, primes[j] as u64))))
-        });
         Params {
             set,
             ring: Ring::new(
@@ -108,11 +89,6 @@ impl Params {
                 Conversion::new(primes, shares::BITS, shares::PRODUCT_LIMBS),
             ),
             fp: FpNtt::new(LOG_N),
-            drop: (0..LIMBS)
-                .map(|l| (0..l).map(|i| factor(i, inverse(i, primes[l] as u64))).collect())
-                .collect(),
-            gadget,
-            scale: core::array::from_fn(|i| ((P as u128) << SCALE_BITS) / primes[i] as u128),
         }
     }
 }

@@ -7,7 +7,6 @@ use rand_core::{CryptoRng, RngCore};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::noise::ERROR_BOUND;
-use crate::params::N;
 
 /// Offset of [`error`].
 pub(crate) const ERROR_OFFSET: u32 = ERROR_BOUND as u32;
@@ -66,16 +65,6 @@ pub(crate) fn ternary(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizi
     out
 }
 
-/// `N` uniform 129-bit numbers as 32-bit digits `[5][N]`; the offset is `2^128`.
-pub(crate) fn flood(rng: &mut (impl RngCore + CryptoRng)) -> [Zeroizing<Vec<u32>>; 5] {
-    core::array::from_fn(|digit| {
-        let mut bytes = Zeroizing::new(vec![0; 4 * N]);
-        rng.fill_bytes(&mut bytes);
-        let mask = if digit == 4 { 1 } else { u32::MAX };
-        Zeroizing::new(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b) & mask).collect())
-    })
-}
-
 fn random_words(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing<Vec<u64>> {
     let mut bytes = Zeroizing::new(vec![0; 8 * n]);
     rng.fill_bytes(&mut bytes);
@@ -86,6 +75,7 @@ fn random_words(rng: &mut (impl RngCore + CryptoRng), n: usize) -> Zeroizing<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::N;
     use rand::{rngs::StdRng, SeedableRng};
 
     #[test]
@@ -104,8 +94,5 @@ mod tests {
         assert!(
             mean(&centred(&e, ERROR_OFFSET)).abs() < 0.2 && mean(&centred(&s, TERNARY_OFFSET)).abs() < 0.05
         );
-        let f = flood(&mut rng);
-        let top = f[4].iter().sum::<u32>() as f64 / N as f64;
-        assert!((top - 0.5).abs() < 0.05 && f[4].iter().all(|&x| x < 2));
     }
 }

@@ -124,7 +124,7 @@ impl PublicKey {
 impl SecretKey {
     /// The public key for results as shares.
     pub fn public_key(&self, nonces: &Nonces, rng: &mut (impl RngCore + CryptoRng)) -> PublicKey {
-        PublicKey::generate(self.params().ring(), self.negated_all(), nonces, rng)
+        PublicKey::generate(self.params().ring(), self.negated(), nonces, rng)
     }
 
     /// The key owner's share `[F][C]` of one result, from its [`RESULT_BYTES`] bytes; any bytes are
@@ -132,13 +132,9 @@ impl SecretKey {
     pub fn share(&self, result: &[u8], layout: Layout) -> Result<Vec<Fp>, HeError> {
         let params = self.params();
         let mut share = vec![Fp::ZERO; N];
-        owner_share(
-            params.ring(),
-            self.negated_all(),
-            result,
-            &mut ClientWork::new(params.ring()),
-            |i, y| share[i] = y,
-        )?;
+        owner_share(params.ring(), self.negated(), result, &mut ClientWork::new(params.ring()), |i, y| {
+            share[i] = y
+        })?;
         params.fp.forward(&mut share, layout.log_f());
         Ok(share)
     }
@@ -399,6 +395,7 @@ mod tests {
     use super::*;
     use crate::encode::Scaled;
     use crate::params::{ParamSet, Params, LOG_N};
+    use crate::tests::excess;
     use crate::{Ciphertext, Combiner};
 
     struct Setup {
@@ -515,15 +512,6 @@ mod tests {
         let deviation = (weight / 12.0).sqrt() * (64.0 - SHORT as f64).exp2();
         let expected = (2.0 / core::f64::consts::PI).sqrt() * deviation * (rounds * N) as f64;
         assert!((wrong as f64 / expected - 1.0).abs() < 0.4, "{wrong} wrong, {expected} expected");
-    }
-
-    /// Pearson's statistic of bytes against uniform, as standard deviations of its distribution.
-    fn excess(bytes: impl Iterator<Item = u8>) -> f64 {
-        let mut counts = [0f64; 256];
-        bytes.for_each(|b| counts[b as usize] += 1.0);
-        let mean = counts.iter().sum::<f64>() / 256.0;
-        let chi2: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
-        (chi2 - 255.0) / (2.0 * 255f64).sqrt()
     }
 
     /// The owner's view does not depend on the multipliers: not on none at all, and not across two

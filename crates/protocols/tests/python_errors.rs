@@ -259,11 +259,6 @@ fn he() -> Vec<Row> {
             "lattice encryption: ciphertext: residue 3 is not below the modulus 7",
         ),
         (
-            E::Coefficient { what, index: 3 },
-            "ProtocolViolation",
-            "lattice encryption: ciphertext: coefficient 3 is above the modulus",
-        ),
-        (
             E::Length { what, expected: 4, actual: 3 },
             "InternalError",
             "lattice encryption: ciphertext: expected length 4, got 3",

@@ -35,7 +35,7 @@ impl SecretKey {
     }
 
     /// `−s`, `[LIMBS][N]`.
-    pub(crate) fn negated_all(&self) -> &[u32] {
+    pub(crate) fn negated(&self) -> &[u32] {
         &self.negated
     }
 

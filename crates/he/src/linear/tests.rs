@@ -5,6 +5,7 @@ use cryptogen_ring::{Fp, Prg, Seed, P};
 use super::*;
 use crate::error::HeError;
 use crate::shares::{Nonces, PublicKey};
+use crate::tests::excess;
 
 const NONCES: Nonces = Nonces { client: [1; 32], server: [2; 32] };
 
@@ -126,15 +127,6 @@ fn errors_deviate_as_computed() {
     assert!(large.iter().all(|e| e.unsigned_abs() <= p.error_bound()));
     let mean = large.iter().sum::<i64>() as f64 / large.len() as f64;
     assert!(mean.abs() < 6.0 * rms(&large) / (large.len() as f64).sqrt() + 1.0, "{mean}");
-}
-
-/// Pearson's statistic of bytes against uniform, as standard deviations of its distribution.
-fn excess(bytes: impl Iterator<Item = u8>) -> f64 {
-    let mut counts = [0f64; 256];
-    bytes.for_each(|b| counts[b as usize] += 1.0);
-    let mean = counts.iter().sum::<f64>() / 256.0;
-    let chi2: f64 = counts.iter().map(|c| (c - mean).powi(2) / mean).sum();
-    (chi2 - 255.0) / (2.0 * 255f64).sqrt()
 }
 
 /// What the key owner gets does not depend on the weights, not even on none at all, nor repeat.

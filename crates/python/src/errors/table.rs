@@ -108,7 +108,7 @@ pub fn store(e: &StoreError) -> &'static str {
 fn he(e: &HeError) -> &'static str {
     use HeError as E;
     match e {
-        E::Residue { .. } | E::Coefficient { .. } | E::Opening { .. } => "ProtocolViolation",
+        E::Residue { .. } | E::Opening { .. } => "ProtocolViolation",
         E::Length { .. }
         | E::SecretKey { .. }
         | E::Layout { .. }
