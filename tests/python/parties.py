@@ -65,6 +65,24 @@ def both(client: Callable[[], T], server: Callable[[], Any]) -> T:
     return result
 
 
+def accepted(listener: Any) -> Any:
+    """The server's end of the next connection, agreed on what is served."""
+    connection = None
+    while connection is None:
+        connection = listener.accept(1.0)
+    connection.welcome(None)
+    connection.agree("model", "plan", "tables")
+    return connection
+
+
+def called(core: Any, address: str, fingerprint: str) -> Any:
+    """The client's end, likewise."""
+    connection = core.ClientConnection.connect(address, fingerprint, None)
+    connection.hello("client", None)
+    connection.agree("model", "plan", "tables")
+    return connection
+
+
 def open_parties(folder: Path, path: Path, protocol: str = PREPROCESSED) -> Parties:
     """A client and a server of the tiny model at `path`."""
     checkpoint = cryptogen.load(path)
@@ -76,18 +94,12 @@ def open_parties(folder: Path, path: Path, protocol: str = PREPROCESSED) -> Part
     served: list[Any] = []
 
     def serve() -> None:
-        connection = None
-        while connection is None:
-            connection = listener.accept(1.0)
-        connection.welcome(None)
-        connection.agree("model", "plan", "tables")
+        connection = accepted(listener)
         store = str(folder / "server")
         served.append(connection.open(checked, store, "client", "model", "plan", False, protocol))
 
     def call() -> Any:
-        connection = _core.ClientConnection.connect(listener.address, identity.fingerprint, None)
-        connection.hello("client", None)
-        connection.agree("model", "plan", "tables")
+        connection = called(_core, listener.address, identity.fingerprint)
         return connection.open(checked, str(folder / "client"), "server", "model", "plan", False, protocol)
 
     client = both(call, serve)

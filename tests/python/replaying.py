@@ -28,6 +28,7 @@ from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.weights import Checkpoint
 from cryptogen.weights.canonical import canonicalise
+from parties import accepted, called
 
 ROWS = 8
 Passes = list[tuple[list[int], Want]]
@@ -186,11 +187,7 @@ def _private_run(
     model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)
 
     def serve() -> None:
-        connection = None
-        while connection is None:
-            connection = listener.accept(1.0)
-        connection.welcome(None)
-        connection.agree("model", "plan", "tables")
+        connection = accepted(listener)
         endpoint = connection.open(agreed.plan, str(folder / "server"), "client", "model", "plan", False, protocol)
         agreed.material(endpoint, model)
         backend = ServerBackend(endpoint, model)
@@ -201,9 +198,7 @@ def _private_run(
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    connection = core.ClientConnection.connect(listener.address, identity.fingerprint, None)
-    connection.hello("client", None)
-    connection.agree("model", "plan", "tables")
+    connection = called(core, listener.address, identity.fingerprint)
     endpoint = connection.open(agreed.plan, str(folder / "client"), "server", "model", "plan", False, protocol)
     agreed.material(endpoint)
     backend, private = ClientBackend(endpoint, plan), []

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cryptogen_mpc::{Home, SessionError};
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
-use cryptogen_protocols::model::Site;
+use cryptogen_protocols::model::{ServerModel as Weights, Site};
 use cryptogen_protocols::share::Tensor;
 use cryptogen_protocols::{ProtocolError, Result};
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
@@ -134,6 +134,17 @@ macro_rules! endpoint {
                 py.detach(|| f(&mut *self.endpoint()?))
             }
 
+            /// Makes material; the server brings its weights.
+            fn make(
+                &self,
+                py: Python<'_>,
+                want: Stock,
+                weights: Option<&Weights>,
+                progress: Option<Py<PyAny>>,
+            ) -> PyResult<()> {
+                Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, weights, p))
+            }
+
             fn tensor(
                 &self,
                 py: Python<'_>,
@@ -249,8 +260,7 @@ impl ServerEndpoint {
         exponentials: u64,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let want = Stock { rows, logits, exponentials };
-        Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, Some(&model.inner), p))
+        self.make(py, Stock { rows, logits, exponentials }, Some(model.inner.as_ref()), progress)
     }
     fn embed(
         &self,
@@ -296,8 +306,7 @@ impl ClientEndpoint {
         exponentials: u64,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let want = Stock { rows, logits, exponentials };
-        Reporter::run(py, progress, |p| self.endpoint()?.prepare(want, None, p))
+        self.make(py, Stock { rows, logits, exponentials }, None, progress)
     }
     fn embed(&self, py: Python<'_>, tokens: Vec<usize>, sampled: usize) -> PyResult<ClientTensor> {
         self.tensor(py, |e| e.embed(&tokens, sampled))

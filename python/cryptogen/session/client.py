@@ -457,8 +457,7 @@ class Client:
 
         Returns:
             `counts`: operations by name, which only grow. `state`: what the server holds now,
-                ciphertexts in its cache
-            and bytes of keys.
+            ciphertexts in its cache and bytes of keys.
         """
         self.connect()
         return self._link.counters()

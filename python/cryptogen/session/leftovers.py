@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +51,8 @@ def leftovers(data_dir: str | Path | None = None) -> list[Leftover]:
     return [Leftover(path, what, _size(path)) for path, what in found]
 
 
-def _inside(folder: Path) -> Iterator[Path]:
-    return iter(sorted(folder.iterdir())) if folder.is_dir() else iter(())
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _format(store: Path) -> int | None:
