@@ -7,7 +7,7 @@ the same time.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Generic, NoReturn, TypeVar, final
+from typing import Generic, NoReturn, Protocol, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,16 @@ PARAMETERS: str  # names of the lattice parameter sets
 STORE_FORMAT: int  # version of a store's files
 
 _Progress = Callable[[str, int, int], None]  # (phase, done, total); an exception stops the work
+
+class _Need(Protocol):  # records of each pool: `session.material.Need`, `messages.Prepare`
+    @property
+    def linears(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def logits(self) -> int: ...
+    @property
+    def exponentials(self) -> int: ...
 
 @final
 class CheckedPlan:
@@ -127,7 +137,7 @@ class _Endpoint(Generic[_T]):
     def send_failure(self, kind: str, text: str) -> None: ...
     def set_idle_timeout(self, seconds: float) -> None: ...
     def stats(self) -> str: ...  # JSON per phase: bytes, messages, round trips
-    def stock(self) -> dict[str, int]: ...  # rows, logits, exponentials left in the store
+    def stock(self) -> dict[str, int]: ...  # linears, rows, logits, exponentials left in the store
     def extend(self, rows: int) -> None: ...  # give the next rows a position and their attention material
     def take_logits(self, n: int) -> None: ...
     def crop(self, rows: int) -> None: ...  # keep so many rows; what was prepared ahead is dropped with the others
@@ -151,9 +161,7 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
     def save_cache(self, path: str, model: str) -> None: ...  # `model`: names model and plan
     def load_cache(self, path: str, model: str) -> int: ...  # a new session; its rows
     def send_shape(self) -> None: ...  # after `load_cache`
-    def prepare(
-        self, model: ServerModel, rows: int, logits: int, exponentials: int, progress: _Progress | None = None
-    ) -> None: ...
+    def prepare(self, model: ServerModel, need: _Need, progress: _Progress | None = None) -> None: ...
     def embed(self, model: ServerModel, rows: int, sampled: int) -> ServerTensor: ...
     def linear(self, model: ServerModel, x: ServerTensor, site: str) -> ServerTensor: ...
     def logits(self, model: ServerModel, x: ServerTensor) -> None: ...
@@ -161,7 +169,7 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
 @final
 class ClientEndpoint(_Endpoint[ClientTensor]):
     def resume_cache(self) -> int: ...  # counterpart of `send_shape`: a new session; its rows
-    def prepare(self, rows: int, logits: int, exponentials: int, progress: _Progress | None = None) -> None: ...
+    def prepare(self, need: _Need, progress: _Progress | None = None) -> None: ...
     def embed(self, tokens: list[int], sampled: int) -> ClientTensor: ...
     def linear(self, x: ClientTensor, site: str) -> ClientTensor: ...
     # [rows, vocab], scale 2^coarse_logit_bits; range events of each row

@@ -15,6 +15,7 @@ from cryptogen.bench.shapes import quick_plan
 from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import quantise
 from cryptogen.protocols import PREPROCESSED
+from cryptogen.session import Need
 from cryptogen.weights.canonical import Canonical, canonicalise
 
 _core = pytest.importorskip("cryptogen._core", reason="the Rust core is not built (make build)")
@@ -39,7 +40,7 @@ class Parties:
         tables_needed = self.checked.exponentials_needed(0, rows)
 
         def make(endpoint: Any, *model: Any) -> None:
-            endpoint.prepare(*model, rows + 5, sampled + 2, tables_needed + 1, None)
+            endpoint.prepare(*model, Need(rows + 5, sampled + 2, tables_needed + 1, linears=rows + 5), None)
             endpoint.extend(rows)
             endpoint.take_logits(sampled)
 

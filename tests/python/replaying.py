@@ -26,6 +26,7 @@ from cryptogen.models.decoder import Want, forward, sampled_of
 from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import PREPROCESSED
+from cryptogen.session import Need
 from cryptogen.weights import Checkpoint
 from cryptogen.weights.canonical import canonicalise
 from parties import accepted, called
@@ -227,7 +228,7 @@ class _Agreed:
         rows = sum(len(tokens) for tokens, _ in self.passes)
         sampled = sum(sampled_of(len(tokens), want) for tokens, want in self.passes)
         tables = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
-        endpoint.prepare(*model, rows + 5, sampled + 2, tables, None)
+        endpoint.prepare(*model, Need(rows + 5, sampled + 2, tables, linears=rows + 5), None)
         first = min(5, rows - 1)
         endpoint.extend(first)
         endpoint.extend(rows - first)  # blocks need not be passes

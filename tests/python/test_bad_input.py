@@ -193,7 +193,7 @@ def test_requests_beyond_the_context(served: Served, tmp_path: Path) -> None:
     endpoint.send_control(messages.encode(messages.Extend(1)))  # nothing is prepared: short on both sides alike
     with pytest.raises(errors.MaterialShort):
         endpoint.extend(1)
-    endpoint.send_control(messages.encode(messages.Prepare(1 << 14, 0, 1 << 26)))
+    endpoint.send_control(messages.encode(messages.Prepare(1 << 14, 1 << 14, 0, 1 << 26)))
     endpoint.send_control(json.dumps({"op": "bye"}))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cryptogen.bench.decode import PARTS
 from cryptogen.bench.table import row
 from cryptogen.cli.parties import _lines
 from cryptogen.processes import ServerProcess
@@ -145,7 +146,7 @@ def test_bench_decode_with_a_draft() -> None:
     assert 0 < figures["acceptance_rate"] <= 1
     assert 1 < figures["tokens_per_pass"] <= 5
     assert figures["round_trips_per_token"] < 8 * 3 + 3  # a pass yields several tokens
-    parts = [figures[f"offline_{part}_seconds_per_token"] for part in ("rows", "logits", "exponentials", "attention")]
+    parts = [figures[f"offline_{part}_seconds_per_token"] for part in PARTS]
     assert sum(parts) == pytest.approx(figures["offline_seconds_per_token"])
 
 

@@ -67,7 +67,7 @@ def calls(endpoint: Any, parties: Parties, tensor: Any) -> dict[str, Callable[[]
         "set_idle_timeout": lambda: endpoint.set_idle_timeout(1.0),
         "stats": endpoint.stats,
         "stock": endpoint.stock,
-        "prepare": lambda: endpoint.prepare(*model, 1, 1, 1, None),
+        "prepare": lambda: endpoint.prepare(*model, Need(1, 1, 1, linears=1), None),
         "extend": lambda: endpoint.extend(1),
         "take_logits": lambda: endpoint.take_logits(1),
         "crop": lambda: endpoint.crop(0),

@@ -331,7 +331,8 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
     ("path", "value"),
     [
         ("version", 1),
-        ("version", 3),
+        ("version", 2),
+        ("version", 4),
         ("f", 13),
         ("model/arch", "bert"),
         ("model/layers", 3),
@@ -528,7 +529,10 @@ def test_limits_bound_whatever_enters(make_model: Any, tmp_path: Path) -> None:
         largest[name] = np.maximum(largest.get(name, 0.0), np.abs(value.astype(np.float64)).max(axis=0))
 
     rows = np.concatenate([rng.normal(size=(64, config.d)), rng.standard_cauchy((64, config.d))]).astype(np.float32)
-    for site in (*(f"layers.{i}.up" for i in range(config.layers)), "head"):  # the worst row of each neuron too: all of its weights' direction, either sign
+    for site in (
+        *(f"layers.{i}.up" for i in range(config.layers)),
+        "head",
+    ):  # the worst row of each neuron too: all of its weights' direction, either sign
         layer, _, _ = site.rpartition(".")
         worst = np.concatenate([rows, 100 * model.weight[site], -100 * model.weight[site]])
         backend = FloatBackend(model, see)

@@ -49,6 +49,8 @@ fn layers(tokens: usize) {
         let mut inputs = Inputs::new(p);
         for start in (0..p.inputs()).step_by(PIECE) {
             let groups = start..(start + PIECE).min(p.inputs());
+            let columns = p.columns(&groups).expect("in range");
+            let x: Vec<_> = x.chunks(d_in).flat_map(|x| x[columns.clone()].iter().copied()).collect();
             let sent = timed(&mut seconds[0], || sk.encrypt(&p, groups, &x, &mut rng).expect("in range"));
             timed(&mut seconds[1], || inputs.add(&sent).expect("valid"));
         }

@@ -178,6 +178,7 @@ macro_rules! endpoint {
             fn stock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
                 let stock = self.read(|e| e.stock())?;
                 let d = PyDict::new(py);
+                d.set_item("linears", stock.linears)?;
                 d.set_item("rows", stock.rows)?;
                 d.set_item("logits", stock.logits)?;
                 d.set_item("exponentials", stock.exponentials)?;
@@ -245,22 +246,36 @@ macro_rules! endpoint {
         }
     };
 }
+/// Records of each pool, from anything that has these attributes.
+#[derive(FromPyObject)]
+struct Need {
+    linears: u64,
+    rows: u64,
+    logits: u64,
+    exponentials: u64,
+}
+
+impl From<Need> for Stock {
+    fn from(need: Need) -> Stock {
+        let Need { linears, rows, logits, exponentials } = need;
+        Stock { linears, rows, logits, exponentials }
+    }
+}
+
 endpoint!(ServerEndpoint, ServerTensor, Server);
 endpoint!(ClientEndpoint, ClientTensor, Client);
 
 #[pymethods]
 impl ServerEndpoint {
-    #[pyo3(signature = (model, rows, logits, exponentials, progress=None))]
+    #[pyo3(signature = (model, need, progress=None))]
     fn prepare(
         &self,
         py: Python<'_>,
         model: &ServerModel,
-        rows: u64,
-        logits: u64,
-        exponentials: u64,
+        need: Need,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        self.make(py, Stock { rows, logits, exponentials }, Some(model.inner.as_ref()), progress)
+        self.make(py, need.into(), Some(model.inner.as_ref()), progress)
     }
     fn embed(
         &self,
@@ -297,16 +312,9 @@ impl ServerEndpoint {
 
 #[pymethods]
 impl ClientEndpoint {
-    #[pyo3(signature = (rows, logits, exponentials, progress=None))]
-    fn prepare(
-        &self,
-        py: Python<'_>,
-        rows: u64,
-        logits: u64,
-        exponentials: u64,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<()> {
-        self.make(py, Stock { rows, logits, exponentials }, None, progress)
+    #[pyo3(signature = (need, progress=None))]
+    fn prepare(&self, py: Python<'_>, need: Need, progress: Option<Py<PyAny>>) -> PyResult<()> {
+        self.make(py, need.into(), None, progress)
     }
     fn embed(&self, py: Python<'_>, tokens: Vec<usize>, sampled: usize) -> PyResult<ClientTensor> {
         self.tensor(py, |e| e.embed(&tokens, sampled))

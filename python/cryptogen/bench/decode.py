@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from cryptogen.session.link import Progress
 from cryptogen.session.material import POOLS
 
 from .measure import Note, tokens
-from .memory import own_peak_rss, peak_rss
+from .memory import cpu_seconds, own_peak_rss, peak_rss
 from .network import Network, emulate, network
 from .shapes import SHAPES, random_checkpoint, random_tokens, shape
 
@@ -35,6 +36,7 @@ PARTS = (*POOLS, "attention")  # of the offline phase: material of each kind, an
 LINEAR = (
     "setup_seconds", "setup_bytes", "offline_seconds_per_token", "online_seconds_per_token", "offline_bytes_per_token",
     "online_bytes_per_token", "round_trips_per_token", "offline_round_trips_per_token", "prefill_seconds",
+    "cpu_seconds_per_token_client", "cpu_seconds_per_token_server",
     *(f"offline_{part}_seconds_per_token" for part in PARTS),
 )  # fmt: skip
 
@@ -42,7 +44,7 @@ LINEAR = (
 @dataclass(frozen=True)
 class Task:
     """`shape`: a name of `SHAPES` or the path of a model. `batch_tokens`: None buys what the run
-    needs at once.
+    needs at once; `linear_tokens`: None buys as much for linear layers.
 
     The draft is the served model itself in the clear: nearly all is accepted, which is the best
     that a draft can do.
@@ -54,6 +56,7 @@ class Task:
     context: int
     tokens: int
     batch_tokens: int | None = None
+    linear_tokens: int | None = None
     blocks: int | None = None
     protocol: str = PREPROCESSED
     network: str | None = None  # lan, wan; None: the loopback as it is
@@ -120,7 +123,7 @@ def _run(task: Task, blocks: int | None, link: Network | None, progress: Progres
                 if task.protocol == RECOMPUTE:
                     figures = _again(client, task, server.pid)
                 else:
-                    figures = _measure(client, task, _draft(task, blocks))
+                    figures = _measure(client, task, _draft(task, blocks), server.pid)
             figures |= {"peak_rss_client": own_peak_rss(), "peak_rss_server": peak_rss(server.pid)}
             return figures if link is None else figures | {"network": link.name, "network_by": there.by}
 
@@ -132,18 +135,21 @@ def _draft(task: Task, blocks: int | None) -> Draft | None:
     return Draft(model, task.drafted)
 
 
-def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
+def _measure(client: Client, task: Task, draft: Draft | None, server: int) -> dict[str, Any]:
     rows = task.context + task.tokens
     if rows > client.config.context:
         raise InputError(f"{task.context} + {task.tokens} rows, the model's context has {client.config.context}")
+    cost = _Meter(client, server)
     setup, exponentials_needed = client.costs.setup, client.checked_plan.exponentials_needed
     batch = max(task.batch_tokens or 0, rows)
-    of_rows = _cost(client, lambda: client.buy(Need(batch, 0, 0)))
-    before = _cost(client, lambda: client.buy(Need(0, 1, exponentials_needed(0, task.context))))
+    linears = max(task.linear_tokens or 0, batch)
+    of_linears = cost(lambda: client.buy(Need(0, 0, 0, linears)))
+    of_rows = cost(lambda: client.buy(Need(batch, 0, 0)))
+    before = cost(lambda: client.buy(Need(0, 1, exponentials_needed(0, task.context))))
     logits_bought = max(task.batch_tokens or 0, task.tokens)
-    of_logits = _cost(client, lambda: client.buy(Need(0, logits_bought, 0)))
-    of_exponentials = _cost(client, lambda: client.buy(Need(0, 0, exponentials_needed(task.context, task.tokens))))
-    begun = client.costs
+    of_logits = cost(lambda: client.buy(Need(0, logits_bought, 0)))
+    of_exponentials = cost(lambda: client.buy(Need(0, 0, exponentials_needed(task.context, task.tokens))))
+    begun = cost.now()
     stream = client.generate(
         random_tokens(client.config, task.context),
         max_new_tokens=task.tokens + 1,
@@ -152,35 +158,35 @@ def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
         draft=draft,
     )
     next(stream)  # the prefill samples the first token
-    prefill = client.costs - begun
-    decoding = _cost(client, lambda: [None for _ in stream])
+    prefill = cost.now() - begun
+    decoding = cost(lambda: [None for _ in stream])
     n = task.tokens
-    parts = ((of_rows, batch), (of_logits, logits_bought), (of_exponentials, n), (decoding, n))
-    shares = [(cost.offline, per) for cost, per in parts]
+    parts = ((of_linears, linears), (of_rows, batch), (of_logits, logits_bought), (of_exponentials, n), (decoding, n))
     return (
         {
             "setup_seconds": setup.seconds,
             "setup_bytes": setup.bytes,
-            "offline_seconds_per_token": sum(cost.seconds / per for cost, per in shares),
-            "offline_bytes_per_token": sum(cost.bytes / per for cost, per in shares),
-            "offline_round_trips_per_token": sum(cost.round_trips / per for cost, per in shares),
-            "online_seconds_per_token": decoding.online.seconds / n,
-            "online_bytes_per_token": decoding.online.bytes / n,
-            "round_trips_per_token": decoding.online.round_trips / n,
+            "offline_seconds_per_token": sum(part.wall.offline.seconds / per for part, per in parts),
+            "offline_bytes_per_token": sum(part.wall.offline.bytes / per for part, per in parts),
+            "offline_round_trips_per_token": sum(part.wall.offline.round_trips / per for part, per in parts),
+            "online_seconds_per_token": decoding.wall.online.seconds / n,
+            "online_bytes_per_token": decoding.wall.online.bytes / n,
+            "round_trips_per_token": decoding.wall.online.round_trips / n,
+            "cpu_seconds_per_token_client": sum(part.cpu_client / per for part, per in parts),
+            "cpu_seconds_per_token_server": sum(part.cpu_server / per for part, per in parts),
             # its rows at their price in the batch, exponentials and attention, and the pass itself
-            "prefill_seconds": task.context * of_rows.offline.seconds / batch + _seconds(before) + _seconds(prefill),
+            "prefill_seconds": task.context * sum(part.seconds / per for part, per in parts[:2])
+            + before.seconds
+            + prefill.seconds,
             "batch_tokens": batch,
+            "linear_tokens": linears,
         }
         | _drafted(draft)
         | {
-            f"offline_{part}_seconds_per_token": cost.seconds / per
-            for part, (cost, per) in zip(PARTS, shares, strict=True)
+            f"offline_{name}_seconds_per_token": part.wall.offline.seconds / per
+            for name, (part, per) in zip(PARTS, parts, strict=True)
         }
     )
-
-
-def _seconds(cost: Costs) -> float:
-    return cost.offline.seconds + cost.online.seconds
 
 
 def _drafted(draft: Draft | None) -> dict[str, Any]:
@@ -207,10 +213,35 @@ def _again(client: Client, task: Task, server: int) -> dict[str, Any]:
     return figures | {"batch_tokens": task.context}
 
 
-def _cost(client: Client, work: Callable[[], object]) -> Costs:
-    before = client.costs
-    work()
-    return client.costs - before
+@dataclass(frozen=True)
+class _Cost:
+    """What the client says that a piece of work has cost, and processor seconds of both parties."""
+
+    wall: Costs
+    cpu_client: float
+    cpu_server: float
+
+    def __sub__(self, before: _Cost) -> _Cost:
+        return _Cost(self.wall - before.wall, self.cpu_client - before.cpu_client, self.cpu_server - before.cpu_server)
+
+    @property
+    def seconds(self) -> float:
+        return self.wall.offline.seconds + self.wall.online.seconds
+
+
+class _Meter:
+    """`server`: its process."""
+
+    def __init__(self, client: Client, server: int) -> None:
+        self._client, self._server = client, server
+
+    def now(self) -> _Cost:
+        return _Cost(self._client.costs, time.process_time(), cpu_seconds(self._server))
+
+    def __call__(self, work: Callable[[], object]) -> _Cost:
+        before = self.now()
+        work()
+        return self.now() - before
 
 
 def machine() -> str:

@@ -1,7 +1,8 @@
-"""How much memory a process has used at most, from /proc."""
+"""What a process has used: memory at most, processor time; from /proc."""
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def peak_rss(pid: int | str = "self") -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise CryptogenError(f"/proc/{pid}/status has no VmHWM")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and all its threads so far, user and system (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def reset_peak_rss(*others: int) -> None:

@@ -13,7 +13,7 @@ from cryptogen.errors import PlanUnfaithful
 from cryptogen.protocols import PROTOCOLS, check_protocol
 
 from .app import bench
-from .options import BatchTokens, Json, PlanFile, Protocol, existing, numbers, show
+from .options import BatchTokens, Json, LinearTokens, PlanFile, Protocol, existing, numbers, show
 
 
 @bench.command("decode")
@@ -22,6 +22,7 @@ def bench_decode(
     context: Annotated[int, typer.Option(min=1)] = 128,
     tokens: Annotated[int, typer.Option(min=1)] = 16,
     batch_tokens: BatchTokens = None,
+    linear_tokens: LinearTokens = None,
     blocks: Annotated[int, typer.Option(min=0, help="measure 1 and K blocks and scale up; 0: all blocks")] = 4,
     protocol: Protocol = "preprocessed",
     network: Annotated[
@@ -43,7 +44,9 @@ def bench_decode(
         existing(Path(shape), f"model, or one of the shapes {', '.join(SHAPES)}")
         blocks = 0
     bars = Bars()
-    task = Task(shape, context, tokens, batch_tokens, blocks or None, protocol, network, draft_tokens, runs)
+    task = Task(
+        shape, context, tokens, batch_tokens, linear_tokens, blocks or None, protocol, network, draft_tokens, runs
+    )
     result = decode(task, bars, _note)
     bars.close()
     show(result, as_json)

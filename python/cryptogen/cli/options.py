@@ -21,6 +21,9 @@ AccessTokenFile = Annotated[Path | None, typer.Option(help="file whose first lin
 DataDir = Annotated[Path | None, typer.Option(help="where keys and material are kept")]
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="numeric plan; default: beside the model, or shipped")]
 BatchTokens = Annotated[int | None, typer.Option(help="buy material for at least so many tokens when short")]
+LinearTokens = Annotated[
+    int | None, typer.Option(help="what linear layers need: buy it for at least so many tokens when short, best 1024")
+]
 Resync = Annotated[bool, typer.Option("--resync", help="after a crash: drop material that only one party still has")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 Costs = Annotated[bool, typer.Option("--costs", help="show seconds, bytes, round trips and material")]

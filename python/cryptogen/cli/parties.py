@@ -27,6 +27,7 @@ from .options import (
     DraftTokens,
     Fingerprint,
     Json,
+    LinearTokens,
     Model,
     OnRange,
     PlanFile,
@@ -77,6 +78,7 @@ def prepare(
     server: ServerAddress,
     tokens: Annotated[int, typer.Option(min=1, help="tokens to buy material for")] = 512,
     context: Annotated[int | None, typer.Option(min=1, help="rows of the sessions it is for [TOKENS]")] = None,
+    linear_tokens: LinearTokens = None,
     resync: Resync = False,
     fingerprint: Fingerprint = None,
     ca_file: CaFile = None,
@@ -86,7 +88,9 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Buy material ahead of time: it needs no prompt."""
-    with _client(server, fingerprint, ca_file, access_token_file, data_dir, None, resync, protocol) as client:
+    with _client(
+        server, fingerprint, ca_file, access_token_file, data_dir, None, linear_tokens, resync, protocol
+    ) as client:
         client.prepare(tokens, context)
         _report(client, as_json)
 
@@ -104,6 +108,7 @@ def generate(
     draft: DraftModel = None,
     draft_tokens: DraftTokens = 8,
     batch_tokens: BatchTokens = None,
+    linear_tokens: LinearTokens = None,
     costs: Costs = False,
     as_json: Json = False,
     resync: Resync = False,
@@ -122,7 +127,9 @@ def generate(
 
     proposing = draft_of(draft, draft_tokens)
     checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, proposing, on_range)
-    with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
+    with _client(
+        server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, linear_tokens, resync, protocol
+    ) as client:
         answer: list[Token] = []
         complete = False
         try:
@@ -162,6 +169,7 @@ def chat(
     draft: DraftModel = None,
     draft_tokens: DraftTokens = 8,
     batch_tokens: BatchTokens = None,
+    linear_tokens: LinearTokens = None,
     costs: Costs = False,
     resync: Resync = False,
     fingerprint: Fingerprint = None,
@@ -179,7 +187,9 @@ def chat(
     proposing = draft_of(draft, draft_tokens)
     checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, proposing, on_range)
     utf8(system or "", "system message")
-    with _client(server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, resync, protocol) as client:
+    with _client(
+        server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, linear_tokens, resync, protocol
+    ) as client:
         talk = Conversation(client, system)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
         for line in _lines():
@@ -235,6 +245,7 @@ def _client(
     access_token_file: Path | None,
     data_dir: Path | None,
     batch_tokens: int | None,
+    linear_tokens: int | None,
     resync: bool,
     protocol: str,
 ) -> Iterator[Client]:
@@ -245,7 +256,8 @@ def _client(
     try:
         with Client(
             server, fingerprint=fingerprint, ca_file=ca_file, access_token=access_token_in(access_token_file),
-            data_dir=data_dir, batch_tokens=batch_tokens, resync=resync, protocol=protocol, progress=bars,
+            data_dir=data_dir, batch_tokens=batch_tokens, linear_tokens=linear_tokens, resync=resync,
+            protocol=protocol, progress=bars,
         ) as client:  # fmt: skip
             yield client
     finally:

@@ -81,6 +81,10 @@ class Client:
             `$XDG_DATA_HOME/cryptogen`, else `~/.local/share/cryptogen`.
         batch_tokens: When material runs short, buy what so many tokens need, or what the call needs
             if that is more; 1 or more. None buys what the call needs.
+        linear_tokens: When what linear layers need runs short, buy that for so many tokens, or for
+            those whose material is made if these are more; 1 or more. It is the cheaper per token
+            the more are bought at once, up to 1024, and small on disk beside the rest. None buys no
+            more than needed.
         resync: After a crash, drop the material that only one party still has. With False (the
             default) parties whose stores differ do not connect: `MaterialMismatch`.
         protocol: `preprocessed` (the default), or one of the two that it is compared with,
@@ -90,7 +94,8 @@ class Client:
             the connection. None: nobody is told.
 
     Raises:
-        InputError: `batch_tokens` is below 1, or there is no such `protocol` (`UnknownProtocol`).
+        InputError: `batch_tokens` or `linear_tokens` is below 1, or there is no such `protocol`
+            (`UnknownProtocol`).
     """
 
     def __init__(
@@ -103,15 +108,17 @@ class Client:
         client_id: str | None = None,
         data_dir: str | Path | None = None,
         batch_tokens: int | None = None,
+        linear_tokens: int | None = None,
         resync: bool = False,
         protocol: str = PREPROCESSED,
         progress: Progress | None = None,
     ) -> None:
-        if batch_tokens is not None and batch_tokens < 1:
-            raise InputError(f"batch_tokens is {batch_tokens}, expected 1 or more")
+        for option, tokens in (("batch_tokens", batch_tokens), ("linear_tokens", linear_tokens)):
+            if tokens is not None and tokens < 1:
+                raise InputError(f"{option} is {tokens}, expected 1 or more")
         trust = Trust(fingerprint, str(ca_file) if ca_file else None, access_token)
         name = check_protocol(protocol)
-        self._link = Link(server, trust, data_dir, client_id, batch_tokens, resync, name, progress)
+        self._link = Link(server, trust, data_dir, client_id, batch_tokens, linear_tokens, resync, name, progress)
         self._run: Run = run_of(self._link)
         self._unreported = 0  # range events of rows of this session that no token has carried yet
         self._spoilt = False  # a row could not be sampled: nothing may follow it

@@ -60,8 +60,8 @@ class Costs:
         tokens: Tokens that `generate` has given.
         range_events: Range events of all rows computed, those of drafted tokens that were not
             accepted too.
-        spent: Records of material taken out of the store, by pool: `rows`, `logits`,
-            `exponentials`.
+        spent: Records of material taken out of the store, by pool: `linears`, `rows`,
+            `logits`, `exponentials`.
         left: Records left in the store, by pool.
     """
 

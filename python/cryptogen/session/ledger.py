@@ -50,6 +50,10 @@ class Ledger:
         """The whole setup of this connection, instead of the sum of its steps."""
         self._seconds["setup"] = seconds
 
+    def made_rows(self, n: int) -> None:
+        """Making their material has spent as many records of `linears`."""
+        self._spent["linears"] += n
+
     @contextmanager
     def spending(self) -> Iterator[None]:
         """What the store holds less afterwards has been spent; nothing if the connection does not

@@ -3,6 +3,7 @@ step."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,13 +53,14 @@ class Link:
         data_dir: str | Path | None,
         name: str | None,
         batch_tokens: int | None,
+        linear_tokens: int | None,
         resync: bool,
         protocol: str,
         progress: Progress | None,
     ) -> None:
         self.protocol, self.ledger, self.text = protocol, Ledger(), Text()
         self._connector = Connector(address, trust, data_dir, name, resync, protocol)
-        self._batch_tokens, self._progress = batch_tokens, progress
+        self._batch_tokens, self._linear_tokens, self._progress = batch_tokens, linear_tokens, progress
         self._endpoint: _core.ClientEndpoint | None = None
 
     # --- opening and closing
@@ -108,15 +110,21 @@ class Link:
         if self._batch_tokens is not None:
             context = min(self._batch_tokens, self.offer.config.context)
             batch = need_ahead(self.checked_plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
-            missing = Need(*(max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS))
+            missing = Need(
+                **{p: max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS}
+            )
         self.buy(missing)
 
     def buy(self, need: Need) -> None:
-        """Makes material and stores it, on both sides."""
+        """Makes material and stores it, on both sides: of `linears` also what the rows lack, or
+        `linear_tokens` if that is more."""
+        if (lacking := need.rows - self._open().stock()["linears"]) > need.linears:
+            need = dataclasses.replace(need, linears=max(lacking, self._linear_tokens or 0))
         for part in need.requests():
             endpoint = self._open()
-            with self._step("offline", messages.Prepare(part.rows, part.logits, part.exponentials)):
-                endpoint.prepare(part.rows, part.logits, part.exponentials, self._progress)
+            with self._step("offline", messages.Prepare(part.linears, part.rows, part.logits, part.exponentials)):
+                endpoint.prepare(part, self._progress)
+            self.ledger.made_rows(part.rows)
 
     def extend(self, rows: int) -> None:
         """Makes the next `rows` rows ready: positions and attention material."""

@@ -11,7 +11,7 @@ from .messages import LARGEST_BATCH, LARGEST_EXPONENTIALS
 if TYPE_CHECKING:
     from cryptogen._core import CheckedPlan
 
-POOLS = ("rows", "logits", "exponentials")  # of a store: the fields of `Need`
+POOLS = ("linears", "rows", "logits", "exponentials")  # of a store: the fields of `Need`
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,14 @@ class Need:
         rows: One per row.
         logits: One per sampled row.
         exponentials: In every layer and head one per pair of rows.
+        linears: What `Linear` makes for a row: one per row whose material is made. `Link.buy` adds
+            what rows lack.
     """
 
     rows: int
     logits: int
     exponentials: int
+    linears: int = 0
 
     def beyond(self, stock: Mapping[str, int]) -> Need:
         """What is missing.
@@ -34,7 +37,7 @@ class Need:
         Args:
             stock: How many records of each pool there are.
         """
-        return Need(*(max(getattr(self, name) - stock[name], 0) for name in POOLS))
+        return Need(**{name: max(getattr(self, name) - stock[name], 0) for name in POOLS})
 
     def requests(self) -> list[Need]:
         """The same in pieces that one message may ask for."""
@@ -44,9 +47,10 @@ class Need:
                 min(left.rows, LARGEST_BATCH),
                 min(left.logits, LARGEST_BATCH),
                 min(left.exponentials, LARGEST_EXPONENTIALS),
+                min(left.linears, LARGEST_BATCH),
             )
             pieces.append(piece)
-            left = Need(left.rows - piece.rows, left.logits - piece.logits, left.exponentials - piece.exponentials)
+            left = Need(**{name: getattr(left, name) - getattr(piece, name) for name in POOLS})
         return pieces
 
 
@@ -69,6 +73,6 @@ def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False
     full, rest = divmod(tokens, context)
     if again:
         parts = [need_again(plan, 1, context), need_again(plan, 1, rest)]
-        return Need(*(full * getattr(parts[0], p) + getattr(parts[1], p) for p in POOLS))
+        return Need(**{p: full * getattr(parts[0], p) + getattr(parts[1], p) for p in POOLS})
     exponentials = full * plan.exponentials_needed(0, context) + plan.exponentials_needed(0, rest)
     return Need(tokens, tokens, exponentials)

@@ -15,20 +15,22 @@ from typing import Any, ClassVar
 from cryptogen.errors import ProtocolViolation
 from cryptogen.models.config import LARGEST
 
-LARGEST_BATCH = 1 << 14  # rows or logits per request
+LARGEST_BATCH = 1 << 14  # linears, rows or logits per request
 LARGEST_EXPONENTIALS = 1 << 26  # exponentials per request
 LARGEST_BLOCK = 64  # rows given a position, or computed, at once
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Single-use material, not bound to a session."""
+    """Single-use material, not bound to a session: records of each pool. Rows spend `linears`."""
 
+    linears: int
     rows: int
     logits: int
     exponentials: int
     op: ClassVar[str] = "prepare"
     limits: ClassVar[dict[str, tuple[int, int]]] = {
+        "linears": (0, LARGEST_BATCH),
         "rows": (0, LARGEST_BATCH),
         "logits": (0, LARGEST_BATCH),
         "exponentials": (0, LARGEST_EXPONENTIALS),

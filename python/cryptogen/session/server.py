@@ -35,6 +35,7 @@ from cryptogen.weights import Checkpoint, load
 from cryptogen.weights.canonical import canonicalise
 
 from . import messages
+from .material import POOLS
 from .offer import make_offer, public_plan, send_offer
 from .plans import find_plan
 
@@ -236,13 +237,13 @@ class Server:
         self, endpoint: _core.ServerEndpoint, backend: ServerBackend, message: messages.Message, cache: Path | None
     ) -> None:
         match message:
-            case messages.Prepare(rows, logits, exponentials):
+            case messages.Prepare():
                 stock = endpoint.stock()
-                limits = {"rows": MOST_TOKENS, "logits": MOST_TOKENS, "exponentials": MOST_EXPONENTIALS}
-                for name, more in (("rows", rows), ("logits", logits), ("exponentials", exponentials)):
-                    if stock[name] + more > limits[name]:
-                        raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {limits[name]} are kept")
-                endpoint.prepare(self._weights, rows, logits, exponentials, None)
+                for name in POOLS:
+                    more, most = getattr(message, name), MOST_EXPONENTIALS if name == "exponentials" else MOST_TOKENS
+                    if stock[name] + more > most:
+                        raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {most} are kept")
+                endpoint.prepare(self._weights, message, None)
             case messages.Extend(rows):
                 if endpoint.length + endpoint.ready_rows + rows > self.config.context:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")

@@ -36,8 +36,10 @@ type Left = Vec<(Vec<Logits>, Vec<u64>)>;
 
 fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
     let rows = |s: &&[&[usize]]| s.iter().map(|p| p.len()).sum::<usize>();
+    let all = sessions.iter().map(rows).sum::<usize>() as u64;
     Stock {
-        rows: sessions.iter().map(rows).sum::<usize>() as u64,
+        linears: all,
+        rows: all,
         logits: sessions.iter().map(|s| s.len() as u64).sum(),
         exponentials: sessions.iter().map(|s| exponentials_needed(&tiny.plan, 0, rows(s))).sum(),
     }
@@ -75,7 +77,7 @@ fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions, tries: 
             e.prepare(want, None, &mut |_, _, _| true)?;
             let left =
                 run(&mut e, &handle, sessions, |e, tokens| client_pass_tried(e, layers, tokens, 1, tries))?;
-            assert_eq!(e.stock(), Stock { rows: 0, logits: 0, exponentials: 0 });
+            assert_eq!(e.stock(), Stock { linears: 0, rows: 0, logits: 0, exponentials: 0 });
             Ok(left)
         },
         |conn| -> Result<_> {

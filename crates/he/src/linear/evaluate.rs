@@ -24,17 +24,23 @@ const MIN_COLUMNS: usize = 16;
 const REPEATED_AT_ONCE: usize = 32;
 
 /// The encrypted inputs of one packing, 96 KB for each group. Every matrix row meets all of them,
-/// so all must have come before [`evaluate`]; results then go in pieces of any size.
+/// so all must have come before [`evaluate`]; results then go in pieces of any size. They need not
+/// all be in memory at once: [`Inputs::absorb`].
 pub struct Inputs {
     packing: Packing,
-    /// For each group `b` and `a`, `[LIMBS][N]` in the partial domain.
+    /// Groups that were absorbed.
+    absorbed: usize,
+    /// Of every output group the sums over these, `[limb][component][N]` in the partial domain;
+    /// nothing if there are none.
+    sums: Vec<Wiped<u32>>,
+    /// For each group in memory `b` and `a`, `[LIMBS][N]` in the partial domain.
     groups: Vec<[Vec<u32>; 2]>,
 }
 
 impl Inputs {
     /// No group yet.
     pub fn new(packing: Packing) -> Inputs {
-        Inputs { packing, groups: Vec::new() }
+        Inputs { packing, absorbed: 0, sums: Vec::new(), groups: Vec::new() }
     }
 
     /// The shapes.
@@ -44,13 +50,13 @@ impl Inputs {
 
     /// Groups that have come.
     pub fn received(&self) -> usize {
-        self.groups.len()
+        self.absorbed + self.groups.len()
     }
 
     /// Adds the next groups, [`INPUT_BYTES`] each. Errors: a length that is no multiple of it, more
     /// groups than the packing has, a residue that is not canonical (then nothing was added).
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), HeError> {
-        let missing = self.packing.inputs() - self.groups.len();
+        let missing = self.packing.inputs() - self.received();
         let whole = (bytes.len() / INPUT_BYTES).min(missing);
         check_length("encrypted inputs", whole * INPUT_BYTES, bytes.len())?;
         let ring = Params::get().ring();
@@ -63,6 +69,38 @@ impl Inputs {
         self.groups.extend(groups?);
         Ok(())
     }
+
+    /// Multiplies the groups in memory and forgets them: 192 KB for each output group stay,
+    /// whatever the number of inputs. `weights` as in [`evaluate`].
+    pub fn absorb(&mut self, weights: impl Fn(usize, &mut [i32]) + Sync) {
+        let outputs = self.packing.outputs();
+        let mut sums = std::mem::take(&mut self.sums);
+        sums.resize_with(outputs, || Wiped::zeros(2 * LIMBS * N));
+        let block = block(self, outputs);
+        sums.par_chunks_mut(block).enumerate().for_each_init(
+            || Work::new(self, block),
+            |work, (i, sums)| {
+                work.multiply(self, i * block, sums.len(), &weights);
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    work.add(m, sums);
+                }
+            },
+        );
+        (self.sums, self.absorbed) = (sums, self.received());
+        self.groups.clear();
+    }
+
+    /// The first input of the groups in memory.
+    fn first_input(&self) -> usize {
+        self.absorbed * self.packing.f_in()
+    }
+}
+
+/// Output groups at a time, of `outputs` that are shared out among threads.
+fn block(inputs: &Inputs, outputs: usize) -> usize {
+    let weights = (inputs.groups.len() << inputs.packing.levels()).max(1);
+    let share_out = outputs.div_ceil(rayon::current_num_threads());
+    (WEIGHTS_AT_ONCE / weights).clamp(1, RESULTS_AT_ONCE).min(share_out).max(1)
 }
 
 /// The results of the output groups `outputs`, [`OUTPUT_BYTES`] each, and the evaluator's shares
@@ -82,12 +120,10 @@ pub fn evaluate(
 ) -> Result<(Vec<u8>, Vec<Fp>), HeError> {
     let packing = &inputs.packing;
     let rows = packing.rows(&outputs)?.len();
-    check_length("encrypted inputs", packing.inputs(), inputs.groups.len())?;
+    check_length("encrypted inputs", packing.inputs(), inputs.received())?;
     key.check(Params::get().ring())?;
     let (seed, tokens, f_out) = (Seed::random(rng), packing.tokens(), packing.f_out());
-    let share_out = outputs.len().div_ceil(rayon::current_num_threads());
-    let most = WEIGHTS_AT_ONCE / (packing.inputs() << packing.levels());
-    let block = most.clamp(1, RESULTS_AT_ONCE).min(share_out).max(1);
+    let block = block(inputs, outputs.len());
     let mut results = vec![0; outputs.len() * OUTPUT_BYTES];
     let mut by_row = Wiped::new(vec![Fp::ZERO; outputs.len() * f_out * tokens]);
     let pieces =
@@ -99,6 +135,9 @@ pub fn evaluate(
             work.multiply(inputs, first, results.len() / OUTPUT_BYTES, &weights);
             let each = results.chunks_exact_mut(OUTPUT_BYTES).zip(by_row.chunks_exact_mut(f_out * tokens));
             for (m, (result, by_row)) in each.enumerate() {
+                if let Some(earlier) = inputs.sums.get(first + m) {
+                    work.add_earlier(m, earlier);
+                }
                 let Work { sums, hidden, .. } = &mut *work;
                 let sum = |limb: usize, component: usize| &sums[2 * limb + component][m * N..(m + 1) * N];
                 let mut prg = Prg::new(&seed.derive("linear", (first + m) as u64));
@@ -130,7 +169,7 @@ struct Work {
 impl Work {
     fn new(inputs: &Inputs, block: usize) -> Work {
         let packing = &inputs.packing;
-        let weights = (packing.inputs() << packing.levels()) * block;
+        let weights = (inputs.groups.len() << packing.levels()) * block;
         let repeated = match packing.padded() < MIN_COLUMNS {
             true => N,
             false => 0,
@@ -139,7 +178,7 @@ impl Work {
             row: Wiped::zeros(packing.d_in()),
             plain: Wiped::zeros(weights),
             multipliers: Wiped::zeros(weights),
-            repeated: Wiped::zeros(repeated * REPEATED_AT_ONCE.min(packing.inputs())),
+            repeated: Wiped::zeros(repeated * REPEATED_AT_ONCE.min(inputs.groups.len())),
             product: [Wiped::zeros(repeated), Wiped::zeros(repeated)],
             sums: (0..2 * LIMBS).map(|_| Wiped::zeros(block * N)).collect(),
             hidden: Hidden::new(Params::get().ring()),
@@ -155,13 +194,16 @@ impl Work {
         weights: &(impl Fn(usize, &mut [i32]) + Sync),
     ) {
         let (packing, ring) = (&inputs.packing, Params::get().ring());
-        let (groups, f, levels) = (packing.inputs(), 1 << packing.levels(), packing.levels());
+        let (groups, f, levels) = (inputs.groups.len(), 1 << packing.levels(), packing.levels());
         let batch = count * groups;
+        if groups == 0 {
+            return self.sums.iter_mut().for_each(|sums| sums[..count * N].fill(0));
+        }
         let matrix = packing.padded() >= MIN_COLUMNS;
         // Coefficient `c` of the multiplier of output group `m` and input group `k` lies at
         // `[c][m][k]` for the matrix kernel, at `[m][k][c]` otherwise.
         let strides = if matrix { (batch, groups, 1) } else { (1, groups * f, f) };
-        self.fill(packing, first, count, strides, weights);
+        self.fill(inputs, first, count, strides, weights);
         for limb in 0..LIMBS {
             let (q, ntt) = (ring.modulus(limb), ring.ntt(limb));
             let multipliers = &mut self.multipliers[..batch * f];
@@ -193,30 +235,52 @@ impl Work {
         }
     }
 
+    /// Adds the sums of output group `m` of the block to `sums`.
+    fn add(&self, m: usize, sums: &mut [u32]) {
+        for ((i, sums), new) in sums.chunks_exact_mut(N).enumerate().zip(&self.sums) {
+            add(Params::get().ring().modulus(i / 2), sums, &new[m * N..(m + 1) * N]);
+        }
+    }
+
+    /// Adds earlier sums to those of output group `m` of the block.
+    fn add_earlier(&mut self, m: usize, earlier: &[u32]) {
+        for ((i, earlier), sums) in earlier.chunks_exact(N).enumerate().zip(&mut self.sums) {
+            add(Params::get().ring().modulus(i / 2), &mut sums[m * N..(m + 1) * N], earlier);
+        }
+    }
+
     /// The block's weights at their coefficients; `strides` of coefficient, output and input group.
     fn fill(
         &mut self,
-        packing: &Packing,
+        inputs: &Inputs,
         first: usize,
         count: usize,
         (of_coefficient, of_output, of_input): (usize, usize, usize),
         weights: &(impl Fn(usize, &mut [i32]) + Sync),
     ) {
+        let packing = &inputs.packing;
         let (f_in, f_out) = (packing.f_in(), packing.f_out());
+        let start = inputs.first_input();
+        let columns = start..(start + inputs.groups.len() * f_in).min(packing.d_in());
         self.plain.fill(0);
         for m in 0..count {
             let rows = (first + m) * f_out..((first + m + 1) * f_out).min(packing.d_out());
             for (j, o) in rows.enumerate() {
                 weights(o, &mut self.row);
-                for i in 0..f_in.min(packing.d_in()) {
+                for i in 0..f_in.min(columns.len()) {
                     let start = (j * f_in + f_in - 1 - i) * of_coefficient + m * of_output;
                     let places = self.plain[start..].iter_mut().step_by(of_input);
-                    let weights = self.row[i..].iter().step_by(f_in);
+                    let weights = self.row[columns.clone()][i..].iter().step_by(f_in);
                     places.zip(weights).for_each(|(place, &w)| *place = w as u32);
                 }
             }
         }
     }
+}
+
+/// `x += y` modulo `q`.
+fn add(q: &Modulus, x: &mut [u32], y: &[u32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x = q.add(*x, *y));
 }
 
 /// Small integers modulo `q`.

@@ -7,7 +7,7 @@ use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
-use super::packing::{check_groups, transposed, Packing};
+use super::packing::{transposed, Packing};
 use super::{Params, INPUT_BYTES, LIMBS, N, OUTPUT_BYTES};
 use crate::codec::pack;
 use crate::encode::Scaled;
@@ -39,8 +39,9 @@ impl SecretKey {
         &self.negated
     }
 
-    /// Encrypts the input groups `groups` of `x` `[tokens][d_in]`, [`INPUT_BYTES`] each. Errors: a
-    /// length, a range that is not within the groups.
+    /// Encrypts the input groups `groups`, [`INPUT_BYTES`] each, from the inputs `x`
+    /// `[tokens][columns]` that they hold ([`Packing::columns`]). Errors: a length, a range that is
+    /// not within the groups.
     pub fn encrypt(
         &self,
         packing: &Packing,
@@ -48,14 +49,14 @@ impl SecretKey {
         x: &[Fp],
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<Vec<u8>, HeError> {
-        check_groups("input groups", &groups, packing.inputs())?;
-        check_length("inputs", packing.tokens() * packing.d_in(), x.len())?;
+        let columns = packing.columns(&groups)?;
+        check_length("inputs", packing.tokens() * columns.len(), x.len())?;
         let ring = Params::get().ring();
         let (seed, f_in, t) = (Seed::random(rng), packing.f_in(), packing.padded());
         let encrypt = |k: usize| {
             let mut message = Zeroizing::new(vec![Fp::ZERO; N]);
-            let features = k * f_in..((k + 1) * f_in).min(packing.d_in());
-            for (tau, x) in x.chunks_exact(packing.d_in()).enumerate() {
+            let features = k * f_in - columns.start..((k + 1) * f_in).min(columns.end) - columns.start;
+            for (tau, x) in x.chunks_exact(columns.len()).enumerate() {
                 x[features.clone()].iter().enumerate().for_each(|(i, &x)| message[i * t + tau] = x);
             }
             let scaled = Scaled::of(message, ring.q_mod_t);

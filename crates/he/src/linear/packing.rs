@@ -106,6 +106,13 @@ impl Packing {
         self.outputs() * OUTPUT_BYTES
     }
 
+    /// The columns of the matrix, which are inputs, that a range of input groups holds. Error: a
+    /// range that is not within the groups.
+    pub fn columns(&self, inputs: &Range<usize>) -> Result<Range<usize>, HeError> {
+        check_groups("input groups", inputs, self.inputs())?;
+        Ok(inputs.start * self.f_in()..(inputs.end * self.f_in()).min(self.d_in))
+    }
+
     /// The rows of the matrix that a range of output groups holds. Error: a range that is not
     /// within the groups.
     pub fn rows(&self, outputs: &Range<usize>) -> Result<Range<usize>, HeError> {

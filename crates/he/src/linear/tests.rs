@@ -40,15 +40,22 @@ fn weights(rng: &mut Prg, n: usize) -> Vec<i16> {
 
 /// `ε` of every value `[tokens][d_out]`, with inputs and results sent in pieces.
 fn errors(s: &mut Setup, p: &Packing, x: &[Fp], w: &[i16]) -> Vec<i64> {
-    let mut inputs = Inputs::new(*p);
-    for start in (0..p.inputs()).step_by(5) {
-        let groups = start..(start + 5).min(p.inputs());
-        inputs.add(&s.sk.encrypt(p, groups, x, &mut s.rng).unwrap()).unwrap();
-    }
-    let mut errors = vec![i64::MAX; p.tokens() * p.d_out()];
     let row = |o: usize, row: &mut [i32]| {
         row.iter_mut().zip(&w[o * p.d_in()..]).for_each(|(row, w)| *row = i32::from(*w));
     };
+    let mut inputs = Inputs::new(*p);
+    for start in (0..p.inputs()).step_by(5) {
+        let groups = start..(start + 5).min(p.inputs());
+        let columns = p.columns(&groups).unwrap();
+        let x: Vec<Fp> = x.chunks(p.d_in()).flat_map(|x| x[columns.clone()].to_vec()).collect();
+        inputs.add(&s.sk.encrypt(p, groups, &x, &mut s.rng).unwrap()).unwrap();
+        // Some stay in memory until the end, some do not; of some shapes all, of some none.
+        if s.rng.fp_vec(1)[0].value() & 1 == 1 {
+            inputs.absorb(row);
+            assert_eq!(inputs.received(), (start + 5).min(p.inputs()));
+        }
+    }
+    let mut errors = vec![i64::MAX; p.tokens() * p.d_out()];
     let mut bytes = 0;
     for start in (0..p.outputs()).step_by(7) {
         let outputs = start..(start + 7).min(p.outputs());

@@ -26,8 +26,8 @@ use cryptogen_ring::{Prg, Seed};
 pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
-use crate::error::Result;
-use crate::material::{LatticeKeys, RowLayout};
+use crate::error::{ProtocolError, Result};
+use crate::material::{Deferred, LatticeKeys, Linears, RowLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
 use crate::offline::prepare::{exponential_record_bytes, logits_record_bytes, Preparer, Sink};
@@ -39,7 +39,10 @@ use crate::share::Tensor;
 
 /// The lattice parameters of `preprocessed`.
 pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
-/// Rows whose material is prepared at a time: the more, the fewer bytes of `Linear` a row costs.
+/// Rows whose records of `linears` are made at a time: the more, the fewer bytes each costs, and
+/// the more ciphertexts the server holds.
+const LINEARS_AT_ONCE: usize = 1024;
+/// Rows whose material is made at a time, and whose logits'.
 const ROWS_PREPARED_AT_ONCE: usize = 256;
 /// Exponential tables prepared at a time.
 const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
@@ -47,6 +50,8 @@ const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
 /// Records left in each pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stock {
+    /// what `Linear` makes for one row each, of which its material is made
+    pub linears: u64,
     /// material of one row each
     pub rows: u64,
     /// material for the logits of one row each
@@ -69,16 +74,18 @@ impl Protocol {
     /// The default: correlations made offline, one-time-padded vectors online.
     pub const PREPROCESSED: Protocol = Protocol { name: "preprocessed", prepared: true };
 
-    /// Rows' material without shares of `W·r'` is of no use to a protocol that needs them.
-    fn rows_pool(self) -> &'static str {
+    /// The pools of what `Linear` makes for rows, and of their material. Without shares of `W·r'`
+    /// these are of no use to a protocol that needs them.
+    fn row_pools(self) -> [&'static str; 2] {
         match self.prepared {
-            true => "rows",
-            false => "rows-online",
+            true => ["linears", "rows"],
+            false => ["linears-online", "rows-online"],
         }
     }
 }
 
 struct Pools {
+    linears: Pool,
     rows: Pool,
     logits: Pool,
     exponentials: Pool,
@@ -134,8 +141,10 @@ impl<P: Side> Endpoint<P> {
         let params = Params::get(PARAMETERS);
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let layout = Arc::new(RowLayout::new(&plan));
+        let [linears, rows] = protocol.row_pools();
         let pools = Pools {
-            rows: store.pool(protocol.rows_pool(), layout.record_bytes())?,
+            linears: store.pool(linears, layout.linears_bytes())?,
+            rows: store.pool(rows, layout.record_bytes())?,
             logits: store.pool("logits", logits_record_bytes(&plan))?,
             exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
         };
@@ -195,6 +204,7 @@ impl<P: Side> Endpoint<P> {
     /// Records left.
     pub fn stock(&self) -> Stock {
         Stock {
+            linears: self.pools.linears.available(),
             rows: self.pools.rows.available(),
             logits: self.pools.logits.available(),
             exponentials: self.pools.exponentials.available(),
@@ -207,11 +217,12 @@ impl<P: Side> Endpoint<P> {
         self.cache = EncryptedCache::default();
     }
 
-    /// Makes material and commits it on both sides. Runs in chunks, so an interruption loses only
-    /// the chunk in progress. The server brings its `weights`.
+    /// Makes material and commits it on both sides: `linears` first, of which `rows` spend one each.
+    /// Runs in chunks, so an interruption loses only the chunk in progress, and the records of
+    /// `linears` that it was made of. The server brings its `weights`.
     ///
     /// # Errors
-    /// Connection and store failures, interruption.
+    /// Connection and store failures, interruption; `Short` if rows lack `linears`.
     pub fn prepare(
         &mut self,
         want: Stock,
@@ -221,13 +232,24 @@ impl<P: Side> Endpoint<P> {
         self.conn.check_home()?;
         self.conn.set_phase(Phase::Offline);
         let mut done = 0;
+        for n in chunks(want.linears, LINEARS_AT_ONCE) {
+            let batch = self.pools.linears.begin_batch(n)?;
+            let mut part = part(progress, done, n, want.linears);
+            self.fill(batch, weights, |p, sink| p.linears(n, sink, &mut part))?;
+            done += n as u64;
+        }
+        let (needed, available) = (want.rows, self.pools.linears.available());
+        if available < needed {
+            return Err(ProtocolError::Short { what: "linears", needed, available });
+        }
+        let mut done = 0;
         for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
             let batch = self.pools.rows.begin_batch(n)?;
-            self.fill(batch, weights, |p, sink| {
-                p.rows(n, sink, &mut |what, step, steps| {
-                    progress(what, done * steps + step * n as u64, want.rows * steps)
-                })
-            })?;
+            let pieces = self.pools.linears.take_unread(n, &self.layout.linears_pieces().repeat(n))?;
+            let pieces = pieces.into_iter().map(Deferred::Stored).collect();
+            let linears = Linears::from_pieces(&self.layout, pieces)?;
+            let mut part = part(progress, done, n, want.rows);
+            self.fill(batch, weights, |p, sink| p.rows(linears, sink, &mut part))?;
             done += n as u64;
         }
         let mut done = 0;
@@ -294,6 +316,16 @@ impl Endpoint<Server> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, weights, rows, sampled)
     }
+}
+
+/// The progress of `n` of `all` records, of which `done` are there.
+fn part<'a>(
+    progress: &'a mut dyn FnMut(&str, u64, u64) -> bool,
+    done: u64,
+    n: usize,
+    all: u64,
+) -> impl FnMut(&str, u64, u64) -> bool + 'a {
+    move |what, step, steps| progress(what, done * steps + step * n as u64, all * steps)
 }
 
 fn chunks(total: u64, size: usize) -> impl Iterator<Item = usize> {

@@ -1,5 +1,7 @@
 //! Random masks of a row, derived from its material's seed by what each is for.
 
+use std::ops::Range;
+
 use cryptogen_ring::{Fp, Prg, Seed, Word};
 use rayon::prelude::*;
 
@@ -7,7 +9,8 @@ use rayon::prelude::*;
 /// only.
 #[derive(Clone, Copy, Debug)]
 pub enum MaskLabel {
-    /// Client: `r`, which hides the unit vector of its token, `[vocab]`.
+    /// Client: `r`, which hides the unit vector of its token, `[vocab]` (index: number of the
+    /// [`EMBED_COLUMNS`]).
     Embed,
     /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an
     /// activation.
@@ -55,6 +58,22 @@ pub(crate) const HI_MASKS: usize = 3;
 /// Those of scalar `i`.
 pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
     core::array::from_fn(|payload| words[HI_MASKS * i + payload])
+}
+
+/// Numbers of an embedding's mask that are expanded together: a mask is as long as the vocabulary,
+/// and those of many rows would fill the memory.
+pub(crate) const EMBED_COLUMNS: usize = 4096;
+
+/// Client: the mask of a row's unit vector.
+pub(crate) fn embed_mask(seed: &Seed, vocab: usize) -> Vec<Fp> {
+    let part =
+        |start| expand_mask(seed, MaskLabel::Embed, start / EMBED_COLUMNS, EMBED_COLUMNS.min(vocab - start));
+    (0..vocab).step_by(EMBED_COLUMNS).flat_map(part).collect()
+}
+
+/// The same of many rows, but only of up to [`EMBED_COLUMNS`] numbers from a multiple of it on.
+pub(crate) fn embed_masks(seeds: &[Seed], columns: Range<usize>) -> Vec<Fp> {
+    masks(seeds, MaskLabel::Embed, columns.start / EMBED_COLUMNS, columns.len())
 }
 
 /// Expands a mask of a row. `index`: site, norm or layer number, as documented on [`MaskLabel`].

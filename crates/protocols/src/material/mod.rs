@@ -6,6 +6,7 @@
 
 mod deferred;
 mod lattice;
+mod linears;
 mod masks;
 mod row_material;
 mod rows;
@@ -14,8 +15,11 @@ mod table_keys;
 pub use deferred::Deferred;
 pub use lattice::LatticeKeys;
 pub(crate) use lattice::{client_shares, hide, slots, Held};
+pub use linears::Linears;
+#[cfg(test)]
+pub(crate) use masks::embed_mask;
+pub(crate) use masks::{embed_masks, hi_masks, masks, masks_words, EMBED_COLUMNS, HI_MASKS};
 pub use masks::{expand_mask, mask_words, MaskLabel};
-pub(crate) use masks::{hi_masks, masks, masks_words, HI_MASKS};
 pub use row_material::{activation_shape, exp_shape, hi_shape, lo_shape, RowLayout, RowMaterial, SEED_BYTES};
 pub use rows::{LogitsMaterial, Row, RowAttention};
 pub(crate) use table_keys::record_alpha;

@@ -12,10 +12,10 @@ use cryptogen_ring::{fp_from_bytes, Fp, Seed, Word};
 use zeroize::Zeroize;
 
 use super::deferred::Deferred;
-use super::masks::{expand_mask, mask_words, MaskLabel, HI_MASKS};
+use super::masks::{embed_mask, expand_mask, mask_words, MaskLabel, HI_MASKS};
 use super::table_keys::{self, TableKeys};
 use crate::error::{ProtocolError, Result};
-use crate::model::{ModelShape, Plan, Scalar, Site};
+use crate::model::{Matrix, ModelShape, Plan, Scalar, Site};
 
 /// Bytes of the seed at the start of a record.
 pub const SEED_BYTES: usize = 32;
@@ -24,6 +24,7 @@ const WORD: usize = 8;
 /// Byte offsets of one party's record of a row.
 pub struct RowLayout {
     bytes: usize,
+    linears_bytes: usize,
     linear: Vec<usize>,
     norm_square: Vec<usize>,
     norm_product: Vec<usize>,
@@ -74,6 +75,7 @@ impl RowLayout {
         };
         let mut layout = RowLayout {
             bytes: 0,
+            linears_bytes: 0,
             linear: vec![],
             norm_square: vec![],
             norm_product: vec![],
@@ -90,6 +92,7 @@ impl RowLayout {
         for site in (0..m.layers).flat_map(Site::of_layer) {
             layout.linear.push(take(plan.linear(site).d_out * WORD));
         }
+        layout.linears_bytes = take(0);
         for norm in &plan.norms {
             layout.norm_square.push(take(WORD));
             layout.norm_product.push(take(m.d * WORD));
@@ -120,6 +123,17 @@ impl RowLayout {
         let starts = [0].into_iter().chain(ends.clone());
         ends.iter().zip(starts).map(|(end, start)| end - start).collect()
     }
+    /// The beginning of a record is one of `linears`, as `Linear` made it: this many bytes.
+    pub fn linears_bytes(&self) -> usize {
+        self.linears_bytes
+    }
+    /// Lengths of the pieces of a record of `linears`: seed and share of `Eᵀ·r`, then the shares of
+    /// each site.
+    pub fn linears_pieces(&self) -> Vec<usize> {
+        let ends = self.linear.iter().copied().chain([self.linears_bytes]);
+        let starts = [0].into_iter().chain(self.linear.iter().copied());
+        ends.zip(starts).map(|(end, start)| end - start).collect()
+    }
     /// Size of a record.
     pub fn record_bytes(&self) -> usize {
         self.bytes
@@ -131,6 +145,13 @@ impl RowLayout {
     /// Where the share of `W·r'` of a site lies: those of all layers one behind the other.
     pub fn linear(&self, site: Site) -> usize {
         self.linear[site.index(self.model.layers)]
+    }
+    /// Where the share of a product with a matrix lies.
+    pub fn product(&self, matrix: Matrix) -> usize {
+        match matrix {
+            Matrix::Embed => self.embed,
+            Matrix::Linear(site) => self.linear(site),
+        }
     }
     /// Where the share of `Σ h'_c·u'` of a norm lies.
     pub fn norm_square(&self, norm: usize) -> usize {
@@ -229,6 +250,11 @@ impl<P: Party> RowMaterial<P> {
     /// The same modulo `2^64`.
     pub fn mask_words(&self, what: MaskLabel, index: usize, n: usize) -> Vec<Word> {
         mask_words(&self.seed, what, index, n)
+    }
+
+    /// The client's mask of its token's unit vector, `[vocab]`.
+    pub(crate) fn embed_mask(&self, vocab: usize) -> Vec<Fp> {
+        embed_mask(&self.seed, vocab)
     }
 
     /// `n` field elements at a layout offset.

@@ -9,7 +9,7 @@ mod plan;
 mod site;
 mod weights;
 
-pub use matrix::{Matrices, Matrix};
+pub use matrix::{matrices_of_row, Matrix};
 pub use plan::{
     Activation, Anchor, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Range, Rope, Scalar, Window,
     F,

@@ -1,37 +1,49 @@
 //! `Linear(W)`: shares of `W·r'` of many matrices for many rows at once.
 //!
-//! Functionality: `r'` of each matrix → `y_c + y_s = W·r' + ε`, `[T, width]`, the outputs of all
-//! matrices side by side; `|ε|` is a few units ([`cryptogen_he::linear`]).
+//! Functionality: `r'` of each matrix → `y_c + y_s = W·r' + ε`, `[T, d_out]`; `|ε|` is a few units
+//! ([`cryptogen_he::linear`]).
 //! Source: `docs/protocols/preprocessed.md` §3.2; input–output packing as in Cheetah (USENIX
 //! Security 2022, §4).
 //! Inputs: client `r'`, `[T, d_in]` of each matrix, over `F_p` at the input's scale F, and its
 //! lattice key; server `W`. Results at scale F + `f_w`.
-//! Cost: 2 messages for each matrix (C→S, S→C); their bytes follow from its packing.
+//! Cost: for each matrix a message C→S for every `COLUMNS_AT_ONCE` columns and one S→C for about
+//! `RESULTS_AT_ONCE` bytes of results; their bytes follow from its packing.
 //! Material: spends none; makes the shares of `W·r'` of layers, heads and embeddings.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
 //!
-//! 1. C→S `Enc(r')`, packed.
-//! 2. S→C `W·Enc(r')`, hidden. What hides it gives `y_s`; the client finds `y_c`.
+//! 1. C→S `Enc(r')`, packed, some columns at a time. The server multiplies and forgets them.
+//! 2. S→C `W·Enc(r')`, hidden, some rows at a time. What hides it gives `y_s`; the client finds
+//!    `y_c`.
 //!
-//! The inputs of the next matrix travel before the results of the last one, so that both parties
-//! work at the same time.
+//! The first columns of the next matrix travel before the results of the last one, so that both
+//! parties work at the same time. Neither holds more of a matrix than a message, and the server the
+//! columns that it multiplies.
 
-use cryptogen_he::linear::{self, Inputs, Packing};
+use std::ops::Range;
+
+use cryptogen_he::linear::{self, Inputs, Packing, INPUT_BYTES, OUTPUT_BYTES};
 use cryptogen_he::shares::PublicKey;
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg};
 
 use crate::error::Result;
-use crate::model::{Matrices, Matrix, Plan, ServerModel};
+use crate::material::EMBED_COLUMNS;
+use crate::model::{Matrix, Plan, ServerModel};
 use crate::share::Cost;
+
+/// Columns of a matrix in a message: the inputs of 1024 rows are 96 MB on the server. Masks of an
+/// embedding are expanded by as many.
+const COLUMNS_AT_ONCE: usize = EMBED_COLUMNS;
+/// Bytes of results in a message, or one result's.
+const RESULTS_AT_ONCE: usize = 1 << 24;
 
 /// What is multiplied at once.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
     /// gives the shapes
     pub plan: &'a Plan,
-    /// in the order of their outputs
-    pub matrices: &'a Matrices,
+    /// in this order
+    pub matrices: &'a [Matrix],
     /// `T`
     pub rows: usize,
 }
@@ -40,6 +52,30 @@ impl Batch<'_> {
     fn packing(&self, matrix: Matrix) -> Result<Packing> {
         packing(self.plan, matrix, self.rows)
     }
+
+    /// All messages C→S, in order: a matrix and groups of its inputs.
+    fn inputs(&self) -> Result<Vec<(Matrix, Range<usize>)>> {
+        let mut messages = vec![];
+        for &matrix in self.matrices {
+            messages.extend(input_messages(&self.packing(matrix)?).map(|groups| (matrix, groups)));
+        }
+        Ok(messages)
+    }
+}
+
+/// Groups of inputs that travel together. No group has inputs of two messages: both sizes are
+/// powers of two.
+fn input_messages(packing: &Packing) -> impl Iterator<Item = Range<usize>> {
+    pieces(packing.inputs(), COLUMNS_AT_ONCE / packing.f_in())
+}
+
+/// Groups of results that travel together.
+fn output_messages(packing: &Packing) -> impl Iterator<Item = Range<usize>> {
+    pieces(packing.outputs(), RESULTS_AT_ONCE / OUTPUT_BYTES)
+}
+
+fn pieces(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..n).step_by(size).map(move |start| start..(start + size).min(n))
 }
 
 fn packing(plan: &Plan, matrix: Matrix, rows: usize) -> Result<Packing> {
@@ -51,97 +87,98 @@ fn packing(plan: &Plan, matrix: Matrix, rows: usize) -> Result<Packing> {
 ///
 /// # Errors
 /// More rows or a larger matrix than can be packed.
-pub fn cost(plan: &Plan, matrices: &Matrices, rows: usize) -> Result<Cost> {
-    let of_one = |(matrix, _)| {
-        let packing = packing(plan, matrix, rows)?;
+pub fn cost(plan: &Plan, matrices: &[Matrix], rows: usize) -> Result<Cost> {
+    let of_one = |matrix: &Matrix| {
+        let packing = packing(plan, *matrix, rows)?;
+        let messages = input_messages(&packing).count() + output_messages(&packing).count();
         let (client_bytes, server_bytes) = (packing.input_bytes(), packing.output_bytes());
-        Ok(Cost { messages: 2, client_bytes, server_bytes })
+        Ok(Cost { messages, client_bytes, server_bytes })
     };
     matrices.iter().map(of_one).sum()
 }
 
-/// Client: returns `y_c` `[T, width]`. `input` makes the `[T, d_in]` of a matrix; calls `done` with
-/// the number of matrices so far.
+/// Where shares go: those of some rows of a matrix, `[T, rows]`.
+pub type Put<'a> = &'a mut dyn FnMut(Matrix, Range<usize>, &[Fp]) -> Result<()>;
+
+/// Client. `input` makes `[T, columns]` of some columns of a matrix; `put` takes `y_c`; `done` is
+/// told the number of matrices so far.
 ///
 /// # Errors
-/// Connection failures, malformed results, what `done` returns.
+/// Connection failures, malformed results, what `put` and `done` return.
 pub fn client(
     ch: &mut dyn Channel,
     key: &linear::SecretKey,
     batch: Batch<'_>,
-    mut input: impl FnMut(Matrix) -> Vec<Fp>,
+    input: impl Fn(Matrix, Range<usize>) -> Vec<Fp>,
     rng: &mut Prg,
+    put: Put<'_>,
     mut done: impl FnMut(u64) -> Result<()>,
-) -> Result<Vec<Fp>> {
-    let Batch { matrices, rows, .. } = batch;
-    let width = matrices.width();
-    let mut y = vec![Fp::ZERO; rows * width];
-    let mut inputs = matrices.iter().map(|(matrix, _)| -> Result<Vec<u8>> {
-        let packing = batch.packing(matrix)?;
-        Ok(key.encrypt(&packing, 0..packing.inputs(), &input(matrix), rng)?)
-    });
-    if let Some(first) = inputs.next() {
-        ch.send(&first?)?;
-    }
-    for (i, (matrix, place)) in matrices.iter().enumerate() {
-        if let Some(next) = inputs.next() {
-            ch.send(&next?)?;
+) -> Result<()> {
+    let mut sent = 0;
+    let inputs = batch.inputs()?;
+    let mut send = |ch: &mut dyn Channel, upto: usize| -> Result<()> {
+        for (matrix, groups) in inputs.iter().take(upto).skip(sent) {
+            let packing = batch.packing(*matrix)?;
+            let x = input(*matrix, packing.columns(groups)?);
+            ch.send(&key.encrypt(&packing, groups.clone(), &x, rng)?)?;
         }
+        sent = sent.max(upto);
+        Ok(())
+    };
+    let mut needed = 0;
+    for (i, &matrix) in batch.matrices.iter().enumerate() {
         let packing = batch.packing(matrix)?;
-        let shares = key.shares(&packing, 0..packing.outputs(), &ch.recv(packing.output_bytes())?)?;
-        put(&shares, place, &mut y, width);
+        needed += input_messages(&packing).count();
+        send(ch, needed + 1)?;
+        for outputs in output_messages(&packing) {
+            let results = ch.recv(outputs.len() * OUTPUT_BYTES)?;
+            let rows = packing.rows(&outputs)?;
+            put(matrix, rows, &key.shares(&packing, outputs, &results)?)?;
+        }
         done(i as u64 + 1)?;
     }
-    Ok(y)
+    Ok(())
 }
 
-/// Server: returns `y_s` `[T, width]`; calls `done` with the number of matrices so far.
+/// Server. `put` takes `y_s`; `done` is told the number of matrices so far.
 ///
 /// # Errors
-/// Connection failures, malformed ciphertexts, what `done` returns.
+/// Connection failures, malformed ciphertexts, what `put` and `done` return.
 pub fn server(
     ch: &mut dyn Channel,
     client_key: &PublicKey,
     batch: Batch<'_>,
     model: &ServerModel,
     rng: &mut Prg,
+    put: Put<'_>,
     mut done: impl FnMut(u64) -> Result<()>,
-) -> Result<Vec<Fp>> {
-    let Batch { matrices, rows, .. } = batch;
-    let width = matrices.width();
-    let mut y = vec![Fp::ZERO; rows * width];
-    let mut waiting = None;
-    for (i, (matrix, place)) in matrices.iter().enumerate() {
-        let inputs = match waiting.take() {
-            Some(inputs) => inputs,
-            None => receive(ch, batch.packing(matrix)?)?,
-        };
-        let outputs = 0..inputs.packing().outputs();
+) -> Result<()> {
+    let mut messages = batch.inputs()?.into_iter();
+    let mut receive = |ch: &mut dyn Channel| -> Result<Option<Vec<u8>>> {
+        messages.next().map(|(_, groups)| Ok(ch.recv(groups.len() * INPUT_BYTES)?)).transpose()
+    };
+    let mut waiting = receive(ch)?;
+    for (i, &matrix) in batch.matrices.iter().enumerate() {
+        let packing = batch.packing(matrix)?;
         let weights = |row: usize, out: &mut [i32]| model.row(matrix, row, out);
-        let (results, shares) = linear::evaluate(&inputs, outputs, weights, client_key, rng)?;
-        drop(inputs);
-        // The client sends the next inputs before it takes these results.
-        if let Some((next, _)) = matrices.iter().nth(i + 1) {
-            waiting = Some(receive(ch, batch.packing(next)?)?);
+        let mut inputs = Inputs::new(packing);
+        for at in 0..input_messages(&packing).count() {
+            if at > 0 {
+                inputs.absorb(weights);
+            }
+            if let Some(bytes) = waiting.take() {
+                inputs.add(&bytes)?;
+            }
+            // The client sends the next inputs before it takes results.
+            waiting = receive(ch)?;
         }
-        ch.send(&results)?;
-        put(&shares, place, &mut y, width);
+        for outputs in output_messages(&packing) {
+            let rows = packing.rows(&outputs)?;
+            let (results, shares) = linear::evaluate(&inputs, outputs, weights, client_key, rng)?;
+            ch.send(&results)?;
+            put(matrix, rows, &shares)?;
+        }
         done(i as u64 + 1)?;
     }
-    Ok(y)
-}
-
-/// Server: the encrypted inputs of one matrix.
-fn receive(ch: &mut dyn Channel, packing: Packing) -> Result<Inputs> {
-    let bytes = ch.recv(packing.input_bytes())?;
-    let mut inputs = Inputs::new(packing);
-    inputs.add(&bytes)?;
-    Ok(inputs)
-}
-
-/// Puts one matrix's outputs `[T, d_out]` into their place in rows of all.
-fn put(shares: &[Fp], place: std::ops::Range<usize>, y: &mut [Fp], width: usize) {
-    for (y, share) in y.chunks_mut(width).zip(shares.chunks(place.len())) {
-        y[place.clone()].copy_from_slice(share);
-    }
+    Ok(())
 }

@@ -1,32 +1,35 @@
-//! Makes rows' material: all that does not depend on a row's position. The linear layers all at
-//! once, the rest layer by layer.
+//! Makes rows' material: all that does not depend on a row's position. What `Linear` makes comes
+//! first and for many rows at once, the rest from that, layer by layer.
 //!
 //! Functionality: `n` records, each with a seed, from which its masks are expanded, and with what
-//! follows from them: shares of `W·r'`, shares of products and table keys of one row through all
-//! layers. Also logits (a seed and a share of `W·r'`) and exponentials (a payload share and a key).
+//! follows from them: shares of `Eᵀ·r` and `W·r'` (records of `linears`), then shares of products
+//! and table keys of one row through all layers. Also logits (a seed and a share of `W·r'`) and
+//! exponentials (a payload share and a key).
 //! Source: `docs/protocols/preprocessed.md` §3.6; steps in `docs/protocols/offline.md`.
 //! Inputs: both fresh seeds; client its lattice keys, server the weights. The client carries its
 //! share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
 //! Cost: that of [`linear`], [`cross`] and the tables, and C→S a message with `2·ff` bytes per row
 //! for each layer's rotations.
-//! Material: spends none; makes it.
+//! Material: makes it; rows spend as many records of `linears`.
 //! Leaks: nothing. What the client sends does not depend on what it decrypts, and what it decrypts
 //! it never judges: a server that makes results up would learn from that about the client's key.
 
 mod tables;
 
+use std::ops::Range;
+
 use cryptogen_ot::OtPair;
 use cryptogen_party::{Channel, Party, Role};
 use cryptogen_ring::trunc::trunc_client;
 use cryptogen_ring::word::word_trunc_client;
-use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed};
-
-use rayon::prelude::*;
+use cryptogen_ring::{fp_from_bytes, fp_to_bytes, Fp, Prg, Seed};
 
 use super::{cross, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
-use crate::material::{exp_shape, masks, masks_words, Held, LatticeKeys, MaskLabel, RowLayout, SEED_BYTES};
-use crate::model::{Matrices, Matrix, Plan, ServerModel, Site};
+use crate::material::{
+    embed_masks, exp_shape, masks, masks_words, Held, LatticeKeys, Linears, MaskLabel, RowLayout, SEED_BYTES,
+};
+use crate::model::{matrices_of_row, Matrix, Plan, ServerModel, Site};
 
 /// Where records go: `write(record, offset, bytes)`.
 pub trait Sink {
@@ -65,32 +68,50 @@ pub struct Preparer<'a, P: Party> {
 }
 
 impl<P: Party> Preparer<'_, P> {
-    /// Makes the material of `n` rows.
+    /// What `Linear` makes for `n` rows, the first part of their records: seeds and shares of
+    /// `Eᵀ·r` and, of all layers, of `W·r'`. The more rows at once, the fewer bytes each costs.
     ///
     /// # Errors
     /// Connection, store and interruption errors; nothing counts before the caller commits.
-    pub fn rows(&mut self, n: usize, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<()> {
-        let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
-        for (i, seed) in seeds.iter().enumerate() {
-            sink.write(i, 0, seed.expose())?;
+    pub fn linears(&mut self, n: usize, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<()> {
+        let seeds = self.seeds(n, sink)?;
+        let matrices = matrices_of_row(self.plan);
+        let (made, random) = matrices.split_at(if self.products { matrices.len() } else { 1 });
+        let steps = made.len() as u64;
+        let layout = self.layout;
+        let mut put = |matrix: Matrix, rows: Range<usize>, y: &[Fp]| {
+            write_words(sink, layout.product(matrix) + 8 * rows.start, y, rows.len())
+        };
+        self.shares(made, &seeds, &mut put, |group| report(progress, "preparing linears", group, steps))?;
+        for matrix in random {
+            let d_out = matrix.shape(self.plan).0;
+            let y = match P::ROLE {
+                Role::Client => self.rng.fp_vec(n * d_out),
+                Role::Server => vec![Fp::ZERO; n * d_out],
+            };
+            put(*matrix, 0..d_out, &y)?;
         }
-        let (layers, packed) = (self.plan.model.layers, Matrices::of_layers(self.plan));
-        let steps = (packed.len() + layers + 1) as u64;
-        let mut h = self.embed(&seeds, sink)?;
-        // Masks go into every linear layer, so none waits for another.
-        let y = self.linear(&packed, &seeds, |group| report(progress, "preparing rows", group, steps))?;
-        for (i, y) in y.chunks(packed.width()).enumerate() {
-            sink.write(i, self.layout.linear(Site::Qkv(0)), &fp_to_bytes(y))?;
-        }
+        Ok(())
+    }
+
+    /// The material of as many rows as `linears` has.
+    ///
+    /// # Errors
+    /// As [`Preparer::linears`].
+    pub fn rows(&mut self, mut linears: Linears, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<()> {
+        let layers = self.plan.model.layers;
+        let steps = (layers + 1) as u64;
+        let (seeds, mut h) = self.embedded(&mut linears, sink)?;
         for l in 0..layers {
+            self.outputs(&mut linears, Site::Qkv(l), sink)?;
             self.norm(2 * l, &seeds, &h, sink)?;
             self.attention_product(l, &seeds, sink)?;
-            add(&mut h, &self.outputs(&packed, &y, Site::O(l)));
+            add(&mut h, &self.outputs(&mut linears, Site::O(l), sink)?);
             self.norm(2 * l + 1, &seeds, &h, sink)?;
-            let up = self.outputs(&packed, &y, Site::Up(l));
+            let up = self.outputs(&mut linears, Site::Up(l), sink)?;
             self.activation(l, &up, &seeds, sink)?;
-            add(&mut h, &self.outputs(&packed, &y, Site::Down(l)));
-            report(progress, "preparing rows", steps - (layers - l) as u64, steps)?;
+            add(&mut h, &self.outputs(&mut linears, Site::Down(l), sink)?);
+            report(progress, "preparing rows", l as u64 + 1, steps)?;
         }
         self.norm(2 * layers, &seeds, &h, sink)?;
         self.scalar_tables(&seeds, sink)?;
@@ -101,68 +122,68 @@ impl<P: Party> Preparer<'_, P> {
         P::ROLE == Role::Client
     }
 
-    /// Shares of `Eᵀ·r`. Returns the client's share `[T, d]` of the first residual stream.
-    fn embed(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<Vec<Fp>> {
-        let y = self.shares(&Matrices::embedding(self.plan), seeds, |_| Ok(()))?;
-        write_words(sink, self.layout.embed(), &y, self.plan.model.d)?;
-        Ok(match P::ROLE {
-            Role::Client => y.into_iter().map(|c| trunc_client(c, self.plan.embed.shift)).collect(),
-            Role::Server => vec![],
-        })
+    /// A seed for each record, written at its start.
+    fn seeds(&mut self, n: usize, sink: &mut dyn Sink) -> Result<Vec<Seed>> {
+        let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
+        seeds.iter().enumerate().try_for_each(|(i, seed)| sink.write(i, 0, seed.expose()))?;
+        Ok(seeds)
     }
 
-    /// `Linear` of all layers: this party's shares, `[T, width]`.
-    fn linear(
-        &mut self,
-        packed: &Matrices,
-        seeds: &[Seed],
-        done: impl FnMut(u64) -> Result<()>,
-    ) -> Result<Vec<Fp>> {
-        if self.products {
-            return self.shares(packed, seeds, done);
+    /// Copies seeds and shares of `Eᵀ·r`. Returns the seeds, and the client's share `[T, d]` of the
+    /// first residual stream.
+    fn embedded(&self, linears: &mut Linears, sink: &mut dyn Sink) -> Result<(Vec<Seed>, Vec<Fp>)> {
+        let (mut seeds, mut h) = (vec![], vec![]);
+        linears.take(0, |i, bytes| {
+            sink.write(i, 0, bytes)?;
+            let (seed, share) = bytes.split_first_chunk().ok_or_else(|| short(bytes))?;
+            seeds.push(Seed::from_bytes(*seed));
+            h.extend(self.truncated(share, |_| self.plan.embed.shift)?);
+            Ok(())
+        })?;
+        Ok((seeds, h))
+    }
+
+    /// Copies the shares of a site. Returns, on the client, its truncated share `[T, d_out]`.
+    fn outputs(&self, linears: &mut Linears, site: Site, sink: &mut dyn Sink) -> Result<Vec<Fp>> {
+        let (spec, at) = (self.plan.linear(site), self.layout.linear(site));
+        let mut y = vec![];
+        linears.take(1 + site.index(self.plan.model.layers), |i, bytes| {
+            sink.write(i, at, bytes)?;
+            y.extend(self.truncated(bytes, |j| spec.out_shift(j))?);
+            Ok(())
+        })?;
+        Ok(y)
+    }
+
+    /// The client's share after the truncation of every number; nothing on the server.
+    fn truncated(&self, bytes: &[u8], shift: impl Fn(usize) -> u32) -> Result<Vec<Fp>> {
+        if !self.is_client() {
+            return Ok(vec![]);
         }
-        let n = seeds.len() * packed.width();
-        Ok(match P::ROLE {
-            Role::Client => self.rng.fp_vec(n),
-            Role::Server => vec![Fp::ZERO; n],
-        })
+        let share = fp_from_bytes(bytes).ok_or_else(|| short(bytes))?;
+        Ok(share.into_iter().enumerate().map(|(j, c)| trunc_client(c, shift(j))).collect())
     }
 
-    /// Shares of `W·r'` of some matrices.
+    /// `Linear` of some matrices for the rows of these seeds.
     fn shares(
         &mut self,
-        matrices: &Matrices,
+        matrices: &[Matrix],
         seeds: &[Seed],
+        put: linear::Put<'_>,
         done: impl FnMut(u64) -> Result<()>,
-    ) -> Result<Vec<Fp>> {
+    ) -> Result<()> {
         let (plan, batch) = (self.plan, linear::Batch { plan: self.plan, matrices, rows: seeds.len() });
         match &self.keys.held {
             Held::Client { linear: key, .. } => {
-                let input = |matrix: Matrix| match matrix {
-                    Matrix::Embed => masks(seeds, MaskLabel::Embed, 0, plan.model.vocab),
-                    Matrix::Linear(site) => linear_input_share(plan, site, seeds),
-                };
-                linear::client(self.ch, key, batch, input, self.rng, done)
+                let input = |matrix, columns| linear_input_share(plan, matrix, columns, seeds);
+                linear::client(self.ch, key, batch, input, self.rng, put, done)
             }
             Held::Server { linear: key, .. } => {
                 let missing = || ProtocolError::caller("the server's weights", "a model", "none");
                 let model = self.model.ok_or_else(missing)?;
-                linear::server(self.ch, key, batch, model, self.rng, done)
+                linear::server(self.ch, key, batch, model, self.rng, put, done)
             }
         }
-    }
-
-    /// On the client, the truncated share `[T, d_out]` of a site.
-    fn outputs(&self, packed: &Matrices, y: &[Fp], site: Site) -> Vec<Fp> {
-        if !self.is_client() {
-            return vec![];
-        }
-        let (spec, place) = (self.plan.linear(site), packed.place(Matrix::Linear(site)));
-        y.par_chunks(packed.width())
-            .flat_map_iter(|y| {
-                y[place.clone()].iter().enumerate().map(|(i, c)| trunc_client(*c, spec.out_shift(i)))
-            })
-            .collect()
     }
 
     /// Shares of `Σ_i x_i ⊙ y_i`: the client passes `x`, the server `y`.
@@ -215,15 +236,12 @@ impl<P: Party> Preparer<'_, P> {
     /// Material for the logits of `n` rows: records of a seed and a share.
     ///
     /// # Errors
-    /// As [`Preparer::rows`].
+    /// As [`Preparer::linears`].
     pub fn logits(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
-        let seeds: Vec<Seed> = (0..n).map(|_| Seed::random(self.rng)).collect();
-        let y = self.shares(&Matrices::head(self.plan), &seeds, |_| Ok(()))?;
-        for (i, (seed, y)) in seeds.iter().zip(y.chunks(self.plan.model.vocab)).enumerate() {
-            sink.write(i, 0, seed.expose())?;
-            sink.write(i, seed.expose().len(), &fp_to_bytes(y))?;
-        }
-        Ok(())
+        let seeds = self.seeds(n, sink)?;
+        let mut put =
+            |_, rows: Range<usize>, y: &[Fp]| write_words(sink, SEED_BYTES + 8 * rows.start, y, rows.len());
+        self.shares(&[Matrix::Linear(Site::Head)], &seeds, &mut put, |_| Ok(()))
     }
 }
 
@@ -242,17 +260,29 @@ fn write_words(sink: &mut dyn Sink, offset: usize, words: &[Fp], n: usize) -> Re
     words.chunks(n).enumerate().try_for_each(|(i, words)| sink.write(i, offset, &fp_to_bytes(words)))
 }
 
-/// Client: `r'` of a site, `[T, d_in]`.
-fn linear_input_share(plan: &Plan, site: Site, seeds: &[Seed]) -> Vec<Fp> {
+/// Client: `r'` of some columns of a matrix, `[T, columns]`.
+fn linear_input_share(plan: &Plan, matrix: Matrix, columns: Range<usize>, seeds: &[Seed]) -> Vec<Fp> {
+    let Matrix::Linear(site) = matrix else { return embed_masks(seeds, columns) };
     let spec = plan.linear(site);
     let index = if site == Site::Head { 0 } else { site.index(plan.model.layers) };
-    let shifts = spec.in_shift.iter().cycle();
+    let shifts = &spec.in_shift[columns.clone()];
     if matches!(site, Site::Down(_)) {
         let r = masks_words(seeds, MaskLabel::Remask, index, spec.d_in);
-        return r.iter().zip(shifts).map(|(r, &k)| word_trunc_client(*r, k)).collect();
+        let rows = r.chunks(spec.d_in).flat_map(|r| r[columns.clone()].iter().zip(shifts));
+        return rows.map(|(r, &k)| word_trunc_client(*r, k)).collect();
     }
     let r = masks(seeds, MaskLabel::Remask, index, spec.d_in);
-    r.iter().zip(shifts).map(|(r, &k)| trunc_client(*r, k)).collect()
+    let rows = r.chunks(spec.d_in).flat_map(|r| r[columns.clone()].iter().zip(shifts));
+    rows.map(|(r, &k)| trunc_client(*r, k)).collect()
+}
+
+/// A record of `linears` that is no such thing: its length follows from the layout.
+fn short(bytes: &[u8]) -> ProtocolError {
+    ProtocolError::bug(
+        "part of a record of linears",
+        "a seed or field elements",
+        format!("{} bytes", bytes.len()),
+    )
 }
 
 /// `h += y`: the residual stream.

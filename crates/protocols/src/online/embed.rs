@@ -19,7 +19,6 @@ use zeroize::Zeroizing;
 use super::products::Side;
 use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
-use crate::material::MaskLabel;
 use crate::model::{Plan, ServerModel};
 use crate::share::local::trunc;
 use crate::share::{Cost, Kind, Opened, Opening, Tensor};
@@ -47,7 +46,7 @@ impl Online<Client> {
         for (row, &token) in self.active.iter().zip(tokens) {
             let mut unit = Zeroizing::new(vec![Fp::ZERO; vocab]);
             unit[token] = Fp::ONE;
-            message.masked(&unit, &row.material.expand_mask(MaskLabel::Embed, 0, vocab));
+            message.masked(&unit, &row.material.embed_mask(vocab));
         }
         message.send(ch)?;
         self.embedded(tokens.len(), vec![Fp::ZERO; tokens.len() * plan.model.d])

@@ -107,10 +107,10 @@ fn private_logits_equal_the_clear_ones() {
         let exponentials = exponentials_needed(&tiny.plan, 0, 5) + 3;
         let left = check_session(
             tiny,
-            Stock { rows: 7, logits: 4, exponentials },
+            Stock { linears: 7, rows: 7, logits: 4, exponentials },
             &[(&[3, 0, 19], 1), (&[7], 1), (&[11], 1)],
         );
-        assert_eq!(left, Stock { rows: 2, logits: 1, exponentials: 3 });
+        assert_eq!(left, Stock { linears: 0, rows: 2, logits: 1, exponentials: 3 });
     }
 }
 
@@ -121,9 +121,9 @@ fn no_step_runs_twice() {
     for arch in BOTH {
         let passes: &Passes = &[(&[3], 1), (&[7], 1), (&[11, 0], 0), (&[1, 2], 2)];
         let exponentials = exponentials_needed(&tiny(arch).plan, 0, 6);
-        let want = Stock { rows: 8, logits: 4, exponentials };
+        let want = Stock { linears: 8, rows: 8, logits: 4, exponentials };
         let left = check_session_tried(tiny(arch), want, passes, Tries::Twice);
-        assert_eq!(left, Stock { rows: 2, logits: 0, exponentials: 0 });
+        assert_eq!(left, Stock { linears: 0, rows: 2, logits: 0, exponentials: 0 });
         check_session_tried(tiny(arch), want, &[(&[3, 7], 1), (&[5], 0)], Tries::Twice);
     }
 }
@@ -131,14 +131,14 @@ fn no_step_runs_twice() {
 #[test]
 fn events_of_rows_that_nobody_samples_go_to_the_next_that_is() {
     for arch in BOTH {
-        let want = Stock { rows: 8, logits: 3, exponentials: 200 };
+        let want = Stock { linears: 8, rows: 8, logits: 3, exponentials: 200 };
         check_session(tiny(arch), want, &[(&[3, 1], 0), (&[0], 0), (&[19, 4], 2), (&[7, 5], 1)]);
     }
 }
 
 #[test]
 fn every_row_of_a_prompt_can_be_sampled() {
-    let want = Stock { rows: 3, logits: 3, exponentials: 100 };
+    let want = Stock { linears: 3, rows: 3, logits: 3, exponentials: 100 };
     check_session(tiny(Arch::Llama), want, &[(&[1, 2, 3], 3)]);
 }
 
@@ -153,11 +153,12 @@ fn missing_material_is_an_error_and_nothing_is_spent() {
             Err(ProtocolError::Short { what: "logits", needed: 2, available: 0 })
         ));
         assert!(matches!(e.extend(81), Err(ProtocolError::Caller { what: "rows of a session", .. })));
-        e.prepare(Stock { rows: 0, logits: 0, exponentials: 2 }, None, &mut |_, _, _| true).unwrap();
+        e.prepare(Stock { linears: 0, rows: 0, logits: 0, exponentials: 2 }, None, &mut |_, _, _| true)
+            .unwrap();
         e
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
-    let stock = Stock { rows: 0, logits: 0, exponentials: 2 };
+    let stock = Stock { linears: 0, rows: 0, logits: 0, exponentials: 2 };
     assert_eq!((client.stock(), server.stock()), (stock, stock));
 }
 
@@ -166,7 +167,8 @@ fn stores_that_disagree_are_refused_or_moved_forward() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
     fn fill<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
         let mut e = open(conn, tiny, dir, false).unwrap();
-        e.prepare(Stock { rows: 0, logits: 0, exponentials: 5 }, None, &mut |_, _, _| true).unwrap();
+        e.prepare(Stock { linears: 0, rows: 0, logits: 0, exponentials: 5 }, None, &mut |_, _, _| true)
+            .unwrap();
     }
     pair(|c| fill(c, tiny, dir.path()), |c| fill(c, tiny, dir.path()));
     // The client crashes after taking two records.
@@ -184,7 +186,7 @@ fn stores_that_disagree_are_refused_or_moved_forward() {
         |c| open(c, tiny, dir.path(), true).map(|e| e.stock()),
         |c| open(c, tiny, dir.path(), false).map(|e| e.stock()),
     );
-    let stock = Stock { rows: 0, logits: 0, exponentials: 3 };
+    let stock = Stock { linears: 0, rows: 0, logits: 0, exponentials: 3 };
     assert_eq!((client.unwrap(), server.unwrap()), (stock, stock));
 }
 

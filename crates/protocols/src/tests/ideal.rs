@@ -9,7 +9,9 @@ use cryptogen_ring::word::{lift_client, word_trunc_client};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{activation_shape, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, RowLayout};
+use crate::material::{
+    activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, RowLayout,
+};
 use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
@@ -101,7 +103,7 @@ pub fn record(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matr
     let embed = client_share(Matrix::Embed);
     let mut ideal = Ideal::default();
     let mut h: Vec<Fp> = embed.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect();
-    let r = cm(MaskLabel::Embed, 0, m.vocab);
+    let r = embed_mask(&seeds[0], m.vocab);
     ideal.products.push((layout.embed(), Matrix::Embed, multiply(tiny, Matrix::Embed, &r)));
 
     for (norm, spec) in plan.norms.iter().enumerate() {

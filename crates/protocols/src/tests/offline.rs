@@ -1,5 +1,6 @@
 //! The offline protocols equal their functionalities, at their declared costs.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use cryptogen_he::{Params, N};
@@ -14,7 +15,7 @@ use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
 use crate::error::{ProtocolError, Result};
 use crate::material::{Held, LatticeKeys};
-use crate::model::{Matrices, Matrix, Site};
+use crate::model::{matrices_of_row, Matrix, Site};
 use crate::offline::{cross, linear};
 use crate::online::embed;
 
@@ -39,22 +40,37 @@ fn cross<P: Party>(ch: &mut Tap, keys: &LatticeKeys<P>, factors: &[Vec<Fp>]) -> 
     }
 }
 
-/// `Linear` of one party; `input` is asked by the client.
+/// `Linear` of one party; `input` is asked by the client. The shares of each matrix, `[T, d_out]`.
 fn linear<P: Party>(
     ch: &mut Tap,
     keys: &LatticeKeys<P>,
+    batch: linear::Batch<'_>,
     tiny: &Tiny,
-    matrices: &Matrices,
-    rows: usize,
-    input: impl FnMut(Matrix) -> Vec<Fp>,
+    input: impl Fn(Matrix) -> Vec<Fp>,
     done: impl FnMut(u64) -> Result<()>,
-) -> Result<Vec<Fp>> {
-    let (plan, mut rng) = (&tiny.plan, rng(8 + P::ROLE.index() as u8));
-    let batch = linear::Batch { plan, matrices, rows };
+) -> Result<Vec<Vec<Fp>>> {
+    let mut rng = rng(8 + P::ROLE.index() as u8);
+    let shape = |matrix: Matrix| matrix.shape(&tiny.plan);
+    let mut y: Vec<Vec<Fp>> =
+        batch.matrices.iter().map(|m| vec![Fp::ZERO; batch.rows * shape(*m).0]).collect();
+    let mut put = |matrix: Matrix, rows: Range<usize>, part: &[Fp]| {
+        let at = batch.matrices.iter().position(|m| *m == matrix).expect("one of these");
+        let each = y[at].chunks_mut(shape(matrix).0).zip(part.chunks(rows.len()));
+        each.for_each(|(y, part)| y[rows.clone()].copy_from_slice(part));
+        Ok(())
+    };
+    let columns = |matrix, columns: Range<usize>| {
+        input(matrix).chunks(shape(matrix).1).flat_map(|r| r[columns.clone()].to_vec()).collect()
+    };
     match &keys.held {
-        Held::Client { linear: key, .. } => linear::client(ch, key, batch, input, &mut rng, done),
-        Held::Server { linear: key, .. } => linear::server(ch, key, batch, &tiny.model, &mut rng, done),
+        Held::Client { linear: key, .. } => {
+            linear::client(ch, key, batch, columns, &mut rng, &mut put, done)?
+        }
+        Held::Server { linear: key, .. } => {
+            linear::server(ch, key, batch, &tiny.model, &mut rng, &mut put, done)?
+        }
     }
+    Ok(y)
 }
 
 /// Whether shares of products with a matrix are off by no more than they may be: the larger numbers
@@ -88,27 +104,27 @@ fn linear_gives_shares_of_the_product() {
             };
             elements(&mut rng(seed), rows * matrix.shape(plan).1)
         };
-        for matrices in [Matrices::of_layers(plan), Matrices::head(plan), Matrices::embedding(plan)] {
+        for matrices in [matrices_of_row(plan), vec![Matrix::Linear(Site::Head)]] {
             let (client, server, done) = both_linear(tiny, &matrices, rows, input);
             assert_eq!(done, [matrices.len() as u64; 2]);
             assert_eq!(measured(&client, &server), linear::cost(plan, &matrices, rows).unwrap());
-            let y = add(&client.result.unwrap(), &server.result.unwrap());
-            for (matrix, place) in matrices.iter() {
-                let d_in = matrix.shape(plan).1;
-                for (y, r) in y.chunks(matrices.width()).zip(input(matrix).chunks(d_in)) {
-                    assert!(near(matrix, &y[place.clone()], &ideal::multiply(tiny, matrix, r)), "{matrix:?}");
+            let shares = client.result.unwrap().into_iter().zip(server.result.unwrap());
+            for (matrix, (c, s)) in matrices.into_iter().zip(shares) {
+                let ((d_out, d_in), y) = (matrix.shape(plan), add(&c, &s));
+                for (y, r) in y.chunks(d_out).zip(input(matrix).chunks(d_in)) {
+                    assert!(near(matrix, y, &ideal::multiply(tiny, matrix, r)), "{matrix:?}");
                 }
             }
         }
     }
 }
 
-type Shares = Ran<Result<Vec<Fp>>>;
+type Shares = Ran<Result<Vec<Vec<Fp>>>>;
 
 /// Both parties' shares of some matrices, and how many matrices each reported.
 fn both_linear(
     tiny: &Tiny,
-    matrices: &Matrices,
+    matrices: &[Matrix],
     rows: usize,
     input: impl Fn(Matrix) -> Vec<Fp> + Sync,
 ) -> (Shares, Shares, [u64; 2]) {
@@ -120,9 +136,10 @@ fn both_linear(
             Ok(())
         }
     }
+    let batch = linear::Batch { plan: &tiny.plan, matrices, rows };
     let (client, server) = run(
-        |ch| linear(ch, &keys().0, tiny, matrices, rows, &input, count(c)),
-        |ch| linear(ch, &keys().1, tiny, matrices, rows, &input, count(s)),
+        |ch| linear(ch, &keys().0, batch, tiny, &input, count(c)),
+        |ch| linear(ch, &keys().1, batch, tiny, &input, count(s)),
     );
     (client, server, counts)
 }
@@ -174,7 +191,8 @@ fn cross_gives_shares_of_the_products() {
 #[test]
 fn spoiled_offline_messages_are_errors() {
     let (tiny, (client_keys, server_keys)) = (tiny(Arch::Gpt), keys());
-    let matrices = Matrices::new(&tiny.plan, [Matrix::Linear(Site::Qkv(0))]);
+    let matrices = [Matrix::Linear(Site::Qkv(0))];
+    let batch = linear::Batch { plan: &tiny.plan, matrices: &matrices, rows: 1 };
     let r = elements(&mut rng(1), N);
     let input = |matrix: Matrix| r[..matrix.shape(&tiny.plan).1].to_vec();
     for fault in [Fault::Truncate, Fault::Extend, Fault::Ones, Fault::Random, Fault::Hangup] {
@@ -182,8 +200,8 @@ fn spoiled_offline_messages_are_errors() {
         let linear = |faults| {
             let (c, s) = run_spoiled(
                 faults,
-                |ch| linear(ch, client_keys, tiny, &matrices, 1, input, |_| Ok(())),
-                |ch| linear(ch, server_keys, tiny, &matrices, 1, input, |_| Ok(())),
+                |ch| linear(ch, client_keys, batch, tiny, input, |_| Ok(())),
+                |ch| linear(ch, server_keys, batch, tiny, input, |_| Ok(())),
             );
             [c.result.err(), s.result.err()]
         };
@@ -259,13 +277,13 @@ pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
 #[test]
 fn offline_transcripts_are_reproducible() {
     let tiny = tiny(Arch::Llama);
-    let matrices = Matrices::of_layers(&tiny.plan);
+    let matrices = matrices_of_row(&tiny.plan);
     let input = |matrix: Matrix| elements(&mut rng(1), 2 * matrix.shape(&tiny.plan).1);
     let (of_client, of_server, _) = both_linear(tiny, &matrices, 2, input);
     let r = [elements(&mut rng(1), 2 * tiny.plan.linear(Site::Qkv(0)).d_in)];
     let (client, server) = run(|ch| cross(ch, &keys().0, &r), |ch| cross(ch, &keys().1, &r));
     assert_eq!(
         [of_client.hash(), of_server.hash(), client.hash(), server.hash()],
-        ["22c0ac07190231e6", "c46ce06764bb629f", "cad6f17246eea26e", "8feb2fae993633e2"]
+        ["9bf311fb1d5f576d", "d9ae0dad917571bf", "cad6f17246eea26e", "8feb2fae993633e2"]
     );
 }

@@ -1,10 +1,12 @@
 //! The real offline phase makes records that hold what the ideal functionality says, attention
 //! material included.
 
+use std::path::Path;
+
 use cryptogen_ot::{OtPair, TableKey};
 use cryptogen_party::{Party, Role};
 use cryptogen_ring::word::words_from_bytes;
-use cryptogen_ring::{fp_from_bytes, Fp, Seed};
+use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
 use super::channel::{run, run_spoiled, Fault, Ran, Tap};
 use super::ideal::{self, Ideal, Pair};
@@ -13,9 +15,10 @@ use super::rng;
 use super::tables::check_key;
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
-use crate::material::{activation_shape, exp_shape, LatticeKeys, SEED_BYTES};
+use crate::material::{activation_shape, exp_shape, Deferred, LatticeKeys, Linears, RowLayout, SEED_BYTES};
 use crate::model::{Matrix, Site};
 use crate::offline::prepare::{exponential_record_bytes, logits_record_bytes, Preparer, Sink};
+use crate::offline::Progress;
 
 /// Records in memory.
 struct Records(Vec<Vec<u8>>);
@@ -53,9 +56,33 @@ fn with_preparer<P: Party, T>(
 }
 
 fn fill<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<Records> {
+    fill_while(p, n, &mut |_, _, _| true)
+}
+
+/// What `Linear` makes for `n` rows, then their material.
+fn fill_while<P: Party>(p: &mut Preparer<'_, P>, n: usize, progress: Progress<'_>) -> Result<Records> {
+    let mut made = Records::new(n, p.layout.linears_bytes());
+    p.linears(n, &mut made, progress)?;
     let mut records = Records::new(n, p.layout.record_bytes());
-    p.rows(n, &mut records, &mut |_, _, _| true)?;
+    p.rows(linears(p.layout, &made), &mut records, progress)?;
+    for (record, made) in records.0.iter().zip(&made.0) {
+        assert!(record.starts_with(made), "a record begins with that of `linears`");
+    }
     Ok(records)
+}
+
+/// Records of `linears`, as the store would hand them out.
+fn linears(layout: &RowLayout, records: &Records) -> Linears {
+    let mut pieces = vec![];
+    for mut record in records.0.iter().map(Vec::as_slice) {
+        for len in layout.linears_pieces() {
+            let (piece, rest) = record.split_at(len);
+            pieces.push(Deferred::Here(Wiped::new(piece.to_vec()), Path::new("linears.records").into()));
+            record = rest;
+        }
+        assert!(record.is_empty());
+    }
+    Linears::from_pieces(layout, pieces).expect("whole records")
 }
 
 type Filled = Ran<Result<Records>>;
@@ -138,12 +165,7 @@ fn spoiled_rotations_and_interruptions_are_errors() {
     }
     let (client, server) = keys();
     let (client, _) = run(
-        |ch| {
-            with_preparer(ch, tiny, client, |p| {
-                let mut records = Records::new(1, p.layout.record_bytes());
-                p.rows(1, &mut records, &mut |_, done, _| done < 2).err()
-            })
-        },
+        |ch| with_preparer(ch, tiny, client, |p| fill_while(p, 1, &mut |_, done, _| done < 2).err()),
         |ch| with_preparer(ch, tiny, server, |p| fill(p, 1).err()),
     );
     assert!(matches!(client.result, Some(ProtocolError::Interrupted)));
