@@ -19,7 +19,7 @@ use super::offline::{both_linear, cross, keys};
 use super::rng;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use super::uniform::{check_message, check_uniform, Part};
-use crate::endpoint::{exponentials_needed, Endpoint, PARAMETERS, Stock};
+use crate::endpoint::{exponentials_needed, Endpoint, Stock, PARAMETERS};
 use crate::error::Result;
 use crate::material::{exp_shape, LatticeKeys};
 use crate::model::{Matrices, Site};
@@ -98,7 +98,7 @@ fn keys_nonces_and_challenges_are_fresh() {
 }
 
 /// What an endpoint pads its messages with, as its own `prepare`, `extend` and `take_logits` make
-/// it: no number comes twice, with either party or between the two.
+/// it: no number comes twice, with either party, between the two or in another session.
 #[test]
 fn pads_of_an_endpoint_are_fresh_and_uniform() {
     const ROWS: usize = 8;
@@ -123,29 +123,32 @@ fn pads_of_an_endpoint_are_fresh_and_uniform() {
         pads.extend((0..ROWS).flat_map(|i| online.remask(i, Site::Head)).map(|x| x.value()));
         pads
     }
+    fn party<P: Side>(e: &mut Endpoint<P>, tiny: &Tiny) -> Vec<u64> {
+        e.extend(ROWS).unwrap();
+        e.take_logits(ROWS).unwrap();
+        pads(e, tiny)
+    }
     for arch in BOTH {
-        let (tiny, dir) = (tiny(arch), tempfile::tempdir().unwrap());
+        let tiny = tiny(arch);
         let exponentials = exponentials_needed(&tiny.plan, 0, ROWS);
         let want = Stock { rows: ROWS as u64 + 2, logits: ROWS as u64 + 2, exponentials };
-        fn party<P: Side>(e: &mut Endpoint<P>, tiny: &Tiny) -> Vec<u64> {
-            e.extend(ROWS).unwrap();
-            e.take_logits(ROWS).unwrap();
-            pads(e, tiny)
-        }
-        let (client, server) = pair(
-            |conn| {
-                let mut e = open::<Client>(conn, tiny, dir.path(), false).unwrap();
-                e.prepare(want, None, &mut |_, _, _| true).unwrap();
-                party(&mut e, tiny)
-            },
-            |conn| {
-                let mut e = open::<Server>(conn, tiny, dir.path(), false).unwrap();
-                e.prepare(want, Some(&tiny.model), &mut |_, _, _| true).unwrap();
-                party(&mut e, tiny)
-            },
-        );
-        assert_eq!(client.len(), server.len());
-        let all: Vec<u64> = client.into_iter().chain(server).collect();
+        let session = || {
+            let dir = tempfile::tempdir().unwrap();
+            let (client, server) = pair(
+                |conn| {
+                    let mut e = open::<Client>(conn, tiny, dir.path(), false).unwrap();
+                    e.prepare(want, None, &mut |_, _, _| true).unwrap();
+                    party(&mut e, tiny)
+                },
+                |conn| {
+                    let mut e = open::<Server>(conn, tiny, dir.path(), false).unwrap();
+                    e.prepare(want, Some(&tiny.model), &mut |_, _, _| true).unwrap();
+                    party(&mut e, tiny)
+                },
+            );
+            [client, server].concat()
+        };
+        let all = [session(), session()].concat();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "{arch:?}: a pad comes twice");
         let mut bytes = vec![0; 256];
         all.iter().flat_map(|x| x.to_le_bytes()).for_each(|b| bytes[usize::from(b)] += 1);
