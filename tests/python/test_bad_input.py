@@ -175,6 +175,20 @@ def test_server_refuses_what_is_not_in_the_protocol(served: Served, tmp_path: Pa
         endpoint.recv_control()
 
 
+def test_server_takes_no_more_logits_than_a_pass_samples(served: Served, tmp_path: Path) -> None:
+    """They lie in memory from then on, and a store holds thousands."""
+    endpoint = _endpoint(served, tmp_path)
+    endpoint.set_idle_timeout(20.0)
+    most = messages.LARGEST_BLOCK
+    endpoint.send_control(messages.encode(messages.Prepare(0, most + 1, 0)))
+    endpoint.prepare(0, most + 1, 0)
+    endpoint.send_control(messages.encode(messages.Logits(most)))
+    endpoint.take_logits(most)
+    endpoint.send_control(messages.encode(messages.Logits(1)))
+    with pytest.raises(errors.PeerFailed, match="ProtocolViolation"):
+        endpoint.recv_control()
+
+
 def test_server_survives_garbage(served: Served, tmp_path: Path) -> None:
     host, port = served.address.rsplit(":", 1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -242,6 +256,20 @@ def test_client_checks_documents(served: Served, tmp_path: Path, pieces: list[ob
     offer, _ = receive_offer(_connection(served), tmp_path / "sound")
     with pytest.raises(errors.ProtocolViolation):
         receive_offer(Script(offer.to_json(), *pieces), tmp_path / "other")
+
+
+def test_what_a_client_asks_for_says_nothing_of_other_servers(served: Served, tmp_path: Path) -> None:
+    """A server can offer any digest. Whether the client lacks that document must not tell it which
+    models the client has used elsewhere."""
+
+    def received(of: Served) -> int:
+        with of.client(tmp_path / "client") as client:
+            return int(client.costs.setup.bytes_received)
+
+    first, again = received(served), received(served)
+    assert again < first  # documents of the same server are kept
+    with serving(tmp_path / "other", model=served.model.source) as other:
+        assert received(other) > first - 100
 
 
 # --- disks

@@ -248,7 +248,7 @@ def test_client_ctrl_c(served: Served, tmp_path: Path) -> None:
 
 
 def test_clean(tmp_path: Path) -> None:
-    """Old encrypted models, keys and material go; what is in use or unknown stays."""
+    """Old encrypted models, keys, documents and material go; what is in use or unknown stays."""
     store_format = pytest.importorskip("cryptogen._core").STORE_FORMAT
     assert "nothing is left" in run("clean", data=tmp_path)[0]
     old = tmp_path / "client" / "models" / "abc"
@@ -256,6 +256,11 @@ def test_clean(tmp_path: Path) -> None:
     old.write_bytes(bytes(1000))
     key = tmp_path / "server" / "lattice.key"
     key.write_bytes(bytes(100))
+    document = tmp_path / "client" / "documents" / ("0" * 64)
+    kept = document.parent / ("1" * 32) / document.name
+    kept.parent.mkdir(parents=True)
+    document.write_bytes(bytes(10))
+    kept.write_bytes(bytes(10))
     stores = {}
     for name, state in (("old", {"format": store_format - 1}), ("new", {"format": store_format}), ("odd", [])):
         for folder in (tmp_path / "client" / "stores" / name, tmp_path / "server" / "stores" / "client-1" / name):
@@ -263,11 +268,11 @@ def test_clean(tmp_path: Path) -> None:
             (folder / "state.json").write_text(json.dumps(state))
             stores[folder] = name == "old"
     listed = json.loads(run("clean", "--json", data=tmp_path)[0])
-    gone = {str(old), str(key)} | {str(folder) for folder, is_old in stores.items() if is_old}
+    gone = {str(old), str(key), str(document)} | {str(folder) for folder, is_old in stores.items() if is_old}
     assert {entry["path"] for entry in listed} == gone and old.exists() and key.exists()
     assert {entry["bytes"] for entry in listed} >= {1000, 100}
     assert "removed" in run("clean", "--remove", data=tmp_path)[0]
-    assert not old.exists() and not key.exists()
+    assert not old.exists() and not key.exists() and not document.exists() and kept.exists()
     assert {folder for folder in stores if not folder.exists()} == {
         folder for folder, is_old in stores.items() if is_old
     }

@@ -6,8 +6,12 @@
 //! evaluator therefore encrypts a uniform `m` under the key, `(b·u + e_1 + round(q·m/p), a·u +
 //! e_2)` with all randomness from one seed; the key owner commits to its decryption; the evaluator
 //! reveals the seed; the key owner recomputes the ciphertext from it and opens.
-//! **Shows.** Whoever opens knew all of `m`, hence `b·u` up to `q/(2p)` from `a·u + e_2`. So
-//! what a share holds of `b·v` beyond its last place follows from `c_1`.
+//! **Shows.** Whoever opens knew all of `m`, hence `b·u` up to `q/(2p)`, from `a·u + e_2` or by a
+//! guess. So what a share holds of `b·v` beyond its last place follows from `c_1`, but for what was
+//! guessed: a key under which every share tells `j` bits of its `v` opens with probability `2^−j`
+//! if these bits are uniform. Modulo 2 there are such keys for every small `j`, as `X^n + 1` is
+//! `(1 + X)^n` there, and the least tell a parity. `j` bits make a fresh ternary `v` of thousands
+//! of coefficients easier to find by a factor of `2^j` at most.
 //! **Hides.** A ciphertext that is no honest encryption is not opened, and a commitment hides (a
 //! hash of a nonce of 32 bytes), so the evaluator gets no decryption that it did not know.
 //! **Cost.** Both polynomials of a ciphertext and 96 bytes, two round trips, milliseconds.
@@ -175,7 +179,8 @@ fn commit(nonce: &[u8; BYTES], message: &[Fp]) -> [u8; BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shares::Nonces;
+    use crate::shares::{owner_share, ClientWork, Hidden, Nonces};
+    use crate::tests::excess;
     use crate::{ParamSet, Params};
 
     const NONCES: Nonces = Nonces { client: [1; 32], server: [2; 32] };
@@ -246,6 +251,67 @@ mod tests {
         }
     }
 
+    /// What the test leaves: `b + D` with `D = round(q/2)·(1 + X + … + X^{n−1})`. Modulo 2 that is
+    /// `(1 + X)^{n−1}`, so `D·u` is the parity of `u` times `q/2` in every coefficient, but for some
+    /// hundred units: whoever guesses that bit opens, and learns the parity of every `v`.
+    #[test]
+    fn a_guess_of_one_bit_opens_and_tells_one_bit_of_each_mask() {
+        let mut rng = Prg::new(&Seed::from_bytes([5; 32]));
+        let sk = linear::SecretKey::generate(&mut rng);
+        let ring = linear::Params::get().ring();
+        let honest = sk.public_key(&NONCES, &mut rng);
+        // round(q/2) modulo each prime, `(q − 1)/2`.
+        let half = |limb: usize| ring.modulus(limb).neg(ring.modulus(limb).inv(2));
+        let mut b = honest.component(0).to_vec();
+        for (limb, b) in b.chunks_exact_mut(ring.n()).enumerate() {
+            let (q, mut d) = (ring.modulus(limb), vec![half(limb); ring.n()]);
+            ring.ntt(limb).forward(&mut d, 0..ring.log_n());
+            b.iter_mut().zip(d).for_each(|(b, d)| *b = q.add(*b, d));
+        }
+        let mut bytes = vec![];
+        pack(&b, &mut bytes);
+        let malformed = PublicKey::from_bytes(ring, &NONCES, &bytes).unwrap();
+        let mut opened = 0;
+        for _ in 0..64 {
+            let (challenge, message) = Challenge::new(&malformed, &mut rng);
+            // Guesses that the parity is 1: takes q/2 off every coefficient.
+            let mut guessed = message.clone();
+            let (c0, _) = guessed.split_at_mut(message.len() / 2);
+            let mut moved = unpack(ring, "challenge", c0).unwrap();
+            for (limb, c) in moved.chunks_exact_mut(ring.n()).enumerate() {
+                let (q, mut d) = (ring.modulus(limb), vec![half(limb); ring.n()]);
+                ring.ntt(limb).forward(&mut d, 0..ring.log_n());
+                c.iter_mut().zip(d).for_each(|(c, d)| *c = q.sub(*c, d));
+            }
+            let mut packed = vec![];
+            pack(&moved, &mut packed);
+            c0.copy_from_slice(&packed);
+            let (mut answer, commitment) = sk.answer(&guessed, &mut rng).unwrap();
+            answer.challenge = message;
+            let (revealed, seed) = challenge.reveal(commitment);
+            opened += revealed.check(&answer.open(&malformed, seed).unwrap()).is_ok() as usize;
+        }
+        assert!((16..48).contains(&opened), "{opened} of 64");
+        // A result of zero under such a key: every coefficient of both shares together says the same
+        // bit, 0 or p/2.
+        let zero = vec![0; ring.n()];
+        let (mut hidden, mut work) = (Hidden::new(ring), ClientWork::new(ring));
+        let mut ones = 0;
+        for _ in 0..64 {
+            hidden.hide(&malformed, 0, |_, _| &zero[..], &mut rng);
+            let mut sent = vec![0; linear::OUTPUT_BYTES];
+            hidden.write(&mut sent);
+            let mut far = 0;
+            owner_share(ring, sk.negated(), &sent, &mut work, |i, y| {
+                far += ((y + hidden.share(i)).to_i64().unsigned_abs() > 1 << 62) as usize;
+            })
+            .unwrap();
+            assert!(far == 0 || far == ring.n(), "{far}");
+            ones += (far > 0) as usize;
+        }
+        assert!((16..48).contains(&ones), "{ones} of 64");
+    }
+
     #[test]
     fn challenges_that_are_no_encryptions_are_not_opened() {
         let mut rng = Prg::new(&Seed::from_bytes([3; 32]));
@@ -262,6 +328,22 @@ mod tests {
         let (answer, _) = sk.answer(&message, &mut rng).unwrap();
         let (revealed, seed) = challenge.reveal(commitment);
         assert!(revealed.check(&answer.open(&key, seed).unwrap()).is_err());
+    }
+
+    /// A challenge that was known beforehand would be answered without any key.
+    #[test]
+    fn challenges_are_fresh_and_uniform() {
+        let mut rng = Prg::new(&Seed::from_bytes([6; 32]));
+        let key = linear::SecretKey::generate(&mut rng).public_key(&NONCES, &mut rng);
+        let [(x, first), (y, second)] = [(); 2].map(|()| Challenge::new(&key, &mut rng));
+        assert!(x.seed.expose() != y.seed.expose() && first != second);
+        let difference: Vec<Fp> = x.mask.iter().zip(&*y.mask).map(|(x, y)| *x - *y).collect();
+        for m in [&x.mask[..], &y.mask, &difference] {
+            for place in [0, 3, 7] {
+                let excess = excess(m.iter().map(|x| x.to_le_bytes()[place]));
+                assert!(excess.abs() < 5.0, "byte {place}: {excess}");
+            }
+        }
     }
 
     #[test]

@@ -553,6 +553,15 @@ mod tests {
         }
     }
 
+    /// Refuses an `x` that is `a` of the key times a small polynomial, modulo the first prime.
+    fn check_no_small_quotient(key: &PublicKey, x: &[u32]) {
+        let (q, ntt, n) = (key.ring.modulus(0), key.ring.ntt(0), key.ring.n());
+        let mut quotient: Vec<u32> = x[..n].iter().zip(&key.a).map(|(&x, &a)| q.mul(x, q.inv(a))).collect();
+        ntt.inverse(&mut quotient, 0..key.ring.log_n());
+        let small = quotient.iter().filter(|&&x| x < 100 || x > q.value() - 100).count();
+        assert!(small < n / 100, "{small} of {n} coefficients are small");
+    }
+
     /// `c_1 = a·v + e_2` without the error would give `v` away by a division.
     #[test]
     fn no_small_secret_divides_what_the_owner_receives() {
@@ -560,14 +569,21 @@ mod tests {
         let (ring, zero) = (s.params.ring(), vec![0; N]);
         let mut hidden = Hidden::new(ring);
         hidden.hide(&s.pk, 0, |_, _| &zero, &mut s.rng);
-        let (q, ntt) = (ring.modulus(0), ring.ntt(0));
+        let q = ring.modulus(0);
         let ungadget = q.inv(ring.conversion.gadget[0]);
-        let mut quotient: Vec<u32> = hidden.hats[1][..N].iter().map(|&hat| q.mul(hat, ungadget)).collect();
-        ntt.forward(&mut quotient, 0..LOG_N);
-        quotient.iter_mut().zip(s.pk.component(1)).for_each(|(x, &a)| *x = q.mul(*x, q.inv(a)));
-        ntt.inverse(&mut quotient, 0..LOG_N);
-        let small = quotient.iter().filter(|&&x| x < 100 || x > q.value() - 100).count();
-        assert!(small < N / 100, "{small} of {N} coefficients are small");
+        let mut c1: Vec<u32> = hidden.hats[1][..N].iter().map(|&hat| q.mul(hat, ungadget)).collect();
+        ring.ntt(0).forward(&mut c1, 0..LOG_N);
+        check_no_small_quotient(&s.pk, &c1);
+    }
+
+    /// Nor does the owner's secret divide its public key.
+    #[test]
+    fn no_small_secret_divides_a_public_key() {
+        let mut s = setup(7);
+        let linear = crate::linear::SecretKey::generate(&mut s.rng).public_key(&NONCES, &mut s.rng);
+        for key in [&s.pk, &linear] {
+            check_no_small_quotient(key, key.component(0));
+        }
     }
 
     #[test]

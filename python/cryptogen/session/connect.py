@@ -51,12 +51,14 @@ class Connector:
         connection.hello(self._name, self._trust.access_token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
-        offer, documents = receive_offer(connection, self._folder / "documents", self._protocol)
+        peer = fingerprint or f"certified:{self._address}"
+        # One folder per server: what the client does not ask for says which documents it has.
+        of_peer = hashlib.sha256(peer.encode()).hexdigest()[:32]
+        offer, documents = receive_offer(connection, self._folder / "documents" / of_peer, self._protocol)
         numeric, made = _received_plan(offer, documents["plan"])
         model, digest = offer.model, offer.documents["plan"]
         connection.agree(model, digest, tables_digest(made))
         checked = _core.CheckedPlan(numeric.to_json(), made)
-        peer = fingerprint or f"certified:{self._address}"
         pair = hashlib.sha256(f"{peer} {self._name} {model} {digest}".encode()).hexdigest()[:32]
         name = store_name(pair, self._protocol)
         stores = self._folder / "stores"

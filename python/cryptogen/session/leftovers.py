@@ -35,14 +35,15 @@ class Leftover:
 
 
 def leftovers(data_dir: str | Path | None = None) -> list[Leftover]:
-    """Encrypted models of clients and the lattice key of servers, which wire protocol 5 used, and
-    material of another store format.
+    """Encrypted models of clients and the lattice key of servers, which wire protocol 5 used,
+    documents that were kept for all servers together, and material of another store format.
 
     Args:
         data_dir: As for `Client` and `Server`.
     """
     client, server = data_folder("client", data_dir), data_folder("server", data_dir)
     found = [(path, "encrypted model of wire protocol 5") for path in _inside(client / "models")]
+    found += [(path, "document of an earlier version") for path in _inside(client / "documents") if path.is_file()]
     found += [(server / "lattice.key", "lattice key of wire protocol 5")] if (server / "lattice.key").exists() else []
     stores = [*_inside(client / "stores"), *(store for of in _inside(server / "stores") for store in _inside(of))]
     for store in stores:

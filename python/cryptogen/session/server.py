@@ -249,6 +249,9 @@ class Server:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")
                 endpoint.extend(rows)
             case messages.Logits(n):
+                # they lie in memory until they are used, so no more than one pass can use
+                if (ready := endpoint.ready_logits) + n > messages.LARGEST_BLOCK:
+                    raise ProtocolViolation(f"logits: {ready} + {n} rows, at most {messages.LARGEST_BLOCK} are taken")
                 endpoint.take_logits(n)
             case messages.Forward(rows, sampled):
                 want = want_of(rows, sampled)

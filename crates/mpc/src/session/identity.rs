@@ -69,6 +69,25 @@ impl Identity {
     }
 }
 
+#[cfg(test)]
+impl Identity {
+    /// Shows `owner`'s certificate, as anybody can who has seen it, with a key of `other`.
+    pub(super) fn impostor(owner: &Path, other: &Path) -> Identity {
+        use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+        let chain = read_certificates(&owner.join(FILE)).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(other.join(FILE)).expect("a key");
+        let key = provider().key_provider.load_private_key(key).expect("a key");
+        let fingerprint = fingerprint(&chain[0]);
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("a version")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
+        Identity { config: Arc::new(config), fingerprint }
+    }
+}
+
 /// How the client decides that it talks to the right server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {

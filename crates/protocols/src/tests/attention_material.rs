@@ -14,12 +14,12 @@ use crate::model::ModelShape;
 use crate::offline::attention::{self, EncryptedCache, NewRows, Products};
 
 /// A decoder shape for attention material.
-fn shape(layers: usize, heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {
+pub fn shape(layers: usize, heads: usize, kv_heads: usize, head_dim: usize) -> ModelShape {
     ModelShape { layers, heads, kv_heads, head_dim, ..tiny(Arch::Gpt).plan.model.clone() }
 }
 
 /// Random inputs of a block of rows.
-fn new_rows(m: &ModelShape, first: usize, rows: usize, seed: u8) -> NewRows {
+pub fn new_rows(m: &ModelShape, first: usize, rows: usize, seed: u8) -> NewRows {
     let mut rng = rng(seed);
     let mut matrix = |n: usize| (0..rows).map(|_| elements(&mut rng, n)).collect::<Vec<_>>();
     let (queries, keys, values) =
@@ -28,7 +28,7 @@ fn new_rows(m: &ModelShape, first: usize, rows: usize, seed: u8) -> NewRows {
     NewRows { first, queries, keys, values, weights }
 }
 
-fn extend<P: Party>(
+pub fn extend<P: Party>(
     ch: &mut Tap,
     m: &ModelShape,
     keys: &LatticeKeys<P>,

@@ -10,6 +10,7 @@ mod crop;
 mod dealer;
 mod endpoint;
 mod faults;
+mod fresh;
 mod ideal;
 mod offline;
 mod online;

@@ -33,7 +33,7 @@ fn exchange<P: Party>(ch: &mut Tap) -> Result<LatticeKeys<P>> {
 }
 
 /// `Cross` of one party, with its factors.
-fn cross<P: Party>(ch: &mut Tap, keys: &LatticeKeys<P>, factors: &[Vec<Fp>]) -> Result<Vec<Fp>> {
+pub fn cross<P: Party>(ch: &mut Tap, keys: &LatticeKeys<P>, factors: &[Vec<Fp>]) -> Result<Vec<Fp>> {
     match &keys.held {
         Held::Client { slots, .. } => cross::client(ch, slots, factors, &mut rng(3)),
         Held::Server { params, slots, .. } => cross::server(ch, params, slots, factors, &mut rng(4)),
@@ -119,10 +119,10 @@ fn linear_gives_shares_of_the_product() {
     }
 }
 
-type Shares = Ran<Result<Vec<Vec<Fp>>>>;
+pub type Shares = Ran<Result<Vec<Vec<Fp>>>>;
 
 /// Both parties' shares of some matrices, and how many matrices each reported.
-fn both_linear(
+pub fn both_linear(
     tiny: &Tiny,
     matrices: &[Matrix],
     rows: usize,

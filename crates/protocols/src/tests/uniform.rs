@@ -14,7 +14,7 @@ const RUNS: usize = 48;
 const ROWS: usize = 2;
 
 /// A piece of a message.
-enum Part {
+pub enum Part {
     Words(usize),
     /// numbers of 24 bits
     Triples(usize),
@@ -71,7 +71,7 @@ fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
 
 /// Pearson's statistic against the uniform distribution exceeds its mean by less than five standard
 /// deviations.
-fn check_uniform(counts: &[usize], what: &str) {
+pub fn check_uniform(counts: &[usize], what: &str) {
     let (n, bins) = (counts.iter().sum::<usize>() as f64, counts.len() as f64);
     if n < 5.0 * bins {
         return; // too few for the statistic to mean anything; repeats are tested all the same
@@ -121,7 +121,7 @@ fn online_messages_are_uniform() {
 
 /// The same message of many runs: no word comes twice at its place, bytes of words and rotations
 /// are uniform.
-fn check_message(messages: &[&[u8]], parts: &[Part], what: &str) {
+pub fn check_message(messages: &[&[u8]], parts: &[Part], what: &str) {
     let (mut at, mut bytes) = (0, vec![0usize; 256]);
     for part in parts {
         match *part {

@@ -78,6 +78,19 @@ fn wrong_fingerprint_on_both_sides() {
     assert!(matches!(connect(&address, &short, None), Err(SessionError::Identity { .. })));
 }
 
+/// A certificate is public; what it says is who has the key.
+#[test]
+fn a_pinned_certificate_without_its_key_is_refused() {
+    let (owner, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (pinned, _) = (identity(&owner), identity(&other));
+    let impostor = Identity::impostor(owner.path(), other.path());
+    assert_eq!(impostor.fingerprint(), pinned.fingerprint());
+    let (address, theirs) = server(&impostor, |mut connection| connection.welcome(&policy(None)));
+    let mut client = connect(&address, &pin(&pinned), None).unwrap();
+    assert!(matches!(client.hello(&introduction(None)), Err(SessionError::Tls(_))));
+    assert!(theirs.join().unwrap().is_err());
+}
+
 #[test]
 fn refusals_are_the_same_on_both_sides() {
     let dir = TempDir::new().unwrap();
