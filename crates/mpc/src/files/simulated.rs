@@ -75,8 +75,8 @@ impl Call {
         }
     }
 
-    /// What is left of it where it fails. After a failed sync of a file the system has given up what
-    /// it should have written, and a later sync does not make up for it (Rebello et al., *Can
+    /// What is left of it where it fails. After a failed sync of a file the system has given up
+    /// what it should have written, and a later sync does not make up for it (Rebello et al., *Can
     /// Applications Recover from fsync Failures?*, USENIX ATC 2020).
     fn failing(self) -> Call {
         match self {

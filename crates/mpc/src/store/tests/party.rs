@@ -190,8 +190,8 @@ impl Party {
             (Ok(_), _) => {}
             (Err(_), Step::Open) => {}
             (Err(error), _) => {
-                // In memory nothing has changed, or a take failed behind its cursor; whether it is so
-                // on the disk, opening tells.
+                // In memory nothing has changed, or a take failed behind its cursor; whether it is
+                // so on the disk, opening tells.
                 let state = self.state();
                 let unchanged = before[0].is(&state);
                 let behind =
