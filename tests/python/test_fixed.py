@@ -164,9 +164,7 @@ def test_random_leading_bits_are_unbiased() -> None:
 
 @pytest.mark.parametrize("bound", [1, 2**22, 2**22 + 1, 6005373801, 2**33, 2**40 - 1, 2**62, 2**62 + 1, 2**63])
 def test_no_logit_within_the_bound_is_absurd_and_most_garbage_is(model: Model, bound: int) -> None:
-    plan = model[1]
-    head = dataclasses.replace(plan.linears["head"], out_bound=bound)
-    plan = dataclasses.replace(plan, linears=plan.linears | {"head": head})
+    plan = dataclasses.replace(model[1], logit_bound=bound)
     shift, rng = plan.logit_shift, np.random.default_rng(4)
     if 2**22 < bound <= 2**62:
         assert 2**61 < bound << shift <= 2**62

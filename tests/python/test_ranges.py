@@ -286,8 +286,7 @@ def strict(tmp_path_factory):
         sizes = largest_logits(model, prompt, 3)
         margin = sizes[2] - max(sizes[:2])
     bound = sizes[2] - margin / 2
-    head = dataclasses.replace(plan.linears["head"], out_bound=int(bound * 2**plan.logit_bits))
-    dataclasses.replace(plan, linears=plan.linears | {"head": head}).save(beside(path))
+    dataclasses.replace(plan, logit_bound=int(bound * 2**plan.logit_bits)).save(beside(path))
     with serving(folder, access_token=None, model=path, cache_dir=folder / "caches") as server:
         yield Strict(server, text, prompt, clear_tokens(model, prompt, 2)[0], bound)
 

@@ -57,7 +57,7 @@ class Mutilation:
     def __init__(self, plan: NumericPlan, rng: np.random.Generator, wild: bool) -> None:
         self.rng, self.wild, self.doc = rng, wild, json.loads(plan.to_json())
         d = self.doc
-        self.bounds()
+        self.doc["logit_bound"] = 2**34  # it decides the scale of logits, and which are absurd; all are compared
         guards = bool(rng.integers(4))  # or all activations' windows are taken to hold
         for function in d["functions"]:
             self.function(function, guards)
@@ -87,16 +87,6 @@ class Mutilation:
         if self.wild and self.rng.integers(2):
             return self.integer(least, most)
         return min(max(was + self.integer(-3, 3), least), most)
-
-    def bounds(self) -> None:
-        """They only decide which slots the client throws away, which logits it takes for absurd
-        (their integers are compared all the same) and their scale."""
-        d = self.doc
-        d["embed"]["bound"] = 1
-        for norm in d["norms"]:
-            norm["h_bound"] = 1
-        for site, linear in d["linears"].items():
-            linear["in_bound"], linear["out_bound"] = 1, 2**34 if site == "head" else 1
 
     def function(self, f: dict[str, Any], guards: bool) -> None:
         """Other parameters, as far as no entry has 46 bits or more."""

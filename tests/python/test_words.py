@@ -43,6 +43,7 @@ RETIRED = {
         "read, decrypt_all, combine_group, mask_and_flood, linear_input_share",
         "let values = decrypted(keys)",
     ),
+    r"\bSlotLayout\b|\bSlot(<|::)|\bper_slot\b|\bslot records?\b": ("RowMaterial, RowLayout", "slot: Slot<P>"),
     r"_(slots|heads|tables)_seconds_per_token": ("rows, logits, exponentials", "offline_heads_seconds_per_token"),
 }
 

@@ -8,7 +8,7 @@
 //! evaluation keys; client `r'` and `y_c`, `[rows][d_out]`, over `F_p` at scale F + `f_w`.
 //! Cost: 3 messages (C→S, S→C, C→S). 205 KB per input ciphertext, 205 KB per output ciphertext, 8
 //! bytes per output.
-//! Material: `y_c` from the slot, which needs no peer.
+//! Material: `y_c` from the row's material, which needs no peer.
 //! Leaks: nothing. 2. is uniformly masked and flooded and 3. padded by `y_c`.
 //!
 //! 1. C→S `Enc(r')`. The server adds `x − r'` as a plaintext: `Enc(x)`.

@@ -26,9 +26,9 @@ fn own() -> Vec<Row> {
     vec![
         (E::caller("token", "below 9", 10), "InputError", "token: expected below 9, got 10"),
         (
-            E::peer("slot verdict", "0 or 1", 7),
+            E::peer("key id", "32 hex digits", 7),
             "ProtocolViolation",
-            "malformed slot verdict from the peer: expected 0 or 1, got 7",
+            "malformed key id from the peer: expected 32 hex digits, got 7",
         ),
         (E::corrupt(&file(), "checksum wrong"), "StoreError", "file /d/model: checksum wrong"),
         (failed(ErrorKind::PermissionDenied), "StoreError", "file /d/model: why"),

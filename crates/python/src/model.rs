@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cryptogen_protocols::endpoint::exponentials_needed;
-use cryptogen_protocols::material::SlotLayout;
+use cryptogen_protocols::material::RowLayout;
 use cryptogen_protocols::model;
 use cryptogen_protocols::ProtocolError;
 use numpy::{PyReadonlyArray1, PyReadonlyArray2};
@@ -42,7 +42,7 @@ impl CheckedPlan {
     /// Size of the material of one row in either party's store.
     #[getter]
     fn row_bytes(&self) -> usize {
-        SlotLayout::new(&self.inner).record_bytes()
+        RowLayout::new(&self.inner).record_bytes()
     }
 }
 

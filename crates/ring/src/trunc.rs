@@ -70,8 +70,8 @@ pub fn join_leading(c: u32, s: u32) -> i64 {
 
 /// Whether no server share can make the truncation of an `|x| ≤ bound` wrong:
 /// `bound ≤ c < p − bound`.
-#[inline]
-pub fn trunc_is_safe(c: Fp, bound: u64) -> bool {
+#[cfg(test)]
+pub(crate) fn trunc_is_safe(c: Fp, bound: u64) -> bool {
     bound <= c.value() && c.value() < P.saturating_sub(bound)
 }
 

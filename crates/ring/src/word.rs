@@ -47,8 +47,8 @@ pub fn word_trunc_server(s: Word, k: u32) -> Fp {
 
 /// Whether no server share can make the truncation of an `|x| ≤ bound` wrong:
 /// `bound < c < 2^64 − bound`.
-#[inline(always)]
-pub fn word_trunc_is_safe(c: Word, bound: u64) -> bool {
+#[cfg(test)]
+fn word_trunc_is_safe(c: Word, bound: u64) -> bool {
     bound < c.0 && c.0 <= u64::MAX - bound
 }
 

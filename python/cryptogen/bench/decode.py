@@ -24,7 +24,7 @@ from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, RECOMPUTE, check_protocol
 from cryptogen.session import Client, Costs, Draft, Need
 from cryptogen.session.link import Progress
-from cryptogen.session.material import POOLS, spare
+from cryptogen.session.material import POOLS
 
 from .measure import Note, tokens
 from .memory import own_peak_rss, peak_rss
@@ -137,10 +137,10 @@ def _measure(client: Client, task: Task, draft: Draft | None) -> dict[str, Any]:
     if rows > client.config.context:
         raise InputError(f"{task.context} + {task.tokens} rows, the model's context has {client.config.context}")
     setup, exponentials_needed = client.costs.setup, client.checked_plan.exponentials_needed
-    batch = max(task.batch_tokens or 0, spare(rows))
+    batch = max(task.batch_tokens or 0, rows)
     of_rows = _cost(client, lambda: client.buy(Need(batch, 0, 0)))
-    before = _cost(client, lambda: client.buy(Need(0, spare(1), exponentials_needed(0, task.context))))
-    logits_bought = max(task.batch_tokens or 0, spare(task.tokens))
+    before = _cost(client, lambda: client.buy(Need(0, 1, exponentials_needed(0, task.context))))
+    logits_bought = max(task.batch_tokens or 0, task.tokens)
     of_logits = _cost(client, lambda: client.buy(Need(0, logits_bought, 0)))
     of_exponentials = _cost(client, lambda: client.buy(Need(0, 0, exponentials_needed(task.context, task.tokens))))
     begun = client.costs
@@ -204,7 +204,7 @@ def _again(client: Client, task: Task, server: int) -> dict[str, Any]:
         figures[f"{phase}_bytes_per_token"] = cost.bytes_sent + cost.bytes_received
     figures["offline_round_trips_per_token"] = token.offline.round_trips
     figures["round_trips_per_token"] = token.online.round_trips
-    return figures | {"batch_tokens": spare(task.context)}
+    return figures | {"batch_tokens": task.context}
 
 
 def _cost(client: Client, work: Callable[[], object]) -> Costs:

@@ -16,7 +16,6 @@ from typing import Any
 from cryptogen.errors import InputError
 from cryptogen.protocols import RECOMPUTE
 from cryptogen.session import Client, Costs, Need, PhaseCost
-from cryptogen.session.material import spare
 
 from .memory import peak_rss, reset_peak_rss
 from .shapes import random_tokens
@@ -81,7 +80,7 @@ def check_lengths(lengths: Sequence[int], n: int, context: int) -> None:
 
 def _cached(client: Client, lengths: Sequence[int], n: int, server: int, note: Note) -> Iterator[Token]:
     started, exponentials_needed = client.costs, client.checked_plan.exponentials_needed
-    rows, logits_bought = spare(lengths[-1] + 1 + n), spare(len(lengths) * (n + 2))
+    rows, logits_bought = lengths[-1] + 1 + n, len(lengths) * (n + 2)
     note(f"material of {rows} rows")
     of_rows, of_logits = _buying(client, Need(rows, 0, 0)), _buying(client, Need(0, logits_bought, 0))
     text, pending = random_tokens(client.config, lengths[-1]), 0
@@ -112,7 +111,7 @@ def _again(client: Client, lengths: Sequence[int], n: int, server: int, note: No
     for length in lengths:
         note(f"{length} rows")
         reset_peak_rss(server)
-        bought, logits_bought = spare(length), spare(1)
+        bought, logits_bought = length, 1
         of_rows, of_logits = _buying(client, Need(bought, 0, 0)), _buying(client, Need(0, logits_bought, 0))
         of_exponentials = _buying(client, Need(0, 0, client.checked_plan.exponentials_needed(0, length)))
         text = random_tokens(client.config, length)

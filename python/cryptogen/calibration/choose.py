@@ -56,9 +56,8 @@ SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
 CUT_ROWS = 1 / 1000  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
 RARE, GAP_BITS = 1000, 4  # rows are of two kinds if fewer than one in so many is in between; how far apart at least
-PRODUCT_CEILING = 24  # in_shift of `o`: more, and the client's check discards too many rows
-LOOSE = 8  # bounds that do not follow from the weights are this many times the largest calibrated value
-ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that does
+PRODUCT_CEILING = 24  # in_shift of `o`: more, and its truncation fails too often
+ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that follows from the weights
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,12 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
         model_digest=model_digest,
         model=ModelShape.of(c),
         f=F,
-        logit_bits=F + int(bits["head"].min()),
-        embed=Embed(EMBED_SHIFT, _scaled(limits.embed, F + EMBED_SHIFT)),
+        logit_bits=(logit_bits := F + int(bits["head"].min())),
+        logit_bound=_scaled(float(limits.logits.max()), logit_bits),
+        embed=Embed(EMBED_SHIFT),
         rope=_rope(c, tables),
         norms=tuple(norms),
-        linears=_linears(seen, limits, bits, products, [shifts for _, shifts in attention]),
+        linears=_linears(c, bits, products, [shifts for _, shifts in attention]),
         attention=tuple(a for a, _ in attention),
         activations=tuple(activations),
         tables=tables.count,
@@ -132,11 +132,8 @@ class Limits:
     def __init__(self, model: Canonical) -> None:
         c = self._config = model.config
         self._model = model
-        positions = 0.0 if model.pos is None else float(np.abs(model.pos).max())
-        self.embed = float(np.abs(model.embed).max()) + positions
         self.gate = [self._outputs(f"layers.{i}.up")[: c.ff] for i in range(c.layers)]  # [ff]
-        self.act = [self._activations(i) for i in range(c.layers)]
-        self.value = [self._values(i) for i in range(c.layers)]
+        self.logits = self._outputs("head")  # [vocab]
 
     def _outputs(self, site: str) -> NDArray[np.float64]:
         """Largest |output| of each row of a matrix behind a norm, [d_out]."""
@@ -145,37 +142,10 @@ class Limits:
         length: NDArray[np.float64] = np.sqrt(squares * self._config.d)
         return length if bias is None else length + np.abs(bias)
 
-    def _activations(self, layer: int) -> NDArray[np.float64]:
-        """Largest |output| of each neuron, [ff]: activations never exceed their input."""
-        up = self._outputs(f"layers.{layer}.up")
-        return up[: self._config.ff] * up[self._config.ff :] if self._config.gated else up
-
-    def _values(self, layer: int) -> NDArray[np.float64]:
-        """Largest |v|, hence of what attention makes of them, of each key head, [kv_heads]."""
-        c = self._config
-        outputs = self._outputs(f"layers.{layer}.qkv")[-c.kv_width :].reshape(c.kv_heads, -1)
-        return np.asarray(outputs.max(axis=1))
-
-    def output(self, site: str) -> NDArray[np.float64]:
-        """Largest |output| of each row of a matrix, [d_out]."""
-        layer, _, kind = site.rpartition(".")
-        if kind not in ("o", "down"):
-            return self._outputs(site)
-        i, c, bias = int(layer.split(".")[1]), self._config, self._model.bias[site]
-        inputs = self.act[i] if kind == "down" else self.value[i].repeat(c.queries_per_kv_head * c.head_dim)
-        sums: NDArray[np.float64] = np.abs(self._model.weight[site]).astype(np.float64) @ inputs
-        return sums if bias is None else sums + np.abs(bias)
-
 
 def _scaled(largest: float, bits: int) -> int:
     """A bound that holds by construction, as an integer at scale `2^bits`."""
     return math.ceil(ROUNDED * max(largest, 2.0**-F) * 2.0**bits)
-
-
-def _bound(largest: float, limit: float, bits: int) -> int:
-    """By construction, or from the largest calibrated value, where that keeps the client from
-    discarding many rows."""
-    return _scaled(min(LOOSE * largest, limit), bits)
 
 
 def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
@@ -201,7 +171,7 @@ def _norm(seen: Observation, site: str, margins: Margins, tables: TableSet) -> t
     most = math.floor(NORMED_BITS - F - math.log2(c.d) / 2)  # a normalised row has length √d
     between = None if gap is None else (gap[0] * unit, gap[1] * unit)
     scalar, r = rsqrt(tables, least * unit, largest * unit, unit, c.norm_eps, most, between)
-    return Norm(g, _bound(seen.h[site].largest, math.inf, F), scalar), r
+    return Norm(g, scalar), r
 
 
 def _gap(square: NDArray[np.float64], margins: Margins) -> tuple[float, float] | None:
@@ -351,8 +321,7 @@ def _width(top: float, least: float, bottom: float, k: int) -> int:
 
 
 def _linears(
-    seen: Observation,
-    limits: Limits,
+    c: ModelConfig,
     bits: dict[str, NDArray[np.int64]],
     products: dict[str, int],
     attention: list[list[int]],
@@ -364,29 +333,16 @@ def _linears(
     channels would take bits from all others, and what they add up to is the stream. Elsewhere one
     scale does.
     """
-    c, linears = seen.config, {}
+    linears = {}
     for site, (d_out, d_in) in c.linear_shapes().items():
         layer, _, kind = site.rpartition(".")
-        i = int(layer.split(".")[1]) if layer else 0
         if kind == "o":
-            shifts = [s for s in attention[i] for _ in range(c.head_dim)]
-            key_head = [g // c.queries_per_kv_head for g in range(c.heads)]
-            in_bound = max(
-                _bound(seen.values[i][kv].largest, limits.value[i][kv], F + s)
-                for kv, s in zip(key_head, attention[i], strict=True)
-            )
+            shifts = [s for s in attention[int(layer.split(".")[1])] for _ in range(c.head_dim)]
         elif kind == "down":
-            shift = GATED_BITS + F if c.gated else GELU_BITS
-            shifts, in_bound = [shift] * d_in, _bound(seen.act[i].largest, float(limits.act[i].max()), F + shift)
+            shifts = [GATED_BITS + F if c.gated else GELU_BITS] * d_in
         else:
             norm = {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm", "head": "final_norm"}[kind]
-            shifts, in_bound = [products[norm]] * d_in, _scaled(math.sqrt(c.d), F + products[norm])
-        limit = limits.output(site)  # [d_out]
-        if kind in ("o", "down"):
-            out_shift, limit = bits[site], np.minimum(limit, LOOSE * seen.y[site])
-        else:
-            out_shift = bits[site].min(keepdims=True)
-        out_bound = _scaled(float((limit * 2.0**out_shift).max()), F)
-        kept = (0,) if kind == "head" else tuple(out_shift.tolist())
-        linears[site] = Linear(d_in, d_out, tuple(shifts), in_bound, kept, out_bound)
+            shifts = [products[norm]] * d_in
+        out_shift = bits[site] if kind in ("o", "down") else bits[site].min(keepdims=True)
+        linears[site] = Linear(d_in, d_out, tuple(shifts), (0,) if kind == "head" else tuple(out_shift.tolist()))
     return linears

@@ -153,7 +153,7 @@ class Observation:
         self.h = {site: Extent() for site in config.norm_sites()}  # input of a norm
         self.mean_square = {site: Rows() for site in config.norm_sites()}
         self.x = {site: Extent() for site in config.norm_sites()}  # output of a norm
-        self.y = {site: np.zeros(d_out) for site, (d_out, _) in config.linear_shapes().items()}  # largest |output|
+        self.y = {site: np.zeros(d_out) for site, (d_out, _) in config.linear_shapes().items()}  # Σ |output|
         self.gate = [Extent() for _ in range(config.layers)]  # input of the activation
         self.neurons = [np.zeros(config.ff) for _ in range(config.layers)]  # largest |input| of each
         self.argument = [Extent() for _ in range(config.layers)]  # what its slope multiplies: u, or gate·up
@@ -179,7 +179,7 @@ class Observation:
         for name in ("h", "mean_square", "x"):
             for site, part in getattr(other, name).items():
                 getattr(self, name)[site].merge(part)
-        self.y = {site: np.maximum(largest, other.y[site]) for site, largest in self.y.items()}
+        self.y = {site: total + other.y[site] for site, total in self.y.items()}
         for i in range(self.config.layers):
             for name in ("gate", "argument", "act"):
                 getattr(self, name)[i].merge(getattr(other, name)[i])
@@ -201,7 +201,7 @@ class Observation:
             self.mean_square[name].add(square)
             self.x[name].add(value / np.sqrt(square + self.config.norm_eps)[:, None].astype(np.float32))
         elif name in self.y:
-            self.y[name] = np.maximum(self.y[name], np.abs(value).max(axis=0))
+            self.y[name] += np.abs(value).sum(axis=0, dtype=np.float64)
             if kind == "up":
                 gate, up = value[:, : self.config.ff], value[:, self.config.ff :]
                 self.gate[i].add(gate)

@@ -1,8 +1,7 @@
 """What a plan costs in probability, computed from calibration; `cryptogen inspect` prints it.
 
 A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine
-digits), and so is a share of x that is lifted to Z_{2^64}. Where the client knows its share offline
-it checks and discards the row instead, with probability 2·bound/p.
+digits), and so is a share of x that is lifted to Z_{2^64}.
 """
 
 import math
@@ -27,7 +26,6 @@ def statistics(plan: NumericPlan, seen: Observation) -> dict[str, Any]:
         "tokens": seen.tokens,
         "failure_log2": {length: log2(sum(parts.values())) for length, parts in failures.items()},
         "failure_parts_log2": {part: log2(value) for part, value in failures[str(LENGTHS[-1])].items()},
-        "discard_log2": log2(discard(plan)),
         "layers": [_ranges(seen, i) for i in range(plan.model.layers)],
     }
 
@@ -39,14 +37,32 @@ def log2(value: float) -> float:
 def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str, float]:
     """Expected number of wrong truncations per token, a row attending to `length` rows, by kind.
 
-    What enters or leaves a linear layer is not here: the client knows its share beforehand and
-    checks it (`discard`). Nor is the lifting of truncated shares, which cannot fail (A1).
+    Of what attention gives to `o` no more is counted than the values it is made of. The lifting of
+    truncated shares is not here: it cannot fail (A1).
     """
     parts: dict[str, float] = defaultdict(float)
     c = plan.model
+    parts["embedding"] = c.d * seen.embed.mean * 2.0 ** (F + plan.embed.shift)
+    for site, linear in plan.linears.items():
+        layer, _, kind = site.rpartition(".")
+        i, scales = int(layer.split(".")[1]) if layer else 0, 2.0 ** (F + np.array(linear.in_shift))
+        if kind == "o":
+            heads = [seen.values[i][g // seen.config.queries_per_kv_head].mean for g in range(c.heads)]
+            parts["into o"] += float(np.repeat(heads, c.head_dim) @ scales)
+        elif kind == "down":
+            parts["into down"] += seen.act[i].mean * scales.sum()
+        if site != "head":  # of whose results the leading bits are sent
+            outputs = seen.y[site] / max(seen.tokens, 1) * 2.0 ** (F + np.array(linear.out_shift))
+            parts["out of matrices"] += float(outputs.sum())
+        if kind == "qkv" and plan.rope:
+            rotated = seen.y[site][: c.q_dim + c.kv_dim].sum() / max(seen.tokens, 1)
+            parts["rotation"] += math.sqrt(2) * rotated * 2.0 ** (F + plan.rope.bits)
     exp_bits = {f["tables"][0]: f["bits"] for f in plan.functions if f["kind"] == "exp"}
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
+        if norm.pre_shift:
+            parts["into squares"] += c.d * seen.h[site].mean * 2.0**F
+        parts["normed"] += c.d * seen.x[site].mean * 2.0 ** (F + entry)
         parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
         parts["1/rms"] += _mean(1 / np.sqrt(square + seen.config.norm_eps)) * 2.0 ** (entry + norm.scalar.out_shift)
     for i, attention in enumerate(plan.attention):
@@ -65,22 +81,6 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
             parts["weighted values"] += _mean(sigma) * (c.head_dim * value * 2.0**F + 2)
             parts["1/sum"] += _mean(1 / sigma) * 2.0 ** (r + head.scalar.out_shift)
     return {part: value / P for part, value in parts.items()}
-
-
-def discard(plan: NumericPlan) -> float:
-    """Expected fraction of rows whose material the client's offline check throws away."""
-    c = plan.model
-    total = c.d * plan.embed.bound + sum(c.d * norm.h_bound for norm in plan.norms)
-    for site, linear in plan.linears.items():
-        after = linear.out_bound >> min(linear.out_shift)
-        total += linear.d_in * linear.in_bound
-        if site != "head":
-            total += linear.d_out * linear.out_bound
-        if site.endswith(".qkv") and plan.rope:
-            total += (c.q_dim + c.kv_dim) * (after << (plan.rope.bits + 1))
-        if site.endswith(".up"):
-            total += c.ff * after
-    return 2 * total / P
 
 
 def _entered(plan: NumericPlan) -> list[int]:

@@ -28,8 +28,7 @@ def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
         "exponentials": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
         "tables_per_token": materials(plan),
         "failure_log2": s.get("failure_log2", {}),
-        "discard_log2": s.get("discard_log2"),
-        "round_trips": 8 * plan.model.layers + 3,
+            "round_trips": 8 * plan.model.layers + 3,
     } | layouts(core, protocol)
 
 

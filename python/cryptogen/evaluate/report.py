@@ -46,7 +46,6 @@ def _described(plan: NumericPlan) -> str:
     for length, value in s.get("failure_log2", {}).items():
         lines.append(f"wrong truncation, per token of a {length}-row context: 2^{value}")
     lines += [f"    {part:<20} 2^{value}" for part, value in s.get("failure_parts_log2", {}).items()]
-    lines.append(f"rows discarded by the client's check: 2^{s.get('discard_log2')}")
     lines += [f"tables per token, {kind}: {n}" for kind, n in materials(plan).items()]
     open_layers = [str(i) for i, a in enumerate(plan.activations) if a.guarded]
     lines.append(f"activation windows hold for any text, except in layers: {', '.join(open_layers) or 'none'}")

@@ -22,7 +22,7 @@ from .document import read
 from .functions import check_function
 from .pieces import MAX_ENTRY, F, IntTable, make
 
-VERSION = 2
+VERSION = 3
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
 LOGIT_ROOM = 62  # log2 of what the head's bound is scaled up to at most: half of what the field holds (A8)
@@ -79,7 +79,6 @@ class ModelShape:
 @dataclass(frozen=True)
 class Embed:
     shift: int
-    bound: int  # of E + P before its truncation
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ class Scalar:
 @dataclass(frozen=True)
 class Norm:
     pre_shift: int
-    h_bound: int  # of h, scale F
     scalar: Scalar
 
 
@@ -119,9 +117,7 @@ class Linear:
     d_in: int
     d_out: int
     in_shift: tuple[int, ...]
-    in_bound: int  # of the exact product that enters, before its truncation
     out_shift: tuple[int, ...]  # f_w: one for all rows, or one for each
-    out_bound: int  # of W·x + b before its truncation; the head's: more than any logits can be
 
 
 @dataclass(frozen=True)
@@ -173,6 +169,7 @@ class NumericPlan:
     model: ModelShape
     f: int
     logit_bits: int
+    logit_bound: int  # more than any logit can be, scale 2^logit_bits
     embed: Embed
     rope: Rope | None
     norms: tuple[Norm, ...]
@@ -186,7 +183,7 @@ class NumericPlan:
     @property
     def logit_shift(self) -> int:
         """By how many bits logits are shifted up before their leading 24 bits are taken (A8)."""
-        log = (self.linears["head"].out_bound - 1).bit_length()
+        log = (self.logit_bound - 1).bit_length()
         return min(max(LOGIT_ROOM - log, 0), MAX_LOGIT_SHIFT)
 
     @property
@@ -198,7 +195,7 @@ class NumericPlan:
     @property
     def coarse_logit_bound(self) -> int:
         """The largest of these that any logits within the head's bound can give."""
-        return -(-self.linears["head"].out_bound >> (MAX_LOGIT_SHIFT - self.logit_shift)) + 1
+        return -(-self.logit_bound >> (MAX_LOGIT_SHIFT - self.logit_shift)) + 1
 
     def to_json(self) -> str:
         """Canonical compact JSON (sorted keys): what is stored, sent and hashed."""
@@ -306,8 +303,7 @@ def check(plan: NumericPlan) -> None:
         _within(f"{where}: window", min(activation.of), 0, len(activation.windows) - 1)
         _within(f"{where}: window", max(activation.of), 0, len(activation.windows) - 1)
         _equal(f"{where}: windows with a guard", 1, len({w.g is None for w in activation.windows}))
-    for where, bound in _bounds(plan):
-        _within(where, bound, 0, (1 << 64) - 1)
+    _within("logit_bound", plan.logit_bound, 0, (1 << 64) - 1)
     for where, shift in _shifts(plan):
         _within(where, shift, 0, MAX_SHIFT)
     for where, shift in _positive_shifts(plan):
@@ -330,15 +326,6 @@ def check(plan: NumericPlan) -> None:
         for number in (plan.rope.cos, plan.rope.sin):
             _within("rope: table", number, 0, plan.tables - 1)
             _equal(f"rope: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
-
-
-def _bounds(plan: NumericPlan) -> Iterator[tuple[str, int]]:
-    yield "embed.bound", plan.embed.bound
-    for site, linear in plan.linears.items():
-        yield f"{site}.in_bound", linear.in_bound
-        yield f"{site}.out_bound", linear.out_bound
-    for i, norm in enumerate(plan.norms):
-        yield f"norms[{i}].h_bound", norm.h_bound
 
 
 def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:

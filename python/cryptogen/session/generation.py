@@ -8,7 +8,7 @@ from typing import Protocol
 from cryptogen.protocols import RECOMPUTE
 
 from .link import Link
-from .material import Need, need_again, need_of, spare
+from .material import Need, need_again, need_of
 from .messages import LARGEST_BLOCK
 from .rows import Rows
 
@@ -71,7 +71,7 @@ class Cached:
         tables = link.checked_plan.exponentials_needed
         if not link.has(Need(rows - text.ready_rows, rows - text.ready_logits, tables(text.length, rows))):
             middle = max((text.length + self._answer.stop - rows) // 2, text.length)
-            link.ensure(Need(spare(passes * rows), spare(passes * rows), passes * tables(middle, rows)))
+            link.ensure(Need(passes * rows, passes * rows, passes * tables(middle, rows)))
 
 
 class Recomputed:
@@ -96,7 +96,7 @@ class Recomputed:
         link, whole = self._link, self._link.text.length + rows
         tables = link.checked_plan.exponentials_needed(0, whole)
         if not link.has(Need(whole, rows, tables)):
-            link.ensure(Need(spare(passes * whole), spare(passes * rows), passes * tables))
+            link.ensure(Need(passes * whole, passes * rows, passes * tables))
 
 
 def feed_drafted(link: Link, tokens: list[int], drafted: list[int]) -> Rows:

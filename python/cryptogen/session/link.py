@@ -25,7 +25,7 @@ from . import messages
 from .connect import Connector
 from .costs import Costs
 from .ledger import Ledger
-from .material import POOLS, Need, need_ahead, spare
+from .material import POOLS, Need, need_ahead
 from .messages import Message
 from .offer import Offer
 from .rows import Rows
@@ -119,27 +119,20 @@ class Link:
                 endpoint.prepare(part.rows, part.logits, part.exponentials, self._progress)
 
     def extend(self, rows: int) -> None:
-        """Makes the next `rows` rows ready: positions and attention material. Unusable records may
-        make the store run short: then more are bought."""
-        while (left := rows - self.text.ready_rows) > 0:
+        """Makes the next `rows` rows ready: positions and attention material."""
+        if (left := rows - self.text.ready_rows) > 0:
             endpoint, first = self._open(), self.text.cached + self.text.ready_rows
             self.ensure(Need(left, 0, self.checked_plan.exponentials_needed(first, left)))
-            try:
-                with self.ledger.spending(), self._step("offline", messages.Extend(left)):
-                    endpoint.extend(left)
-            except MaterialShort:
-                self.buy(Need(spare(rows - self.text.ready_rows), 0, 0))
+            with self.ledger.spending(), self._step("offline", messages.Extend(left)):
+                endpoint.extend(left)
 
     def take_logits(self, n: int) -> None:
         """Takes the material for the logits of the next `n` sampled rows."""
-        while (left := n - self.text.ready_logits) > 0:
+        if (left := n - self.text.ready_logits) > 0:
             endpoint = self._open()
             self.ensure(Need(0, left, 0))
-            try:
-                with self.ledger.spending(), self._step("offline", messages.Logits(left)):
-                    endpoint.take_logits(left)
-            except MaterialShort:
-                self.buy(Need(0, spare(n - self.text.ready_logits), 0))
+            with self.ledger.spending(), self._step("offline", messages.Logits(left)):
+                endpoint.take_logits(left)
 
     def forward(self, tokens: Sequence[int], sampled: int) -> Rows:
         """One pass, of which the last `sampled` rows come back.

@@ -52,7 +52,7 @@ class Need:
 
 def need_of(plan: CheckedPlan, first: int, rows: int, sampled: int) -> Need:
     """For rows first … first + rows − 1 of one session, `sampled` of them sampled."""
-    return Need(spare(rows), spare(sampled), plan.exponentials_needed(first, rows))
+    return Need(rows, sampled, plan.exponentials_needed(first, rows))
 
 
 def need_again(plan: CheckedPlan, first: int, tokens: int) -> Need:
@@ -60,7 +60,7 @@ def need_again(plan: CheckedPlan, first: int, tokens: int) -> Need:
     more."""
     lengths = range(first, first + tokens)
     exponentials = sum(plan.exponentials_needed(0, rows) for rows in lengths)
-    return Need(spare(sum(lengths)), spare(tokens), exponentials)
+    return Need(sum(lengths), tokens, exponentials)
 
 
 def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False) -> Need:
@@ -71,10 +71,4 @@ def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False
         parts = [need_again(plan, 1, context), need_again(plan, 1, rest)]
         return Need(*(full * getattr(parts[0], p) + getattr(parts[1], p) for p in POOLS))
     exponentials = full * plan.exponentials_needed(0, context) + plan.exponentials_needed(0, rest)
-    return Need(spare(tokens), spare(tokens), exponentials)
-
-
-def spare(records: int) -> int:
-    """A few per cent more: some records turn out unusable (their shares might truncate wrongly) and
-    are discarded."""
-    return records + max(2, records * 3 // 100) if records else 0
+    return Need(tokens, tokens, exponentials)

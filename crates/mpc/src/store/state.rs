@@ -13,7 +13,7 @@ use crate::files;
 
 /// 5: pools are named `rows` and `logits`, not `slots` and `heads`.
 /// Version of a store's files.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.
 const INDEX_MAX: u64 = 1 << 48;

@@ -7,7 +7,7 @@
 //! of the session.
 //! Cost: no message.
 //! Material: spends none. That of dropped rows has been spent and is gone with them; a row that
-//! later stands at the same position takes a fresh slot: no mask and no table ever serves a second
+//! later stands at the same position takes fresh material: no mask and no table ever serves a second
 //! row.
 //! Leaks: `n`, to the server.
 //!

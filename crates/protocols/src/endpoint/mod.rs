@@ -27,7 +27,7 @@ pub use rows::exponentials_needed;
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::Result;
-use crate::material::{LatticeKeys, SlotLayout};
+use crate::material::{LatticeKeys, RowLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
 use crate::offline::prepare::{exponential_record_bytes, logits_record_bytes, Preparer, Sink};
@@ -60,8 +60,8 @@ pub struct Stock {
 pub struct Protocol {
     /// Its name, between the parties and on the command line.
     pub name: &'static str,
-    /// Whether its products are prepared: shares of `W·r'` in every slot and attention material for
-    /// every row. Otherwise they come from messages online, whatever these are.
+    /// Whether its products are prepared: every row has shares of `W·r'` in its material, and
+    /// attention material. Otherwise they come from messages online, whatever these are.
     pub prepared: bool,
 }
 
@@ -88,7 +88,7 @@ struct Pools {
 pub struct Endpoint<P: Side> {
     conn: Connection<P>,
     plan: Arc<Plan>,
-    layout: Arc<SlotLayout>,
+    layout: Arc<RowLayout>,
     keys: LatticeKeys<P>,
     ot: OtPair,
     rng: Prg,
@@ -110,7 +110,7 @@ impl<P: Side> Endpoint<P> {
     /// Connection failures; `Session(Mismatch)` for two protocols; `Store` with an explanation if
     /// the stores do not belong together.
     pub fn open(conn: Connection<P>, plan: Arc<Plan>, store: Store, resync: bool) -> Result<Endpoint<P>> {
-        let layout = Arc::new(SlotLayout::new(&plan));
+        let layout = Arc::new(RowLayout::new(&plan));
         let products = P::preprocessed(Preprocessed::new(plan.clone(), layout));
         let opened = |_: &mut _, _: &_, _: &mut _| Ok((products, ()));
         Endpoint::open_with(conn, plan, store, resync, Protocol::PREPROCESSED, opened).map(|(e, ())| e)
@@ -133,7 +133,7 @@ impl<P: Side> Endpoint<P> {
         conn.set_phase(Phase::Setup);
         let params = Params::get(PARAMETERS);
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
-        let layout = Arc::new(SlotLayout::new(&plan));
+        let layout = Arc::new(RowLayout::new(&plan));
         let pools = Pools {
             rows: store.pool(protocol.rows_pool(), layout.record_bytes())?,
             logits: store.pool("logits", logits_record_bytes(&plan))?,
@@ -224,17 +224,16 @@ impl<P: Side> Endpoint<P> {
         for n in chunks(want.rows, ROWS_PREPARED_AT_ONCE) {
             let batch = self.pools.rows.begin_batch(n)?;
             self.fill(batch, weights, |p, sink| {
-                p.slots(n, sink, &mut |what, step, steps| {
+                p.rows(n, sink, &mut |what, step, steps| {
                     progress(what, done * steps + step * n as u64, want.rows * steps)
                 })
-                .map(|_| ())
             })?;
             done += n as u64;
         }
         let mut done = 0;
         for n in chunks(want.logits, ROWS_PREPARED_AT_ONCE) {
             let batch = self.pools.logits.begin_batch(n)?;
-            self.fill(batch, weights, |p, sink| p.logits(n, sink).map(|_| ()))?;
+            self.fill(batch, weights, |p, sink| p.logits(n, sink))?;
             done += n as u64;
             offline::report(progress, "preparing logits", done, want.logits)?;
         }

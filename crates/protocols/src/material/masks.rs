@@ -1,9 +1,9 @@
-//! Random masks of a slot, derived from its seed by what each is for.
+//! Random masks of a row, derived from its material's seed by what each is for.
 
 use cryptogen_ring::{Fp, Prg, Seed, Word};
 use rayon::prelude::*;
 
-/// What a random mask of a slot is for; each is derived from the slot's seed and used by one step
+/// What a random mask of a row is for; each is derived from the material's seed and used by one step
 /// only.
 #[derive(Clone, Copy, Debug)]
 pub enum MaskLabel {
@@ -57,22 +57,22 @@ pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
     core::array::from_fn(|payload| words[HI_MASKS * i + payload])
 }
 
-/// Expands a mask of a slot. `index`: site, norm or layer number, as documented on [`MaskLabel`].
+/// Expands a mask of a row. `index`: site, norm or layer number, as documented on [`MaskLabel`].
 pub fn expand_mask(seed: &Seed, what: MaskLabel, index: usize, n: usize) -> Vec<Fp> {
     masks(std::slice::from_ref(seed), what, index, n)
 }
 
-/// The same of many slots, one after another. Parallel over slots.
+/// The same of many rows, one after another. Parallel over rows.
 pub(crate) fn masks(seeds: &[Seed], what: MaskLabel, index: usize, n: usize) -> Vec<Fp> {
     expand(seeds, what, index, n, |prg, out| prg.fill_fp(out))
 }
 
-/// A mask of a slot modulo `2^64`.
+/// A mask of a row modulo `2^64`.
 pub fn mask_words(seed: &Seed, what: MaskLabel, index: usize, n: usize) -> Vec<Word> {
     masks_words(std::slice::from_ref(seed), what, index, n)
 }
 
-/// The same of many slots, one after another. Parallel over slots.
+/// The same of many rows, one after another. Parallel over rows.
 pub(crate) fn masks_words(seeds: &[Seed], what: MaskLabel, index: usize, n: usize) -> Vec<Word> {
     expand(seeds, what, index, n, |prg, out| prg.fill_words(out))
 }

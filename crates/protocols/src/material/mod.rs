@@ -1,4 +1,4 @@
-//! What the offline phase leaves for the online phase: labels of masks, slots, rows, table keys;
+//! What the offline phase leaves for the online phase: labels of masks, rows' material, table keys;
 //! and the connection's lattice keys.
 //!
 //! It stands on [`crate::share`] and [`crate::model`]. The two phases meet here and nowhere else:
@@ -7,8 +7,8 @@
 mod deferred;
 mod lattice;
 mod masks;
+mod row_material;
 mod rows;
-mod slot;
 mod table_keys;
 
 pub use deferred::Deferred;
@@ -16,7 +16,7 @@ pub use lattice::LatticeKeys;
 pub(crate) use lattice::{client_shares, hide, slots, Held};
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub(crate) use masks::{hi_masks, masks, masks_words, HI_MASKS};
+pub use row_material::{activation_shape, exp_shape, hi_shape, lo_shape, RowLayout, RowMaterial, SEED_BYTES};
 pub use rows::{LogitsMaterial, Row, RowAttention};
-pub use slot::{activation_shape, exp_shape, hi_shape, lo_shape, Slot, SlotLayout, SEED_BYTES};
 pub(crate) use table_keys::record_alpha;
 pub use table_keys::TableKeys;

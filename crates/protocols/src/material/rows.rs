@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::deferred::Deferred;
 use super::masks::MaskLabel;
-use super::slot::Slot;
+use super::row_material::RowMaterial;
 use crate::model::{Plan, Site};
 use crate::share::local::{trunc, trunc_word};
 use crate::share::Events;
@@ -27,7 +27,7 @@ pub struct RowAttention {
 
 /// A row with all its material, at a fixed position of the session.
 pub struct Row<P: Party> {
-    pub(crate) slot: Slot<P>,
+    pub(crate) material: RowMaterial<P>,
     pub(crate) position: usize,
     pub(crate) attention: Vec<RowAttention>,
     /// of the row's look-ups so far, until its logits are computed
@@ -37,13 +37,13 @@ pub struct Row<P: Party> {
 impl<P: Party> Row<P> {
     /// The client's re-mask `r` of a site of a layer; behind activations see [`Row::remask_words`].
     pub(crate) fn remask(&self, plan: &Plan, site: Site) -> Vec<Fp> {
-        self.slot.expand_mask(MaskLabel::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
+        self.material.expand_mask(MaskLabel::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
     }
 
     /// The same behind an activation, modulo `2^64`.
     pub(crate) fn remask_words(&self, plan: &Plan, layer: usize) -> Vec<Word> {
         let site = Site::Down(layer);
-        self.slot.mask_words(MaskLabel::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
+        self.material.mask_words(MaskLabel::Remask, site.index(plan.model.layers), plan.linear(site).d_in)
     }
 
     /// The client's share `r'` of the input of a layer's matrix, `[d_in]`.

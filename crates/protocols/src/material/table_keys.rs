@@ -1,4 +1,4 @@
-//! Table keys on their way from a slot to their look-ups.
+//! Table keys on their way from a row's material to their look-ups.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use super::site::Site;
 use crate::error::PlanError;
 
 /// Version of the plan document.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
 /// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
@@ -85,8 +85,6 @@ impl ModelShape {
 pub struct Embed {
     /// truncation of the embedding to scale F
     pub shift: u32,
-    /// bound of `E + P` before it
-    pub bound: u64,
 }
 
 /// Rotary positions (A5.4).
@@ -136,8 +134,6 @@ pub struct Scalar {
 pub struct Norm {
     /// truncation of `h` before it is squared
     pub pre_shift: u32,
-    /// bound of `h` before that
-    pub h_bound: u64,
     /// 1/√ of the sum of squares
     pub scalar: Scalar,
 }
@@ -151,12 +147,8 @@ pub struct Linear {
     pub d_out: usize,
     /// truncation of the input, one for each column
     pub in_shift: Vec<u32>,
-    /// bound of the input before it
-    pub in_bound: u64,
     /// one for all rows, or one for each
     pub out_shift: Vec<u32>,
-    /// bound of the output before `out_shift`
-    pub out_bound: u64,
 }
 
 impl Linear {
@@ -256,6 +248,7 @@ struct Document {
     version: u32,
     model: ModelShape,
     f: u32,
+    logit_bound: u64,
     embed: Embed,
     rope: Option<Rope>,
     norms: Vec<Norm>,
@@ -280,6 +273,7 @@ pub struct Plan {
     /// a layer each
     pub activations: Vec<Activation>,
     linears: Vec<Linear>,
+    logit_bound: u64,
     pub(super) tables: Vec<Vec<i64>>,
     look_up_tables: Vec<OnceLock<Table>>,
 }
@@ -361,6 +355,7 @@ impl Plan {
             attention: doc.attention,
             activations: doc.activations,
             linears,
+            logit_bound: doc.logit_bound,
             look_up_tables: tables.iter().map(|_| OnceLock::new()).collect(),
             tables,
             model: doc.model,
@@ -374,11 +369,10 @@ impl Plan {
         &self.linears[site.index(self.model.layers)]
     }
 
-    /// By how many bits logits are shifted up before their leading bits are taken (A8): the bound
-    /// of the head then lies between a quarter and half of the largest number of the field.
+    /// By how many bits logits are shifted up before their leading bits are taken (A8): their bound
+    /// then lies between a quarter and half of the largest number of the field.
     pub fn logit_shift(&self) -> u32 {
-        let bound = self.linear(Site::Head).out_bound;
-        let log = u64::BITS - bound.saturating_sub(1).leading_zeros();
+        let log = u64::BITS - self.logit_bound.saturating_sub(1).leading_zeros();
         LOGIT_ROOM.saturating_sub(log).min(MAX_LOGIT_SHIFT)
     }
 

@@ -7,7 +7,7 @@
 //! Inputs: client `r'`, `[T, d_in]` of each matrix, over `F_p` at the input's scale F, and its
 //! lattice key; server `W`. Results at scale F + `f_w`.
 //! Cost: 2 messages for each matrix (C→S, S→C); their bytes follow from its packing.
-//! Material: spends none; makes the shares of `W·r'` of slots, heads and embeddings.
+//! Material: spends none; makes the shares of `W·r'` of layers, heads and embeddings.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
 //!
 //! 1. C→S `Enc(r')`, packed.

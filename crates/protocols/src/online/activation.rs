@@ -86,7 +86,7 @@ impl<P: Side> Online<P> {
     /// The keys of all rows. Parallel over rows: they come from the store.
     fn activation_keys(&mut self, layer: usize) -> Result<Vec<TableKeys>> {
         let (plan, layout) = (&self.plan, &self.layout);
-        self.active.par_iter_mut().map(|row| row.slot.activation_keys(layout, plan, layer)).collect()
+        self.active.par_iter_mut().map(|row| row.material.activation_keys(layout, plan, layer)).collect()
     }
 }
 
@@ -129,10 +129,10 @@ impl Online<Client> {
             let (open_g, open_up) = (m1.words(n * ff)?, m1.words(n * ff)?);
             let (delta_up, delta_w) = (m1.ring_words(n * ff)?, m1.ring_words(n * ff)?);
             for (row, remask) in remasks.iter().enumerate() {
-                let slot = &self.active[row].slot;
+                let material = &self.active[row].material;
                 let (g, up) = u.row(row).split_at(ff);
-                let z = slot.words(self.layout.gated(layer), ff)?;
-                let beta = slot.mask_words(MaskLabel::Activation, layer, ff);
+                let z = material.words(self.layout.gated(layer), ff)?;
+                let beta = material.mask_words(MaskLabel::Activation, layer, ff);
                 let i = |j: usize| row * ff + j;
                 let w: Vec<Word> = (0..ff)
                     .map(|j| g[j] * (up[j] + open_up[i(j)]) + open_g[i(j)] * up[j] + z[j])
@@ -172,7 +172,7 @@ impl Online<Server> {
         let mut joined = Vec::with_capacity(n * ff);
         let keys = self.activation_keys(layer)?;
         for (row, keys) in keys.iter().enumerate() {
-            let theirs = self.active[row].slot.half_words(self.layout.activation_deltas(layer), ff)?;
+            let theirs = self.active[row].material.half_words(self.layout.activation_deltas(layer), ff)?;
             for (neuron, (((_, alpha), x), theirs)) in keys.heads().zip(u.row(row)).zip(theirs).enumerate() {
                 let (h, offset) = spec.segments(neuron);
                 let i = index::<Server>(sub_public::<Server>(*x, offset), h, spec.k);
@@ -189,7 +189,7 @@ impl Online<Server> {
         if !gated {
             let mut delta = Vec::with_capacity(n * ff);
             for row in 0..n {
-                let beta = self.active[row].slot.mask_words(MaskLabel::Activation, layer, ff);
+                let beta = self.active[row].material.mask_words(MaskLabel::Activation, layer, ff);
                 let x: Vec<Word> = u.row(row).iter().map(|x| lift::<Server>(*x)).collect();
                 delta.extend(x.iter().zip(&beta).map(|(x, b)| *x - *b));
                 m1.masked_words(&x, &beta);
@@ -207,16 +207,16 @@ impl Online<Server> {
             let mut masks = Vec::with_capacity(n);
             let [mut gates, mut ups, mut payloads, mut ws] = [(); 4].map(|()| Opening::new());
             for row in 0..n {
-                let slot = &self.active[row].slot;
+                let material = &self.active[row].material;
                 let (g, up) = u.row(row).split_at(ff);
-                let z = slot.words(self.layout.gated(layer), ff)?;
-                gates.masked(g, &slot.expand_mask(MaskLabel::Gate, layer, ff));
-                ups.masked(up, &slot.expand_mask(MaskLabel::Up, layer, ff));
+                let z = material.words(self.layout.gated(layer), ff)?;
+                gates.masked(g, &material.expand_mask(MaskLabel::Gate, layer, ff));
+                ups.masked(up, &material.expand_mask(MaskLabel::Up, layer, ff));
                 let w: Vec<Word> = (0..ff).map(|j| lift::<Server>(g[j] * up[j] + z[j])).collect();
                 self.trace.lifted(w.iter().copied());
                 let up: Vec<Word> = up.iter().map(|x| lift::<Server>(*x)).collect();
                 let [beta_up, beta] =
-                    [MaskLabel::UpPayload, MaskLabel::Activation].map(|m| slot.mask_words(m, layer, ff));
+                    [MaskLabel::UpPayload, MaskLabel::Activation].map(|m| material.mask_words(m, layer, ff));
                 payloads.masked_words(&up, &beta_up);
                 ws.masked_words(&w, &beta);
                 let delta_up: Vec<Word> = up.iter().zip(&beta_up).map(|(a, b)| *a - *b).collect();

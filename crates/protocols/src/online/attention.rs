@@ -100,16 +100,17 @@ impl<P: Side> Online<P> {
         let (hi_at, lo_at) = self.layout.sigma_tables(layer);
         let mut keys = Vec::with_capacity(call.pairs.len());
         for &(i, g, _) in &call.pairs {
-            let slot = &mut self.active[i].slot;
-            let words = slot.mask_words(MaskLabel::SigmaHi, layer, HI_MASKS * heads);
+            let material = &mut self.active[i].material;
+            let words = material.mask_words(MaskLabel::SigmaHi, layer, HI_MASKS * heads);
             let [hi_beta, fine_betas @ ..] = hi_masks(&words, g);
             let lo = match lo_shape(spec) {
-                Some(shape) => {
-                    Some((slot.table(shape, lo_at, g)?, slot.mask_words(MaskLabel::SigmaLo, layer, heads)[g]))
-                }
+                Some(shape) => Some((
+                    material.table(shape, lo_at, g)?,
+                    material.mask_words(MaskLabel::SigmaLo, layer, heads)[g],
+                )),
                 None => None,
             };
-            let hi = slot.table(hi_shape(spec), hi_at, g)?;
+            let hi = material.table(hi_shape(spec), hi_at, g)?;
             keys.push(ScalarKeys { hi, hi_beta, fine_betas, lo });
         }
         Ok(keys)
@@ -186,7 +187,9 @@ impl<P: Side> Online<P> {
     fn product_shares(&self, call: &Call, layer: usize) -> Result<Vec<Fp>> {
         let mut z = Vec::with_capacity(call.pairs.len() * call.d);
         for (i, _) in call.positions.iter().enumerate().filter(|(_, t)| **t > 0) {
-            z.extend(self.active[i].slot.words(self.layout.attention_out(layer), self.plan.model.q_dim())?);
+            z.extend(
+                self.active[i].material.words(self.layout.attention_out(layer), self.plan.model.q_dim())?,
+            );
         }
         Ok(z)
     }

@@ -47,7 +47,7 @@ impl Online<Client> {
         for (row, &token) in self.active.iter().zip(tokens) {
             let mut unit = Zeroizing::new(vec![Fp::ZERO; vocab]);
             unit[token] = Fp::ONE;
-            message.masked(&unit, &row.slot.expand_mask(MaskLabel::Embed, 0, vocab));
+            message.masked(&unit, &row.material.expand_mask(MaskLabel::Embed, 0, vocab));
         }
         message.send(ch)?;
         self.embedded(tokens.len(), vec![Fp::ZERO; tokens.len() * plan.model.d])
@@ -83,7 +83,7 @@ impl<P: Side> Online<P> {
     fn embedded(&mut self, rows: usize, mut y: Vec<Fp>) -> Result<Tensor<P>> {
         let plan = self.plan.clone();
         for (row, y) in self.active.iter().zip(y.chunks_mut(plan.model.d)) {
-            let share = row.slot.words(self.layout.embed(), plan.model.d)?;
+            let share = row.material.words(self.layout.embed(), plan.model.d)?;
             y.iter_mut().zip(share).for_each(|(y, share)| *y = trunc::<P>(*y + share, plan.embed.shift));
         }
         self.trace.truncated(y.iter().copied());

@@ -3,14 +3,14 @@
 //! Functionality: `x − r'` with the server → shares of `y`.
 //! Source: `docs/protocols/preprocessed.md` §4.3.
 //! Inputs: server `x − r'`, `[T, d_in]`, at scale F, with `W` at scale `f_w` and `b` at scale F +
-//! `f_w`; client nothing, as `y_c` follows from its slots. Result: `y`, `[T, d_out]`, over `F_p` at
+//! `f_w`; client nothing, as `y_c` follows from its material. Result: `y`, `[T, d_out]`, over `F_p` at
 //! scale F.
 //! Cost: no message.
 //! Material: per row shares of `W·r'`, `[d_out]`.
 //! Leaks: nothing.
 //!
 //! Server: `y_s = TR(W·(x − r') + share_s + b)`. Client: `y_c = TR(share_c)`. The server's share of
-//! `W·x` is the protocol's ([`super::products`]); the client's is in its slot, whatever the
+//! `W·x` is the protocol's ([`super::products`]); the client's is in its material, whatever the
 //! protocol.
 
 use cryptogen_party::{Channel, Client, Party, Server};
@@ -80,7 +80,7 @@ impl Online<Server> {
 }
 
 impl Online<Client> {
-    /// The client's side: its share comes straight from the slot.
+    /// The client's side: its share comes straight from the material.
     pub fn linear(&mut self, ch: &mut dyn Channel, x: &Tensor<Client>, site: Site) -> Result<Tensor<Client>> {
         self.check_linear(x, site)?;
         self.take_turn(Turn::Linear(site))?;
@@ -88,7 +88,7 @@ impl Online<Client> {
         let l = plan.linear(site);
         let mut y = Zeroizing::new(Vec::with_capacity(x.rows * l.d_out));
         for row in &self.active {
-            y.extend(row.slot.words(self.layout.linear(site), l.d_out)?);
+            y.extend(row.material.words(self.layout.linear(site), l.d_out)?);
         }
         self.products.linear(ch, site, &self.active, &y)?;
         y.chunks_mut(l.d_out).for_each(|row| shorten::<Client>(row, l));

@@ -2,7 +2,7 @@
 //! file.
 //!
 //! A forward pass works on `T` *active* rows at once (a prompt, or one new token). Every row owns a
-//! slot of prepared material; rows that have passed live on in the key/value cache, which is never
+//! record of prepared material; rows that have passed live on in the key/value cache, which is never
 //! changed, only appended to.
 
 pub mod activation;
@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use self::products::{Products, Side};
 pub(crate) use self::turn::Turn;
 use crate::error::{ProtocolError, Result};
-use crate::material::{expand_mask, LogitsMaterial, MaskLabel, Row, SlotLayout};
+use crate::material::{expand_mask, LogitsMaterial, MaskLabel, Row, RowLayout};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
@@ -61,7 +61,7 @@ pub fn head_cost(plan: &Plan, sampled: usize) -> Cost {
 /// One party's state of a generation session.
 pub struct Online<P: Side> {
     pub(crate) plan: Arc<Plan>,
-    pub(crate) layout: Arc<SlotLayout>,
+    pub(crate) layout: Arc<RowLayout>,
     pub(crate) ready: VecDeque<Row<P>>,
     pub(crate) logits_ready: VecDeque<LogitsMaterial>,
     pub(crate) active: Vec<Row<P>>,
@@ -77,7 +77,7 @@ pub struct Online<P: Side> {
 
 impl<P: Side> Online<P> {
     /// An empty session over a protocol's products.
-    pub fn new(plan: Arc<Plan>, layout: Arc<SlotLayout>, products: Box<P::Products>) -> Online<P> {
+    pub fn new(plan: Arc<Plan>, layout: Arc<RowLayout>, products: Box<P::Products>) -> Online<P> {
         Online {
             plan,
             layout,

@@ -44,13 +44,15 @@ impl<P: Side> Online<P> {
     fn norm_keys(&mut self, norm: usize, row: usize) -> Result<ScalarKeys> {
         let spec = &self.plan.norms[norm].scalar;
         let (hi, lo) = self.layout.norm_tables(norm);
-        let slot = &mut self.active[row].slot;
-        let [hi_beta, fine_betas @ ..] = hi_masks(&slot.mask_words(MaskLabel::NormHi, norm, HI_MASKS), 0);
+        let material = &mut self.active[row].material;
+        let [hi_beta, fine_betas @ ..] = hi_masks(&material.mask_words(MaskLabel::NormHi, norm, HI_MASKS), 0);
         let lo_key = match lo_shape(spec) {
-            Some(shape) => Some((slot.table(shape, lo, 0)?, slot.mask_words(MaskLabel::NormLo, norm, 1)[0])),
+            Some(shape) => {
+                Some((material.table(shape, lo, 0)?, material.mask_words(MaskLabel::NormLo, norm, 1)[0]))
+            }
             None => None,
         };
-        Ok(ScalarKeys { hi: slot.table(hi_shape(spec), hi, 0)?, hi_beta, fine_betas, lo: lo_key })
+        Ok(ScalarKeys { hi: material.table(hi_shape(spec), hi, 0)?, hi_beta, fine_betas, lo: lo_key })
     }
 
     /// First active row of `h`: 0, or where the rows begin whose logits are wanted.
@@ -80,7 +82,7 @@ impl Online<Client> {
         let mut m = Vec::with_capacity(n);
         let mut keys = Vec::with_capacity(n);
         for i in 0..n {
-            let z = self.active[start_row + i].slot.words(self.layout.norm_square(norm), 1)?[0];
+            let z = self.active[start_row + i].material.words(self.layout.norm_square(norm), 1)?[0];
             let mut sum = z + z;
             for (hc, open) in h.row(i).iter().zip(&square_open[i * d..]) {
                 let hc = trunc::<Client>(*hc, spec.pre_shift);
@@ -110,9 +112,9 @@ impl Online<Client> {
         // 4.
         let mut m4 = Opening::new();
         for i in 0..n {
-            let slot = &self.active[start_row + i].slot;
-            let z = slot.words(self.layout.norm_product(norm), d)?;
-            m4.masked(&rho[i..i + 1], &slot.expand_mask(MaskLabel::NormScalar, norm, 1));
+            let material = &self.active[start_row + i].material;
+            let z = material.words(self.layout.norm_product(norm), d)?;
+            m4.masked(&rho[i..i + 1], &material.expand_mask(MaskLabel::NormScalar, norm, 1));
             let x: Vec<Fp> = (0..d)
                 .map(|j| {
                     let hc = h.row(i)[j];
@@ -141,15 +143,18 @@ impl Online<Server> {
         let mut m = Vec::with_capacity(n);
         let mut keys = Vec::with_capacity(n);
         for i in 0..n {
-            let slot = &self.active[start_row + i].slot;
-            let z = slot.words(self.layout.norm_square(norm), 1)?[0];
+            let material = &self.active[start_row + i].material;
+            let z = material.words(self.layout.norm_square(norm), 1)?[0];
             let squares: Vec<Fp> = h.row(i).iter().map(|x| trunc::<Server>(*x, spec.pre_shift)).collect();
             m.push(z + z + squares.iter().map(|x| *x * *x).sum());
-            m1.masked(&squares, &slot.expand_mask(MaskLabel::NormSquare, norm, d));
+            m1.masked(&squares, &material.expand_mask(MaskLabel::NormSquare, norm, d));
             keys.push(self.norm_keys(norm, start_row + i)?);
         }
         for i in 0..n {
-            m1.masked(h.row(i), &self.active[start_row + i].slot.expand_mask(MaskLabel::NormInput, norm, d));
+            m1.masked(
+                h.row(i),
+                &self.active[start_row + i].material.expand_mask(MaskLabel::NormInput, norm, d),
+            );
         }
         let started = start::<Server>(vec![&spec.scalar; n], &m, keys);
         self.trace.truncated(h.data.iter().map(|x| trunc::<Server>(*x, spec.pre_shift)));
@@ -167,7 +172,7 @@ impl Online<Server> {
         let (rho, events) = evaluated.finish::<Server>(&mut m2)?;
         self.add_events(start_row, 1, events.iter().copied());
         self.trace.truncated(rho.iter().copied());
-        let scale = |row: &Row<Server>| row.slot.expand_mask(MaskLabel::NormScale, norm, 1)[0];
+        let scale = |row: &Row<Server>| row.material.expand_mask(MaskLabel::NormScale, norm, 1)[0];
         m3.masked(&rho, &self.active[start_row..start_row + n].iter().map(scale).collect::<Vec<_>>());
         m3.send(ch)?;
 
@@ -175,10 +180,10 @@ impl Online<Server> {
         let mut m4 = Opened::recv(ch, n * (d + 1), 0)?;
         let mut data = Vec::with_capacity(n * d);
         for (i, rho) in rho.into_iter().enumerate() {
-            let slot = &self.active[start_row + i].slot;
+            let material = &self.active[start_row + i].material;
             let (u, z) = (
-                slot.expand_mask(MaskLabel::NormInput, norm, d),
-                slot.words(self.layout.norm_product(norm), d)?,
+                material.expand_mask(MaskLabel::NormInput, norm, d),
+                material.words(self.layout.norm_product(norm), d)?,
             );
             let rho_open = m4.words(1)?[0];
             let opened = m4.words(d)?;

@@ -14,7 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::products::{Awaited, Call, ClientProducts, Products, ServerProducts};
 use crate::error::{ProtocolError, Result};
-use crate::material::{MaskLabel, Row, SlotLayout};
+use crate::material::{MaskLabel, Row, RowLayout};
 use crate::model::{Plan, ServerModel, Site};
 use crate::share::qkv::NewRows;
 use crate::share::{Opened, Opening};
@@ -79,14 +79,14 @@ fn dot(a: &[Fp], b: &[Fp]) -> Fp {
 /// One party's state: its cache of rows.
 pub struct Preprocessed<P: Party> {
     plan: Arc<Plan>,
-    layout: Arc<SlotLayout>,
+    layout: Arc<RowLayout>,
     cache: Vec<LayerCache>,
     _party: PhantomData<P>,
 }
 
 impl<P: Party> Preprocessed<P> {
     /// An empty cache.
-    pub fn new(plan: Arc<Plan>, layout: Arc<SlotLayout>) -> Preprocessed<P> {
+    pub fn new(plan: Arc<Plan>, layout: Arc<RowLayout>) -> Preprocessed<P> {
         let cache = (0..plan.model.layers).map(|_| LayerCache::default()).collect();
         Preprocessed { plan, layout, cache, _party: PhantomData }
     }
@@ -230,7 +230,7 @@ impl ClientProducts for Preprocessed<Client> {
 }
 
 impl ServerProducts for Preprocessed<Server> {
-    /// `W·(x − r')` and the slots' shares of `W·r'`.
+    /// `W·(x − r')` and the material's shares of `W·r'`.
     fn linear(
         &mut self,
         _: &mut dyn Channel,
@@ -242,7 +242,7 @@ impl ServerProducts for Preprocessed<Server> {
         let d_out = self.plan.linear(site).d_out;
         let mut y = model.multiply(&self.plan, site, x, rows.len());
         y.par_chunks_mut(d_out).zip(rows).try_for_each(|(y, row)| {
-            let share = row.slot.words(self.layout.linear(site), d_out)?;
+            let share = row.material.words(self.layout.linear(site), d_out)?;
             y.iter_mut().zip(share).for_each(|(v, s)| *v += s);
             Ok::<_, ProtocolError>(())
         })?;
@@ -261,14 +261,14 @@ impl ServerProducts for Preprocessed<Server> {
         let (m, layer) = (&self.plan.model, call.layer);
         let (q_dim, d, kv, group) = (m.q_dim(), call.d, m.kv_dim(), m.queries_per_kv_head());
         for (row, q) in rows.iter().zip(&new.queries) {
-            message.masked(q, &row.slot.expand_mask(MaskLabel::Query, layer, q_dim));
+            message.masked(q, &row.material.expand_mask(MaskLabel::Query, layer, q_dim));
         }
         for (row, k) in rows.iter().zip(&new.keys) {
-            message.masked(k, &row.slot.expand_mask(MaskLabel::Key, layer, kv));
+            message.masked(k, &row.material.expand_mask(MaskLabel::Key, layer, kv));
         }
         let mut value_masks = Vec::with_capacity(new.values.len() * kv);
         for (row, v) in rows.iter().zip(&new.values) {
-            let mask = row.slot.expand_mask(MaskLabel::Value, layer, kv);
+            let mask = row.material.expand_mask(MaskLabel::Value, layer, kv);
             message.masked(v, &mask);
             value_masks.extend(mask);
         }

@@ -2,12 +2,11 @@
 //! shares.
 
 use cryptogen_party::Party;
-use cryptogen_ring::trunc::trunc_is_safe;
 use cryptogen_ring::Fp;
 use zeroize::Zeroize;
 
 use super::local::trunc;
-use crate::model::{Plan, Site};
+use crate::model::Plan;
 
 /// One party's shares of the heads of new rows.
 pub struct NewRows {
@@ -40,24 +39,6 @@ fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {
             b[i] = trunc::<P>(y * c + x * s, rope.bits);
         }
     }
-}
-
-/// Whether the client's share of a `qkv` row survives the truncations of its rotation (A1).
-pub(crate) fn rotation_safe(plan: &Plan, layer: usize, position: usize, row: &[Fp]) -> bool {
-    let Some(rope) = &plan.rope else { return true };
-    let spec = plan.linear(Site::Qkv(layer));
-    // |q·cos − q'·sin| ≤ √2·|q|·2^bits, with |q| bounded by the truncated output
-    let shift = spec.out_shift.iter().copied().min().unwrap_or(0);
-    let bound = ((spec.out_bound >> shift) + 1) << (rope.bits + 1);
-    let (cos, sin) = plan.rotation(position);
-    let rotated = &row[..plan.model.q_dim() + plan.model.kv_dim()];
-    rotated.chunks(plan.model.head_dim).all(|head| {
-        let (a, b) = head.split_at(cos.len());
-        (0..cos.len()).all(|i| {
-            let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
-            trunc_is_safe(a[i] * c - b[i] * s, bound) && trunc_is_safe(b[i] * c + a[i] * s, bound)
-        })
-    })
 }
 
 /// A party's share of a rotated query, key and value row from its share of the `qkv` output.

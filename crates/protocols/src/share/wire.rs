@@ -34,7 +34,7 @@ impl Opening {
         Opening::default()
     }
 
-    /// Appends `share − mask`, element-wise. Masks come from a slot and are used for this one
+    /// Appends `share − mask`, element-wise. Masks come from a row's material and are used for this one
     /// message.
     pub fn masked(&mut self, share: &[Fp], mask: &[Fp]) -> &mut Opening {
         debug_assert_eq!(share.len(), mask.len());

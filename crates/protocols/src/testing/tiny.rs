@@ -9,7 +9,7 @@ use cryptogen_ring::Prg;
 use serde_json::{json, Value};
 
 use super::{between, rng};
-use crate::material::SlotLayout;
+use crate::material::RowLayout;
 use crate::model::{Plan, ServerModel, Site};
 
 pub const VOCAB: usize = 20;
@@ -21,7 +21,7 @@ const WINDOWS: [[[usize; 2]; 2]; 2] = [[[1, 0], [3, 1]], [[2, 1], [3, 0]]];
 /// Every public thing about a decoder, and the server's weights.
 pub struct Tiny {
     pub plan: Arc<Plan>,
-    pub layout: Arc<SlotLayout>,
+    pub layout: Arc<RowLayout>,
     pub model: ServerModel,
 }
 
@@ -46,8 +46,6 @@ pub fn tiny(arch: Arch) -> &'static Tiny {
 pub struct Settings {
     pub arch: Arch,
     pub vocab: usize,
-    /// all bounds of truncations; a huge one makes slots fail
-    pub bound: u64,
     /// bound of the weights
     pub weights: i64,
     /// `[d, heads, kv_heads, head_dim, ff]`
@@ -60,7 +58,7 @@ impl Settings {
             Arch::Gpt => [8, 2, 2, 4, 8],
             Arch::Llama => [16, 2, 1, 6, 10],
         };
-        Settings { arch, vocab: VOCAB, bound: 1 << 40, weights: 1 << 8, sizes }
+        Settings { arch, vocab: VOCAB, weights: 1 << 8, sizes }
     }
 
     fn gated(&self) -> bool {
@@ -124,9 +122,8 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
             |f: fn(f64) -> f64| (0..n).map(|i| (f(angle(i)) * f64::from(1 << 14)).round() as i64).collect();
         json!({"bits": 14, "cos": t.push(scaled(f64::cos)), "sin": t.push(scaled(f64::sin))})
     });
-    let norms: Vec<Value> = (0..2 * layers + 1)
-        .map(|_| json!({"pre_shift": 2, "h_bound": s.bound, "scalar": t.scalar(8, two)}))
-        .collect();
+    let norms: Vec<Value> =
+        (0..2 * layers + 1).map(|_| json!({"pre_shift": 2, "scalar": t.scalar(8, two)})).collect();
     let attention: Vec<Value> = (0..layers)
         .map(|l| {
             let heads: Vec<Value> = (0..heads)
@@ -168,7 +165,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
             _ => vec![10],
         };
         let spec = json!({
-            "d_in": d_in, "d_out": d_out, "in_shift": in_shift, "in_bound": s.bound, "out_shift": out_shift, "out_bound": s.bound,
+            "d_in": d_in, "d_out": d_out, "in_shift": in_shift, "out_shift": out_shift,
         });
         linears.insert(site.name(), spec);
         (site.name(), d_in * d_out, d_out)
@@ -182,7 +179,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     }
     sites.push(linear(Site::Head, d, s.vocab));
     let mut plan = json!({
-        "version": 2, "f": 12, "embed": {"shift": 8, "bound": s.bound}, "rope": rope, "norms": norms, "linears": linears,
+        "version": 3, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": rope, "norms": norms, "linears": linears,
         "attention": attention, "activations": activations, "tables": t.list.len(),
         "model": {
             "arch": if gated { "llama" } else { "gpt2" }, "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,
@@ -207,5 +204,5 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     let positions = (s.arch == Arch::Gpt).then(|| table(context * d));
     let model =
         ServerModel::new(&plan, weights, biases, table(s.vocab * d), positions).expect("weights of the plan");
-    Tiny { layout: Arc::new(SlotLayout::new(&plan)), plan: Arc::new(plan), model }
+    Tiny { layout: Arc::new(RowLayout::new(&plan)), plan: Arc::new(plan), model }
 }

@@ -14,7 +14,9 @@ use super::channel::{run, Tap};
 use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
-use crate::material::{activation_shape, exp_shape, Deferred, LogitsMaterial, Row, RowAttention, Slot};
+use crate::material::{
+    activation_shape, exp_shape, Deferred, LogitsMaterial, Row, RowAttention, RowMaterial,
+};
 use crate::model::{Matrix, Site};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
@@ -28,7 +30,7 @@ struct Attention {
     exp: Vec<u8>,
 }
 
-struct SlotBytes {
+struct RecordBytes {
     record: Vec<u8>,
     attention: Vec<Attention>,
 }
@@ -38,7 +40,7 @@ pub struct Session {
     pub known: Vec<Known>,
     /// `r'` of every output head
     pub heads: Vec<Vec<Fp>>,
-    slots: Vec<Pair<SlotBytes>>,
+    records: Vec<Pair<RecordBytes>>,
     logits: Vec<Pair<(Seed, Vec<Fp>)>>,
 }
 
@@ -74,39 +76,39 @@ pub fn insecure_deal(tiny: &Tiny, sessions: usize, rows: usize, heads: usize, se
     let mut dealer = Dealer { tiny, rng: rng(seed), requests: vec![], places: vec![] };
     let mut dealt: Vec<Session> = (0..sessions)
         .map(|s| {
-            let (slots, known) = (0..rows).map(|i| dealer.slot((s, i))).unzip();
-            let mut session = Session { known, heads: vec![], slots, logits: vec![] };
+            let (records, known) = (0..rows).map(|i| dealer.record((s, i))).unzip();
+            let mut session = Session { known, heads: vec![], records, logits: vec![] };
             for t in 0..rows {
                 dealer.attention(&mut session, (s, t));
             }
             for _ in 0..heads {
-                let (input, slot) = dealer.head();
+                let (input, material) = dealer.head();
                 session.heads.push(input);
-                session.logits.push(slot);
+                session.logits.push(material);
             }
             session
         })
         .collect();
     let keys = insecure_keys(&dealer.requests, seed);
     for (place, keys) in dealer.places.iter().zip(keys) {
-        for (slot, key) in dealt[place.row.0].slots[place.row.1].iter_mut().zip(keys) {
+        for (material, key) in dealt[place.row.0].records[place.row.1].iter_mut().zip(keys) {
             let bytes = match place.exp {
-                Some(layer) => &mut slot.attention[layer].exp,
-                None => &mut slot.record,
+                Some(layer) => &mut material.attention[layer].exp,
+                None => &mut material.record,
             };
             bytes[place.at..][..key.len()].copy_from_slice(&key);
         }
     }
     for session in &mut dealt {
-        for (known, slot) in session.known.iter().zip(&mut session.slots) {
-            insecure_rotations(tiny, known, slot);
+        for (known, material) in session.known.iter().zip(&mut session.records) {
+            insecure_rotations(tiny, known, material);
         }
     }
     dealt
 }
 
 /// Tells the server the client's half of every activation index.
-fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<SlotBytes>) {
+fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<RecordBytes>) {
     let (plan, layout) = (&tiny.plan, &tiny.layout);
     for l in 0..plan.model.layers {
         let (shape, at) = (activation_shape(plan, l), layout.activation_tables(l));
@@ -120,7 +122,7 @@ fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<Sl
     }
 }
 
-/// Where a key goes: into the slot of a (session, row), or among its exponentials of a layer.
+/// Where a key goes: into the record of a (session, row), or among its exponentials of a layer.
 struct Place {
     row: (usize, usize),
     exp: Option<usize>,
@@ -151,19 +153,17 @@ impl Dealer<'_> {
         [Seed::random(&mut self.rng), Seed::random(&mut self.rng)]
     }
 
-    fn slot(&mut self, row: (usize, usize)) -> (Pair<SlotBytes>, Known) {
+    fn record(&mut self, row: (usize, usize)) -> (Pair<RecordBytes>, Known) {
         let (layout, seeds) = (&self.tiny.layout, self.seeds());
         let mut client_shares = vec![];
-        let ideal = ideal::slot(self.tiny, &seeds, |matrix| {
+        let ideal = ideal::record(self.tiny, &seeds, |matrix| {
             let share = self.rng.fp_vec(matrix.shape(&self.tiny.plan).0);
             client_shares.push((ideal::place(layout, matrix), share.clone()));
             share
         });
-        assert!(ideal.good, "a slot of this seed would be refused");
         let mut records = seeds.map(|seed| {
             let mut record = vec![0; layout.record_bytes()];
             record[..32].copy_from_slice(seed.expose());
-            record[layout.usable()] = 1;
             record
         });
         let sums = ideal.sums.iter().map(|(at, sum)| (at, sum));
@@ -178,15 +178,15 @@ impl Dealer<'_> {
         for table in ideal.tables {
             self.key(Place { row, exp: None, at: table.at }, table.shape, table.betas);
         }
-        (records.map(|record| SlotBytes { record, attention: vec![] }), ideal.known)
+        (records.map(|record| RecordBytes { record, attention: vec![] }), ideal.known)
     }
 
     /// Attention material of row `t` of session `s`; the rows before it are there.
     fn attention(&mut self, session: &mut Session, (s, t): (usize, usize)) {
         let (plan, known) = (&self.tiny.plan, session.known[..=t].iter().collect::<Vec<_>>());
         let server_seed =
-            |slot: &Pair<SlotBytes>| Seed::from_bytes(slot[1].record[..32].try_into().expect("a seed"));
-        let seeds: Vec<Seed> = session.slots[..=t].iter().map(server_seed).collect();
+            |record: &Pair<RecordBytes>| Seed::from_bytes(record[1].record[..32].try_into().expect("a seed"));
+        let seeds: Vec<Seed> = session.records[..=t].iter().map(server_seed).collect();
         let n = plan.model.heads * (t + 1);
         for l in 0..plan.model.layers {
             let weights = [self.rng.fp_vec(n), self.rng.fp_vec(n)];
@@ -196,13 +196,18 @@ impl Dealer<'_> {
             let record = 8 + shape.record_bytes();
             let entries = if t == 0 { 0 } else { n };
             let shares = score.into_iter().zip(value).zip(weights);
-            for (slot, ((score, value), weight_mask)) in session.slots[t].iter_mut().zip(shares) {
-                slot.attention.push(Attention { score, value, weight_mask, exp: vec![0; entries * record] });
+            for (material, ((score, value), weight_mask)) in session.records[t].iter_mut().zip(shares) {
+                material.attention.push(Attention {
+                    score,
+                    value,
+                    weight_mask,
+                    exp: vec![0; entries * record],
+                });
             }
             for i in 0..entries {
                 let betas = [self.rng.word_vec(1), self.rng.word_vec(1)];
-                for (slot, beta) in session.slots[t].iter_mut().zip(&betas) {
-                    slot.attention[l].exp[i * record..][..8].copy_from_slice(&beta[0].0.to_le_bytes());
+                for (material, beta) in session.records[t].iter_mut().zip(&betas) {
+                    material.attention[l].exp[i * record..][..8].copy_from_slice(&beta[0].0.to_le_bytes());
                 }
                 self.key(Place { row: (s, t), exp: Some(l), at: i * record + 8 }, shape, betas);
             }
@@ -211,21 +216,21 @@ impl Dealer<'_> {
 
     fn head(&mut self) -> (Vec<Fp>, Pair<(Seed, Vec<Fp>)>) {
         let [client, server] = self.seeds();
-        let (r, _) = ideal::remask(self.tiny, Site::Head, &client);
+        let r = ideal::remask(self.tiny, Site::Head, &client);
         let [c, s] = self.share(&ideal::multiply(self.tiny, Matrix::Linear(Site::Head), &r));
         (r, [(client, c), (server, s)])
     }
 }
 
-/// A slot of a whole record, as the store would hand it out.
-pub fn slot<P: Party>(tiny: &Tiny, mut record: &[u8], file: &Arc<Path>) -> Slot<P> {
+/// The material of a whole record, as the store would hand it out.
+pub fn material<P: Party>(tiny: &Tiny, mut record: &[u8], file: &Arc<Path>) -> RowMaterial<P> {
     let piece = |len| {
         let (piece, rest) = record.split_at(len);
         record = rest;
         Deferred::Here(Wiped::new(piece.to_vec()), file.clone())
     };
     let pieces = tiny.layout.pieces().into_iter().map(piece).collect();
-    Slot::from_pieces(&tiny.layout, pieces).expect("a whole record")
+    RowMaterial::from_pieces(&tiny.layout, pieces).expect("a whole record")
 }
 
 impl Session {
@@ -240,13 +245,13 @@ impl Session {
             weight_mask: Wiped::new(a.weight_mask.clone()),
             exp: Deferred::Here(Wiped::new(a.exp.clone()), file.clone()),
         };
-        let row = |(position, slots): (usize, &Pair<SlotBytes>)| Row {
-            slot: slot(tiny, &slots[p].record, &file),
+        let row = |(position, records): (usize, &Pair<RecordBytes>)| Row {
+            material: material(tiny, &records[p].record, &file),
             position,
-            attention: slots[p].attention.iter().map(attention).collect(),
+            attention: records[p].attention.iter().map(attention).collect(),
             events: Events::default(),
         };
-        online.add_rows(self.slots.iter().enumerate().map(row).collect());
+        online.add_rows(self.records.iter().enumerate().map(row).collect());
         let head = |(seed, share): &(Seed, Vec<Fp>)| LogitsMaterial {
             seed: Seed::from_bytes(*seed.expose()),
             share: Wiped::new(share.clone()),

@@ -1,15 +1,15 @@
-//! What the two records of a slot must hold, from both seeds: the ideal functionality of the
+//! What the two records of a row must hold, from both seeds: the ideal functionality of the
 //! offline phase. The dealer makes records by it, the tests of the real offline phase check records
 //! against it.
 
 use cryptogen_ot::TableShape;
 use cryptogen_party::Client;
-use cryptogen_ring::trunc::{trunc_client, trunc_is_safe};
-use cryptogen_ring::word::{lift_client, word_trunc_client, word_trunc_is_safe};
+use cryptogen_ring::trunc::trunc_client;
+use cryptogen_ring::word::{lift_client, word_trunc_client};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{activation_shape, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, SlotLayout};
+use crate::material::{activation_shape, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, RowLayout};
 use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
@@ -17,14 +17,14 @@ use crate::share::qkv::split_qkv;
 /// A pair of something: the client's, the server's.
 pub type Pair<T> = [T; 2];
 
-/// A table key of a slot: record offset, class, payload shares.
+/// A table key of a row: record offset, class, payload shares.
 pub struct Table {
     pub at: usize,
     pub shape: TableShape,
     pub betas: Pair<Vec<Word>>,
 }
 
-/// The client's shares that a slot determines before there is a token.
+/// The client's shares that a record determines before there is a token.
 #[derive(Default)]
 pub struct Known {
     /// share of the residual stream in front of every norm
@@ -35,7 +35,7 @@ pub struct Known {
     pub inputs: Vec<Vec<Fp>>,
 }
 
-/// The content of a slot.
+/// The content of both records.
 #[derive(Default)]
 pub struct Ideal {
     /// record offset and the sum of both parties' words there
@@ -43,8 +43,6 @@ pub struct Ideal {
     /// alike, of products with a matrix: off by a few units
     pub products: Vec<(usize, Matrix, Vec<Fp>)>,
     pub tables: Vec<Table>,
-    /// whether all truncations that the client can check are safe
-    pub good: bool,
     pub known: Known,
 }
 
@@ -73,44 +71,40 @@ pub fn multiply(tiny: &Tiny, matrix: Matrix, r: &[Fp]) -> Vec<Fp> {
     (0..d_out).map(output).collect()
 }
 
-/// `r >> in_shift` of a site and whether its truncations are safe.
-pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> (Vec<Fp>, bool) {
+/// `r >> in_shift` of a site.
+pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> Vec<Fp> {
     let l = tiny.plan.linear(site);
     let index = if site == Site::Head { 0 } else { site.index(tiny.plan.model.layers) };
     if matches!(site, Site::Down(_)) {
         let r = mask_words(seed, MaskLabel::Remask, index, l.d_in);
-        let good = r.iter().all(|r| word_trunc_is_safe(*r, l.in_bound));
-        return (r.iter().zip(&l.in_shift).map(|(r, k)| word_trunc_client(*r, *k)).collect(), good);
+        return r.iter().zip(&l.in_shift).map(|(r, k)| word_trunc_client(*r, *k)).collect();
     }
     let r = expand_mask(seed, MaskLabel::Remask, index, l.d_in);
-    let good = r.iter().all(|r| trunc_is_safe(*r, l.in_bound));
-    (r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect(), good)
+    r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect()
 }
 
-/// Where the shares of products with a matrix lie in a slot.
-pub fn place(layout: &SlotLayout, matrix: Matrix) -> usize {
+/// Where the shares of products with a matrix lie in a record.
+pub fn place(layout: &RowLayout, matrix: Matrix) -> usize {
     match matrix {
         Matrix::Embed => layout.embed(),
         Matrix::Linear(site) => layout.linear(site),
     }
 }
 
-/// A slot from both seeds. `client_share(matrix)` is the client's share of `W·r'`, which the ideal
+/// Both records from both seeds. `client_share(matrix)` is the client's share of `W·r'`, which the ideal
 /// functionality leaves open.
-pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix) -> Vec<Fp>) -> Ideal {
+pub fn record(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix) -> Vec<Fp>) -> Ideal {
     let (plan, layout, m) = (&tiny.plan, &tiny.layout, &tiny.plan.model);
     let d = m.d;
     let cm = |what, index, n| expand_mask(&seeds[0], what, index, n);
     let sm = |what, index, n| expand_mask(&seeds[1], what, index, n);
     let embed = client_share(Matrix::Embed);
-    let mut ideal =
-        Ideal { good: embed.iter().all(|c| trunc_is_safe(*c, plan.embed.bound)), ..Ideal::default() };
+    let mut ideal = Ideal::default();
     let mut h: Vec<Fp> = embed.into_iter().map(|c| trunc_client(c, plan.embed.shift)).collect();
     let r = cm(MaskLabel::Embed, 0, m.vocab);
     ideal.products.push((layout.embed(), Matrix::Embed, multiply(tiny, Matrix::Embed, &r)));
 
     for (norm, spec) in plan.norms.iter().enumerate() {
-        ideal.good &= spec.pre_shift == 0 || h.iter().all(|c| trunc_is_safe(*c, spec.h_bound));
         let cut: Vec<Fp> = h.iter().map(|c| trunc_client(*c, spec.pre_shift)).collect();
         let square = products(&cut, &sm(MaskLabel::NormSquare, norm, d)).into_iter().sum();
         ideal.sums.push((layout.norm_square(norm), vec![square]));
@@ -131,9 +125,8 @@ pub fn slot(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix
         };
         for site in sites {
             let l = plan.linear(site);
-            let (r, good) = remask(tiny, site, &seeds[0]);
+            let r = remask(tiny, site, &seeds[0]);
             let share = client_share(Matrix::Linear(site));
-            ideal.good &= good && share.iter().all(|c| trunc_is_safe(*c, l.out_bound));
             let y: Vec<Fp> =
                 share.iter().enumerate().map(|(i, c)| trunc_client(*c, l.out_shift(i))).collect();
             if matches!(site, Site::O(_) | Site::Down(_)) {

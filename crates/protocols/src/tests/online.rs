@@ -8,12 +8,12 @@ use cryptogen_ring::Fp;
 
 use super::channel::run;
 use super::clear::Clear;
-use super::dealer::{insecure_deal, slot, Session};
+use super::dealer::{insecure_deal, material, Session};
 use super::steps::{run_step, Out, Step};
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use super::{elements, integers, rng};
 use crate::error::ProtocolError;
-use crate::material::{hi_shape, Slot};
+use crate::material::{hi_shape, RowMaterial};
 use crate::model::Site;
 use crate::online::{Online, Turn};
 use crate::share::{Kind, Tensor};
@@ -222,8 +222,8 @@ fn the_wrong_operand_is_refused() {
 fn damaged_and_spent_material_are_told_apart() {
     let tiny = tiny(Arch::Gpt);
     let (plan, layout) = (&tiny.plan, &tiny.layout);
-    let file: Arc<Path> = Path::new("slots.records").into();
-    let whole = |byte: u8| slot::<Client>(tiny, &vec![byte; layout.record_bytes()], &file);
+    let file: Arc<Path> = Path::new("rows.records").into();
+    let whole = |byte: u8| material::<Client>(tiny, &vec![byte; layout.record_bytes()], &file);
     let corrupt = |error: Option<ProtocolError>| {
         assert!(matches!(&error, Some(ProtocolError::Corrupt { file: f, .. }) if **f == *file), "{error:?}");
     };
@@ -243,6 +243,6 @@ fn damaged_and_spent_material_are_told_apart() {
     spent(whole(0).table(shape, at, 0).err());
     spent(whole(0).activation_keys(layout, plan, 0).err());
     // The layout gives the pieces of a record: fewer are a bug.
-    let fewer = Slot::<Client>::from_pieces(layout, vec![]).err();
+    let fewer = RowMaterial::<Client>::from_pieces(layout, vec![]).err();
     assert!(matches!(fewer, Some(ProtocolError::Bug { .. })));
 }

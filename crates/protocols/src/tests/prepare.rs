@@ -11,7 +11,7 @@ use super::ideal::{self, Ideal, Pair};
 use super::offline::{check_error, keys, near};
 use super::rng;
 use super::tables::check_key;
-use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
+use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::error::{ProtocolError, Result};
 use crate::material::{activation_shape, exp_shape, LatticeKeys, SEED_BYTES};
 use crate::model::{Matrix, Site};
@@ -52,20 +52,20 @@ fn with_preparer<P: Party, T>(
     work(&mut Preparer { ch, plan, layout, keys, ot: &mut ot, model, rng: &mut rng, products: true })
 }
 
-fn fill_slots<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<(Vec<bool>, Records)> {
+fn fill<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<Records> {
     let mut records = Records::new(n, p.layout.record_bytes());
-    let good = p.slots(n, &mut records, &mut |_, _, _| true)?;
-    Ok((good, records))
+    p.rows(n, &mut records, &mut |_, _, _| true)?;
+    Ok(records)
 }
 
-type Filled = Ran<Result<(Vec<bool>, Records)>>;
+type Filled = Ran<Result<Records>>;
 
-fn slots(tiny: &Tiny, n: usize, faults: [Option<(usize, Fault)>; 2]) -> (Filled, Filled) {
+fn prepared(tiny: &Tiny, n: usize, faults: [Option<(usize, Fault)>; 2]) -> (Filled, Filled) {
     let (client, server) = keys();
     run_spoiled(
         faults,
-        |ch| with_preparer(ch, tiny, client, |p| fill_slots(p, n)),
-        |ch| with_preparer(ch, tiny, server, |p| fill_slots(p, n)),
+        |ch| with_preparer(ch, tiny, client, |p| fill(p, n)),
+        |ch| with_preparer(ch, tiny, server, |p| fill(p, n)),
     )
 }
 
@@ -81,10 +81,10 @@ fn seeds(records: Pair<&[u8]>) -> Pair<Seed> {
     records.map(|r| Seed::from_bytes(r[..SEED_BYTES].try_into().expect("a seed")))
 }
 
-/// Checks a slot's records and returns whether it is good.
-fn check_slot(tiny: &Tiny, records: Pair<&[u8]>) -> bool {
+/// Checks both records of a row.
+fn check_row(tiny: &Tiny, records: Pair<&[u8]>) {
     let (plan, layout) = (&tiny.plan, &tiny.layout);
-    let ideal = ideal::slot(tiny, &seeds(records), |matrix| {
+    let ideal = ideal::record(tiny, &seeds(records), |matrix| {
         words(records[0], ideal::place(layout, matrix), matrix.shape(plan).0)
     });
     for (at, sum) in &ideal.sums {
@@ -109,75 +109,54 @@ fn check_slot(tiny: &Tiny, records: Pair<&[u8]>) -> bool {
             assert_eq!(u32::from(s[0]) | u32::from(s[1]) << 8, index.wrapping_sub(alpha) % (1 << shape.k()));
         }
     }
-    ideal.good
 }
 
 #[test]
-fn slots_hold_what_the_ideal_functionality_says() {
-    let hashes = [["fdea6ec9ff28df6f", "206a3c97f503dd4f"], ["8835e0afdfd8a9e7", "debc5d5545ae4991"]];
+fn rows_hold_what_the_ideal_functionality_says() {
+    let hashes = [["07081862099cf613", "206a3c97f503dd4f"], ["2be34c4ec4aab50c", "debc5d5545ae4991"]];
     for (arch, hashes) in BOTH.into_iter().zip(hashes) {
         let (tiny, n) = (tiny(arch), 3);
-        let (client, server) = slots(tiny, n, [None, None]);
+        let (client, server) = prepared(tiny, n, [None, None]);
         assert_eq!(
             [client.hash(), server.hash()],
             hashes,
             "the wire format or the derivation of a mask has changed"
         );
-        let ((good, c), (also_good, s)) = (client.result.unwrap(), server.result.unwrap());
-        assert_eq!((&good, good.len()), (&also_good, n));
-        assert_eq!(good, [true; 3], "bounds of these plans are small");
-        for (c, s) in c.0.iter().zip(&s.0) {
-            assert!(check_slot(tiny, [c, s]));
-            assert_eq!([c[tiny.layout.usable()], s[tiny.layout.usable()]], [1, 1]);
-        }
+        let (c, s) = (client.result.unwrap(), server.result.unwrap());
+        c.0.iter().zip(&s.0).for_each(|(c, s)| check_row(tiny, [c, s]));
     }
 }
 
 #[test]
-fn slots_that_could_truncate_wrongly_are_marked_by_both() {
-    let tiny = build(&Settings { bound: 1 << 53, ..Settings::of(Arch::Gpt) });
-    let (client, server) = slots(&tiny, 12, [None, None]);
-    let ((good, c), (also_good, s)) = (client.result.unwrap(), server.result.unwrap());
-    assert_eq!(good, also_good);
-    assert!(good.contains(&true) && good.contains(&false), "{good:?}");
-    for ((c, s), good) in c.0.iter().zip(&s.0).zip(good) {
-        assert_eq!(check_slot(&tiny, [c, s]), good);
-        assert_eq!([c, s].map(|r| r[tiny.layout.usable()]), [u8::from(good); 2]);
-    }
-}
-
-#[test]
-fn spoiled_verdicts_and_interruptions_are_errors() {
+fn spoiled_rotations_and_interruptions_are_errors() {
     let tiny = tiny(Arch::Gpt);
-    let (client, _) = slots(tiny, 1, [None, None]);
+    let (client, _) = prepared(tiny, 1, [None, None]);
     let last = client.sent.len() - 1;
     for fault in [Fault::Truncate, Fault::Extend, Fault::Hangup] {
-        let (_, server) = slots(tiny, 1, [Some((last, fault)), None]);
-        check_error("verdict", fault, server.result.err());
+        let (_, server) = prepared(tiny, 1, [Some((last, fault)), None]);
+        check_error("the client's last message", fault, server.result.err());
     }
-    let (_, server) = slots(tiny, 1, [Some((last, Fault::Ones)), None]);
-    assert!(matches!(server.result.err(), Some(ProtocolError::Peer { what: "slot verdict", .. })));
     let (client, server) = keys();
     let (client, _) = run(
         |ch| {
             with_preparer(ch, tiny, client, |p| {
                 let mut records = Records::new(1, p.layout.record_bytes());
-                p.slots(1, &mut records, &mut |_, done, _| done < 2).err()
+                p.rows(1, &mut records, &mut |_, done, _| done < 2).err()
             })
         },
-        |ch| with_preparer(ch, tiny, server, |p| fill_slots(p, 1).err()),
+        |ch| with_preparer(ch, tiny, server, |p| fill(p, 1).err()),
     );
     assert!(matches!(client.result, Some(ProtocolError::Interrupted)));
 }
 
 #[test]
 fn logits_and_exponentials_hold_what_the_ideal_functionality_says() {
-    fn party<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<(Vec<bool>, Records, Records)> {
+    fn party<P: Party>(p: &mut Preparer<'_, P>, n: usize) -> Result<(Records, Records)> {
         let mut logits = Records::new(n, logits_record_bytes(p.plan));
-        let good = p.logits(n, &mut logits)?;
+        p.logits(n, &mut logits)?;
         let mut exponentials = Records::new(n, exponential_record_bytes(p.plan));
         p.exponentials(n, &mut exponentials)?;
-        Ok((good, logits, exponentials))
+        Ok((logits, exponentials))
     }
     let (tiny, n) = (tiny(Arch::Llama), 3);
     let (client, server) = keys();
@@ -185,16 +164,14 @@ fn logits_and_exponentials_hold_what_the_ideal_functionality_says() {
         |ch| with_preparer(ch, tiny, client, |p| party(p, n)),
         |ch| with_preparer(ch, tiny, server, |p| party(p, n)),
     );
-    let ((good, c, c_exp), (also_good, s, s_exp)) = (client.result.unwrap(), server.result.unwrap());
-    assert_eq!((&good, &also_good), (&vec![true; n], &vec![true; n]));
+    let ((c, c_exp), (s, s_exp)) = (client.result.unwrap(), server.result.unwrap());
     let head_matrix = Matrix::Linear(Site::Head);
     let (head, shape) = (tiny.plan.linear(Site::Head), exp_shape(&tiny.plan, 0));
     for i in 0..n {
         let records: Pair<&[u8]> = [&c.0[i], &s.0[i]];
-        let (r, _) = ideal::remask(tiny, Site::Head, &seeds(records)[0]);
+        let r = ideal::remask(tiny, Site::Head, &seeds(records)[0]);
         let [y_c, y_s] = records.map(|r| words(r, SEED_BYTES, head.d_out));
         assert!(near(head_matrix, &add(&y_c, &y_s), &ideal::multiply(tiny, head_matrix, &r)));
-        assert_eq!(records.map(|r| r[r.len() - 1]), [1, 1]);
         let records: Pair<&[u8]> = [&c_exp.0[i], &s_exp.0[i]];
         let betas = records.map(|r| words_from_bytes(&r[..8]).expect("eight bytes"));
         check_key(shape, records.map(|r| &r[8..]), [&betas[0], &betas[1]]);

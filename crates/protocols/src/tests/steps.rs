@@ -82,7 +82,7 @@ impl Step {
         }
     }
 
-    /// Shares of clear inputs `[T, width]`: the client's is what its slots dictate.
+    /// Shares of clear inputs `[T, width]`: the client's is what its material dictates.
     pub fn share(
         self,
         tiny: &Tiny,

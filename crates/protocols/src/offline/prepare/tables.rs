@@ -125,22 +125,22 @@ impl<P: Party> Preparer<'_, P> {
         spec: &Scalar,
         what: (MaskLabel, MaskLabel),
         index: usize,
-        per_slot: usize,
+        per_row: usize,
         at: (usize, usize),
         seeds: &[Seed],
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let shape = hi_shape(spec);
         let payloads = shape.payloads() as usize;
-        let betas = masks_words(seeds, what.0, index, HI_MASKS * per_slot);
+        let betas = masks_words(seeds, what.0, index, HI_MASKS * per_row);
         let betas = betas.chunks(HI_MASKS).flat_map(|b| &b[..payloads]).copied().collect();
         let mut groups = vec![(shape, betas, at.0)];
         if let Some(shape) = lo_shape(spec) {
-            groups.push((shape, masks_words(seeds, what.1, index, per_slot), at.1));
+            groups.push((shape, masks_words(seeds, what.1, index, per_row), at.1));
         }
         for (shape, betas, at) in groups {
             tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
-                write_grouped(sink, shape, (per_slot, at), first, records)
+                write_grouped(sink, shape, (per_row, at), first, records)
             })?;
         }
         Ok(())
@@ -149,7 +149,7 @@ impl<P: Party> Preparer<'_, P> {
     /// `n` exponential tables: records of an 8-byte payload share and a key.
     ///
     /// # Errors
-    /// As [`Preparer::slots`].
+    /// As [`Preparer::rows`].
     pub fn exponentials(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
         let shape = exp_shape(self.plan, 0);
         let betas = self.rng.word_vec(n);
@@ -165,19 +165,19 @@ impl<P: Party> Preparer<'_, P> {
     }
 }
 
-/// Writes consecutive table records that lie `per_slot` to a slot, from layout offset `at`.
+/// Writes consecutive table records that lie `per_row` to a row, from layout offset `at`.
 fn write_grouped(
     sink: &mut dyn Sink,
     shape: TableShape,
-    (per_slot, at): (usize, usize),
+    (per_row, at): (usize, usize),
     mut first: usize,
     mut records: &[u8],
 ) -> Result<()> {
     let size = shape.record_bytes();
     while !records.is_empty() {
-        let n = (per_slot - first % per_slot).min(records.len() / size);
+        let n = (per_row - first % per_row).min(records.len() / size);
         let (now, rest) = records.split_at(n * size);
-        sink.write(first / per_slot, at + (first % per_slot) * size, now)?;
+        sink.write(first / per_row, at + (first % per_row) * size, now)?;
         first += n;
         records = rest;
     }

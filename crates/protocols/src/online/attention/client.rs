@@ -59,7 +59,9 @@ impl Online<Client> {
         evaluated.push(&mut m4);
         m4.masked(
             &o,
-            &of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionOut, layer, m.q_dim())),
+            &of_pairs(&call, |i| {
+                self.active[i].material.expand_mask(MaskLabel::AttentionOut, layer, m.q_dim())
+            }),
         );
         m4.send(ch)?;
 
@@ -77,7 +79,9 @@ impl Online<Client> {
         let mut m6 = Opening::new();
         m6.masked(
             &rho,
-            &of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionScale, layer, heads)),
+            &of_pairs(&call, |i| {
+                self.active[i].material.expand_mask(MaskLabel::AttentionScale, layer, heads)
+            }),
         );
         for (i, x) in self.by_row(&call, layer, &new, &x).iter().enumerate() {
             m6.masked(x, &self.remask(i, Site::O(layer)));

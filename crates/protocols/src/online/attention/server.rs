@@ -67,9 +67,10 @@ impl Online<Server> {
         self.trace.truncated(rho.iter().copied());
         let open_o = m4.words(columns)?;
         let scale_masks =
-            of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionScale, layer, heads));
-        let out_masks =
-            of_pairs(&call, |i| self.active[i].slot.expand_mask(MaskLabel::AttentionOut, layer, m.q_dim()));
+            of_pairs(&call, |i| self.active[i].material.expand_mask(MaskLabel::AttentionScale, layer, heads));
+        let out_masks = of_pairs(&call, |i| {
+            self.active[i].material.expand_mask(MaskLabel::AttentionOut, layer, m.q_dim())
+        });
         m5.masked(&rho, &scale_masks).masked(&o, &out_masks);
         m5.send(ch)?;
 

@@ -1,6 +1,6 @@
-//! One token's worth of prepared material ("slot"), as it lies in the store.
+//! The prepared material of one row, as it lies in the store.
 //!
-//! A slot serves one row of the decoder through all layers. What is random is kept as a seed; what
+//! It serves the row through all layers of the decoder. What is random is kept as a seed; what
 //! came out of the offline protocols (shares of `W·r'`, of cross products, table keys) is kept as
 //! it is. Both parties use the same byte layout, computed from the public plan.
 
@@ -17,12 +17,12 @@ use super::table_keys::{self, TableKeys};
 use crate::error::{ProtocolError, Result};
 use crate::model::{ModelShape, Plan, Scalar, Site};
 
-/// Bytes of a slot's seed, at the start of its record.
+/// Bytes of the seed at the start of a record.
 pub const SEED_BYTES: usize = 32;
 const WORD: usize = 8;
 
-/// Byte offsets of one party's slot record.
-pub struct SlotLayout {
+/// Byte offsets of one party's record of a row.
+pub struct RowLayout {
     bytes: usize,
     linear: Vec<usize>,
     norm_square: Vec<usize>,
@@ -34,7 +34,6 @@ pub struct SlotLayout {
     embed: usize,
     activation_tables: Vec<usize>,
     activation_deltas: Vec<usize>,
-    usable: usize,
     model: ModelShape,
 }
 
@@ -63,9 +62,9 @@ pub fn exp_shape(plan: &Plan, layer: usize) -> TableShape {
     shape(plan.attention[layer].k, 1)
 }
 
-impl SlotLayout {
-    /// Lays out a slot for this plan.
-    pub fn new(plan: &Plan) -> SlotLayout {
+impl RowLayout {
+    /// Lays out a record for this plan.
+    pub fn new(plan: &Plan) -> RowLayout {
         let m = &plan.model;
         let mut at = SEED_BYTES;
         let mut take = |bytes: usize| {
@@ -73,7 +72,7 @@ impl SlotLayout {
             at += bytes;
             here
         };
-        let mut layout = SlotLayout {
+        let mut layout = RowLayout {
             bytes: 0,
             linear: vec![],
             norm_square: vec![],
@@ -85,7 +84,6 @@ impl SlotLayout {
             activation_tables: vec![],
             activation_deltas: vec![],
             embed: 0,
-            usable: 0,
             model: m.clone(),
         };
         layout.embed = take(m.d * WORD);
@@ -109,7 +107,6 @@ impl SlotLayout {
             layout.activation_tables.push(take(m.ff * activation_shape(plan, l).record_bytes()));
             layout.activation_deltas.push(take(m.ff * 2));
         }
-        layout.usable = take(1);
         layout.bytes = at;
         layout
     }
@@ -123,13 +120,9 @@ impl SlotLayout {
         let starts = [0].into_iter().chain(ends.clone());
         ends.iter().zip(starts).map(|(end, start)| end - start).collect()
     }
-    /// Size of a slot record.
+    /// Size of a record.
     pub fn record_bytes(&self) -> usize {
         self.bytes
-    }
-    /// One byte: 1 if every truncation that the client could check is safe.
-    pub fn usable(&self) -> usize {
-        self.usable
     }
     /// Where the share of `Eᵀ·r` lies.
     pub fn embed(&self) -> usize {
@@ -174,16 +167,16 @@ impl SlotLayout {
     }
 }
 
-/// A slot in use: single-use, wiped on drop, neither printable nor copyable.
+/// A row's material in use: single-use, wiped on drop, neither printable nor copyable.
 ///
 /// ```compile_fail,E0599
-/// use cryptogen_protocols::material::Slot;
+/// use cryptogen_protocols::material::RowMaterial;
 /// use cryptogen_party::Client;
-/// fn twice(s: Slot<Client>) -> [Slot<Client>; 2] { [s.clone(), s] }
+/// fn twice(s: RowMaterial<Client>) -> [RowMaterial<Client>; 2] { [s.clone(), s] }
 /// ```
 /// ```compile_fail,E0277
-/// use cryptogen_protocols::material::Slot;
-/// fn print(s: Slot<cryptogen_party::Client>) { println!("{s:?}"); }
+/// use cryptogen_protocols::material::RowMaterial;
+/// fn print(s: RowMaterial<cryptogen_party::Client>) { println!("{s:?}"); }
 /// ```
 /// Its keys are consumed by their look-up:
 /// ```compile_fail,E0382
@@ -194,7 +187,7 @@ impl SlotLayout {
 ///     key.dot(Role::Client, 1, &[]).unwrap();
 /// }
 /// ```
-pub struct Slot<P: Party> {
+pub struct RowMaterial<P: Party> {
     seed: Seed,
     /// the record in pieces with their offsets: the keys of every activation are one, in the store
     /// until that step
@@ -202,10 +195,10 @@ pub struct Slot<P: Party> {
     _party: std::marker::PhantomData<P>,
 }
 
-impl<P: Party> Slot<P> {
+impl<P: Party> RowMaterial<P> {
     /// Takes ownership of a record that the store has released (and erased), in pieces of the
-    /// lengths [`SlotLayout::pieces`]. Reads all but the keys of the activations.
-    pub fn from_pieces(layout: &SlotLayout, pieces: Vec<Deferred>) -> Result<Slot<P>> {
+    /// lengths [`RowLayout::pieces`]. Reads all but the keys of the activations.
+    pub fn from_pieces(layout: &RowLayout, pieces: Vec<Deferred>) -> Result<RowMaterial<P>> {
         let (mut start, mut placed) = (0, Vec::with_capacity(pieces.len()));
         for (piece, len) in pieces.into_iter().zip(layout.pieces()) {
             let keys = layout.activation_tables.contains(&start);
@@ -214,10 +207,12 @@ impl<P: Party> Slot<P> {
         }
         let head = placed.first().and_then(|(_, piece)| piece.bytes()?.0.first_chunk::<SEED_BYTES>());
         match head {
-            Some(seed) if start == layout.record_bytes() => {
-                Ok(Slot { seed: Seed::from_bytes(*seed), pieces: placed, _party: std::marker::PhantomData })
-            }
-            _ => Err(ProtocolError::bug("bytes of a slot record", layout.record_bytes(), start)),
+            Some(seed) if start == layout.record_bytes() => Ok(RowMaterial {
+                seed: Seed::from_bytes(*seed),
+                pieces: placed,
+                _party: std::marker::PhantomData,
+            }),
+            _ => Err(ProtocolError::bug("bytes of a row's record", layout.record_bytes(), start)),
         }
     }
 
@@ -226,12 +221,7 @@ impl<P: Party> Slot<P> {
         P::ROLE
     }
 
-    /// Whether both parties agreed that the slot can be used.
-    pub fn usable(&self, layout: &SlotLayout) -> bool {
-        self.bytes(layout.usable, 1).is_ok_and(|(b, _)| b == [1])
-    }
-
-    /// A mask derived from the slot's seed.
+    /// A mask derived from the material's seed.
     pub fn expand_mask(&self, what: MaskLabel, index: usize, n: usize) -> Vec<Fp> {
         expand_mask(&self.seed, what, index, n)
     }
@@ -271,7 +261,7 @@ impl<P: Party> Slot<P> {
     }
 
     /// All `n` table keys of a layer's activation, with their memory: keys leave once.
-    pub fn activation_keys(&mut self, layout: &SlotLayout, plan: &Plan, layer: usize) -> Result<TableKeys> {
+    pub fn activation_keys(&mut self, layout: &RowLayout, plan: &Plan, layer: usize) -> Result<TableKeys> {
         let at = self.piece(layout.activation_tables(layer));
         TableKeys::new(activation_shape(plan, layer), 0, self.pieces[at].1.take()?)
     }
@@ -291,7 +281,7 @@ impl<P: Party> Slot<P> {
     }
 }
 
-/// What is read of a slot is in memory and inside of it: both follow from the layout.
+/// What is read of a record is in memory and inside of it: both follow from the layout.
 fn beyond(n: usize, offset: usize) -> ProtocolError {
-    ProtocolError::bug("part of a slot record", format!("{n} bytes at {offset}"), "fewer")
+    ProtocolError::bug("part of a row's record", format!("{n} bytes at {offset}"), "fewer")
 }
