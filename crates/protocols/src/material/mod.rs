@@ -14,6 +14,8 @@ mod table_keys;
 pub use deferred::Deferred;
 pub use lattice::LatticeKeys;
 pub(crate) use lattice::{client_shares, hide, slots, Held};
+#[cfg(test)]
+pub(crate) use masks::removed;
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub(crate) use masks::{hi_masks, masks, masks_words, HI_MASKS};
 pub use row_material::{activation_shape, exp_shape, hi_shape, lo_shape, RowLayout, RowMaterial, SEED_BYTES};

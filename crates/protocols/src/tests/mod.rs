@@ -2,7 +2,7 @@
 //! the truncations); it does so over material of an insecure ideal dealer, so online steps do not
 //! hide behind the offline phase; its cost is the declared one; its transcript with fixed seeds is
 //! the recorded one; spoiled messages are errors and never panics. Online messages are moreover
-//! uniform for fixed secrets.
+//! uniform for fixed secrets, and so is what their receiver can compute, thanks to every single mask.
 
 mod attention_material;
 mod cost;
@@ -11,6 +11,7 @@ mod dealer;
 mod endpoint;
 mod faults;
 mod ideal;
+mod masks;
 mod offline;
 mod online;
 mod plans;
