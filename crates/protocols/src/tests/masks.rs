@@ -44,23 +44,29 @@ const LABELS: [MaskLabel; 19] = [
 /// What is masked: embedding, or a step.
 type Masked = Option<Step>;
 
-/// Whether a message of this step is masked by that label.
-fn masks(what: MaskLabel, tiny: &Tiny, step: Masked) -> bool {
-    let plan = &tiny.plan;
-    match what {
-        Embed => step.is_none(),
-        Remask => step.is_some(),
-        NormScalar | NormSquare | NormInput | NormScale | NormHi => matches!(step, Some(Step::Norm(_))),
-        NormLo => matches!(step, Some(Step::Norm(site))
-            if plan.norms[plan.norm_before(site).unwrap()].scalar.lo.is_some()),
-        Query | Key | Value | AttentionOut | AttentionScale | SigmaHi => {
-            matches!(step, Some(Step::Attention(_)))
+/// Whether client and server are sent something in this step that a mask of that label hides.
+fn hides(what: MaskLabel, tiny: &Tiny, step: Masked) -> [bool; 2] {
+    let (plan, client, server) = (&tiny.plan, [true, false], [false, true]);
+    let (step, two_ranges) = match step {
+        None => return if matches!(what, Embed) { server } else { [false; 2] },
+        Some(Step::Norm(site)) => {
+            let norm = plan.norm_before(site).expect("a norm");
+            (Step::Norm(site), plan.norms[norm].scalar.lo.is_some())
         }
-        SigmaLo => {
-            matches!(step, Some(Step::Attention(l)) if plan.attention[l].heads[0].scalar.lo.is_some())
-        }
-        Gate | Up | UpPayload => plan.model.gated && matches!(step, Some(Step::Activation(_))),
-        Activation => matches!(step, Some(Step::Activation(_))),
+        Some(Step::Attention(l)) => (Step::Attention(l), plan.attention[l].heads[0].scalar.lo.is_some()),
+        Some(step) => (step, false),
+    };
+    match (what, step) {
+        (Remask, _) => server,
+        (NormScalar, Step::Norm(_)) => server,
+        (NormSquare | NormInput | NormScale, Step::Norm(_)) => client,
+        (NormHi, Step::Norm(_)) | (SigmaHi, Step::Attention(_)) => [true; 2],
+        (NormLo, Step::Norm(_)) | (SigmaLo, Step::Attention(_)) => [two_ranges; 2],
+        (Query | Key | Value, Step::Attention(_)) => client,
+        (AttentionOut | AttentionScale, Step::Attention(_)) => [true; 2],
+        (Gate | Up | UpPayload, Step::Activation(_)) => [plan.model.gated, false],
+        (Activation, Step::Activation(_)) => [true, plan.model.gated],
+        _ => [false; 2],
     }
 }
 
@@ -78,8 +84,10 @@ fn values(x: &[Fp]) -> Vec<u64> {
 }
 
 /// The words of the messages of one party, without rotations.
-fn words<'a>(sent: &'a [Vec<u8>], parts: impl Iterator<Item = Vec<Part>> + 'a) -> Vec<u64> {
+fn words(sent: &[Vec<u8>], parts: impl Iterator<Item = Vec<Part>>) -> Vec<u64> {
     let mut words = vec![];
+    let parts: Vec<Vec<Part>> = parts.collect();
+    assert_eq!(parts.len(), sent.len());
     for (message, parts) in sent.iter().zip(parts) {
         let mut message = &message[..];
         for part in parts {
@@ -95,6 +103,7 @@ fn words<'a>(sent: &'a [Vec<u8>], parts: impl Iterator<Item = Vec<Part>> + 'a) -
                 words.extend(these.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())));
             }
         }
+        assert!(message.is_empty());
     }
     words
 }
@@ -164,7 +173,7 @@ fn a_party_is_told_nothing_and_every_mask_is_needed() {
     assert!(LABELS.iter().enumerate().all(|(i, label)| *label as usize == i));
     let steps: Vec<Masked> =
         STEPS.into_iter().filter(|step| *step != Step::Logits).map(Some).chain([None]).collect();
-    let mut needed = 0;
+    let mut needed = [false; LABELS.len()];
     for arch in BOTH {
         let tiny = tiny(arch);
         for removed in LABELS.into_iter().map(Some).chain([None]) {
@@ -173,15 +182,17 @@ fn a_party_is_told_nothing_and_every_mask_is_needed() {
                 let runs = sessions.iter().map(|session| views(arch, tiny, session, *step));
                 let (clients, servers): (Vec<View>, Vec<View>) = runs.map(|[c, s]| (c, s)).unzip();
                 let told = [told(&clients), told(&servers)];
-                let expected = removed.is_some_and(|what| masks(what, tiny, *step));
-                needed += usize::from(expected);
+                let hidden = removed.map_or([false; 2], |what| hides(what, tiny, *step));
                 assert_eq!(
-                    told.iter().any(Option::is_some),
-                    expected,
+                    [told[0].is_some(), told[1].is_some()],
+                    hidden,
                     "{arch:?}, without {removed:?}, {step:?}: client and server are told {told:?}"
                 );
+                if let Some(what) = removed {
+                    needed[what as usize] |= hidden != [false; 2];
+                }
             }
         }
     }
-    assert!(needed > 0, "nothing was removed");
+    assert_eq!(needed, [true; LABELS.len()], "a label hides nothing in these steps");
 }
