@@ -3,7 +3,6 @@
 //! Tests of this crate put a simulated disk below them (`simulated`), which forgets what was not
 //! synced and refuses the n-th call.
 
-#[cfg_attr(test, allow(dead_code))]
 mod real;
 #[cfg(test)]
 pub(crate) mod simulated;

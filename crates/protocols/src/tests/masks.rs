@@ -15,8 +15,8 @@ use crate::material::MaskLabel::{self, *};
 /// Sessions of the same secrets.
 const RUNS: usize = 3;
 const ROWS: usize = 2;
-/// Numbers are the same up to this. Truncations are off by a unit, which the slopes of look-ups make
-/// up to `2^23` of a scalar; the masks that vary least, truncated ones, go up to `2^46`.
+/// Numbers are the same up to this. Truncations are off by a unit, which the slopes of look-ups
+/// make up to `2^23` of a scalar; the masks that vary least, truncated ones, go up to `2^46`.
 const NEAR: u64 = 1 << 26;
 
 const LABELS: [MaskLabel; 19] = [
