@@ -168,6 +168,8 @@ struct State {
     fault: Option<Fault>,
     /// Whether the fault has happened.
     struck: bool,
+    /// What somebody else does while the next sync of a file is under way.
+    meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
 
 static DISKS: Mutex<Vec<Weak<Disk>>> = Mutex::new(Vec::new());
@@ -196,7 +198,8 @@ impl Disk {
 
     fn with(root: PathBuf, start: Tree) -> Arc<Disk> {
         let (calls, seen, locked) = (vec![], start.clone(), HashSet::new());
-        let state = Mutex::new(State { start, calls, seen, locked, fault: None, struck: false });
+        let state = State { start, calls, seen, locked, fault: None, struck: false, meanwhile: None };
+        let state = Mutex::new(state);
         let disk = Arc::new(Disk { root, state });
         let mut disks = disks();
         disks.retain(|disk| disk.strong_count() > 0);
@@ -235,6 +238,11 @@ impl Disk {
     /// Whether that has happened.
     pub(crate) fn has_struck(&self) -> bool {
         self.state().struck
+    }
+
+    /// Has that done right after the next sync of a file, before its caller goes on.
+    pub(crate) fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
+        self.state().meanwhile = Some(Box::new(act));
     }
 
     /// The content of a file as processes see it.

@@ -103,7 +103,12 @@ impl Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.call(Call::Sync { node: self.node, failed: false })
+        let done = self.disk.call(Call::Sync { node: self.node, failed: false });
+        let meanwhile = self.disk.state().meanwhile.take();
+        if let Some(act) = meanwhile {
+            act();
+        }
+        done
     }
 }
 

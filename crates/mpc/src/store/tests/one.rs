@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use super::party::{Party, Step};
 use super::*;
-use crate::files::simulated::Fault;
+use crate::files::simulated::{Disk, Fate, Fault};
 
 /// All that production does with a store.
 fn script() -> Vec<Step> {
@@ -119,4 +119,24 @@ fn a_call_that_fails_is_a_typed_error_and_loses_nothing() {
             party.go_on(1000);
         }
     }
+}
+
+#[test]
+fn zeros_written_while_a_batch_is_synced_do_not_count_as_synced() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.root().join("store"), &binding()).unwrap();
+    let [pool, other] = [(); 2].map(|()| store.pool("a", 8).unwrap());
+    fill(&pool, 5);
+    let batch = pool.begin_batch(1).unwrap();
+    batch.write(0, 0, &[6; 8]).unwrap();
+    disk.meanwhile(move || assert_eq!(numbers(&other.take(2).unwrap()), [1, 2]));
+    batch.commit().unwrap();
+    assert_eq!(at(&pool), (2, 6));
+    let n = disk.calls();
+    let unsynced = disk.unsynced(n);
+    let disk = disk.after(disk.cut(n, &unsynced, &vec![Fate::Lost; unsynced.len()]));
+    let reopened = Store::open(&disk.root().join("store"), &binding()).unwrap();
+    let file = disk.content(&disk.root().join("store/a.records")).unwrap();
+    assert_eq!(file[16..32], [0; 16]);
+    drop((reopened, pool, store));
 }
