@@ -1,9 +1,9 @@
 //! Files that are replaced as a whole or not at all, and stay replaced after a power cut.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
 use std::path::Path;
+
+use crate::files::{self, Existing, File};
 
 /// Why a file was not replaced. The draft is gone in any case.
 #[derive(Debug)]
@@ -45,42 +45,64 @@ pub fn no_room(kind: io::ErrorKind) -> bool {
 pub fn replace<E>(
     path: &Path,
     draft: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), E>,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), NotReplaced<E>> {
     let done = write_draft(draft, write).and_then(|()| rename(draft, path).map_err(NotReplaced::Rename));
     if done.is_err() {
         // Best effort: the error being reported matters more than a left-over file.
-        let _ = fs::remove_file(draft);
+        let _ = files::remove(draft);
     }
     done
 }
 
 fn write_draft<E>(
     draft: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), E>,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), NotReplaced<E>> {
     // What an earlier crash may have left goes first: overwritten, it would keep its mode.
-    let _ = fs::remove_file(draft);
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.write(true).create_new(true).mode(0o600).open(draft).map_err(NotReplaced::Draft)?;
+    let _ = files::remove(draft);
+    let mut file = File::open(draft, Existing::Refused).map_err(NotReplaced::Draft)?;
     write(&mut file).map_err(NotReplaced::Content)?;
-    file.sync_all().map_err(NotReplaced::Draft)
+    file.sync().map_err(NotReplaced::Draft)
 }
 
 fn rename(draft: &Path, path: &Path) -> io::Result<()> {
-    fs::rename(draft, path)?;
-    // The parent of a bare file name is the empty path, which cannot be opened.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    files::rename(draft, path)?;
+    files::sync_folder(folder_of(path))
+}
+
+/// Makes a folder, and those above it that are missing, each for its owner only and with its name
+/// brought to the disk: without that a power cut could undo it with all that is in it.
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    match files::create_folder(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            create_folder(folder_of(path))?;
+            files::create_folder(path)?;
+        }
+        made => made?,
+    }
+    files::sync_folder(folder_of(path))
+}
+
+/// The parent of a bare name is the empty path, which cannot be opened.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::files::simulated::Disk;
+
+    #[test]
+    fn new_folders_are_on_the_disk() {
+        let disk = Disk::new();
+        create_folder(&disk.root().join("one/in/another")).unwrap();
+        assert!(disk.unsynced(disk.calls()).is_empty());
+    }
 
     #[test]
     fn a_file_is_replaced_whole_or_not_at_all() {

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod durable;
+mod files;
 mod process;
 pub mod session;
 pub mod store;

@@ -117,7 +117,7 @@ impl EncryptedCache {
             .map_err(|e| ProtocolError::file(path, e.into()))
     }
 
-    fn write(&self, file: &mut File, binding: &Binding) -> io::Result<()> {
+    fn write(&self, file: &mut dyn Write, binding: &Binding) -> io::Result<()> {
         let mut out = Hashing { inner: BufWriter::new(file), hash: Sha256::new() };
         out.write_all(&header(binding))?;
         out.write_all(&self.shape.to_bytes())?;

@@ -94,7 +94,7 @@ pub(super) fn write(path: &Path, binding: &Binding, weights: &[Plaintext]) -> io
     Ok(durable::replace(path, &draft, |file| write_to(file, binding, weights))?)
 }
 
-fn write_to(file: &mut File, binding: &Binding, weights: &[Plaintext]) -> io::Result<()> {
+fn write_to(file: &mut dyn Write, binding: &Binding, weights: &[Plaintext]) -> io::Result<()> {
     /// Records in memory at a time, 262 KB each.
     const AT_ONCE: usize = 64;
     file.write_all(&binding.header)?;

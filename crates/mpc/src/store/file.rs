@@ -1,18 +1,17 @@
 //! The records' file of a pool, and how it follows the state file.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cryptogen_ring::Wiped;
-use rustix::fs::{fallocate, fstatvfs, FallocateFlags};
 
 use super::error::StoreError;
 use super::state::PoolEntry;
+use crate::durable::no_room;
+use crate::files::{Existing, File};
 
 const MAGIC: &[u8; 8] = b"CGPOOL01";
 /// `magic | record_bytes: u64 LE`, then the records.
@@ -40,9 +39,8 @@ impl PoolFile {
         known: bool,
     ) -> Result<PoolFile, StoreError> {
         let path = dir.join(format!("{name}.records"));
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(!known).mode(0o600).open(&path);
-        let file = file.map_err(|e| StoreError::io("opening", &path, &e))?;
+        let existing = if known { Existing::Kept } else { Existing::Emptied };
+        let file = File::open(&path, existing).map_err(|e| StoreError::io("opening", &path, &e))?;
         let (name, batch, held) = (name.to_owned(), AtomicBool::new(false), Mutex::default());
         let pool = PoolFile { name, path: path.into(), file, record_bytes, batch, held };
         let mut header = [0; HEADER as usize];
@@ -51,6 +49,8 @@ impl PoolFile {
         if pool.bytes()? < HEADER {
             // New; if records should be there, `recover` misses them.
             pool.file.write_all_at(&header, 0).map_err(|e| pool.failed("writing", &e))?;
+            // Before the state file knows the pool, or room for records is on the disk without it.
+            pool.sync()?;
             return Ok(pool);
         }
         let mut found = [0; HEADER as usize];
@@ -100,11 +100,14 @@ impl PoolFile {
     /// afresh when it is empty. `entry.base` and `entry.wiped` change in memory; they reach the
     /// disk with the next change of state, and until then a crash only repeats this.
     pub(super) fn settle(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
-        self.wipe(entry)?;
+        self.zero(entry)?;
         if self.has_batch() {
             return Ok(());
         }
-        if entry.wiped == entry.committed {
+        if entry.zeroed == entry.committed {
+            // Cut off before the zeros are on the disk, the records would be given back to the file
+            // system as they were.
+            self.sync_zeros(entry)?;
             entry.base = entry.committed;
         }
         let end = self.offset(entry, entry.committed);
@@ -114,11 +117,12 @@ impl PoolFile {
         }
     }
 
-    /// Zeros over `[wiped, cursor)`, up to the first record with unread pieces and as far as the
+    /// Zeros over `[zeroed, cursor)`, up to the first record with unread pieces and as far as the
     /// file reaches.
-    fn wipe(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
+    fn zero(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-        let mut at = self.offset(entry, entry.wiped);
+        entry.zeroed = entry.zeroed.max(entry.wiped);
+        let mut at = self.offset(entry, entry.zeroed);
         let to = self.held().keys().next().map_or(entry.cursor, |held| entry.cursor.min(*held));
         let end = self.offset(entry, to).min(self.bytes()?);
         while at < end {
@@ -126,13 +130,29 @@ impl PoolFile {
             self.file.write_all_at(&ZEROS[..n as usize], at).map_err(|e| self.failed("wiping", &e))?;
             at += n;
         }
-        entry.wiped = to;
+        entry.zeroed = to;
         Ok(())
+    }
+
+    /// Brings zeros to the disk, after which `entry.wiped` counts them. A take does not wait for
+    /// that; committing a batch and closing the store do.
+    pub(super) fn sync_zeros(&self, entry: &mut PoolEntry) -> Result<(), StoreError> {
+        if entry.wiped < entry.zeroed {
+            self.sync().inspect_err(|_| entry.zeroed = entry.wiped)?;
+            entry.wiped = entry.zeroed;
+        }
+        Ok(())
+    }
+
+    /// Brings what was written to the disk. After a failure the system may have dropped any of it:
+    /// it has to be written again.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync().map_err(|e| self.failed("syncing", &e))
     }
 
     /// Gets room for a batch now, so that a full disk shows before any work is done.
     pub(super) fn reserve(&self, at: u64, bytes: u64) -> Result<(), StoreError> {
-        let free = fstatvfs(&self.file).map(|s| s.f_bavail.saturating_mul(s.f_frsize)).unwrap_or(u64::MAX);
+        let free = self.file.room().unwrap_or(u64::MAX);
         let full = || StoreError::DiskFull {
             path: self.path.to_path_buf(),
             needed: Some(bytes),
@@ -144,9 +164,9 @@ impl PoolFile {
         if bytes == 0 {
             return Ok(());
         }
-        match fallocate(&self.file, FallocateFlags::empty(), at, bytes) {
+        match self.file.reserve(at, bytes) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::FBIG) => Err(full()),
+            Err(e) if no_room(e.kind()) => Err(full()),
             // This file system cannot reserve; writing will tell.
             Err(_) => self.file.set_len(at + bytes).map_err(|e| self.failed("extending", &e)),
         }
@@ -164,7 +184,7 @@ impl PoolFile {
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
-        Ok(self.file.metadata().map_err(|e| self.failed("examining", &e))?.len())
+        self.file.len().map_err(|e| self.failed("examining", &e))
     }
 
     pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> StoreError {

@@ -1,6 +1,5 @@
 //! One pool: a file of records that are appended in batches and taken from the front.
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -47,7 +46,8 @@ impl Pool {
     /// Takes the next `n` records: durably moves the cursor, reads, overwrites with zeros.
     ///
     /// # Errors
-    /// `Short` (nothing taken), `Io`, `DiskFull`, `Failed`. If reading fails, the records are lost.
+    /// `Short` (nothing taken), `Io`, `DiskFull`, `Failed`. If reading or overwriting fails, the
+    /// records are lost.
     pub fn take(&self, n: usize) -> Result<Vec<Record>, StoreError> {
         let record_bytes = self.file.record_bytes;
         self.take_with(n, |start, first| {
@@ -220,10 +220,19 @@ impl Batch {
         if actual < expected {
             return Err(StoreError::Incomplete { pool: file.name.clone(), expected, actual });
         }
-        file.file.sync_data().map_err(|e| file.failed("writing", &e))?;
+        // Zeros that takes write meanwhile may miss this sync.
+        let zeroed = self.shared.lock().entry(&file.name).zeroed;
+        let synced = file.sync();
         let mut inner = self.shared.lock();
-        let saved = inner.update(&self.shared.dir, |disk| {
-            disk.pools.entry(file.name.clone()).or_default().committed += self.records;
+        if synced.is_err() {
+            inner.disk.pools.entry(file.name.clone()).or_default().zeroed = 0;
+        }
+        let saved = synced.and_then(|()| {
+            inner.update(&self.shared.dir, |disk| {
+                let entry = disk.pools.entry(file.name.clone()).or_default();
+                entry.committed += self.records;
+                entry.wiped = entry.wiped.max(zeroed);
+            })
         });
         drop(inner); // Dropping the batch locks again.
         self.done = saved.is_ok();

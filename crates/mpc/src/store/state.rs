@@ -2,14 +2,14 @@
 //! is handed out.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use crate::durable::{self, NotReplaced};
+use crate::files;
 
 /// 5: pools are named `rows` and `logits`, not `slots` and `heads`.
 /// Version of a store's files.
@@ -54,6 +54,19 @@ impl StoreState {
         Ok(())
     }
 
+    /// The id for two stores that have held nothing yet: the server's proposal, or that of the one
+    /// that has it already, if a crash came before the other had. None where there is nothing to
+    /// name.
+    pub fn id_to_take(&self, theirs: &StoreState, proposed: &str) -> Option<String> {
+        let unused = |s: &StoreState| s.pools.values().all(|at| *at == PoolCursor::default());
+        match (&self.store_id, &theirs.store_id) {
+            _ if !unused(self) || !unused(theirs) => None,
+            (None, None) => Some(proposed.to_owned()),
+            (Some(id), None) | (None, Some(id)) => Some(id.clone()),
+            (Some(_), Some(_)) => None,
+        }
+    }
+
     /// The same store, and numbers that can be computed with.
     pub(super) fn check_pair(&self, theirs: &StoreState) -> Result<(), StoreError> {
         if self.store_id.is_none() || self.store_id != theirs.store_id {
@@ -81,14 +94,17 @@ impl StoreState {
 }
 
 /// One pool as the file knows it. Indices are logical and only grow; record `i` lies at
-/// `(i − base)` in the pool's file. `base ≤ wiped ≤ cursor ≤ committed`.
+/// `(i − base)` in the pool's file. `base ≤ wiped ≤ zeroed ≤ cursor ≤ committed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PoolEntry {
     /// 0 until the pool is first used here.
     pub(super) record_bytes: u64,
     pub(super) base: u64,
-    /// Everything before is known to be overwritten.
+    /// Everything before is known to be overwritten, on the disk.
     pub(super) wiped: u64,
+    /// Everything before is overwritten, but a power cut may undo it; not saved.
+    #[serde(skip)]
+    pub(super) zeroed: u64,
     pub(super) cursor: u64,
     pub(super) committed: u64,
 }
@@ -110,9 +126,9 @@ impl Disk {
     /// `None` if there is no state file yet.
     pub(super) fn load(dir: &Path) -> Result<Option<Disk>, StoreError> {
         let path = path(dir);
-        let bytes = match fs::read(&path) {
+        let bytes = match files::read(&path) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::io("reading", &path, &e)),
         };
         let disk: Disk = serde_json::from_slice(&bytes).map_err(|e| StoreError::corrupt(&path, e))?;

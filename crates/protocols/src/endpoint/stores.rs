@@ -56,11 +56,10 @@ pub(super) fn compare_stores<P: Party>(
     }
     let their_state: StoreState = serde_json::from_value(theirs.get("state").cloned().ok_or_else(malformed)?)
         .map_err(|_| malformed())?;
-    let both_new = store.state().store_id.is_none() && their_state.store_id.is_none();
-    if both_new {
-        let proposal = if P::ROLE == Role::Server { &mine } else { &theirs };
-        let id = proposal.get("propose").and_then(Value::as_str).ok_or_else(malformed)?;
-        return Ok(store.set_store_id(id)?);
+    let proposal = if P::ROLE == Role::Server { &mine } else { &theirs };
+    let proposed = proposal.get("propose").and_then(Value::as_str).ok_or_else(malformed)?;
+    if let Some(id) = store.state().id_to_take(&their_state, proposed) {
+        return Ok(store.set_store_id(&id)?);
     }
     if resync || theirs.get("resync").and_then(Value::as_bool) == Some(true) {
         return Ok(store.resync(&their_state)?);

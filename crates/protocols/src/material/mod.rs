@@ -17,7 +17,7 @@ pub use lattice::LatticeKeys;
 pub(crate) use lattice::{client_shares, hide, slots, Held};
 pub use linears::Linears;
 #[cfg(test)]
-pub(crate) use masks::embed_mask;
+pub(crate) use masks::{embed_mask, removed};
 pub(crate) use masks::{embed_masks, hi_masks, masks, masks_words, EMBED_COLUMNS, HI_MASKS};
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub use row_material::{activation_shape, exp_shape, hi_shape, lo_shape, RowLayout, RowMaterial, SEED_BYTES};

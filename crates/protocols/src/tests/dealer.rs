@@ -15,7 +15,7 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{
-    activation_shape, exp_shape, Deferred, LogitsMaterial, Row, RowAttention, RowMaterial,
+    activation_shape, exp_shape, removed, Deferred, LogitsMaterial, MaskLabel, Row, RowAttention, RowMaterial,
 };
 use crate::model::{Matrix, Site};
 use crate::online::preprocessed::Preprocessed;
@@ -73,7 +73,19 @@ fn insecure_keys(requests: &[(TableShape, Pair<Vec<Word>>)], seed: u8) -> Vec<Pa
 
 /// Deals `sessions` sessions of `rows` rows and `heads` evaluations of the head.
 pub fn insecure_deal(tiny: &Tiny, sessions: usize, rows: usize, heads: usize, seed: u8) -> Vec<Session> {
-    let mut dealer = Dealer { tiny, rng: rng(seed), requests: vec![], places: vec![] };
+    insecure_deal_without(None, tiny, sessions, rows, heads, seed)
+}
+
+/// The same, without the masks of one label: zeros instead.
+pub fn insecure_deal_without(
+    removed: Option<MaskLabel>,
+    tiny: &Tiny,
+    sessions: usize,
+    rows: usize,
+    heads: usize,
+    seed: u8,
+) -> Vec<Session> {
+    let mut dealer = Dealer { tiny, removed, rng: rng(seed), requests: vec![], places: vec![] };
     let mut dealt: Vec<Session> = (0..sessions)
         .map(|s| {
             let (records, known) = (0..rows).map(|i| dealer.record((s, i))).unzip();
@@ -131,6 +143,7 @@ struct Place {
 
 struct Dealer<'a> {
     tiny: &'a Tiny,
+    removed: Option<MaskLabel>,
     rng: Prg,
     requests: Vec<(TableShape, Pair<Vec<Word>>)>,
     places: Vec<Place>,
@@ -150,7 +163,10 @@ impl Dealer<'_> {
     }
 
     fn seeds(&mut self) -> Pair<Seed> {
-        [Seed::random(&mut self.rng), Seed::random(&mut self.rng)]
+        [Seed::random(&mut self.rng), Seed::random(&mut self.rng)].map(|seed| match self.removed {
+            Some(what) => removed::from(*seed.expose(), what),
+            None => seed,
+        })
     }
 
     fn record(&mut self, row: (usize, usize)) -> (Pair<RecordBytes>, Known) {

@@ -2,7 +2,8 @@
 //! the truncations); it does so over material of an insecure ideal dealer, so online steps do not
 //! hide behind the offline phase; its cost is the declared one; its transcript with fixed seeds is
 //! the recorded one; spoiled messages are errors and never panics. Online messages are moreover
-//! uniform for fixed secrets.
+//! uniform for fixed secrets; what their receiver can compute tells nothing of them either, thanks
+//! to every single mask.
 
 mod attention_material;
 mod cost;
@@ -12,6 +13,7 @@ mod endpoint;
 mod faults;
 mod fresh;
 mod ideal;
+mod masks;
 mod offline;
 mod online;
 mod plans;

@@ -29,7 +29,7 @@ fn ranges(s: &Scalar, n: usize) -> Vec<Part> {
 }
 
 /// The messages of a step of rows 0 and 1, as in the headers of the protocols.
-fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
+pub(super) fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
     let (plan, m) = (&tiny.plan, &tiny.plan.model);
     let (client, server) = (Role::Client, Role::Server);
     let fine = |s: &Scalar, n: usize| Words(if s.lo.is_some() { 2 * n } else { 0 });

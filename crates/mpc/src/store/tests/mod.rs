@@ -1,7 +1,12 @@
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use rand_core::OsRng;
 use tempfile::TempDir;
+
+mod one;
+mod pair;
+mod party;
 
 use super::*;
 use crate::process::in_a_child;
