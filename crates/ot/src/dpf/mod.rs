@@ -70,7 +70,7 @@ use zeroize::Zeroizing;
 use crate::bits;
 use crate::error::OtError;
 use crate::extension;
-use crate::fixed_key::TAG_BYTES;
+use crate::fixed_key::{NUMBER_BYTES, TAG_BYTES};
 
 /// Smallest and largest `k`.
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
@@ -154,10 +154,10 @@ impl TableShape {
         1 << self.k
     }
 
-    /// Bytes of one stored record: index 2, tag 8, root 16, level words 16 each, final words 8
-    /// each.
+    /// Bytes of one stored record: index 2, tag 8, number 4, root 16, level words 16 each, final
+    /// words 8 each.
     pub const fn record_bytes(self) -> usize {
-        2 + TAG_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
+        2 + TAG_BYTES + NUMBER_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
     }
 }
 
