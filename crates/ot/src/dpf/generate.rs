@@ -1,5 +1,8 @@
 //! The generation of a batch of table keys; step numbers as in the module documentation.
 
+#[cfg(test)]
+mod deviating;
+
 use core::num::Wrapping;
 
 use cryptogen_party::{Channel, Role, Turn};
@@ -52,21 +55,7 @@ pub fn generate(
     if n == 0 {
         return Ok(writer.finish());
     }
-    let role = ot.role();
-
-    // Step 1.
-    let (sent, received, first) = match ot.extend(channel, (shape.k() as usize + 1) * n, rng)? {
-        Extended::Proved(sent, received, proof) => (sent, received, First::Proof(proof)),
-        Extended::Unproved(unproved) => {
-            let bytes = PROOF_BYTES + first_bytes(shape, n, Role::Server);
-            let mut message = channel.recv(bytes)?;
-            let opened = message.split_off(PROOF_BYTES);
-            let (sent, received) = unproved.verify(&message)?;
-            (sent, received, First::Opened(opened))
-        }
-    };
-    let mut trees = Trees::plant(role, shape, n, &sent, &received);
-    let mut batch = Batch { role, shape, n, sent, received };
+    let (mut batch, mut trees, first) = begin(channel, ot, shape, n, rng)?;
 
     // Steps 2 and 3.
     let (message, mut halves) = batch.share_halves(betas);
@@ -75,7 +64,7 @@ pub fn generate(
     trees.words.push(words);
     for level in 1..shape.depth() {
         let mut words = batch.correction(level, &trees.hash_sums());
-        let opened = channel.exchange(later_turn(role), &words_bytes(&words), 16 * n)?;
+        let opened = channel.exchange(later_turn(batch.role), &words_bytes(&words), 16 * n)?;
         open_words(&mut words, &opened);
         trees.words.push(words);
     }
@@ -89,6 +78,29 @@ pub fn generate(
     batch.correct_leaves(channel, (betas, &halves), &trees.leaf_sums(), &mut writer)?;
     ot.settle();
     Ok(writer.finish())
+}
+
+/// Step 1.
+fn begin(
+    channel: &mut (impl Channel + ?Sized),
+    ot: &mut OtPair,
+    shape: TableShape,
+    n: usize,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<(Batch, Trees, First), OtError> {
+    let (sent, received, first) = match ot.extend(channel, (shape.k() as usize + 1) * n, rng)? {
+        Extended::Proved(sent, received, proof) => (sent, received, First::Proof(proof)),
+        Extended::Unproved(unproved) => {
+            let bytes = PROOF_BYTES + first_bytes(shape, n, Role::Server);
+            let mut message = channel.recv(bytes)?;
+            let opened = message.split_off(PROOF_BYTES);
+            let (sent, received) = unproved.verify(&message)?;
+            (sent, received, First::Opened(opened))
+        }
+    };
+    let role = ot.role();
+    let trees = Trees::plant(role, shape, n, &sent, &received);
+    Ok((Batch { role, shape, n, sent, received }, trees, first))
 }
 
 /// The turns after the extension, which the client ends: the server speaks first.

@@ -27,6 +27,13 @@ const fn finals_at(shape: TableShape) -> usize {
     WORDS + 16 * shape.depth() as usize
 }
 
+/// `Δ_b` of the connection that made a record, as long as its transfers are below `2^32`.
+#[cfg(test)]
+pub(super) fn record_delta(record: &[u8]) -> u128 {
+    let number = u32::from_le_bytes(record[NUMBER..ROOT].try_into().expect("a number's bytes"));
+    u128::from_le_bytes(record[ROOT..WORDS].try_into().expect("sixteen bytes")) ^ (number as u128) << 1
+}
+
 /// The records of a batch under construction.
 pub(super) struct RecordWriter {
     shape: TableShape,
