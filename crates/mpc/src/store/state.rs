@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::error::StoreError;
 use crate::durable::{self, NotReplaced};
 
-/// 5: pools are named `rows` and `logits`, not `slots` and `heads`.
-/// Version of a store's files.
-pub const FORMAT: u32 = 6;
+/// Version of a store's files. 5: pools are named `rows` and `logits`, not `slots` and `heads`. 7:
+/// table keys carry the number of their tree.
+pub const FORMAT: u32 = 7;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.
 const INDEX_MAX: u64 = 1 << 48;
