@@ -11,9 +11,9 @@
 //! - `pads`: the tweakable hash TMMO, `H(i, x) = π(π(x) ⊕ i) ⊕ π(x)` (Guo, Katz, Wang, Yu:
 //!   "Efficient and Secure Multiparty Computation from Fixed-Key Block Ciphers", S&P 2020, §7.4).
 //!   Two AES calls.
-//! - `grow`, `hash_sums`, `grown_hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`, under the
-//!   key of the level and tree tweakable circular correlation robust (as above): the hash of the
-//!   trees. One AES call.
+//! - `grow`, `hash_sums`, `grown_hash_sums`: `H(x) = MMO(σ(x))`, `σ(a ‖ b) = (a ⊕ b) ‖ a`: the hash
+//!   of the trees, under the key of tree and level tweakable circular correlation robust (as
+//!   above). One AES call.
 //! - `grown_leaf_sums`, `dot`: `Conv_{ℓ,c}(s)` is the low (`ℓ` even) or high (odd) half of
 //!   `MMO(s ⊕ b)` under the key of the tree's leaves, `b` the number of the block of half `c` and
 //!   pair `⌊ℓ/2⌋`, correlation robust (S&P 2020, §7.2): uniform modulo `2^64`. One AES call for two

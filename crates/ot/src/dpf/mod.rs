@@ -36,9 +36,9 @@
 //!    flipped, are the XOR shares of the index, least significant bit first. Root: `Δ_b` and a
 //!    number used once.
 //! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last
-//!    bit; `H` has an AES key of its own for each level of each tree, and `Conv` one for its leaves.
-//!    Nodes off the path are equal on both sides, that on the path differs by `Δ`; so
-//!    `z_b = ⊕ H(s)` over all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and
+//!    bit. `H` has an AES key for each level of each tree, `Conv` one for each tree's leaves. Nodes
+//!    off the path are equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over
+//!    all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and
 //!    `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared without a
 //!    message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening
 //!    takes 1 round. `k − 1` levels.

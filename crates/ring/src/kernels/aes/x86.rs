@@ -187,7 +187,7 @@ macro_rules! variant {
                     let constant = broadcast(CONSTANTS[round - 1]);
                     for (group, keys) in groups.iter_mut().zip(&mut keys) {
                         for (set, key) in keys.iter_mut().enumerate() {
-                            // All four columns are the same, so that the shift of rows moves nothing.
+                            // All columns are the same: the shift of rows moves nothing.
                             let word = $last($shuffle_bytes(*key, rotated), constant);
                             let pairs = $xor(*key, $shl_bytes::<4>(*key));
                             *key = $xor($xor(pairs, $shl_bytes::<8>(pairs)), word);
