@@ -86,23 +86,22 @@ impl FixedKey {
     }
 
     fn mmo_portable(&self, blocks: &mut [u128]) {
-        mmo(&self.cipher, blocks);
+        let mut encrypted = [Block::default(); CHUNK];
+        blocks.chunks_mut(CHUNK).for_each(|blocks| mmo(&self.cipher, blocks, &mut encrypted));
+        encrypted.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
     }
 }
 
-fn mmo(cipher: &Aes128, blocks: &mut [u128]) {
-    let mut encrypted = [Block::default(); CHUNK];
-    for blocks in blocks.chunks_mut(CHUNK) {
-        let encrypted = &mut encrypted[..blocks.len()];
-        for (block, x) in encrypted.iter_mut().zip(blocks.iter()) {
-            *block = x.to_le_bytes().into();
-        }
-        cipher.encrypt_blocks(encrypted);
-        for (x, block) in blocks.iter_mut().zip(encrypted.iter()) {
-            *x ^= u128::from_le_bytes((*block).into());
-        }
+/// `MMO` of at most [`CHUNK`] blocks; `encrypted` holds their encryptions afterwards.
+fn mmo(cipher: &Aes128, blocks: &mut [u128], encrypted: &mut [Block; CHUNK]) {
+    let encrypted = &mut encrypted[..blocks.len()];
+    for (block, x) in encrypted.iter_mut().zip(blocks.iter()) {
+        *block = x.to_le_bytes().into();
     }
-    encrypted.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
+    cipher.encrypt_blocks(encrypted);
+    for (x, block) in blocks.iter_mut().zip(encrypted.iter()) {
+        *x ^= u128::from_le_bytes((*block).into());
+    }
 }
 
 /// Four public keys side by side, with their schedules where the machine has AES instructions on
@@ -238,27 +237,17 @@ impl<'a> Keys<'a> {
         /// from entry `first` on, of the low and of the high halves of `MMO(x ⊕ tweak)`, `finals`
         /// added to them where `x` is odd. At most [`MAX_TABLES`] tables of one size, which, like
         /// the number of nodes, is a power of two; at least as many entries as nodes, and at least
-        /// [`TREES`] of these.
+        /// [`TREES`] of these. All nodes have one key: they are of one tree.
         dot, dot_on, dot_portable(nodes: &[u128], payloads: (u128, [u64; 2]), tables: &[&Table], first: usize, sums: &mut [[u64; 2]])
     }
 
     /// Calls `visit(i, x_i, MMO(before(x_i)))` for every node.
-    fn each(&self, nodes: &[u128], before: impl Fn(u128) -> u128, mut visit: impl FnMut(usize, u128, u128)) {
-        let lanes = self.lane().map_or(0..TREES, |lane| lane..lane + 1);
-        let (step, mut hashes) = (lanes.len(), [0; CHUNK]);
-        for (offset, lane) in lanes.enumerate() {
-            let cipher = Aes128::new(&self.keys.rounds[0][lane].to_le_bytes().into());
-            for start in (offset..nodes.len()).step_by(step * CHUNK) {
-                let nodes = nodes[start..].iter().step_by(step).take(CHUNK);
-                let hashes = &mut hashes[..nodes.len()];
-                hashes.iter_mut().zip(nodes.clone()).for_each(|(hash, x)| *hash = before(*x));
-                mmo(&cipher, hashes);
-                for (i, (x, hash)) in nodes.zip(hashes.iter()).enumerate() {
-                    visit(start + i * step, *x, *hash);
-                }
-            }
+    fn each(&self, nodes: &[u128], before: impl Fn(u128) -> u128, visit: impl FnMut(usize, u128, u128)) {
+        let cipher = |lane: usize| Aes128::new(&self.keys.rounds[0][lane].to_le_bytes().into());
+        match self.lane() {
+            Some(lane) => each(&[cipher(lane)], nodes, before, visit),
+            None => each(&core::array::from_fn::<_, TREES, _>(cipher), nodes, before, visit),
         }
-        hashes.zeroize();
     }
 
     fn grow_portable(&self, nodes: &mut [u128], n: usize, words: &[u128; TREES]) {
@@ -343,6 +332,27 @@ impl<'a> Keys<'a> {
             },
         );
     }
+}
+
+/// Calls `visit(i, x_i, MMO(before(x_i)))` for every node; the ciphers take turns.
+fn each<const S: usize>(
+    ciphers: &[Aes128; S],
+    nodes: &[u128],
+    before: impl Fn(u128) -> u128,
+    mut visit: impl FnMut(usize, u128, u128),
+) {
+    // What one cipher takes lies together.
+    let place = |i: usize| i % S * (CHUNK / S) + i / S;
+    let (mut hashes, mut encrypted) = ([0; CHUNK], [Block::default(); CHUNK]);
+    for (c, nodes) in nodes.chunks(CHUNK).enumerate() {
+        nodes.iter().enumerate().for_each(|(i, x)| hashes[place(i)] = before(*x));
+        for (cipher, hashes) in ciphers.iter().zip(hashes.chunks_exact_mut(CHUNK / S)) {
+            mmo(cipher, &mut hashes[..nodes.len().div_ceil(S)], &mut encrypted);
+        }
+        nodes.iter().enumerate().for_each(|(i, x)| visit(c * CHUNK + i, *x, hashes[place(i)]));
+    }
+    hashes.zeroize();
+    encrypted.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
 }
 
 /// A public table as [`Keys::dot`] reads it: every entry for both halves of a block, and a

@@ -115,9 +115,10 @@ macro_rules! variant {
                 keys: &[[$vector; 11]; S],
                 input: [$vector; N],
             ) -> [$vector; N] {
-                let mut state: [$vector; N] = core::array::from_fn(|i| $xor(input[i], keys[i % S][0]));
+                let mut state = input;
+                (0..N).for_each(|i| state[i] = $xor(state[i], keys[i % S][0]));
                 for round in 1..10 {
-                    state = core::array::from_fn(|i| $round(state[i], keys[i % S][round]));
+                    (0..N).for_each(|i| state[i] = $round(state[i], keys[i % S][round]));
                 }
                 core::array::from_fn(|i| $xor($last(state[i], keys[i % S][10]), input[i]))
             }
@@ -137,11 +138,18 @@ macro_rules! variant {
             fn schedules(keys: Keys<'_>) -> [[$vector; 11]; SETS] {
                 let rounds = &keys.keys.rounds;
                 match keys.lane() {
-                    Some(lane) => [core::array::from_fn(|round| broadcast(rounds[round][lane])); SETS],
+                    Some(lane) => [schedule_of(keys, lane); SETS],
                     None => core::array::from_fn(|set| {
                         core::array::from_fn(|round| load_set(&rounds[round], set))
                     }),
                 }
+            }
+
+            /// The schedule of one key for all vectors.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn schedule_of(keys: Keys<'_>, lane: usize) -> [$vector; 11] {
+                core::array::from_fn(|round| broadcast(keys.keys.rounds[round][lane]))
             }
 
             #[inline]
@@ -244,9 +252,23 @@ macro_rules! variant {
                 n: usize,
                 words: &[u128; TREES],
             ) {
+                match keys.lane() {
+                    Some(lane) => grow_under(&[schedule_of(keys, lane)], nodes, n, words),
+                    None => grow_under(&schedules(keys), nodes, n, words),
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn grow_under<const S: usize>(
+                keys: &[[$vector; 11]; S],
+                nodes: &mut [u128],
+                n: usize,
+                words: &[u128; TREES],
+            ) {
                 assert!(n < GROUP || n % GROUP == 0, "{n} nodes are not whole groups");
                 assert!(nodes.len() >= n + n.max(GROUP), "{} nodes are no room for {n}", nodes.len());
-                let (keys, words) = (schedules(keys), repeated(words));
+                let words = repeated(words);
                 let blocks = nodes.as_mut_ptr();
                 // A level with fewer nodes than a group still runs on whole vectors, so the vectors
                 // also transform whatever lies behind the last node. Those results are either
@@ -258,10 +280,10 @@ macro_rules! variant {
                     unsafe {
                         let (left, right) = (blocks.add(first), blocks.add(n + first));
                         match n.div_ceil($lanes) {
-                            1 => level::<1>(&keys, &words, left, right),
-                            2 => level::<2>(&keys, &words, left, right),
-                            4 => level::<4>(&keys, &words, left, right),
-                            _ => level::<FLIGHT>(&keys, &words, left, right),
+                            1 => level::<1, S>(keys, &words, left, right),
+                            2 => level::<2, S>(keys, &words, left, right),
+                            4 => level::<4, S>(keys, &words, left, right),
+                            _ => level::<FLIGHT, S>(keys, &words, left, right),
                         }
                     }
                 }
@@ -271,8 +293,8 @@ macro_rules! variant {
             /// go to `right`. Both must have room.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn level<const N: usize>(
-                keys: &[[$vector; 11]; SETS],
+            unsafe fn level<const N: usize, const S: usize>(
+                keys: &[[$vector; 11]; S],
                 words: &Vectors,
                 left: *mut u128,
                 right: *mut u128,
@@ -421,7 +443,7 @@ macro_rules! variant {
                 sums: &mut [[u64; 2]],
             ) {
                 check_dot(nodes, tables, sums);
-                let keys = schedules(keys);
+                let keys = [schedule_of(keys, keys.lane().expect("one key for one tree"))];
                 let (tweak, finals) =
                     (broadcast(tweak), broadcast((finals[1] as u128) << 64 | finals[0] as u128));
                 let (n, size) = (nodes.len(), tables.first().map_or(1, |table| table.len()));
