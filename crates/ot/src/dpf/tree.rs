@@ -77,7 +77,7 @@ fn room(nodes: usize) -> Zeroizing<Vec<u128>> {
     Zeroizing::new(vec![0; room_for(nodes)])
 }
 
-/// The first block of `room` that begins a cache line: vectors across two lines take a third longer
+/// The first block of `room` that begins a cache line: nodes across two lines take a tenth longer
 /// to grow.
 fn start(room: &[u128]) -> usize {
     room.as_ptr().align_offset(LINE * size_of::<u128>()).min(LINE)
