@@ -6,7 +6,7 @@ mod support;
 use cryptogen_ring::kernels::{
     accept_on, binomial_on, centred_residues_on, drop_limb_on, gemm_mod_on, lift_on, matvec_i16_rows_on,
     multiply_add_on, multiply_on, multiply_sum_on, panel_product_on, permute_on, rounded_sum_on,
-    subtract_scale_on, weighted_sum_on, FixedKey, Isa, SplitInput, Table, BLOCK, SPARE, TREES,
+    subtract_scale_on, weighted_sum_on, FixedKeys, Isa, Keys, SplitInput, Table, BLOCK, SPARE, TREES,
 };
 use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed};
 use rand_core::RngCore;
@@ -128,24 +128,37 @@ fn pointwise(report: &mut Report) {
 
 /// The loops of table keys, `k = 9`: one AES call per parent, one per node that is hashed.
 fn trees(report: &mut Report) {
-    let (tree, leaf) = (FixedKey::new(b"cryptogen tree  "), FixedKey::new(b"cryptogen conver"));
+    let mut keys = Vec::new();
+    FixedKeys::schedule(&mut keys, 3, [1, 2, 3, 4], 5);
+    let [trees, next, leaves] = [0, 1, 2].map(|level| Keys::four(&keys[level]));
+    let mut scheduled = Vec::new();
     let calls = |blocks: usize| Work { aes_rounds: 10 * blocks, ..Work::default() };
     let (words, size) = ([5; TREES], 512);
     let mut nodes: Vec<u128> = (0..2 * (size * TREES) as u128 + SPARE as u128).map(|i| i << 77 | i).collect();
     let table = Table::new(&(0..size as i64).collect::<Vec<_>>());
     for isa in Isa::available() {
+        report.time(&format!("trees: schedule 12 keys {isa:?}"), isa, calls(12), || {
+            FixedKeys::schedule_on(isa, &mut scheduled, 3, [1, 2, 3, 4], 5)
+        });
         let half = size / 2 * TREES;
         report.time(&format!("trees: grow {half} nodes {isa:?}"), isa, calls(half), || {
-            tree.grow_on(isa, &mut nodes, half, &words)
+            trees.grow_on(isa, &mut nodes, half, &words)
         });
         report.time(&format!("trees: grow and hash {half} nodes {isa:?}"), isa, calls(3 * half), || {
-            tree.grown_hash_sums_on(isa, &nodes[..half], &words)
+            trees.grown_hash_sums_on(isa, &nodes[..half], &words, next)
         });
         report.time(&format!("trees: grow and convert {half} nodes {isa:?}"), isa, calls(3 * half), || {
-            tree.grown_leaf_sums_on(isa, &nodes[..half], &words, &leaf, &mut [[[0; 2]; TREES]])
+            trees.grown_leaf_sums_on(isa, &nodes[..half], &words, leaves, &mut [[[0; 2]; TREES]])
         });
         report.time(&format!("look-up: dot {size} leaves, 2 tables {isa:?}"), isa, calls(size), || {
-            leaf.dot_on(isa, &nodes[..size], (0, [3, 4]), &[&table, &table], 77, &mut [[0; 2]; 2])
+            Keys::one(&keys[2], 0).dot_on(
+                isa,
+                &nodes[..size],
+                (0, [3, 4]),
+                &[&table, &table],
+                77,
+                &mut [[0; 2]; 2],
+            )
         });
     }
 }

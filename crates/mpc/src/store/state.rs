@@ -11,8 +11,8 @@ use super::error::StoreError;
 use crate::durable::{self, NotReplaced};
 use crate::files;
 
-/// 5: pools are named `rows` and `logits`, not `slots` and `heads`.
-/// Version of a store's files.
+/// Version of a store's files. 5: pools are named `rows` and `logits`, not `slots` and `heads`. 7:
+/// table keys carry the number of their tree, `linears` is a pool.
 pub const FORMAT: u32 = 7;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.

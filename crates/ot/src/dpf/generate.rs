@@ -1,5 +1,8 @@
 //! The generation of a batch of table keys; step numbers as in the module documentation.
 
+#[cfg(test)]
+mod deviating;
+
 use core::num::Wrapping;
 
 use cryptogen_party::{Channel, Role, Turn};
@@ -17,7 +20,7 @@ use super::{TableBatch, TableShape, MAX_LEAVES, MAX_WORDS};
 use crate::bits;
 use crate::error::OtError;
 use crate::extension::{Extended, OtPair, RotReceived, RotSent, PROOF_BYTES};
-use crate::fixed_key::TreeHash;
+use crate::fixed_key::Tag;
 
 // Label of the pads of one transfer; 1 is `index::INDEX`, `halves::HALF` lies above.
 const FINAL: u8 = 2; // + word
@@ -52,9 +55,39 @@ pub fn generate(
     if n == 0 {
         return Ok(writer.finish());
     }
-    let role = ot.role();
+    let (mut batch, mut trees, first) = begin(channel, ot, shape, n, rng)?;
 
-    // Step 1.
+    // Steps 2 and 3.
+    let (message, mut halves) = batch.share_halves(betas);
+    let sums = trees.hash_sums();
+    let words = batch.correct_first(channel, first, &sums, (message, &mut halves), &mut writer)?;
+    trees.words.push(words);
+    for level in 1..shape.depth() {
+        let mut words = batch.correction(level, &trees.hash_sums());
+        let opened = channel.exchange(later_turn(batch.role), &words_bytes(&words), 16 * n)?;
+        open_words(&mut words, &opened);
+        trees.words.push(words);
+    }
+    for i in 0..n {
+        writer.set_name(i, trees.tag, trees.numbers[i]);
+        writer.set_root(i, trees.roots[i]);
+        (0..shape.depth()).for_each(|level| writer.set_correction(i, level, trees.words[level as usize][i]));
+    }
+
+    // Step 4.
+    batch.correct_leaves(channel, (betas, &halves), &trees.leaf_sums(), &mut writer)?;
+    ot.settle();
+    Ok(writer.finish())
+}
+
+/// Step 1.
+fn begin(
+    channel: &mut (impl Channel + ?Sized),
+    ot: &mut OtPair,
+    shape: TableShape,
+    n: usize,
+    rng: &mut (impl RngCore + CryptoRng),
+) -> Result<(Batch, Trees, First), OtError> {
     let (sent, received, first) = match ot.extend(channel, (shape.k() as usize + 1) * n, rng)? {
         Extended::Proved(sent, received, proof) => (sent, received, First::Proof(proof)),
         Extended::Unproved(unproved) => {
@@ -65,30 +98,9 @@ pub fn generate(
             (sent, received, First::Opened(opened))
         }
     };
-    let mut trees = Trees::plant(role, shape, n, &sent, &received);
-    let mut batch = Batch { role, shape, n, sent, received };
-
-    // Steps 2 and 3.
-    let (message, mut halves) = batch.share_halves(betas);
-    let sums = trees.hash_sums();
-    let words = batch.correct_first(channel, first, &sums, (message, &mut halves), &mut writer)?;
-    trees.words.push(words);
-    for level in 1..shape.depth() {
-        let mut words = batch.correction(level, &trees.hash_sums());
-        let opened = channel.exchange(later_turn(role), &words_bytes(&words), 16 * n)?;
-        open_words(&mut words, &opened);
-        trees.words.push(words);
-    }
-    for i in 0..n {
-        writer.set_tag(i, trees.hash.tag());
-        writer.set_root(i, trees.roots[i]);
-        (0..shape.depth()).for_each(|level| writer.set_correction(i, level, trees.words[level as usize][i]));
-    }
-
-    // Step 4.
-    batch.correct_leaves(channel, (betas, &halves), &trees.leaf_sums(), &mut writer)?;
-    ot.settle();
-    Ok(writer.finish())
+    let role = ot.role();
+    let trees = Trees::plant(role, shape, n, &sent, &received);
+    Ok((Batch { role, shape, n, sent, received }, trees, first))
 }
 
 /// The turns after the extension, which the client ends: the server speaks first.
@@ -127,21 +139,29 @@ fn open_words(words: &mut [u128], opened: &[u8]) {
 /// All trees of a batch: their roots, and the public correction words of the levels so far.
 struct Trees {
     shape: TableShape,
-    hash: TreeHash,
+    tag: Tag,
+    numbers: Vec<u32>,
     roots: Zeroizing<Vec<u128>>,
     words: Vec<Vec<u128>>,
 }
 
 impl Trees {
     /// The root is `Δ_b` and the number of the table's first transfer, which is the same on both
-    /// sides and used once.
+    /// sides and used once. Its lower half is the number of the tree.
     fn plant(role: Role, shape: TableShape, n: usize, sent: &RotSent, received: &RotReceived) -> Trees {
         let first = match role {
             Role::Client => sent.first(),
             Role::Server => received.first(),
         };
-        let roots = (0..n as u64).map(|i| sent.delta() ^ ((first + i) as u128) << 1).collect();
-        Trees { shape, hash: TreeHash::new(sent.tag()), roots: Zeroizing::new(roots), words: Vec::new() }
+        let numbers = first..first + n as u64;
+        let roots = numbers.clone().map(|number| sent.delta() ^ (number as u128) << 1).collect();
+        Trees {
+            shape,
+            tag: sent.tag(),
+            numbers: numbers.map(|number| number as u32).collect(),
+            roots: Zeroizing::new(roots),
+            words: Vec::new(),
+        }
     }
 
     /// What `visit` returns for the trees with the roots and correction words that it is given.
@@ -155,9 +175,11 @@ impl Trees {
             || (Grove::new(self.shape.depth()), Vec::with_capacity(self.words.len())),
             |(grove, words), (group, values)| {
                 // The last group is filled up with copies of its last tree.
-                let of = |all: &[u128]| core::array::from_fn(|i| all[(group * TREES + i).min(n - 1)]);
+                let place = |i: usize| (group * TREES + i).min(n - 1);
+                let of = |all: &[u128]| core::array::from_fn(|i| all[place(i)]);
                 words.clear();
                 words.extend(self.words.iter().map(|level| of(level)));
+                grove.rekey(self.tag, &core::array::from_fn(|i| self.numbers[place(i)]), words.len());
                 let found = visit(grove, &Zeroizing::new(of(&self.roots)), words);
                 values.copy_from_slice(&found[..values.len()]);
             },
@@ -167,7 +189,7 @@ impl Trees {
 
     /// `z` of each table.
     fn hash_sums(&self) -> Zeroizing<Vec<u128>> {
-        self.visit(|grove, roots, words| grove.hash_sums(&self.hash, roots, words))
+        self.visit(|grove, roots, words| grove.hash_sums(roots, words))
     }
 
     /// The sums over the leaves of each table.
@@ -175,7 +197,7 @@ impl Trees {
         self.visit(|grove, roots, words| {
             let (last, words) = words.split_last().expect("a tree of several levels");
             let (mut sums, shape) = ([[[0; 2]; TREES]; MAX_PAIRS], self.shape);
-            let counts = grove.leaf_sums(&self.hash, roots, (words, last), &mut sums[..2 * shape.pairs()]);
+            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..2 * shape.pairs()]);
             core::array::from_fn(|tree| {
                 let mut leaves = LeafSums { count: counts[tree], ..LeafSums::default() };
                 for (half, payload) in (0..2).flat_map(|half| (0..shape.m()).map(move |l| (half, l))) {

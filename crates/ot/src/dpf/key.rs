@@ -1,8 +1,8 @@
 //! Stored records, and their one and only use: inner products of the expanded vectors with public
 //! tables (step 5).
 //!
-//! Record, little endian: `α_b` 2 bytes · tag of its batch 8 · root 16 · per level the correction
-//! word 16 · per half and payload the final word 8.
+//! Record, little endian: `α_b` 2 bytes · tag of its batch 8 · number of its tree 4 · root 16 · per
+//! level the correction word 16 · per half and payload the final word 8.
 
 use core::num::Wrapping;
 
@@ -14,16 +14,24 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 use super::tree::Grove;
 use super::{TableBatch, TableShape, DOMAIN_BITS, MAX_WORDS};
 use crate::error::OtError;
-use crate::fixed_key::{Tag, TreeHash, TAG_BYTES};
+use crate::fixed_key::{Tag, NUMBER_BYTES, TAG_BYTES};
 
 const TAG: usize = 2;
-const ROOT: usize = TAG + TAG_BYTES;
+const NUMBER: usize = TAG + TAG_BYTES;
+const ROOT: usize = NUMBER + NUMBER_BYTES;
 const WORDS: usize = ROOT + 16;
 const LEVELS: usize = *DOMAIN_BITS.end() as usize - 1;
 
 /// Offset of the final words.
 const fn finals_at(shape: TableShape) -> usize {
     WORDS + 16 * shape.depth() as usize
+}
+
+/// `Δ_b` of the connection that made a record, as long as its transfers are below `2^32`.
+#[cfg(test)]
+pub(super) fn record_delta(record: &[u8]) -> u128 {
+    let number = u32::from_le_bytes(record[NUMBER..ROOT].try_into().expect("a number's bytes"));
+    u128::from_le_bytes(record[ROOT..WORDS].try_into().expect("sixteen bytes")) ^ (number as u128) << 1
 }
 
 /// The records of a batch under construction.
@@ -49,8 +57,9 @@ impl RecordWriter {
         }
     }
 
-    pub(super) fn set_tag(&mut self, i: usize, tag: Tag) {
+    pub(super) fn set_name(&mut self, i: usize, tag: Tag, number: u32) {
         self.put(i, TAG, &tag);
+        self.put(i, NUMBER, &number.to_le_bytes());
     }
 
     pub(super) fn set_root(&mut self, i: usize, seed: u128) {
@@ -78,6 +87,8 @@ pub struct TableKey {
     alpha: u16,
     #[zeroize(skip)]
     tag: Tag,
+    #[zeroize(skip)]
+    number: u32,
     root: u128,
     // Correction words are public to both parties, but a key is wiped as a whole.
     words: [[u128; 1]; LEVELS],
@@ -103,7 +114,8 @@ impl TableKey {
         let mut key = TableKey {
             shape,
             alpha,
-            tag: record[TAG..ROOT].try_into().expect("a tag's bytes"),
+            tag: record[TAG..NUMBER].try_into().expect("a tag's bytes"),
+            number: u32::from_le_bytes(record[NUMBER..ROOT].try_into().expect("a number's bytes")),
             root: word(ROOT),
             words: [[0]; LEVELS],
             finals: [Wrapping(0); MAX_WORDS],
@@ -157,9 +169,10 @@ impl TableKey {
     ) -> Result<(), OtError> {
         self.check(tables, out.len())?;
         let (m, first) = (self.shape.m(), d as usize & (self.shape.size() - 1));
-        let (hash, grove) = scratch.of(self.tag);
-        let shape = self.shape;
-        grove.grow(hash, &[self.root], &self.words[..shape.depth() as usize]);
+        let (shape, grove) = (self.shape, &mut scratch.grove);
+        let words = &self.words[..shape.depth() as usize];
+        grove.rekey(self.tag, &[self.number], words.len());
+        grove.grow(&[self.root], words);
         for pair in 0..shape.pairs() {
             let mut sums = Zeroizing::new([[0; 2]; MAX_TABLES]);
             for half in 0..2 {
@@ -168,7 +181,7 @@ impl TableKey {
                     |payload: usize| self.finals.get(shape.word(half, payload)).map_or(0, |word| word.0);
                 let finals = [word(2 * pair), word(2 * pair + 1)];
                 let (block, first) = (shape.block(half, pair), first + (half << shape.depth()));
-                hash.dot(grove.nodes(), (block, finals), tables, first, &mut sums[..tables.len()]);
+                grove.dot((block, finals), tables, first, &mut sums[..tables.len()]);
             }
             for (values, out) in sums.iter().zip(out.chunks_exact_mut(m)) {
                 for (payload, value) in (2 * pair..m).zip(values) {
@@ -199,21 +212,12 @@ impl TableKey {
 /// Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,
-    /// of the batch that the last key came from, as the next one mostly does
-    hash: Option<TreeHash>,
 }
 
 impl DotScratch {
     /// Small; grows with the keys.
     pub fn new() -> DotScratch {
-        DotScratch { grove: Grove::new(*DOMAIN_BITS.start()), hash: None }
-    }
-
-    fn of(&mut self, tag: Tag) -> (&TreeHash, &mut Grove<1>) {
-        if self.hash.as_ref().is_some_and(|hash| hash.tag() != tag) {
-            self.hash = None;
-        }
-        (self.hash.get_or_insert_with(|| TreeHash::new(tag)), &mut self.grove)
+        DotScratch { grove: Grove::new(*DOMAIN_BITS.start()) }
     }
 }
 

@@ -11,14 +11,15 @@
 //! shares as in Doerner, shelat, "Scaling ORAM for Secure Computation", CCS 2017, §3); final
 //! correction word as in Boyle, Gilboa, Ishai, "Function Secret Sharing: Improvements and
 //! Extensions", CCS 2016, figure 1, with the sign from node counts modulo 4 so that nobody learns
-//! it. Security of the trees is that of `H` (`fixed_key::grow`) as a circular correlation robust
-//! function under the key `Δ_b` of the transfers, AES being an ideal cipher: with `N` AES calls
-//! spent by an attacker on the `M` nodes of paths of one batch, whose AES keys are its own, the
-//! loss is about `N·M/2^127 + M²/2^128` (Guo, Katz, Wang, Yu, S&P 2020, §7.3); `Δ_b` has 127 free
-//! bits.
+//! it. Security of the trees is that of `H` (`fixed_key`) as a tweakable circular correlation
+//! robust function under the key `Δ_b` of the transfers, AES being an ideal cipher. The tweak, tree
+//! and level, is the AES key: a party hashes one node alone under it that the other does not know,
+//! so that `N` AES calls of an attacker win with about `N/2^126`; `Δ_b` has 127 free bits. (Guo,
+//! Katz, Wang, Weng, Yu, "Better Concrete Security for Half-Gates Garbling (in the Multi-Instance
+//! Setting)", CRYPTO 2020.)
 //! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary:
-//! semi-honest. (The transfers are checked, opened words are not: a party that deviates can learn
-//! the other's `Δ_b`, `docs/decisions/0024-checked-transfers.md`.)
+//! semi-honest. A party that deviates can spoil keys, but nothing that is opened tells it of the
+//! other's `Δ_b` or index: `docs/protocols/tables.md`.
 //! Errors: [`crate::OtError`].
 //!
 //! `2k + 7` messages, independent of `n`, the client beginning and ending; bytes from each party
@@ -35,8 +36,9 @@
 //!    flipped, are the XOR shares of the index, least significant bit first. Root: `Δ_b` and a
 //!    number used once.
 //! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last
-//!    bit. Nodes off the path are equal on both sides, that on the path differs by `Δ`; so
-//!    `z_b = ⊕ H(s)` over all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and
+//!    bit. `H` has an AES key for each level of each tree, `Conv` one for each tree's leaves. Nodes
+//!    off the path are equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over
+//!    all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and
 //!    `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared without a
 //!    message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening
 //!    takes 1 round. `k − 1` levels.
@@ -70,7 +72,7 @@ use zeroize::Zeroizing;
 use crate::bits;
 use crate::error::OtError;
 use crate::extension;
-use crate::fixed_key::TAG_BYTES;
+use crate::fixed_key::{NUMBER_BYTES, TAG_BYTES};
 
 /// Smallest and largest `k`.
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
@@ -154,10 +156,10 @@ impl TableShape {
         1 << self.k
     }
 
-    /// Bytes of one stored record: index 2, tag 8, root 16, level words 16 each, final words 8
-    /// each.
+    /// Bytes of one stored record: index 2, tag 8, number 4, root 16, level words 16 each, final
+    /// words 8 each.
     pub const fn record_bytes(self) -> usize {
-        2 + TAG_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
+        2 + TAG_BYTES + NUMBER_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
     }
 }
 

@@ -215,6 +215,6 @@ fn transcript_is_reproducible() {
     assert!(client.is_ok() && server.is_ok());
     assert_eq!(
         (hex(from_client).as_str(), hex(from_server).as_str()),
-        ("2056c80a3fb9c45b", "0ea363ba2377b415")
+        ("f834482ef15a77f9", "9b000d6b97d93fb5")
     );
 }

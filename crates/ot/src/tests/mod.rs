@@ -36,7 +36,7 @@ fn run_over<C: Channel, T: Send>(
     })
 }
 
-fn run<T: Send>(party: impl Fn(Role, &mut MemoryChannel) -> Result<T, OtError> + Sync) -> [T; 2] {
+pub(crate) fn run<T: Send>(party: impl Fn(Role, &mut MemoryChannel) -> Result<T, OtError> + Sync) -> [T; 2] {
     run_over(|_, channel| channel, party).map(|result| result.expect("honest run"))
 }
 
@@ -58,7 +58,7 @@ fn extend(
     Ok(transfers)
 }
 
-fn setup(role: Role, channel: &mut impl Channel, seed: u8) -> Result<(OtPair, Prg), OtError> {
+pub(crate) fn setup(role: Role, channel: &mut impl Channel, seed: u8) -> Result<(OtPair, Prg), OtError> {
     let mut rng = rng(role, seed);
     Ok((OtPair::setup(role, channel, &mut rng)?, rng))
 }

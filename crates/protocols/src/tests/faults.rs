@@ -106,20 +106,20 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["d29857990a6f135e", "dbe59da1bd1241ff"],
-        ["d2666fd87a2a99e4", "47bebd414be73f0a"],
-        ["9fefdff58abf4678", "962d6fcbcfdc050e"],
-        ["edfa018fb96984ee", "6efbe0ed4b566411"],
-        ["3a9962eba45d9742", "614a01ea3bbe0e52"],
+        ["8fee93b43fbe1dc2", "175943688b09b917"],
+        ["90b77fd4143ce707", "4088812da43d7bfe"],
+        ["d9d812842c64796a", "7678e177b32024f2"],
+        ["2fd17f11dc55a54a", "6efbe0ed4b566411"],
+        ["e38189c3ed17b348", "f58dd5abc080790e"],
         ["e3b0c44298fc1c14", "0aea9aeb793de716"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["cfcf33a3625a5aec", "13c327b087993c61"],
-        ["4c0c5c09c2cc4616", "78f800c56e4e01e7"],
-        ["bc3568c216507312", "f1b598f3fd162dd3"],
-        ["9a14672cd75d9a4b", "731325f6ee41520b"],
-        ["a7b297b22787747c", "75c99d450c6d0666"],
+        ["2aaa29dd1a084d98", "23ea02fcaa8e781f"],
+        ["ab551ea45b30ca9a", "66d6b70f4af338da"],
+        ["7f2671352bd6bc84", "db0c2f6f5eb9aff6"],
+        ["9851d2fa29dd686f", "731325f6ee41520b"],
+        ["70dafdc84eb318e0", "09b93e2b180ca454"],
         ["e3b0c44298fc1c14", "09d141e3e3a6a5a1"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

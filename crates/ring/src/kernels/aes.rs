@@ -1,5 +1,5 @@
-//! AES-128 under a public, fixed key as a permutation `π`, and the three loops around it that table
-//! keys live in.
+//! AES-128 under public keys as permutations `π`, and the three loops around it that table keys
+//! live in. Every level of every tree has a key of its own, so keys are scheduled four at a time.
 //!
 //! Portable: the `aes` crate (which uses the AES instructions where they exist, one block at a
 //! time). With VAES, two or four blocks share an instruction and a tree level is one pass through
@@ -14,21 +14,20 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Isa;
 
-/// Trees that [`FixedKey::grow`] and the sums take side by side: node `i` belongs to tree
-/// `i mod 4`.
+/// Trees that [`Keys::grow`] and the sums take side by side: node `i` belongs to tree `i mod 4`.
 pub const TREES: usize = 4;
-/// Blocks behind the parents that [`FixedKey::grow`] needs, however few they are: a group of the
+/// Blocks behind the parents that [`Keys::grow`] needs, however few they are: a group of the
 /// widest variant.
 pub const SPARE: usize = 32;
-/// Sums that [`FixedKey::grown_leaf_sums`] makes at once.
+/// Sums that [`Keys::grown_leaf_sums`] makes at once.
 pub const MAX_PAIRS: usize = 4;
-/// Tables that [`FixedKey::dot`] takes at once.
+/// Tables that [`Keys::dot`] takes at once.
 pub const MAX_TABLES: usize = 4;
 /// Blocks worked on at once by the portable variant.
 const CHUNK: usize = 64;
 
-/// A public key of the fixed-key permutation `π`. Blocks are numbers, little endian.
-/// `MMO(x) = π(x) ⊕ x` (Matyas–Meyer–Oseas) and `H(x) = MMO(σ(x))` with `σ(a ‖ b) = (a ⊕ b) ‖ a`.
+/// A public key of the permutation `π`. Blocks are numbers, little endian. `MMO(x) = π(x) ⊕ x`
+/// (Matyas–Meyer–Oseas).
 pub struct FixedKey {
     cipher: Aes128,
     /// for the vector variants, where the machine has AES instructions on vectors
@@ -40,15 +39,17 @@ pub struct FixedKey {
 macro_rules! hashed {
     ($(#[$doc:meta])* $name:ident, $on:ident, $portable:ident ($($arg:ident : $ty:ty),*) $(-> $result:ty)?) => {
         $(#[$doc])*
+        #[inline]
         pub fn $name(&self, $($arg: $ty),*) $(-> $result)? {
             self.$on(Isa::best(), $($arg),*)
         }
 
         /// The same by a given variant (portable if the machine lacks it), for tests and
         /// measurements.
+        #[inline]
         pub fn $on(&self, isa: Isa, $($arg: $ty),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
-            if let Some(keys) = &self.round_keys {
+            if let Some(keys) = self.scheduled() {
                 match isa {
                     // SAFETY: the features were detected on this machine; without AES on vectors
                     // there are no round keys.
@@ -74,9 +75,133 @@ impl FixedKey {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn scheduled(&self) -> Option<&[u128; 11]> {
+        self.round_keys.as_ref()
+    }
+
     hashed! {
         /// Each block `x` becomes `MMO(x)`.
         mmo, mmo_on, mmo_portable(blocks: &mut [u128])
+    }
+
+    fn mmo_portable(&self, blocks: &mut [u128]) {
+        let mut encrypted = [Block::default(); CHUNK];
+        blocks.chunks_mut(CHUNK).for_each(|blocks| mmo(&self.cipher, blocks, &mut encrypted));
+        encrypted.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
+    }
+}
+
+/// `MMO` of at most [`CHUNK`] blocks; `encrypted` holds their encryptions afterwards.
+fn mmo(cipher: &Aes128, blocks: &mut [u128], encrypted: &mut [Block; CHUNK]) {
+    let encrypted = &mut encrypted[..blocks.len()];
+    for (block, x) in encrypted.iter_mut().zip(blocks.iter()) {
+        *block = x.to_le_bytes().into();
+    }
+    cipher.encrypt_blocks(encrypted);
+    for (x, block) in blocks.iter_mut().zip(encrypted.iter()) {
+        *x ^= u128::from_le_bytes((*block).into());
+    }
+}
+
+/// Four public keys side by side, with their schedules where the machine has AES instructions on
+/// vectors.
+#[derive(Clone)]
+#[repr(align(64))]
+pub struct FixedKeys {
+    /// `[round][key]`; the round keys number 0 are the keys themselves
+    rounds: [[u128; TREES]; 11],
+    /// the machine has AES instructions on vectors; the portable variants schedule where they
+    /// encrypt
+    #[cfg(target_arch = "x86_64")]
+    scheduled: bool,
+}
+
+impl FixedKeys {
+    /// Makes `groups` four keys each, `n` times: first these, then the ones before with `step`
+    /// added to their upper halves.
+    #[inline]
+    pub fn schedule(groups: &mut Vec<FixedKeys>, n: usize, first: [u128; TREES], step: u64) {
+        FixedKeys::schedule_on(Isa::best(), groups, n, first, step);
+    }
+
+    /// The same by a given variant (portable if the machine lacks it), for tests and measurements.
+    #[inline]
+    pub fn schedule_on(isa: Isa, groups: &mut Vec<FixedKeys>, n: usize, first: [u128; TREES], step: u64) {
+        if groups.len() != n {
+            groups.resize(n, FixedKeys::new());
+        }
+        #[cfg(target_arch = "x86_64")]
+        if groups.iter().all(|group| group.scheduled) {
+            match isa {
+                // SAFETY: the features were detected on this machine, that on vectors by `new`.
+                Isa::Avx512 if isa.is_available() => {
+                    return unsafe { x86::avx512::schedule(groups, first, step) }
+                }
+                Isa::Avx2 if isa.is_available() => {
+                    return unsafe { x86::avx2::schedule(groups, first, step) }
+                }
+                _ => {}
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = isa;
+        let mut keys = first;
+        for group in groups {
+            group.rounds[0] = keys;
+            #[cfg(target_arch = "x86_64")]
+            if group.scheduled {
+                x86::schedule(group);
+            }
+            keys = keys
+                .map(|key| key & u64::MAX as u128 | (((key >> 64) as u64).wrapping_add(step) as u128) << 64);
+        }
+    }
+
+    fn new() -> FixedKeys {
+        FixedKeys {
+            rounds: [[0; TREES]; 11],
+            #[cfg(target_arch = "x86_64")]
+            scheduled: x86::has_vector_aes(),
+        }
+    }
+}
+
+/// The permutations of a loop over blocks. `H(x) = MMO(σ(x))` with `σ(a ‖ b) = (a ⊕ b) ‖ a`.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    keys: &'a FixedKeys,
+    /// the key of all blocks, or [`TREES`]; two words that travel in registers
+    lane: usize,
+}
+
+impl<'a> Keys<'a> {
+    /// Block `i` has the key `i mod 4`.
+    #[inline]
+    pub fn four(keys: &'a FixedKeys) -> Keys<'a> {
+        Keys { keys, lane: TREES }
+    }
+
+    /// All blocks have the key `lane`.
+    ///
+    /// # Panics
+    /// If there is no such key among the four.
+    #[inline]
+    pub fn one(keys: &'a FixedKeys, lane: usize) -> Keys<'a> {
+        assert!(lane < TREES, "{lane}: one of four keys");
+        Keys { keys, lane }
+    }
+
+    /// The key of all blocks, if there is only one.
+    #[inline]
+    fn lane(self) -> Option<usize> {
+        (self.lane < TREES).then_some(self.lane)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn scheduled(&self) -> Option<Keys<'a>> {
+        self.keys.scheduled.then_some(*self)
     }
 
     hashed! {
@@ -93,17 +218,18 @@ impl FixedKey {
     }
 
     hashed! {
-        /// The same of the children of `parents`, grown as by [`FixedKey::grow`] without a way
-        /// through memory.
-        grown_hash_sums, grown_hash_sums_on, grown_hash_sums_portable(parents: &[u128], words: &[u128; TREES]) -> [u128; TREES]
+        /// The same, under the keys `next`, of the children of `parents`, grown as by
+        /// [`Keys::grow`] without a way through memory.
+        grown_hash_sums, grown_hash_sums_on, grown_hash_sums_portable(parents: &[u128], words: &[u128; TREES],
+            next: Keys<'_>) -> [u128; TREES]
     }
 
     hashed! {
         /// Of each tree's leaves `x`, the children of `parents`, the number of odd ones; in
         /// `sums[i]`, at most [`MAX_PAIRS`] of them, the sums modulo `2^64` of the low and of the
-        /// high halves of `MMO(x ⊕ i)` under the key `convert`.
+        /// high halves of `MMO(x ⊕ i)` under the keys `convert`.
         grown_leaf_sums, grown_leaf_sums_on, grown_leaf_sums_portable(parents: &[u128], words: &[u128; TREES],
-            convert: &FixedKey, sums: &mut [[[u64; 2]; TREES]]) -> [u32; TREES]
+            convert: Keys<'_>, sums: &mut [[[u64; 2]; TREES]]) -> [u32; TREES]
     }
 
     hashed! {
@@ -111,37 +237,17 @@ impl FixedKey {
         /// from entry `first` on, of the low and of the high halves of `MMO(x ⊕ tweak)`, `finals`
         /// added to them where `x` is odd. At most [`MAX_TABLES`] tables of one size, which, like
         /// the number of nodes, is a power of two; at least as many entries as nodes, and at least
-        /// [`TREES`] of these.
+        /// [`TREES`] of these. All nodes have one key: they are of one tree.
         dot, dot_on, dot_portable(nodes: &[u128], payloads: (u128, [u64; 2]), tables: &[&Table], first: usize, sums: &mut [[u64; 2]])
     }
 
-    fn mmo_portable(&self, blocks: &mut [u128]) {
-        let mut encrypted = [Block::default(); CHUNK];
-        for blocks in blocks.chunks_mut(CHUNK) {
-            let encrypted = &mut encrypted[..blocks.len()];
-            for (block, x) in encrypted.iter_mut().zip(blocks.iter()) {
-                *block = x.to_le_bytes().into();
-            }
-            self.cipher.encrypt_blocks(encrypted);
-            for (x, block) in blocks.iter_mut().zip(encrypted.iter()) {
-                *x ^= u128::from_le_bytes((*block).into());
-            }
-        }
-        encrypted.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
-    }
-
     /// Calls `visit(i, x_i, MMO(before(x_i)))` for every node.
-    fn each(&self, nodes: &[u128], before: impl Fn(u128) -> u128, mut visit: impl FnMut(usize, u128, u128)) {
-        let mut hashes = [0; CHUNK];
-        for (c, nodes) in nodes.chunks(CHUNK).enumerate() {
-            let hashes = &mut hashes[..nodes.len()];
-            hashes.iter_mut().zip(nodes).for_each(|(hash, x)| *hash = before(*x));
-            self.mmo_portable(hashes);
-            for (i, (x, hash)) in nodes.iter().zip(hashes.iter()).enumerate() {
-                visit(c * CHUNK + i, *x, *hash);
-            }
+    fn each(&self, nodes: &[u128], before: impl Fn(u128) -> u128, visit: impl FnMut(usize, u128, u128)) {
+        let cipher = |lane: usize| Aes128::new(&self.keys.rounds[0][lane].to_le_bytes().into());
+        match self.lane() {
+            Some(lane) => each(&[cipher(lane)], nodes, before, visit),
+            None => each(&core::array::from_fn::<_, TREES, _>(cipher), nodes, before, visit),
         }
-        hashes.zeroize();
     }
 
     fn grow_portable(&self, nodes: &mut [u128], n: usize, words: &[u128; TREES]) {
@@ -169,15 +275,20 @@ impl FixedKey {
         nodes
     }
 
-    fn grown_hash_sums_portable(&self, parents: &[u128], words: &[u128; TREES]) -> [u128; TREES] {
-        self.hash_sums_portable(&self.children(parents, words))
+    fn grown_hash_sums_portable(
+        &self,
+        parents: &[u128],
+        words: &[u128; TREES],
+        next: Keys<'_>,
+    ) -> [u128; TREES] {
+        next.hash_sums_portable(&self.children(parents, words))
     }
 
     fn grown_leaf_sums_portable(
         &self,
         parents: &[u128],
         words: &[u128; TREES],
-        convert: &FixedKey,
+        convert: Keys<'_>,
         sums: &mut [[[u64; 2]; TREES]],
     ) -> [u32; TREES] {
         let leaves = self.children(parents, words);
@@ -223,7 +334,28 @@ impl FixedKey {
     }
 }
 
-/// A public table as [`FixedKey::dot`] reads it: every entry for both halves of a block, and a
+/// Calls `visit(i, x_i, MMO(before(x_i)))` for every node; the ciphers take turns.
+fn each<const S: usize>(
+    ciphers: &[Aes128; S],
+    nodes: &[u128],
+    before: impl Fn(u128) -> u128,
+    mut visit: impl FnMut(usize, u128, u128),
+) {
+    // What one cipher takes lies together.
+    let place = |i: usize| i % S * (CHUNK / S) + i / S;
+    let (mut hashes, mut encrypted) = ([0; CHUNK], [Block::default(); CHUNK]);
+    for (c, nodes) in nodes.chunks(CHUNK).enumerate() {
+        nodes.iter().enumerate().for_each(|(i, x)| hashes[place(i)] = before(*x));
+        for (cipher, hashes) in ciphers.iter().zip(hashes.chunks_exact_mut(CHUNK / S)) {
+            mmo(cipher, &mut hashes[..nodes.len().div_ceil(S)], &mut encrypted);
+        }
+        nodes.iter().enumerate().for_each(|(i, x)| visit(c * CHUNK + i, *x, hashes[place(i)]));
+    }
+    hashes.zeroize();
+    encrypted.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
+}
+
+/// A public table as [`Keys::dot`] reads it: every entry for both halves of a block, and a
 /// group of the first ones once more behind the last, so that a cyclic run of entries is one piece
 /// of memory.
 pub struct Table {

@@ -29,7 +29,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use std::arch::is_x86_feature_detected;
 use std::sync::OnceLock;
 
-pub use self::aes::{FixedKey, Table, MAX_PAIRS, MAX_TABLES, SPARE, TREES};
+pub use self::aes::{FixedKey, FixedKeys, Keys, Table, MAX_PAIRS, MAX_TABLES, SPARE, TREES};
 use crate::field::Fp;
 use crate::modulus::{Factor, Modulus};
 pub use accept::{accept, accept_on};

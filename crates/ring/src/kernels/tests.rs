@@ -332,47 +332,63 @@ fn fixed_key_hash_is_aes_128() {
     }
 }
 
-#[test]
-fn trees_grow_and_add_up() {
-    let (fixed, mut rng) = (FixedKey::new(b"a public constan"), StdRng::seed_from_u64(10));
-    let words: [u128; TREES] = core::array::from_fn(|_| rng.gen());
-    let mmo = |x: u128| {
-        let mut block = [x];
-        fixed.mmo_on(Isa::Portable, &mut block);
+/// `n` groups of four keys, and `MMO` under each.
+fn four_keys(isa: Isa, n: usize, rng: &mut StdRng) -> (Vec<FixedKeys>, impl Fn(usize, u128) -> u128) {
+    let (first, step): ([u128; TREES], u64) = rng.gen();
+    let mut groups = Vec::new();
+    FixedKeys::schedule_on(isa, &mut groups, n, first, step);
+    let mmo = move |key: usize, x: u128| {
+        let (mut block, mut key, group) = ([x], first[key % TREES], (key / TREES) as u64);
+        let upper = ((key >> 64) as u64).wrapping_add(group.wrapping_mul(step));
+        key = (upper as u128) << 64 | key as u64 as u128;
+        FixedKey::new(&key.to_le_bytes()).mmo_on(Isa::Portable, &mut block);
         block[0]
     };
-    let h = |x: u128| mmo((x ^ x >> 64) << 64 | x >> 64);
-    let other = FixedKey::new(b"another constant");
-    for n in [0, 1, 2, 4, 8, 16, 32, 64, 256] {
-        let parents: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
-        let left: Vec<u128> =
-            parents.iter().enumerate().map(|(i, x)| h(*x) ^ ((x & 1) * words[i % TREES])).collect();
-        let right: Vec<u128> = left.iter().zip(&parents).map(|(l, x)| l ^ x).collect();
-        let (mut sums, mut counts, mut converted) = ([0; TREES], [0; TREES], [[[0u64; 2]; TREES]; 2]);
-        for (i, x) in left.iter().enumerate().chain(right.iter().enumerate()) {
-            sums[i % TREES] ^= h(*x);
-            counts[i % TREES] += *x as u32 & 1;
-            for (pair, converted) in converted.iter_mut().enumerate() {
-                let mut value = [x ^ pair as u128];
-                other.mmo_on(Isa::Portable, &mut value);
-                let [low, high] = &mut converted[i % TREES];
-                *low = low.wrapping_add(value[0] as u64);
-                *high = high.wrapping_add((value[0] >> 64) as u64);
+    (groups, mmo)
+}
+
+#[test]
+fn trees_grow_and_add_up() {
+    let mut rng = StdRng::seed_from_u64(10);
+    let words: [u128; TREES] = core::array::from_fn(|_| rng.gen());
+    let sigma = |x: u128| (x ^ x >> 64) << 64 | x >> 64;
+    for (isa, one) in Isa::available().into_iter().flat_map(|isa| [(isa, None), (isa, Some(3))]) {
+        let (groups, mmo) = four_keys(isa, 3, &mut rng);
+        // Group by group: the keys of a level, of the next, of the conversion.
+        let keys = |group: usize| match one {
+            None => Keys::four(&groups[group]),
+            Some(lane) => Keys::one(&groups[group], lane),
+        };
+        let mmo = |group: usize, i: usize, x| mmo(TREES * group + one.unwrap_or(i % TREES), x);
+        for n in [0, 1, 2, 4, 8, 16, 32, 64, 256] {
+            let parents: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
+            let left: Vec<u128> = (parents.iter().enumerate())
+                .map(|(i, x)| mmo(0, i, sigma(*x)) ^ ((x & 1) * words[i % TREES]))
+                .collect();
+            let right: Vec<u128> = left.iter().zip(&parents).map(|(l, x)| l ^ x).collect();
+            let (mut sums, mut counts, mut converted) = ([0; TREES], [0; TREES], [[[0u64; 2]; TREES]; 2]);
+            for (i, x) in left.iter().enumerate().chain(right.iter().enumerate()) {
+                sums[i % TREES] ^= mmo(1, i, sigma(*x));
+                counts[i % TREES] += *x as u32 & 1;
+                for (pair, converted) in converted.iter_mut().enumerate() {
+                    let value = mmo(2, i, x ^ pair as u128);
+                    let [low, high] = &mut converted[i % TREES];
+                    *low = low.wrapping_add(value as u64);
+                    *high = high.wrapping_add((value >> 64) as u64);
+                }
             }
-        }
-        for isa in Isa::available() {
             let mut nodes = parents.clone();
             nodes.resize(n + n.max(SPARE), 0);
-            fixed.grow_on(isa, &mut nodes, n, &words);
+            keys(0).grow_on(isa, &mut nodes, n, &words);
             nodes.truncate(2 * n);
             assert_eq!((&nodes[..n], &nodes[n..]), (&left[..], &right[..]), "{isa:?} {n}");
             if n % TREES != 0 {
                 continue; // one tree alone is grown, never summed up
             }
-            assert_eq!(fixed.hash_sums_on(isa, &nodes), sums, "{isa:?} {n}");
-            assert_eq!(fixed.grown_hash_sums_on(isa, &parents, &words), sums, "{isa:?} {n}");
+            assert_eq!(keys(1).hash_sums_on(isa, &nodes), sums, "{isa:?} {n}");
+            assert_eq!(keys(0).grown_hash_sums_on(isa, &parents, &words, keys(1)), sums, "{isa:?} {n}");
             let mut sums = [[[7; 2]; TREES]; 2];
-            let odd = fixed.grown_leaf_sums_on(isa, &parents, &words, &other, &mut sums);
+            let odd = keys(0).grown_leaf_sums_on(isa, &parents, &words, keys(2), &mut sums);
             assert_eq!((odd, sums), (counts, converted), "{isa:?} {n}");
         }
     }
@@ -380,29 +396,29 @@ fn trees_grow_and_add_up() {
 
 #[test]
 fn inner_products_follow_the_rotation() {
-    let (fixed, mut rng) = (FixedKey::new(b"a public constan"), StdRng::seed_from_u64(11));
+    let mut rng = StdRng::seed_from_u64(11);
     for (n, size) in [(4usize, 4), (8, 16), (16, 16), (32, 32), (64, 128), (512, 512)] {
         let nodes: Vec<u128> = (0..n).map(|_| rng.gen()).collect();
         let finals = [rng.gen(), rng.gen()];
         let tables: Vec<Vec<i64>> = (0..3).map(|_| (0..size).map(|_| rng.gen()).collect()).collect();
         let wide: Vec<Table> = tables.iter().map(|table| Table::new(table)).collect();
         let wide: Vec<&Table> = wide.iter().collect();
-        for first in [0, 1, size / 2, size - 1, size + 1] {
-            let mut expected = [[7u64; 2]; 3];
-            for (i, x) in nodes.iter().enumerate() {
-                let mut value = [x ^ 5];
-                fixed.mmo_on(Isa::Portable, &mut value);
-                for (table, sums) in tables.iter().zip(&mut expected) {
-                    for (l, sum) in sums.iter_mut().enumerate() {
-                        let last = if x & 1 == 1 { finals[l] } else { 0 };
-                        let x = ((value[0] >> (64 * l)) as u64).wrapping_add(last);
-                        *sum = sum.wrapping_add(x.wrapping_mul(table[(i + first) % size] as u64));
+        for isa in Isa::available() {
+            let (groups, mmo) = four_keys(isa, 1, &mut rng);
+            for first in [0, 1, size / 2, size - 1, size + 1] {
+                let mut expected = [[7u64; 2]; 3];
+                for (i, x) in nodes.iter().enumerate() {
+                    let value = mmo(2, x ^ 5);
+                    for (table, sums) in tables.iter().zip(&mut expected) {
+                        for (l, sum) in sums.iter_mut().enumerate() {
+                            let last = if x & 1 == 1 { finals[l] } else { 0 };
+                            let x = ((value >> (64 * l)) as u64).wrapping_add(last);
+                            *sum = sum.wrapping_add(x.wrapping_mul(table[(i + first) % size] as u64));
+                        }
                     }
                 }
-            }
-            for isa in Isa::available() {
                 let mut sums = [[7; 2]; 3];
-                fixed.dot_on(isa, &nodes, (5, finals), &wide, first, &mut sums);
+                Keys::one(&groups[0], 2).dot_on(isa, &nodes, (5, finals), &wide, first, &mut sums);
                 assert_eq!(sums, expected, "{isa:?} {n} {first}");
             }
         }

@@ -3,16 +3,34 @@
 use core::arch::x86_64::*;
 use std::arch::is_x86_feature_detected;
 
-use super::{check_dot, FixedKey, Table, Zeroize, MAX_PAIRS, MAX_TABLES, TREES};
+use super::{check_dot, FixedKeys, Keys, Table, Zeroize, MAX_PAIRS, MAX_TABLES, TREES};
 
 /// Vectors in flight: as many as hide the latency of the AES instruction.
 const FLIGHT: usize = 8;
 
+/// Constants of the rounds of the key schedule, in every column.
+static CONSTANTS: [u128; 10] = {
+    let (constants, mut all) = ([0x01u8, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0x1b, 0x36], [0; 10]);
+    let mut round = 0;
+    while round < 10 {
+        all[round] = constants[round] as u128 * (u128::MAX / u32::MAX as u128);
+        round += 1;
+    }
+    all
+};
+/// The last word of a block, its bytes rotated by one, four times.
+const ROTATED: u128 = 0x0c0f0e0d_0c0f0e0d_0c0f0e0d_0c0f0e0d;
+
+/// Whether the machine has AES instructions on vectors.
+#[inline]
+pub(super) fn has_vector_aes() -> bool {
+    is_x86_feature_detected!("aes") && is_x86_feature_detected!("vaes")
+}
+
 /// The key schedule, if the machine has AES instructions on vectors.
 pub(super) fn round_keys(key: &[u8; 16]) -> Option<[u128; 11]> {
-    let available = is_x86_feature_detected!("aes") && is_x86_feature_detected!("vaes");
     // SAFETY: the feature was detected on this machine.
-    available.then(|| unsafe { expand(u128::from_le_bytes(*key)) })
+    has_vector_aes().then(|| unsafe { expand(u128::from_le_bytes(*key)) })
 }
 
 /// FIPS 197, §5.2.
@@ -32,6 +50,15 @@ fn expand(key: u128) -> [u128; 11] {
     keys
 }
 
+/// The schedules of four keys, one after the other.
+pub(super) fn schedule(keys: &mut FixedKeys) {
+    for lane in 0..TREES {
+        // SAFETY: the machine has AES instructions on vectors, hence on blocks.
+        let rounds = unsafe { expand(keys.rounds[0][lane]) };
+        keys.rounds.iter_mut().zip(rounds).for_each(|(keys, round)| keys[lane] = round);
+    }
+}
+
 #[inline]
 #[target_feature(enable = "sse2")]
 pub(in super::super) fn block(x: u128) -> __m128i {
@@ -48,12 +75,14 @@ pub(in super::super) fn number(x: __m128i) -> u128 {
 macro_rules! variant {
     ($variant:ident, $features:literal, $vector:ident, $lanes:literal, $broadcast:ident, $load:ident, $store:ident,
      $xor:ident, $and:ident, $add64:ident, $mullo64:ident, $add_where_odd:ident, $shl32:ident, $sar32:ident, $shuffle32:ident,
-     $shl_bytes:ident, $round:ident, $last:ident) => {
+     $shl_bytes:ident, $shuffle_bytes:ident, $round:ident, $last:ident) => {
         pub(in super::super) mod $variant {
             use super::*;
 
             const GROUP: usize = FLIGHT * $lanes;
             const HALF: usize = FLIGHT / 2;
+            /// Vectors that four blocks fill.
+            const SETS: usize = TREES / $lanes;
             type Blocks = [u128; GROUP];
             type Vectors = [$vector; FLIGHT];
 
@@ -79,15 +108,101 @@ macro_rules! variant {
                 $broadcast(block(x))
             }
 
-            /// `MMO` of each block.
+            /// `MMO` of each block; the schedules take turns.
             #[inline]
             #[target_feature(enable = $features)]
-            fn hash<const N: usize>(keys: &[$vector; 11], input: [$vector; N]) -> [$vector; N] {
-                let mut state = input.map(|x| $xor(x, keys[0]));
-                for key in &keys[1..10] {
-                    state = state.map(|x| $round(x, *key));
+            fn hash<const N: usize, const S: usize>(
+                keys: &[[$vector; 11]; S],
+                input: [$vector; N],
+            ) -> [$vector; N] {
+                let mut state = input;
+                (0..N).for_each(|i| state[i] = $xor(state[i], keys[i % S][0]));
+                for round in 1..10 {
+                    (0..N).for_each(|i| state[i] = $round(state[i], keys[i % S][round]));
                 }
-                core::array::from_fn(|i| $xor($last(state[i], keys[10]), input[i]))
+                core::array::from_fn(|i| $xor($last(state[i], keys[i % S][10]), input[i]))
+            }
+
+            /// Vector `set` of four blocks.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn load_set(blocks: &[u128; TREES], set: usize) -> $vector {
+                let blocks = &blocks[set * $lanes..][..$lanes];
+                // SAFETY: a vector has so many blocks; unaligned access.
+                unsafe { $load(blocks.as_ptr().cast()) }
+            }
+
+            /// The schedules of consecutive vectors, which take turns.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn schedules(keys: Keys<'_>) -> [[$vector; 11]; SETS] {
+                let rounds = &keys.keys.rounds;
+                match keys.lane() {
+                    Some(lane) => [schedule_of(keys, lane); SETS],
+                    None => core::array::from_fn(|set| {
+                        core::array::from_fn(|round| load_set(&rounds[round], set))
+                    }),
+                }
+            }
+
+            /// The schedule of one key for all vectors.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn schedule_of(keys: Keys<'_>, lane: usize) -> [$vector; 11] {
+                core::array::from_fn(|round| broadcast(keys.keys.rounds[round][lane]))
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn store_set(x: $vector, blocks: &mut [u128; TREES], set: usize) {
+                let blocks = &mut blocks[set * $lanes..][..$lanes];
+                // SAFETY: as above.
+                unsafe { $store(blocks.as_mut_ptr().cast(), x) };
+            }
+
+            #[target_feature(enable = $features)]
+            pub(in super::super) fn schedule(groups: &mut [FixedKeys], first: [u128; TREES], step: u64) {
+                let step = broadcast((step as u128) << 64);
+                let mut next = core::array::from_fn(|set| load_set(&first, set));
+                let (whole, rest) = groups.as_chunks_mut::<4>();
+                whole.iter_mut().for_each(|groups| expand(groups, &mut next, step));
+                let (whole, rest) = rest.as_chunks_mut::<3>();
+                whole.iter_mut().for_each(|groups| expand(groups, &mut next, step));
+                let (whole, rest) = rest.as_chunks_mut::<2>();
+                whole.iter_mut().for_each(|groups| expand(groups, &mut next, step));
+                rest.as_chunks_mut::<1>().0.iter_mut().for_each(|groups| expand(groups, &mut next, step));
+            }
+
+            /// The schedules of `N` groups, from the first of which `next` is, round by round: one
+            /// alone would wait for each of its instructions (FIPS 197, §5.2).
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn expand<const N: usize>(
+                groups: &mut [FixedKeys; N],
+                next: &mut [$vector; SETS],
+                step: $vector,
+            ) {
+                let rotated = broadcast(ROTATED);
+                let mut keys = [*next; N];
+                for (group, keys) in groups.iter_mut().zip(&mut keys) {
+                    for (set, (key, next)) in keys.iter_mut().zip(next.iter_mut()).enumerate() {
+                        *key = *next;
+                        *next = $add64(*next, step);
+                        store_set(*key, &mut group.rounds[0], set);
+                    }
+                }
+                for round in 1..11 {
+                    let constant = broadcast(CONSTANTS[round - 1]);
+                    for (group, keys) in groups.iter_mut().zip(&mut keys) {
+                        for (set, key) in keys.iter_mut().enumerate() {
+                            // All columns are the same: the shift of rows moves nothing.
+                            let word = $last($shuffle_bytes(*key, rotated), constant);
+                            let pairs = $xor(*key, $shl_bytes::<4>(*key));
+                            *key = $xor($xor(pairs, $shl_bytes::<8>(pairs)), word);
+                            store_set(*key, &mut group.rounds[round], set);
+                        }
+                    }
+                }
             }
 
             #[inline]
@@ -118,7 +233,7 @@ macro_rules! variant {
 
             #[target_feature(enable = $features)]
             pub(in super::super) fn mmo(keys: &[u128; 11], blocks: &mut [u128]) {
-                let keys = keys.map(|key| broadcast(key));
+                let keys = [keys.map(|key| broadcast(key))];
                 let (groups, rest) = blocks.as_chunks_mut::<GROUP>();
                 let mut padded = [0; GROUP];
                 padded[..rest.len()].copy_from_slice(rest);
@@ -132,14 +247,29 @@ macro_rules! variant {
 
             #[target_feature(enable = $features)]
             pub(in super::super) fn grow(
-                keys: &[u128; 11],
+                keys: Keys<'_>,
+                nodes: &mut [u128],
+                n: usize,
+                words: &[u128; TREES],
+            ) {
+                match keys.lane() {
+                    // Where four blocks are more than a vector, one schedule saves loads.
+                    Some(lane) if SETS > 1 => grow_under(&[schedule_of(keys, lane)], nodes, n, words),
+                    _ => grow_under(&schedules(keys), nodes, n, words),
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn grow_under<const S: usize>(
+                keys: &[[$vector; 11]; S],
                 nodes: &mut [u128],
                 n: usize,
                 words: &[u128; TREES],
             ) {
                 assert!(n < GROUP || n % GROUP == 0, "{n} nodes are not whole groups");
                 assert!(nodes.len() >= n + n.max(GROUP), "{} nodes are no room for {n}", nodes.len());
-                let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
+                let words = repeated(words);
                 let blocks = nodes.as_mut_ptr();
                 // A level with fewer nodes than a group still runs on whole vectors, so the vectors
                 // also transform whatever lies behind the last node. Those results are either
@@ -151,10 +281,10 @@ macro_rules! variant {
                     unsafe {
                         let (left, right) = (blocks.add(first), blocks.add(n + first));
                         match n.div_ceil($lanes) {
-                            1 => level::<1>(&keys, &words, left, right),
-                            2 => level::<2>(&keys, &words, left, right),
-                            4 => level::<4>(&keys, &words, left, right),
-                            _ => level::<FLIGHT>(&keys, &words, left, right),
+                            1 => level::<1, S>(keys, &words, left, right),
+                            2 => level::<2, S>(keys, &words, left, right),
+                            4 => level::<4, S>(keys, &words, left, right),
+                            _ => level::<FLIGHT, S>(keys, &words, left, right),
                         }
                     }
                 }
@@ -164,8 +294,8 @@ macro_rules! variant {
             /// go to `right`. Both must have room.
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn level<const N: usize>(
-                keys: &[$vector; 11],
+            unsafe fn level<const N: usize, const S: usize>(
+                keys: &[[$vector; 11]; S],
                 words: &Vectors,
                 left: *mut u128,
                 right: *mut u128,
@@ -185,8 +315,8 @@ macro_rules! variant {
             }
 
             #[target_feature(enable = $features)]
-            pub(in super::super) fn hash_sums(keys: &[u128; 11], nodes: &[u128]) -> [u128; TREES] {
-                let keys = keys.map(|key| broadcast(key));
+            pub(in super::super) fn hash_sums(keys: Keys<'_>, nodes: &[u128]) -> [u128; TREES] {
+                let keys = schedules(keys);
                 let (mut padded, mut all) = ([0; GROUP], [0; GROUP]);
                 let mut sums = [broadcast(0); FLIGHT];
                 for nodes in groups(nodes, &mut padded) {
@@ -206,7 +336,7 @@ macro_rules! variant {
             /// Left and right children of half a flight of parents, in this order.
             #[inline]
             #[target_feature(enable = $features)]
-            fn children(keys: &[$vector; 11], x: [$vector; HALF], words: &Vectors) -> Vectors {
+            fn children(keys: &[[$vector; 11]; SETS], x: [$vector; HALF], words: &Vectors) -> Vectors {
                 let hashes = hash(keys, x.map(|x| sigma(x)));
                 core::array::from_fn(|i| {
                     let (j, x) = (i % HALF, x[i % HALF]);
@@ -244,16 +374,18 @@ macro_rules! variant {
 
             #[target_feature(enable = $features)]
             pub(in super::super) fn grown_hash_sums(
-                keys: &[u128; 11],
+                keys: Keys<'_>,
                 parents: &[u128],
                 words: &[u128; TREES],
+                next: Keys<'_>,
             ) -> [u128; TREES] {
-                let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
+                let next = schedules(next);
+                let (keys, words) = (schedules(keys), repeated(words));
                 let (mut padded, mut all) = ([0; GROUP / 2], [0; GROUP]);
                 let mut sums = [broadcast(0); FLIGHT];
                 for nodes in groups(parents, &mut padded) {
                     let nodes = children(&keys, load_half(nodes), &words);
-                    let hashes = hash(&keys, nodes.map(|x| sigma(x)));
+                    let hashes = hash(&next, nodes.map(|x| sigma(x)));
                     sums = core::array::from_fn(|i| $xor(sums[i], hashes[i]));
                 }
                 store(sums, &mut all);
@@ -266,14 +398,14 @@ macro_rules! variant {
 
             #[target_feature(enable = $features)]
             pub(in super::super) fn grown_leaf_sums(
-                keys: &[u128; 11],
+                keys: Keys<'_>,
                 parents: &[u128],
                 words: &[u128; TREES],
-                convert: &FixedKey,
+                convert: Keys<'_>,
                 sums: &mut [[[u64; 2]; TREES]],
             ) -> [u32; TREES] {
-                let (keys, words) = (keys.map(|key| broadcast(key)), repeated(words));
-                let convert = convert.round_keys.expect("made on the same machine").map(|key| broadcast(key));
+                let (keys, words) = (schedules(keys), repeated(words));
+                let convert = schedules(convert);
                 let (mut padded, mut all) = ([0; GROUP / 2], [0; GROUP]);
                 let zeros = [broadcast(0); FLIGHT];
                 let (mut counts, mut totals) = (zeros, [zeros; MAX_PAIRS]);
@@ -304,7 +436,7 @@ macro_rules! variant {
 
             #[target_feature(enable = $features)]
             pub(in super::super) fn dot(
-                keys: &[u128; 11],
+                keys: Keys<'_>,
                 nodes: &[u128],
                 (tweak, finals): (u128, [u64; 2]),
                 tables: &[&Table],
@@ -312,7 +444,7 @@ macro_rules! variant {
                 sums: &mut [[u64; 2]],
             ) {
                 check_dot(nodes, tables, sums);
-                let keys = keys.map(|key| broadcast(key));
+                let keys = [schedule_of(keys, keys.lane().expect("one key for one tree"))];
                 let (tweak, finals) =
                     (broadcast(tweak), broadcast((finals[1] as u128) << 64 | finals[0] as u128));
                 let (n, size) = (nodes.len(), tables.first().map_or(1, |table| table.len()));
@@ -399,6 +531,7 @@ variant!(
     _mm256_srai_epi32,
     _mm256_shuffle_epi32,
     _mm256_bslli_epi128,
+    _mm256_shuffle_epi8,
     _mm256_aesenc_epi128,
     _mm256_aesenclast_epi128
 );
@@ -419,6 +552,7 @@ variant!(
     _mm512_srai_epi32,
     _mm512_shuffle_epi32,
     _mm512_bslli_epi128,
+    _mm512_shuffle_epi8,
     _mm512_aesenc_epi128,
     _mm512_aesenclast_epi128
 );
