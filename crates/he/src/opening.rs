@@ -252,8 +252,8 @@ mod tests {
     }
 
     /// What the test leaves: `b + D` with `D = round(q/2)·(1 + X + … + X^{n−1})`. Modulo 2 that is
-    /// `(1 + X)^{n−1}`, so `D·u` is the parity of `u` times `q/2` in every coefficient, but for some
-    /// hundred units: whoever guesses that bit opens, and learns the parity of every `v`.
+    /// `(1 + X)^{n−1}`, so `D·u` is the parity of `u` times `q/2` in every coefficient, but for
+    /// some hundred units: whoever guesses that bit opens, and learns the parity of every `v`.
     #[test]
     fn a_guess_of_one_bit_opens_and_tells_one_bit_of_each_mask() {
         let mut rng = Prg::new(&Seed::from_bytes([5; 32]));
@@ -292,8 +292,8 @@ mod tests {
             opened += revealed.check(&answer.open(&malformed, seed).unwrap()).is_ok() as usize;
         }
         assert!((16..48).contains(&opened), "{opened} of 64");
-        // A result of zero under such a key: every coefficient of both shares together says the same
-        // bit, 0 or p/2.
+        // A result of zero under such a key: every coefficient of both shares together says the
+        // same bit, 0 or p/2.
         let zero = vec![0; ring.n()];
         let (mut hidden, mut work) = (Hidden::new(ring), ClientWork::new(ring));
         let mut ones = 0;

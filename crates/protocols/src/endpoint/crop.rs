@@ -7,8 +7,8 @@
 //! of the session.
 //! Cost: no message.
 //! Material: spends none. That of dropped rows has been spent and is gone with them; a row that
-//! later stands at the same position takes fresh material: no mask and no table ever serves a second
-//! row.
+//! later stands at the same position takes fresh material: no mask and no table ever serves a
+//! second row.
 //! Leaks: `n`, to the server.
 //!
 //! 1. Rows `n…` leave the cache of every layer: both parties' shares and what was opened of them.

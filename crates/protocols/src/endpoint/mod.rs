@@ -217,9 +217,9 @@ impl<P: Side> Endpoint<P> {
         self.cache = EncryptedCache::default();
     }
 
-    /// Makes material and commits it on both sides: `linears` first, of which `rows` spend one each.
-    /// Runs in chunks, so an interruption loses only the chunk in progress, and the records of
-    /// `linears` that it was made of. The server brings its `weights`.
+    /// Makes material and commits it on both sides: `linears` first, of which `rows` spend one
+    /// each. Runs in chunks, so an interruption loses only the chunk in progress, and the records
+    /// of `linears` that it was made of. The server brings its `weights`.
     ///
     /// # Errors
     /// Connection and store failures, interruption; `Short` if rows lack `linears`.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use cryptogen_ring::{Fp, Prg, Seed, Word};
 use rayon::prelude::*;
 
-/// What a random mask of a row is for; each is derived from the material's seed and used by one step
-/// only.
+/// What a random mask of a row is for; each is derived from the material's seed and used by one
+/// step only.
 #[derive(Clone, Copy, Debug)]
 pub enum MaskLabel {
     /// Client: `r`, which hides the unit vector of its token, `[vocab]` (index: number of the

@@ -3,8 +3,8 @@
 //! Functionality: `x − r'` with the server → shares of `y`.
 //! Source: `docs/protocols/preprocessed.md` §4.3.
 //! Inputs: server `x − r'`, `[T, d_in]`, at scale F, with `W` at scale `f_w` and `b` at scale F +
-//! `f_w`; client nothing, as `y_c` follows from its material. Result: `y`, `[T, d_out]`, over `F_p` at
-//! scale F.
+//! `f_w`; client nothing, as `y_c` follows from its material. Result: `y`, `[T, d_out]`, over `F_p`
+//! at scale F.
 //! Cost: no message.
 //! Material: per row shares of `W·r'`, `[d_out]`.
 //! Leaks: nothing.

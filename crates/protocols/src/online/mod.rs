@@ -2,8 +2,8 @@
 //! file.
 //!
 //! A forward pass works on `T` *active* rows at once (a prompt, or one new token). Every row owns a
-//! record of prepared material; rows that have passed live on in the key/value cache, which is never
-//! changed, only appended to.
+//! record of prepared material; rows that have passed live on in the key/value cache, which is
+//! never changed, only appended to.
 
 pub mod activation;
 pub mod attention;

@@ -62,8 +62,8 @@ pub trait Products<P: Party>: Send {
 
 /// The client's part. `rows`: those of the pass, with their material.
 pub trait ClientProducts: Products<Client> {
-    /// A linear layer. The client's share `y` of `W·x`, `[rows][d_out]`, is known from its material;
-    /// whatever the server lacks of its own share is sent here.
+    /// A linear layer. The client's share `y` of `W·x`, `[rows][d_out]`, is known from its
+    /// material; whatever the server lacks of its own share is sent here.
     ///
     /// # Errors
     /// Connection failures, malformed messages.

@@ -34,8 +34,8 @@ impl Opening {
         Opening::default()
     }
 
-    /// Appends `share − mask`, element-wise. Masks come from a row's material and are used for this one
-    /// message.
+    /// Appends `share − mask`, element-wise. Masks come from a row's material and are used for this
+    /// one message.
     pub fn masked(&mut self, share: &[Fp], mask: &[Fp]) -> &mut Opening {
         debug_assert_eq!(share.len(), mask.len());
         self.bytes.reserve(share.len() * 8);

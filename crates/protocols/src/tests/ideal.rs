@@ -93,8 +93,8 @@ pub fn place(layout: &RowLayout, matrix: Matrix) -> usize {
     }
 }
 
-/// Both records from both seeds. `client_share(matrix)` is the client's share of `W·r'`, which the ideal
-/// functionality leaves open.
+/// Both records from both seeds. `client_share(matrix)` is the client's share of `W·r'`, which the
+/// ideal functionality leaves open.
 pub fn record(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matrix) -> Vec<Fp>) -> Ideal {
     let (plan, layout, m) = (&tiny.plan, &tiny.layout, &tiny.plan.model);
     let d = m.d;
