@@ -42,9 +42,10 @@ pub(crate) enum Held {
 impl<P: Party> LatticeKeys<P> {
     /// 1. C→S a nonce, S→C a nonce.
     /// 2. C→S public keys, whose `a` follows from both nonces: so neither party chooses it.
-    /// 3. A test of the key of `Linear`, since the server's share of the head is released with the
-    ///    logits: S→C a challenge, C→S a commitment, S→C the challenge's seed, C→S the opening
-    ///    ([`opening`]).
+    /// 3. A test of each: S→C challenges, C→S commitments, S→C the challenges' seeds, C→S openings
+    ///    ([`opening`]). That of `Linear` needs it because the server's share of the head is
+    ///    released with the logits; under a malformed one of the other, products would be wrong as
+    ///    the client chooses.
     ///
     /// # Errors
     /// Connection failures, malformed keys, a key that the client cannot decrypt under, a challenge
@@ -60,14 +61,18 @@ impl<P: Party> LatticeKeys<P> {
                 let slots = SecretKey::generate(params, rng);
                 let linear = linear::SecretKey::generate(rng);
                 let of_linear = linear.public_key(&nonces, rng);
-                let mut bytes = slots.public_key(&nonces, rng).to_bytes();
-                bytes.extend(of_linear.to_bytes());
-                ch.send(&bytes)?;
-                let challenge = ch.recv(opening::challenge_bytes(linear::Params::get().ring()))?;
-                let (answer, commitment) = linear.answer(&challenge, rng)?;
-                ch.send(&commitment)?;
-                let seed = recv_bytes(ch)?;
-                ch.send(&answer.open(&of_linear, seed)?)?;
+                let of_slots = slots.public_key(&nonces, rng);
+                ch.send(&[of_slots.to_bytes(), of_linear.to_bytes()].concat())?;
+                let first = opening::challenge_bytes(params.ring());
+                let both = first + opening::challenge_bytes(linear::Params::get().ring());
+                let challenges = ch.recv(both)?;
+                let (challenge_slots, challenge_linear) = challenges.split_at(first);
+                let (answer_slots, commitment_slots) = slots.answer(challenge_slots, rng)?;
+                let (answer_linear, commitment_linear) = linear.answer(challenge_linear, rng)?;
+                ch.send(&[commitment_slots, commitment_linear].concat())?;
+                let [seed_slots, seed_linear] = recv_pair(ch)?;
+                let opening = answer_slots.open(&of_slots, seed_slots)?;
+                ch.send(&[opening, answer_linear.open(&of_linear, seed_linear)?].concat())?;
                 Held::Client { slots, linear }
             }
             Role::Server => {
@@ -77,11 +82,16 @@ impl<P: Party> LatticeKeys<P> {
                 let (slots, linear) = bytes.split_at(of_slots);
                 let slots = PublicKey::from_bytes(params.ring(), &nonces, slots)?;
                 let linear = PublicKey::from_bytes(linear::Params::get().ring(), &nonces, linear)?;
-                let (challenge, message) = Challenge::new(&linear, rng);
-                ch.send(&message)?;
-                let (revealed, seed) = challenge.reveal(recv_bytes(ch)?);
-                ch.send(&seed)?;
-                revealed.check(&recv_bytes(ch)?)?;
+                let (challenge_slots, message_slots) = Challenge::new(&slots, rng);
+                let (challenge_linear, message_linear) = Challenge::new(&linear, rng);
+                ch.send(&[message_slots, message_linear].concat())?;
+                let [commitment_slots, commitment_linear] = recv_pair(ch)?;
+                let (revealed_slots, seed_slots) = challenge_slots.reveal(commitment_slots);
+                let (revealed_linear, seed_linear) = challenge_linear.reveal(commitment_linear);
+                ch.send(&[seed_slots, seed_linear].concat())?;
+                let [opening_slots, opening_linear] = recv_pair(ch)?;
+                revealed_slots.check(&opening_slots)?;
+                revealed_linear.check(&opening_linear)?;
                 Held::Server { params, slots, linear }
             }
         };
@@ -89,9 +99,11 @@ impl<P: Party> LatticeKeys<P> {
     }
 }
 
-/// A message of fixed length.
-fn recv_bytes<const LENGTH: usize>(ch: &mut dyn Channel) -> Result<[u8; LENGTH]> {
-    Ok(ch.recv(LENGTH)?[..].try_into().expect("as long as was asked for"))
+/// What belongs to one key and to the other, in one message.
+fn recv_pair(ch: &mut dyn Channel) -> Result<[[u8; opening::BYTES]; 2]> {
+    let bytes = ch.recv(2 * opening::BYTES)?;
+    let half = |i: usize| bytes[i * opening::BYTES..][..opening::BYTES].try_into();
+    Ok([0, 1].map(|i| half(i).expect("as long as was asked for")))
 }
 
 /// The layout of `f` slots; `f` is a power of two up to N.

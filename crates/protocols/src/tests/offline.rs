@@ -3,8 +3,11 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use cryptogen_he::{Params, N};
-use cryptogen_party::{ChannelError, Client, MessageError, Party, Role, Server};
+use cryptogen_he::linear::{Params as LinearParams, SecretKey as LinearKey};
+use cryptogen_he::opening;
+use cryptogen_he::shares::{Nonces, PublicKey};
+use cryptogen_he::{Params, SecretKey, N};
+use cryptogen_party::{Channel, ChannelError, Client, MessageError, Party, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::channel::{measured, run, run_spoiled, Fault, Ran, Tap};
@@ -272,6 +275,42 @@ pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
         Fault::Random => matches!(error, None | Some(ProtocolError::He(_))),
     };
     assert!(expected, "{what}, {fault:?}: {error:?}");
+}
+
+/// A client of whose two public keys one is off, in byte `at` of their message; otherwise it does
+/// what the exchange asks of it.
+fn exchange_malformed(ch: &mut Tap, at: usize) -> Result<()> {
+    let (params, rng) = (Params::get(PARAMETERS), &mut rng(100));
+    let (slots, linear) = (SecretKey::generate(params, rng), LinearKey::generate(rng));
+    let rings = [params.ring(), LinearParams::get().ring()];
+    let server = ch.exchange(Client::ROLE.turn(), &[1; 32], 32)?;
+    let nonces = Nonces { client: [1; 32], server: server.try_into().expect("32 bytes") };
+    let honest = [slots.public_key(&nonces, rng), linear.public_key(&nonces, rng)];
+    let mut bytes = honest.map(|key| key.to_bytes()).concat();
+    bytes[at] ^= 1;
+    ch.send(&bytes)?;
+    let (first, second) = bytes.split_at(PublicKey::bytes(rings[0]));
+    let malformed =
+        [PublicKey::from_bytes(rings[0], &nonces, first)?, PublicKey::from_bytes(rings[1], &nonces, second)?];
+    let lengths = rings.map(opening::challenge_bytes);
+    let challenges = ch.recv(lengths.iter().sum())?;
+    let (first, second) = challenges.split_at(lengths[0]);
+    let ((slots, one), (linear, other)) = (slots.answer(first, rng)?, linear.answer(second, rng)?);
+    ch.send(&[one, other].concat())?;
+    let seeds = ch.recv(2 * opening::BYTES)?;
+    let seed = |i: usize| seeds[i * opening::BYTES..][..opening::BYTES].try_into().expect("a seed");
+    let openings = [slots.open(&malformed[0], seed(0))?, linear.open(&malformed[1], seed(1))?];
+    Ok(ch.send(&openings.concat())?)
+}
+
+#[test]
+fn a_public_key_that_the_client_cannot_decrypt_under_is_refused() {
+    let first = PublicKey::bytes(Params::get(PARAMETERS).ring());
+    for at in [0, first] {
+        let (client, server) = run(|ch| exchange_malformed(ch, at), |ch| exchange::<Server>(ch).err());
+        assert!(client.result.is_ok(), "{:?}", client.result);
+        assert!(matches!(server.result, Some(ProtocolError::He(_))), "{:?}", server.result);
+    }
 }
 
 #[test]
