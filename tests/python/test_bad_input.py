@@ -20,6 +20,7 @@ from cryptogen import _core, errors
 from cryptogen.numerics.plan import NumericPlan
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session import messages
+from cryptogen.session.material import Need
 from cryptogen.session.offer import Offer, receive_offer
 from cryptogen.session.plans import beside
 from served import ACCESS_TOKEN, Served, cursors, model_with_plan, serving
@@ -180,8 +181,8 @@ def test_server_takes_no_more_logits_than_a_pass_samples(served: Served, tmp_pat
     endpoint = _endpoint(served, tmp_path)
     endpoint.set_idle_timeout(20.0)
     most = messages.LARGEST_BLOCK
-    endpoint.send_control(messages.encode(messages.Prepare(0, most + 1, 0)))
-    endpoint.prepare(0, most + 1, 0)
+    endpoint.send_control(messages.encode(messages.Prepare(0, 0, most + 1, 0)))
+    endpoint.prepare(Need(0, most + 1, 0))
     endpoint.send_control(messages.encode(messages.Logits(most)))
     endpoint.take_logits(most)
     endpoint.send_control(messages.encode(messages.Logits(1)))

@@ -16,6 +16,7 @@ from cryptogen.evaluate.fidelity import fidelity
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PROTOCOLS
 from cryptogen.session.chat import Conversation
+from cryptogen.session.material import POOLS
 from cryptogen.session.offer import receive_offer
 from cryptogen.weights.packages import find_packaged
 from served import ACCESS_TOKEN, Served, model_with_plan, serving
@@ -71,7 +72,7 @@ def test_material_bought_ahead_and_one_store_per_protocol(llama: Served, tmp_pat
         list(client.generate([5, 6], max_new_tokens=2, stop=()))
         assert client.costs.left["rows"] < bought["rows"] and client.costs.offline.seconds > before.seconds
     with llama.client(tmp_path, access_token=None) as client:
-        assert client.costs.left == {"rows": 0, "logits": 0, "exponentials": 0}
+        assert client.costs.left == dict.fromkeys(POOLS, 0)
     assert len(list((tmp_path / "client" / "stores").iterdir())) == 2
     assert not (tmp_path / "client" / "models").exists()  # nothing is downloaded
 

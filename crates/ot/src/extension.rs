@@ -37,7 +37,7 @@
 //! made without the transfers.
 //!
 //! Neither party sends anything that depends on its `q` before the peer has passed: the client
-//! proves with its second message, the server with its next one ([`Extended`]).
+//! proves with its second message, the server with its next one (`Extended`).
 
 #[cfg(test)]
 mod deviating;

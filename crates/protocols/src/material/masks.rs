@@ -9,8 +9,8 @@ use rayon::prelude::*;
 /// step only.
 #[derive(Clone, Copy, Debug)]
 pub enum MaskLabel {
-    /// Client: `r`, which hides the unit vector of its token, `[vocab]` (index: number of the
-    /// [`EMBED_COLUMNS`]).
+    /// Client: `r`, which hides the unit vector of its token, `[vocab]` (index: which 4096
+    /// of them).
     Embed,
     /// Client: re-mask `r` in front of a linear layer (index: site), modulo `2^64` behind an
     /// activation.
