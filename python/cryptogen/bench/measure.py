@@ -111,15 +111,14 @@ def _again(client: Client, lengths: Sequence[int], n: int, server: int, note: No
     for length in lengths:
         note(f"{length} rows")
         reset_peak_rss(server)
-        bought, logits_bought = length, 1
-        of_rows, of_logits = _buying(client, Need(bought, 0, 0)), _buying(client, Need(0, logits_bought, 0))
+        of_rows, of_logits = _buying(client, Need(length, 0, 0)), _buying(client, Need(0, 1, 0))
         of_exponentials = _buying(client, Need(0, 0, client.checked_plan.exponentials_needed(0, length)))
         text = random_tokens(client.config, length)
         counted, begun = client.counters(), client.costs
         list(client.generate(text, max_new_tokens=1, stop=()))
         whole = client.costs - begun
         now = client.counters()
-        offline = PerToken.of(of_rows.offline, bought / length) + PerToken.of(of_logits.offline, logits_bought)
+        offline = PerToken.of(of_rows.offline) + PerToken.of(of_logits.offline)
         offline += PerToken.of(of_exponentials.offline) + PerToken.of(whole.offline)
         yield _token(length, offline, PerToken.of(whole.online), counted, now, 1, server, 0.0)
 

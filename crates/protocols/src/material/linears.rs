@@ -1,5 +1,7 @@
 //! What `Linear` made for some rows, on its way into their records.
 
+use std::path::Path;
+
 use super::deferred::Deferred;
 use super::row_material::RowLayout;
 use crate::error::{ProtocolError, Result};
@@ -29,11 +31,18 @@ impl Linears {
         Ok(Linears { records })
     }
 
-    /// Calls `f` with a piece of every record, in order.
+    /// Calls `f` with a piece of every record, in order, and the file that it is from.
     ///
     /// # Errors
     /// Those of the store and of `f`; `Spent` for a second use.
-    pub(crate) fn take(&mut self, piece: usize, mut f: impl FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-        self.records.iter_mut().enumerate().try_for_each(|(i, record)| f(i, &record[piece].take()?.0))
+    pub(crate) fn take(
+        &mut self,
+        piece: usize,
+        mut f: impl FnMut(usize, &[u8], &Path) -> Result<()>,
+    ) -> Result<()> {
+        self.records.iter_mut().enumerate().try_for_each(|(i, record)| {
+            let (bytes, file) = record[piece].take()?;
+            f(i, &bytes, &file)
+        })
     }
 }

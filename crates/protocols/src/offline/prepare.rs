@@ -17,6 +17,7 @@
 mod tables;
 
 use std::ops::Range;
+use std::path::Path;
 
 use cryptogen_ot::OtPair;
 use cryptogen_party::{Channel, Party, Role};
@@ -133,11 +134,13 @@ impl<P: Party> Preparer<'_, P> {
     /// first residual stream.
     fn embedded(&self, linears: &mut Linears, sink: &mut dyn Sink) -> Result<(Vec<Seed>, Vec<Fp>)> {
         let (mut seeds, mut h) = (vec![], vec![]);
-        linears.take(0, |i, bytes| {
+        linears.take(0, |i, bytes, file| {
             sink.write(i, 0, bytes)?;
-            let (seed, share) = bytes.split_first_chunk().ok_or_else(|| short(bytes))?;
+            let (seed, share) = bytes.split_first_chunk().ok_or_else(|| {
+                ProtocolError::bug("bytes of a record of linears", "a seed and a share", bytes.len())
+            })?;
             seeds.push(Seed::from_bytes(*seed));
-            h.extend(self.truncated(share, |_| self.plan.embed.shift)?);
+            h.extend(self.truncated(share, file, |_| self.plan.embed.shift)?);
             Ok(())
         })?;
         Ok((seeds, h))
@@ -147,20 +150,21 @@ impl<P: Party> Preparer<'_, P> {
     fn outputs(&self, linears: &mut Linears, site: Site, sink: &mut dyn Sink) -> Result<Vec<Fp>> {
         let (spec, at) = (self.plan.linear(site), self.layout.linear(site));
         let mut y = vec![];
-        linears.take(1 + site.index(self.plan.model.layers), |i, bytes| {
+        linears.take(1 + site.index(self.plan.model.layers), |i, bytes, file| {
             sink.write(i, at, bytes)?;
-            y.extend(self.truncated(bytes, |j| spec.out_shift(j))?);
+            y.extend(self.truncated(bytes, file, |j| spec.out_shift(j))?);
             Ok(())
         })?;
         Ok(y)
     }
 
     /// The client's share after the truncation of every number; nothing on the server.
-    fn truncated(&self, bytes: &[u8], shift: impl Fn(usize) -> u32) -> Result<Vec<Fp>> {
+    fn truncated(&self, bytes: &[u8], file: &Path, shift: impl Fn(usize) -> u32) -> Result<Vec<Fp>> {
         if !self.is_client() {
             return Ok(vec![]);
         }
-        let share = fp_from_bytes(bytes).ok_or_else(|| short(bytes))?;
+        let above = || ProtocolError::corrupt(file, "a number is above the modulus");
+        let share = fp_from_bytes(bytes).ok_or_else(above)?;
         Ok(share.into_iter().enumerate().map(|(j, c)| trunc_client(c, shift(j))).collect())
     }
 
@@ -274,15 +278,6 @@ fn linear_input_share(plan: &Plan, matrix: Matrix, columns: Range<usize>, seeds:
     let r = masks(seeds, MaskLabel::Remask, index, spec.d_in);
     let rows = r.chunks(spec.d_in).flat_map(|r| r[columns.clone()].iter().zip(shifts));
     rows.map(|(r, &k)| trunc_client(*r, k)).collect()
-}
-
-/// A record of `linears` that is no such thing: its length follows from the layout.
-fn short(bytes: &[u8]) -> ProtocolError {
-    ProtocolError::bug(
-        "part of a record of linears",
-        "a seed or field elements",
-        format!("{} bytes", bytes.len()),
-    )
 }
 
 /// `h += y`: the residual stream.

@@ -174,7 +174,7 @@ impl Dealer<'_> {
         let mut client_shares = vec![];
         let ideal = ideal::record(self.tiny, &seeds, |matrix| {
             let share = self.rng.fp_vec(matrix.shape(&self.tiny.plan).0);
-            client_shares.push((ideal::place(layout, matrix), share.clone()));
+            client_shares.push((layout.product(matrix), share.clone()));
             share
         });
         let mut records = seeds.map(|seed| {

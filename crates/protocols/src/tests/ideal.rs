@@ -9,9 +9,7 @@ use cryptogen_ring::word::{lift_client, word_trunc_client};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{
-    activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel, RowLayout,
-};
+use crate::material::{activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel};
 use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
@@ -83,14 +81,6 @@ pub fn remask(tiny: &Tiny, site: Site, seed: &Seed) -> Vec<Fp> {
     }
     let r = expand_mask(seed, MaskLabel::Remask, index, l.d_in);
     r.iter().zip(&l.in_shift).map(|(r, k)| trunc_client(*r, *k)).collect()
-}
-
-/// Where the shares of products with a matrix lie in a record.
-pub fn place(layout: &RowLayout, matrix: Matrix) -> usize {
-    match matrix {
-        Matrix::Embed => layout.embed(),
-        Matrix::Linear(site) => layout.linear(site),
-    }
 }
 
 /// Both records from both seeds. `client_share(matrix)` is the client's share of `W·r'`, which the

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use cryptogen_ot::{OtPair, TableKey};
-use cryptogen_party::{Party, Role};
+use cryptogen_party::{Client, Party, Role};
 use cryptogen_ring::word::words_from_bytes;
 use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 
@@ -112,7 +112,7 @@ fn seeds(records: Pair<&[u8]>) -> Pair<Seed> {
 fn check_row(tiny: &Tiny, records: Pair<&[u8]>) {
     let (plan, layout) = (&tiny.plan, &tiny.layout);
     let ideal = ideal::record(tiny, &seeds(records), |matrix| {
-        words(records[0], ideal::place(layout, matrix), matrix.shape(plan).0)
+        words(records[0], layout.product(matrix), matrix.shape(plan).0)
     });
     for (at, sum) in &ideal.sums {
         let [c, s] = records.map(|r| words(r, *at, sum.len()));
@@ -169,6 +169,20 @@ fn spoiled_rotations_and_interruptions_are_errors() {
         |ch| with_preparer(ch, tiny, server, |p| fill(p, 1).err()),
     );
     assert!(matches!(client.result, Some(ProtocolError::Interrupted)));
+}
+
+#[test]
+fn a_damaged_record_of_linears_names_its_file() {
+    let (tiny, (client, server)) = (tiny(Arch::Gpt), keys());
+    let damaged = |p: &mut Preparer<'_, Client>| {
+        let mut made = Records::new(1, p.layout.linears_bytes());
+        made.0[0].fill(0xff);
+        let mut records = Records::new(1, p.layout.record_bytes());
+        p.rows(linears(p.layout, &made), &mut records, &mut |_, _, _| true).expect_err("no field elements")
+    };
+    let (client, _) =
+        run(|ch| with_preparer(ch, tiny, client, damaged), |ch| with_preparer(ch, tiny, server, |_| ()));
+    assert!(client.result.to_string().contains("linears.records"), "{}", client.result);
 }
 
 #[test]
