@@ -185,6 +185,7 @@ fn assemble<P: Party>(
                         value: Wiped::new(products.values[i][l * values..(l + 1) * values].to_vec()),
                         weight_mask: Wiped::new(new.weights[i][l * entries..(l + 1) * entries].to_vec()),
                         exp,
+                        ..RowAttention::default()
                     },
                     None => RowAttention { exp, ..RowAttention::default() },
                 }

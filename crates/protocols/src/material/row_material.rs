@@ -20,6 +20,8 @@ use crate::model::{Matrix, ModelShape, Plan, Scalar, Site};
 /// Bytes of the seed at the start of a record.
 pub const SEED_BYTES: usize = 32;
 const WORD: usize = 8;
+/// Index bits of the net under a layer's weights (A9).
+const NET_BITS: u32 = 13;
 
 /// Byte offsets of one party's record of a row.
 pub struct RowLayout {
@@ -32,6 +34,7 @@ pub struct RowLayout {
     attention_out: Vec<usize>,
     norm_tables: Vec<(usize, usize)>,
     sigma_tables: Vec<(usize, usize)>,
+    net_tables: usize,
     embed: usize,
     activation_tables: Vec<usize>,
     activation_deltas: Vec<usize>,
@@ -63,6 +66,11 @@ pub fn exp_shape(plan: &Plan, layer: usize) -> TableShape {
     shape(plan.attention[layer].k, 1)
 }
 
+/// Table class of the net under a layer's weights (A9): no payload but the constant one.
+pub fn net_shape() -> TableShape {
+    shape(NET_BITS, 0)
+}
+
 impl RowLayout {
     /// Lays out a record for this plan.
     pub fn new(plan: &Plan) -> RowLayout {
@@ -83,6 +91,7 @@ impl RowLayout {
             attention_out: vec![],
             norm_tables: vec![],
             sigma_tables: vec![],
+            net_tables: 0,
             activation_tables: vec![],
             activation_deltas: vec![],
             embed: 0,
@@ -100,6 +109,7 @@ impl RowLayout {
             let lo = take(lo_shape(&norm.scalar).map_or(0, |s| s.record_bytes()));
             layout.norm_tables.push((hi, lo));
         }
+        layout.net_tables = take(m.layers * net_shape().record_bytes());
         for l in 0..m.layers {
             layout.gated.push(take(if m.gated { m.ff * WORD } else { 0 }));
             layout.attention_out.push(take(m.q_dim() * WORD));
@@ -176,6 +186,10 @@ impl RowLayout {
     /// Where the keys of 1/σ of a layer lie, of each range those of all heads.
     pub fn sigma_tables(&self, layer: usize) -> (usize, usize) {
         self.sigma_tables[layer]
+    }
+    /// Where the key of the net under a layer's weights lies.
+    pub fn net_table(&self, layer: usize) -> usize {
+        self.net_tables + layer * net_shape().record_bytes()
     }
     /// Where the keys of a layer's activation lie, one for each neuron.
     pub fn activation_tables(&self, layer: usize) -> usize {

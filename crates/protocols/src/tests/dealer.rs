@@ -260,6 +260,7 @@ impl Session {
             value: Wiped::new(a.value.clone()),
             weight_mask: Wiped::new(a.weight_mask.clone()),
             exp: Deferred::Here(Wiped::new(a.exp.clone()), file.clone()),
+            ..RowAttention::default()
         };
         let row = |(position, records): (usize, &Pair<RecordBytes>)| Row {
             material: material(tiny, &records[p].record, &file),

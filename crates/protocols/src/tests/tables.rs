@@ -17,24 +17,24 @@ use crate::share::local::{index, join, lift, rotation, sub_public};
 
 /// Table records of both parties for given payload shares.
 fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {
-    fn party<P: Party>(ch: &mut Tap, shape: TableShape, betas: &[Word]) -> (Vec<Vec<u8>>, usize) {
+    fn party<P: Party>(ch: &mut Tap, all: (TableShape, usize), betas: &[Word]) -> (Vec<Vec<u8>>, usize) {
         let mut rng = rng(110 + P::ROLE.index() as u8);
         let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
         let (before, mut records) = (ch.sent.len(), vec![]);
-        tables::make::<P>(ch, &mut ot, shape, betas, &mut rng, &mut |first, bytes| {
+        tables::make::<P>(ch, &mut ot, all, betas, &mut rng, &mut |first, bytes| {
             assert_eq!(first, records.len());
-            records.extend(bytes.chunks(shape.record_bytes()).map(<[u8]>::to_vec));
+            records.extend(bytes.chunks(all.0.record_bytes()).map(<[u8]>::to_vec));
             Ok(())
         })
         .expect("honest parties");
         (records, before)
     }
+    let all = (shape, betas[0].len() / shape.payloads() as usize);
     let (mut client, mut server) =
-        run(|ch| party::<Client>(ch, shape, &betas[0]), |ch| party::<Server>(ch, shape, &betas[1]));
+        run(|ch| party::<Client>(ch, all, &betas[0]), |ch| party::<Server>(ch, all, &betas[1]));
     client.sent.drain(..client.result.1);
     server.sent.drain(..server.result.1);
-    let n = betas[0].len() / shape.payloads() as usize;
-    assert_eq!(measured(&client, &server), tables::cost(shape, n));
+    assert_eq!(measured(&client, &server), tables::cost(shape, all.1));
     [client.result.0, server.result.0]
 }
 

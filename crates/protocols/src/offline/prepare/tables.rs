@@ -8,7 +8,8 @@ use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
-    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, MaskLabel, HI_MASKS,
+    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel,
+    HI_MASKS,
 };
 use crate::model::Scalar;
 use crate::offline::tables;
@@ -54,7 +55,7 @@ impl<P: Party> Preparer<'_, P> {
         let shape = activation_shape(self.plan, layer);
         let mut alphas = Vec::with_capacity(n * ff);
         let at = self.layout.activation_tables(layer);
-        tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+        tables::make::<P>(self.ch, self.ot, (shape, n * ff), &betas, self.rng, &mut |first, records| {
             alphas.extend(records.chunks(shape.record_bytes()).map(record_alpha));
             write_grouped(sink, shape, (ff, at), first, records)
         })?;
@@ -96,7 +97,7 @@ impl<P: Party> Preparer<'_, P> {
         }
     }
 
-    /// Keys of every norm and every 1/σ, all layers together.
+    /// Keys of every norm, every 1/σ and every layer's net, all layers together.
     pub(super) fn scalar_tables(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
         let (plan, heads) = (self.plan, self.plan.model.heads);
         for (i, norm) in plan.norms.iter().enumerate() {
@@ -116,7 +117,11 @@ impl<P: Party> Preparer<'_, P> {
             let at = self.layout.sigma_tables(l);
             self.scalar_pair(spec, (MaskLabel::SigmaHi, MaskLabel::SigmaLo), l, heads, at, seeds, sink)?;
         }
-        Ok(())
+        let (shape, layers, at) = (net_shape(), plan.model.layers, self.layout.net_table(0));
+        let all = (shape, layers * seeds.len());
+        tables::make::<P>(self.ch, self.ot, all, &[], self.rng, &mut |first, records| {
+            write_grouped(sink, shape, (layers, at), first, records)
+        })
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -131,7 +136,7 @@ impl<P: Party> Preparer<'_, P> {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let shape = hi_shape(spec);
-        let payloads = shape.payloads() as usize;
+        let (payloads, n) = (shape.payloads() as usize, seeds.len() * per_row);
         let betas = masks_words(seeds, what.0, index, HI_MASKS * per_row);
         let betas = betas.chunks(HI_MASKS).flat_map(|b| &b[..payloads]).copied().collect();
         let mut groups = vec![(shape, betas, at.0)];
@@ -139,7 +144,7 @@ impl<P: Party> Preparer<'_, P> {
             groups.push((shape, masks_words(seeds, what.1, index, per_row), at.1));
         }
         for (shape, betas, at) in groups {
-            tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+            tables::make::<P>(self.ch, self.ot, (shape, n), &betas, self.rng, &mut |first, records| {
                 write_grouped(sink, shape, (per_row, at), first, records)
             })?;
         }
@@ -154,7 +159,7 @@ impl<P: Party> Preparer<'_, P> {
         let shape = exp_shape(self.plan, 0);
         let betas = self.rng.word_vec(n);
         let betas_ref = &betas;
-        tables::make::<P>(self.ch, self.ot, shape, betas_ref, self.rng, &mut |first, records| {
+        tables::make::<P>(self.ch, self.ot, (shape, n), betas_ref, self.rng, &mut |first, records| {
             let mut bytes = Wiped::new(Vec::with_capacity(records.len() + 8 * n));
             for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
                 bytes.extend_from_slice(&betas_ref[first + i].0.to_le_bytes());
