@@ -55,13 +55,15 @@ impl Opening {
         self
     }
 
-    /// Appends `share − mask` of a number that is shared modulo the first primes of A9, one residue
-    /// modulo each.
-    pub fn masked_residues(&mut self, share: &[u64], mask: &[u64]) -> &mut Opening {
+    /// Appends `share − mask` of numbers that are shared modulo each of the first `primes` primes of
+    /// A9, `[n][primes]`.
+    pub fn masked_residues(&mut self, primes: usize, share: &[u64], mask: &[u64]) -> &mut Opening {
         debug_assert_eq!(share.len(), mask.len());
         self.bytes.reserve(share.len() * 8);
-        for (prime, (x, m)) in share.iter().zip(mask).enumerate() {
-            self.bytes.extend_from_slice(&exponential::subtract(prime, *x, *m).to_le_bytes());
+        for (x, m) in share.chunks_exact(primes).zip(mask.chunks_exact(primes)) {
+            for (prime, (x, m)) in x.iter().zip(m).enumerate() {
+                self.bytes.extend_from_slice(&exponential::subtract(prime, *x, *m).to_le_bytes());
+            }
         }
         self
     }
@@ -116,17 +118,16 @@ impl Opened {
         fp_from_bytes(self.take(8 * n)?).ok_or_else(above)
     }
 
-    /// Reads a number modulo each of the first `out.len()` primes of A9; non-canonical ones are
-    /// refused.
-    pub fn residues(&mut self, out: &mut [u64]) -> Result<()> {
-        let words = self.take(8 * out.len())?.chunks_exact(8);
-        let mut canonical = true;
-        for (prime, (out, word)) in out.iter_mut().zip(words).enumerate() {
-            *out = u64::from_le_bytes(word.try_into().expect("8 bytes"));
-            canonical &= exponential::canonical(prime, *out);
+    /// Reads `n` numbers modulo each of the first `primes` primes of A9, `[n][primes]`;
+    /// non-canonical ones are refused.
+    pub fn residues(&mut self, primes: usize, n: usize) -> Result<Vec<u64>> {
+        let (words, _) = self.take(8 * primes * n)?.as_chunks();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let below = |(i, word): (usize, &u64)| exponential::canonical(i % primes, *word);
+        if !words.iter().enumerate().all(below) {
+            return Err(ProtocolError::peer("opened factor", "numbers below their prime", "one above it"));
         }
-        let above = || ProtocolError::peer("opened factor", "numbers below their prime", "one above it");
-        canonical.then_some(()).ok_or_else(above)
+        Ok(words)
     }
 
     /// Reads `n` integers modulo `2^64`.
