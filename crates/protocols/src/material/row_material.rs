@@ -15,13 +15,11 @@ use super::deferred::Deferred;
 use super::masks::{embed_mask, expand_mask, mask_words, MaskLabel, HI_MASKS};
 use super::table_keys::{self, TableKeys};
 use crate::error::{ProtocolError, Result};
-use crate::model::{Matrix, ModelShape, Plan, Scalar, Site};
+use crate::model::{Matrix, ModelShape, Plan, Scalar, Site, NET_BITS};
 
 /// Bytes of the seed at the start of a record.
 pub const SEED_BYTES: usize = 32;
 const WORD: usize = 8;
-/// Index bits of the net under a layer's weights (A9).
-const NET_BITS: u32 = 13;
 
 /// Byte offsets of one party's record of a row.
 pub struct RowLayout {

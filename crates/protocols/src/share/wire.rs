@@ -9,7 +9,7 @@
 
 use cryptogen_party::Channel;
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
-use cryptogen_ring::{fp_from_bytes, Fp, Word};
+use cryptogen_ring::{exponential, fp_from_bytes, Fp, Word};
 
 use crate::error::{ProtocolError, Result};
 
@@ -55,6 +55,17 @@ impl Opening {
         self
     }
 
+    /// Appends `share − mask` of a number that is shared modulo the first primes of A9, one residue
+    /// modulo each.
+    pub fn masked_residues(&mut self, share: &[u64], mask: &[u64]) -> &mut Opening {
+        debug_assert_eq!(share.len(), mask.len());
+        self.bytes.reserve(share.len() * 8);
+        for (prime, (x, m)) in share.iter().zip(mask).enumerate() {
+            self.bytes.extend_from_slice(&exponential::subtract(prime, *x, *m).to_le_bytes());
+        }
+        self
+    }
+
     /// Appends already masked differences (table arguments, whose masks are table payloads).
     pub(crate) fn differences(&mut self, d: &[Word]) -> &mut Opening {
         self.bytes.extend_from_slice(&words_to_bytes(d));
@@ -88,8 +99,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table
-    /// rotations.
+    /// Receives a message of `words` numbers of 8 bytes (field elements, integers modulo `2^64`,
+    /// residues of A9) and `rotations` table rotations.
     pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Opened> {
         Opened::recv_bytes(channel, 8 * words + 2 * rotations)
     }
@@ -103,6 +114,19 @@ impl Opened {
     pub fn words(&mut self, n: usize) -> Result<Vec<Fp>> {
         let above = || ProtocolError::peer("field element", "numbers below the modulus", "one above it");
         fp_from_bytes(self.take(8 * n)?).ok_or_else(above)
+    }
+
+    /// Reads a number modulo each of the first `out.len()` primes of A9; non-canonical ones are
+    /// refused.
+    pub fn residues(&mut self, out: &mut [u64]) -> Result<()> {
+        let words = self.take(8 * out.len())?.chunks_exact(8);
+        let mut canonical = true;
+        for (prime, (out, word)) in out.iter_mut().zip(words).enumerate() {
+            *out = u64::from_le_bytes(word.try_into().expect("8 bytes"));
+            canonical &= exponential::canonical(prime, *out);
+        }
+        let above = || ProtocolError::peer("opened factor", "numbers below their prime", "one above it");
+        canonical.then_some(()).ok_or_else(above)
     }
 
     /// Reads `n` integers modulo `2^64`.

@@ -84,7 +84,7 @@ fn look_ups_equal_the_clear_lines() {
         };
         let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
         let wide = [Table::new(&a), Table::new(&b)];
-        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
+        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_, 4>> {
             let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
             let lookup = |(i, key)| Lookup {
                 key,
@@ -95,8 +95,8 @@ fn look_ups_equal_the_clear_lines() {
         };
         let alphas: Vec<u32> = client.keys.iter().map(TableKey::alpha).collect();
         let sums = [
-            look_up::<Client>(lookups(client.keys)).unwrap(),
-            look_up::<Server>(lookups(server.keys)).unwrap(),
+            look_up::<Client, 4>(lookups(client.keys)).unwrap(),
+            look_up::<Server, 4>(lookups(server.keys)).unwrap(),
         ];
         // The same by records, 33 keys and 7; every third looks up in the tables in another order.
         let front = |r: &Vec<u8>| [&[5, 6, 7], &r[..]].concat();
