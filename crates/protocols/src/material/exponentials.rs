@@ -4,26 +4,30 @@
 //! client's `c`, `A_c` and `w_c`, the server's `b` and `w_s`, each but `c` modulo every prime
 //! ([`cryptogen_ring::exponential`]).
 
-use cryptogen_party::{Party, Role};
-use cryptogen_ring::Wiped;
+use std::path::Path;
+use std::sync::Arc;
+
+use cryptogen_party::{Party, Role, Server};
+use cryptogen_ring::exponential::{canonical, weight_server};
+use cryptogen_ring::{Fp, Wiped};
 
 use super::deferred::Deferred;
 use crate::error::{ProtocolError, Result};
+use crate::model::Head;
 
 /// Bytes of a number.
 const WORD: usize = 8;
+/// In errors.
+const WHAT: &str = "exponentials";
 
-/// Numbers of a record of exponentials with so many primes.
-fn numbers<P: Party>(primes: usize) -> usize {
-    match P::ROLE {
-        Role::Client => 1 + 2 * primes,
-        Role::Server => 2 * primes,
-    }
+/// Numbers of a record in front of those modulo primes: `c`.
+fn front<P: Party>() -> usize {
+    usize::from(P::ROLE == Role::Client)
 }
 
-/// Bytes of such a record.
+/// Bytes of a record of exponentials with so many primes.
 pub fn exponential_record_bytes<P: Party>(primes: usize) -> usize {
-    WORD * numbers::<P>(primes)
+    WORD * (front::<P>() + 2 * primes)
 }
 
 /// The records of those heads of a row and layer that have so many primes, `[heads][t+1]`.
@@ -64,31 +68,58 @@ impl Exponentials {
     pub fn take<P: Party>(&mut self, cached: usize) -> Result<Vec<HeadFactors>> {
         let runs = std::mem::take(&mut self.runs);
         if runs.is_empty() {
-            return Err(ProtocolError::Spent { what: "exponentials" });
+            return Err(ProtocolError::Spent { what: WHAT });
         }
         let mut heads = vec![];
         for mut run in runs {
-            let words = run.records.take()?.0;
-            let (each, stride) =
-                (cached * exponential_record_bytes::<P>(run.primes), numbers::<P>(run.primes));
-            if words.len() != run.heads.len() * each {
-                return Err(wrong(run.heads.len() * each, words.len()));
-            }
-            let used = if P::ROLE == Role::Client { stride } else { run.primes };
-            for (head, records) in run.heads.iter().zip(words.chunks_exact(each)) {
-                let mut words = Vec::with_capacity(cached * used);
-                for record in records.chunks_exact(WORD * stride) {
-                    words.extend(record.as_chunks().0[..used].iter().map(|word| u64::from_le_bytes(*word)));
-                }
-                heads.push((*head, HeadFactors { primes: run.primes, words: Wiped::new(words) }));
+            let taken = run.records.take(WHAT)?;
+            let words = words::<P>(&run, cached, taken)?;
+            let numbers = words.len() / (run.heads.len() * cached);
+            let used = if P::ROLE == Role::Client { numbers } else { run.primes };
+            for (head, records) in run.heads.iter().zip(words.chunks_exact(cached * numbers)) {
+                let mut words = Wiped::new(Vec::with_capacity(cached * used));
+                records.chunks_exact(numbers).for_each(|record| words.extend_from_slice(&record[..used]));
+                heads.push((*head, HeadFactors { primes: run.primes, words }));
             }
         }
         heads.sort_by_key(|(head, _)| *head);
         Ok(heads.into_iter().map(|(_, factors)| factors).collect())
     }
+
+    /// Server: its weights `e'_s` for `cached` rows, `[heads][cached]`, which follow from its shares
+    /// of the products alone (A9). The records stay where they are.
+    ///
+    /// # Errors
+    /// As [`Exponentials::take`].
+    pub fn weights(&self, heads: &[Head], cached: usize) -> Result<Wiped<Fp>> {
+        let mut weights = Wiped::zeros(heads.len() * cached);
+        for run in &self.runs {
+            let words = words::<Server>(run, cached, run.records.look(WHAT)?)?;
+            let numbers = 2 * run.primes;
+            for (&head, records) in run.heads.iter().zip(words.chunks_exact(cached * numbers)) {
+                let weights = &mut weights[head * cached..][..cached];
+                for (weight, record) in weights.iter_mut().zip(records.chunks_exact(numbers)) {
+                    *weight = weight_server(&record[run.primes..], heads[head].shift);
+                }
+            }
+        }
+        Ok(weights)
+    }
 }
 
-/// Their number follows from the layer's heads and the row's position.
-fn wrong(expected: usize, actual: usize) -> ProtocolError {
-    ProtocolError::bug("bytes of a row's exponentials", expected, actual)
+/// The numbers of a run, `[heads][cached][numbers]`.
+fn words<P: Party>(run: &Run, cached: usize, (bytes, file): (Wiped<u8>, Arc<Path>)) -> Result<Wiped<u64>> {
+    let (front, record) = (front::<P>(), exponential_record_bytes::<P>(run.primes));
+    let expected = run.heads.len() * cached * record;
+    if bytes.len() != expected {
+        return Err(ProtocolError::bug("bytes of a row's exponentials", expected, bytes.len()));
+    }
+    let words: Vec<u64> = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let words = Wiped::new(words);
+    let prime = |number: usize| number.checked_sub(front).map_or(0, |number| number % run.primes);
+    let reduced = |record: &[u64]| record.iter().enumerate().all(|(i, word)| canonical(prime(i), *word));
+    match words.chunks_exact(record / WORD).all(reduced) {
+        true => Ok(words),
+        false => Err(ProtocolError::corrupt(&file, "a number is above its modulus")),
+    }
 }

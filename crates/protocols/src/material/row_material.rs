@@ -59,11 +59,6 @@ pub fn activation_shape(plan: &Plan, layer: usize) -> TableShape {
     shape(plan.activations[layer].k, if plan.model.gated { 2 } else { 1 })
 }
 
-/// Table class of a layer's exponential.
-pub fn exp_shape(plan: &Plan, layer: usize) -> TableShape {
-    shape(plan.attention[layer].k, 1)
-}
-
 /// Table class of the net under a layer's weights (A9): no payload but the constant one.
 pub fn net_shape() -> TableShape {
     shape(NET_BITS, 0)
@@ -301,7 +296,7 @@ impl<P: Party> RowMaterial<P> {
     /// All `n` table keys of a layer's activation, with their memory: keys leave once.
     pub fn activation_keys(&mut self, layout: &RowLayout, plan: &Plan, layer: usize) -> Result<TableKeys> {
         let at = self.piece(layout.activation_tables(layer));
-        TableKeys::new(activation_shape(plan, layer), 0, self.pieces[at].1.take()?)
+        TableKeys::new(activation_shape(plan, layer), self.pieces[at].1.take("table key")?)
     }
 
     /// The piece that holds this offset.

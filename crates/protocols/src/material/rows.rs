@@ -5,7 +5,6 @@ use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use zeroize::Zeroizing;
 
-use super::deferred::Deferred;
 use super::exponentials::Exponentials;
 use super::masks::MaskLabel;
 use super::row_material::RowMaterial;
@@ -25,8 +24,6 @@ pub struct RowAttention {
     pub weight_mask: Wiped<Fp>,
     /// of every head and cached row
     pub exponentials: Exponentials,
-    /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
-    pub exp: Deferred,
 }
 
 /// A row with all its material, at a fixed position of the session.

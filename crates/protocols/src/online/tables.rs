@@ -70,7 +70,7 @@ pub fn look_up_all<P: Party>(
     tasks.into_par_iter().try_for_each_init(
         DotScratch::new,
         |scratch, (keys, records, first, rotations, sums)| {
-            let records = records.chunks_exact(keys.stride()).map(|record| &record[keys.prefix()..]);
+            let records = records.chunks_exact(keys.stride());
             for (i, ((record, d), out)) in records.zip(rotations).zip(sums.chunks_mut(width)).enumerate() {
                 let (key, tables) = (keys.parse(record)?, &sets[of(first + i)]);
                 key.dot_into(P::ROLE, *d, tables, scratch, out)?;

@@ -99,18 +99,14 @@ fn look_ups_equal_the_clear_lines() {
             look_up::<Server, 4>(lookups(server.keys)).unwrap(),
         ];
         // The same by records, 33 keys and 7; every third looks up in the tables in another order.
-        let front = |r: &Vec<u8>| [&[5, 6, 7], &r[..]].concat();
         let sets = [vec![&wide[0], &wide[1]], vec![&wide[1], &wide[0]]];
         let of = |i: usize| usize::from(i % 3 == 2);
         let keys = |records: &[Vec<u8>]| {
-            let bytes = Wiped::new(records.iter().flat_map(front).collect());
-            TableKeys::new(shape, 3, (bytes, Path::new("made").into())).unwrap()
+            let bytes = Wiped::new(records.concat());
+            TableKeys::new(shape, (bytes, Path::new("made").into())).unwrap()
         };
         let many: Vec<TableKeys> = records[0].chunks(33).map(keys).collect();
-        assert!(many
-            .iter()
-            .flat_map(TableKeys::heads)
-            .eq(alphas.iter().map(|alpha| (&[5, 6, 7][..], *alpha))));
+        assert!(many.iter().flat_map(TableKeys::alphas).eq(alphas));
         let rotations: Vec<u32> = (0..n).map(|i| join(client.rotations[i], server.rotations[i], k)).collect();
         let flat = look_up_all::<Client>(many, &rotations, &sets, of).unwrap();
         for (i, (got, s)) in flat.chunks(4).zip(&sums[0]).enumerate() {

@@ -1,15 +1,14 @@
-//! The part of preparation that makes look-up tables: activations with their products, scalars,
-//! exponentials.
+//! The part of preparation that makes look-up tables: activations with their products, scalars, the
+//! net under a layer's weights.
 
 use cryptogen_ot::TableShape;
 use cryptogen_party::{Party, Role};
-use cryptogen_ring::{Fp, Seed, Wiped, Word};
+use cryptogen_ring::{Fp, Seed, Word};
 
 use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
-    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel,
-    HI_MASKS,
+    activation_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel, HI_MASKS,
 };
 use crate::model::Scalar;
 use crate::offline::tables;
@@ -149,24 +148,6 @@ impl<P: Party> Preparer<'_, P> {
             })?;
         }
         Ok(())
-    }
-
-    /// `n` exponential tables: records of an 8-byte payload share and a key.
-    ///
-    /// # Errors
-    /// As [`Preparer::rows`].
-    pub fn exponentials(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
-        let shape = exp_shape(self.plan, 0);
-        let betas = self.rng.word_vec(n);
-        let betas_ref = &betas;
-        tables::make::<P>(self.ch, self.ot, (shape, n), betas_ref, self.rng, &mut |first, records| {
-            let mut bytes = Wiped::new(Vec::with_capacity(records.len() + 8 * n));
-            for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
-                bytes.extend_from_slice(&betas_ref[first + i].0.to_le_bytes());
-                bytes.extend_from_slice(record);
-            }
-            sink.write_records(first, &bytes)
-        })
     }
 }
 
