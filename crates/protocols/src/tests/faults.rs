@@ -84,10 +84,13 @@ fn numbers_outside_the_field_are_errors() {
 #[test]
 fn wrong_contents_never_panic() {
     // Semi-honest: the result is wrong, and nothing worse happens. A random word is above p with
-    // probability 2^-32.
+    // probability 2^-32, above most of the other primes of A9 nearly always.
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Random);
-        assert!(error.is_none(), "{error:?}");
+        match (step, by, at) {
+            (Step::Attention(_), 1, 1) => assert!(matches!(error, Some(ProtocolError::Peer { .. })), "{error:?}"),
+            _ => assert!(error.is_none(), "{error:?}"),
+        }
     });
 }
 

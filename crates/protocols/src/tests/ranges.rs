@@ -5,8 +5,10 @@
 //! otherwise from their logs, which must be what shares of the right value give. So a wrong wrap is
 //! not assumed to be impossible, only to be rare for small values.
 
+mod exp2;
 mod model;
 
+use cryptogen_ring::exponential::{MAX_PRIMES, MODULUS_BITS};
 use cryptogen_ring::{Fp, Prg, P};
 use rand_core::RngCore;
 use serde_json::{json, Value};
@@ -50,18 +52,16 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
         scalar(&mut plan["norms"][n]["scalar"], &mut pick, &mut bits);
     }
     for l in 0..list(&mut plan["attention"]) {
-        let most = segment(&plan["attention"][l]["k"]);
         for g in 0..list(&mut plan["attention"][l]["heads"]) {
             let head = &mut plan["attention"][l]["heads"][g];
             head["anchor"] = json!(["first", "own", "both"][pick(0, 3) as usize]);
-            (head["offset"], head["center"]) =
-                (json!(pick(-LARGEST, LARGEST + 1)), json!(pick(0, LARGEST + 1)));
-            bits.push(head["g"].clone());
             scalar(&mut head["scalar"], &mut pick, &mut bits);
-            let mu = |range: &str| head["scalar"][range]["mu"].as_i64().unwrap_or(0);
-            let cut = 41 - mu("hi").max(mu("lo"));
-            (head["h"], head["e_shift"], head["o_shift"]) =
-                (json!(pick(1, most)), json!(pick(0, cut.min(33))), json!(pick(0, 33)));
+            let primes = pick(2, MAX_PRIMES as i64 + 1);
+            // Weights of 1 to 24 bits, whose shares are 58 bits and longer.
+            let shift = pick(1, i64::from(MODULUS_BITS[primes as usize]) - 57);
+            let bottom = pick((shift - 19).max(1), shift + 5);
+            (head["primes"], head["bottom"], head["shift"]) = (json!(primes), json!(bottom), json!(shift));
+            head["o_shift"] = json!(pick(0, 33));
         }
     }
     for l in 0..list(&mut plan["activations"]) {
