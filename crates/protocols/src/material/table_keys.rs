@@ -48,7 +48,7 @@ impl TableKeys {
     }
 
     /// The share `α` of the secret index of every key.
-    pub(crate) fn alphas(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn alphas(&self) -> impl Iterator<Item = u32> + '_ {
         self.bytes.chunks_exact(self.stride()).map(record_alpha)
     }
 }

@@ -88,7 +88,9 @@ fn wrong_contents_never_panic() {
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Random);
         match (step, by, at) {
-            (Step::Attention(_), 1, 1) => assert!(matches!(error, Some(ProtocolError::Peer { .. })), "{error:?}"),
+            (Step::Attention(_), 1, 1) => {
+                assert!(matches!(error, Some(ProtocolError::Peer { .. })), "{error:?}")
+            }
             _ => assert!(error.is_none(), "{error:?}"),
         }
     });

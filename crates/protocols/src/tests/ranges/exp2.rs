@@ -45,10 +45,12 @@ fn remainder(residues: &[u64]) -> Limbs {
         // The digits so far, and their radix, modulo this prime.
         let (mut so_far, mut radix) = (0, 1);
         for (digit, p) in digits.iter().zip(PRIMES) {
-            so_far = ((u128::from(so_far) + u128::from(multiply(*digit, radix, prime))) % u128::from(prime)) as u64;
+            so_far = ((u128::from(so_far) + u128::from(multiply(*digit, radix, prime))) % u128::from(prime))
+                as u64;
             radix = multiply(radix, p % prime, prime);
         }
-        let rest = ((u128::from(*residue) + u128::from(prime) - u128::from(so_far)) % u128::from(prime)) as u64;
+        let rest =
+            ((u128::from(*residue) + u128::from(prime) - u128::from(so_far)) % u128::from(prime)) as u64;
         digits.push(multiply(rest, power(radix, prime - 2, prime), prime));
     }
     digits.iter().zip(PRIMES).rev().fold([0; 7], |x, (digit, prime)| scale(x, prime, *digit))
@@ -73,17 +75,24 @@ pub fn truncated(y: i128, phi: u64, head: &Head) -> Vec<Fp> {
     };
     let v = remainder(&PRIMES[..head.primes].iter().map(residue).collect::<Vec<_>>());
     let floor = shifted(v, head.shift);
-    let bits = 7 * 64 - v.iter().rev().fold((0, true), |(zeros, all), limb| match all {
-        true => (zeros + limb.leading_zeros(), *limb == 0),
-        false => (zeros, false),
-    }).0;
+    let bits = 7 * 64
+        - v.iter()
+            .rev()
+            .fold((0, true), |(zeros, all), limb| match all {
+                true => (zeros + limb.leading_zeros(), *limb == 0),
+                false => (zeros, false),
+            })
+            .0;
     let mut allowed = vec![floor, floor + Fp::ONE];
     if bits + RARE > MODULUS_BITS[head.primes] {
         // ((V − Q) >> shift) = −((Q − 1 − V) >> shift) − 1, digit by digit.
-        let complement: Vec<u64> = PRIMES[..head.primes].iter().map(|prime| {
-            let residue = residue(prime);
-            prime - 1 - residue
-        }).collect();
+        let complement: Vec<u64> = PRIMES[..head.primes]
+            .iter()
+            .map(|prime| {
+                let residue = residue(prime);
+                prime - 1 - residue
+            })
+            .collect();
         let below = -shifted(remainder(&complement), head.shift);
         allowed.extend([below - Fp::ONE, below]);
     }
