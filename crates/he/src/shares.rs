@@ -133,7 +133,7 @@ impl SecretKey {
         let params = self.params();
         let mut share = vec![Fp::ZERO; N];
         owner_share(params.ring(), self.negated(), result, &mut ClientWork::new(params.ring()), |i, y| {
-            share[i] = y
+            share[i] = field(y)
         })?;
         params.fp.forward(&mut share, layout.log_f());
         Ok(share)
@@ -141,14 +141,14 @@ impl SecretKey {
 }
 
 /// `modulus/q_i` as an integer and a fraction.
-struct Scale {
+pub(crate) struct Scale {
     integer: u128,
     /// In units of `2^−96`.
     fraction: u128,
 }
 
 impl Scale {
-    fn new(modulus: u128, q: u32) -> Scale {
+    pub(crate) fn new(modulus: u128, q: u32) -> Scale {
         let q = q as u128;
         Scale { integer: modulus / q, fraction: ((modulus % q) << FRACTION) / q }
     }
@@ -287,7 +287,13 @@ impl Hidden {
 
     /// The evaluator's share of coefficient `i`.
     pub(crate) fn share(&self, i: usize) -> Fp {
-        Fp::from_u128(scaled(&self.ring.conversion.to_field, &self.hats[0], self.ring.n(), i))
+        Fp::from_u128(self.scaled(&self.ring.conversion.to_field, i))
+    }
+
+    /// `round(c_0·t/q)` up to a multiple of `t`, below `2^67`, for coefficient `i` and the scales
+    /// from each prime to `t`.
+    pub(crate) fn scaled(&self, scales: &[Scale], i: usize) -> u128 {
+        scaled(scales, &self.hats[0], self.ring.n(), i)
     }
 }
 
@@ -323,15 +329,15 @@ impl ClientWork {
     }
 }
 
-/// Passes each coefficient's index and the key owner's share `round(c_1·s·p/2^bits)` on. The
-/// product of the number on the wire and the ternary secret is an integer below `Q/2`, whatever the
-/// bytes are, and known exactly from its residues.
+/// Passes each coefficient's index and `c_1·s/2^bits` on, the fraction alone, in units of `2^−128`.
+/// The product of the number on the wire and the ternary secret is an integer below `Q/2`, whatever
+/// the bytes are, and known exactly from its residues.
 pub(crate) fn owner_share(
     ring: &Ring,
     negated: &[u32],
     result: &[u8],
     work: &mut ClientWork,
-    mut share: impl FnMut(usize, Fp),
+    mut share: impl FnMut(usize, u128),
 ) -> Result<(), HeError> {
     let (conversion, n) = (&ring.conversion, ring.n());
     let width = conversion.width();
@@ -373,12 +379,17 @@ pub(crate) fn owner_share(
         let x = (0..limbs).fold(wrapped.wrapping_neg(), |x, l| {
             x.wrapping_add(conversion.product_others[l].wrapping_mul(rows[l][i] as u128))
         });
-        // x·2^(128−bits) times p/2^64 = 1 − 2^−32 + 2^−64.
-        let x = x << (128 - conversion.bits);
-        let scaled = x - (x >> 32) + (x >> 64);
-        share(i, Fp::new(((scaled + (1 << 63)) >> 64) as u64));
+        share(i, x << (128 - conversion.bits));
     }
     Ok(())
+}
+
+/// The key owner's share `round(x·p/2^128)`.
+#[inline(always)]
+pub(crate) fn field(x: u128) -> Fp {
+    // p/2^64 = 1 − 2^−32 + 2^−64.
+    let scaled = x - (x >> 32) + (x >> 64);
+    Fp::new(((scaled + (1 << 63)) >> 64) as u64)
 }
 
 /// A number of up to 16 little-endian bytes.
@@ -494,7 +505,7 @@ mod tests {
         let (mut wrong, rounds) = (0, 60);
         for _ in 0..rounds {
             let message = rng.fp_vec(N);
-            let scaled = Scaled::of(message.clone().into(), ring.q_mod_t);
+            let scaled = Scaled::of(message.clone().into(), ring.q_mod_p);
             let (seed, b) = ring.encrypt(&negated, &scaled, 0, &mut rng);
             let a = ring.uniform(&seed);
             let sum = |limb: usize, component: usize| &[&b, &a][component][limb * N..(limb + 1) * N];
@@ -502,7 +513,7 @@ mod tests {
             let mut sent = vec![0; N * SHORT as usize / 8];
             hidden.write(&mut sent);
             owner_share(ring, &negated, &sent, &mut work, |i, y| {
-                let error = (y + hidden.share(i) - message[i]).to_i64();
+                let error = (field(y) + hidden.share(i) - message[i]).to_i64();
                 assert!(error.abs() <= 1);
                 wrong += (error != 0) as usize;
             })

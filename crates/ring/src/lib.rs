@@ -16,7 +16,7 @@ pub mod word;
 
 pub use field::{fp_from_bytes, fp_to_bytes, Fp, P};
 pub use modulus::Modulus;
-pub use ntt::{FpNtt, Ntt};
+pub use ntt::{FpNtt, Ntt, WideNtt};
 pub use prg::{Prg, Seed};
 pub use wide::{WideFactor, WideModulus};
 pub use wiped::Wiped;

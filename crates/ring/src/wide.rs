@@ -44,13 +44,13 @@ impl WideModulus {
     /// `x·2^−64 mod q` for `x < 2^64·q`.
     #[inline(always)]
     pub const fn montgomery(&self, x: u128) -> u64 {
-        self.from_high((x >> 64) as u64, (x as u64).wrapping_mul(self.inverse))
+        self.subtract_high((x >> 64) as u64, (x as u64).wrapping_mul(self.inverse))
     }
 
     /// `x − floor(quotient·q/2^64) mod q` for a canonical `x`: a multiple of `q` with the same low
     /// half was subtracted.
     #[inline(always)]
-    const fn from_high(&self, x: u64, quotient: u64) -> u64 {
+    const fn subtract_high(&self, x: u64, quotient: u64) -> u64 {
         let high = ((quotient as u128 * self.q as u128) >> 64) as u64;
         self.sub(x, high)
     }
@@ -62,11 +62,12 @@ impl WideModulus {
         self.sub(x, self.q - y)
     }
 
-    /// `x − y mod q` for a canonical `x` and `y ≤ q`.
+    /// `x − y mod q` for a canonical `x` and `y ≤ q`; `q − q` is 0.
     #[inline(always)]
     pub const fn sub(&self, x: u64, y: u64) -> u64 {
-        let (difference, borrow) = x.overflowing_sub(y);
-        difference.wrapping_add(self.q & (borrow as u64).wrapping_neg())
+        // The upper half is the borrow as a mask; of a flag LLVM would make a branch.
+        let difference = (x as u128).wrapping_sub(y as u128);
+        (difference as u64).wrapping_add(self.q & (difference >> 64) as u64)
     }
 
     /// `x·y mod q` for a canonical `y` and any 64-bit `x`.
@@ -92,7 +93,7 @@ impl WideModulus {
     #[inline(always)]
     pub const fn mul_factor(&self, x: u64, w: WideFactor) -> u64 {
         let high = ((x as u128 * w.value as u128) >> 64) as u64;
-        self.from_high(high, x.wrapping_mul(w.quotient))
+        self.subtract_high(high, x.wrapping_mul(w.quotient))
     }
 
     /// `x^exponent mod q`, for public exponents.
