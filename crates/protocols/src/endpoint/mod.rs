@@ -23,7 +23,7 @@ use cryptogen_ot::OtPair;
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::{Prg, Seed};
 
-pub use rows::exponentials_needed;
+pub use rows::{exponential_bytes, exponentials_needed};
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
@@ -102,7 +102,7 @@ struct ExponentialPool {
 
 impl ExponentialPool {
     fn open<P: Party>(store: &Store, plan: &Plan, primes: usize) -> Result<ExponentialPool> {
-        let heads = (0..plan.model.layers).map(|layer| plan.heads_with(layer, primes).count() as u64).sum();
+        let heads = heads_with(plan, primes) as u64;
         let pool = store.pool(&format!("exponentials-{primes}"), exponential_record_bytes::<P>(primes))?;
         Ok(ExponentialPool { primes, heads, pool })
     }
@@ -355,6 +355,11 @@ impl Endpoint<Server> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, weights, rows, sampled)
     }
+}
+
+/// Heads of all layers that have so many primes.
+fn heads_with(plan: &Plan, primes: usize) -> usize {
+    (0..plan.model.layers).map(|layer| plan.heads_with(layer, primes).count()).sum()
 }
 
 /// The progress of `n` of `all` records, of which `done` are there.

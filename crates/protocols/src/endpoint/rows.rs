@@ -3,18 +3,21 @@
 
 use std::path::Path;
 
+use cryptogen_he::N;
 use cryptogen_mpc::session::Phase;
-use cryptogen_party::{Party, Role};
+use cryptogen_party::{Client, Party, Role};
 use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
 use rayon::prelude::*;
 
-use super::{chunks, Endpoint, ExponentialPool};
+use super::{chunks, heads_with, Endpoint, ExponentialPool};
 use crate::error::{ProtocolError, Result};
 use crate::material::{
-    Deferred, Exponentials, Held, LogitsMaterial, MaskLabel, Row, RowAttention, RowMaterial, Run, SEED_BYTES,
+    exponential_record_bytes, Deferred, Exponentials, Held, LogitsMaterial, MaskLabel, Row, RowAttention,
+    RowMaterial, Run, SEED_BYTES,
 };
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, NewRows};
+use crate::offline::exponentials;
 use crate::online::products::Side;
 use crate::share::local::trunc;
 use crate::share::qkv::split_qkv;
@@ -189,6 +192,18 @@ impl<P: Side> Endpoint<P> {
 /// Exponentials that `n` rows from position `first` on spend, in pairs of rows; row 0 needs none.
 pub fn exponentials_needed(first: usize, n: usize) -> u64 {
     (first..first + n).filter(|t| *t > 0).map(|t| t as u64 + 1).sum()
+}
+
+/// Bytes of the exponentials of a pair of rows: in the store of the client, whose records are the
+/// longer ones, and in the messages of both parties that make whole ciphertexts of them.
+pub fn exponential_bytes(plan: &Plan) -> (usize, f64) {
+    let bytes = |primes| {
+        let (heads, cost) = (heads_with(plan, primes), exponentials::cost(primes, N));
+        let sent = (cost.client_bytes + cost.server_bytes) as f64 / N as f64;
+        (heads * exponential_record_bytes::<Client>(primes), heads as f64 * sent)
+    };
+    let each = plan.prime_counts().into_iter().map(bytes);
+    each.fold((0, 0.0), |sum, each| (sum.0 + each.0, sum.1 + each.1))
 }
 
 fn parse_logits(bytes: &[u8], vocab: usize, file: &Path) -> Result<LogitsMaterial> {
