@@ -34,7 +34,7 @@ type Sessions = [&'static [&'static [usize]]];
 /// What a party leaves of a session: logits of every pass (client) and its log.
 type Left = Vec<(Vec<Logits>, Vec<u64>)>;
 
-fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
+fn stock(sessions: &Sessions) -> Stock {
     let rows = |s: &&[&[usize]]| s.iter().map(|p| p.len()).sum::<usize>();
     let all = sessions.iter().map(rows).sum::<usize>() as u64;
     Stock {
@@ -70,7 +70,7 @@ fn run<P: Side>(
 
 /// Prepares what the sessions need, runs them and compares with the clear model.
 fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions, tries: Tries) {
-    let (want, layers) = (stock(tiny, sessions), tiny.plan.model.layers);
+    let (want, layers) = (stock(sessions), tiny.plan.model.layers);
     let (client, server) = pair(
         |conn| -> Result<_> {
             let (mut e, handle) = open(conn, tiny, dir, variant)?;

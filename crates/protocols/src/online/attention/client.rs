@@ -32,12 +32,13 @@ impl Online<Client> {
         let (w3, r3) = first_message(scalar, pairs);
 
         // 1.
+        let factors = self.factors(&call)?;
         let new = self.new_rows(qkv);
         let scores = self.products.scores(ch, &call, &self.active, &new)?;
 
         // 2.
         let mut m2 = Opening::new();
-        let factors = self.fix_scores(&call, &scores, &mut m2)?;
+        self.fix_scores(&call, &scores, &factors, &mut m2)?;
         m2.send(ch)?;
 
         // 3.

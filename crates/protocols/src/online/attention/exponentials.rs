@@ -32,8 +32,9 @@ impl<P: Side> Online<P> {
         Ok(Wiped::new(out))
     }
 
-    /// What the material holds for every pair, in their order; it leaves once.
-    fn factors(&mut self, call: &Call) -> Result<Vec<HeadFactors>> {
+    /// What the material holds for every pair, in their order. It leaves once, before anything of
+    /// these rows is opened.
+    pub(super) fn factors(&mut self, call: &Call) -> Result<Vec<HeadFactors>> {
         let (mut out, per_number) = (Vec::with_capacity(call.pairs.len()), |primes: usize| match P::ROLE {
             Role::Client => 1 + 2 * primes,
             Role::Server => primes,
@@ -60,17 +61,17 @@ impl Online<Client> {
         &mut self,
         call: &Call,
         scores: &[Fp],
+        factors: &[HeadFactors],
         message: &mut Opening,
-    ) -> Result<Vec<HeadFactors>> {
+    ) -> Result<()> {
         let x = self.relative_scores(call, scores)?;
-        let factors = self.factors(call)?;
         let mut fixed = Wiped::new(Vec::with_capacity(call.entries));
-        for f in &factors {
+        for f in factors {
             fixed.extend(f.words.chunks_exact(1 + 2 * f.primes).map(|record| Fp::new(record[0])));
         }
         self.trace.fractions(fixed.iter().map(|c| c.value() & ((1 << F) - 1)));
         message.masked(&x, &fixed);
-        Ok(factors)
+        Ok(())
     }
 
     /// Step 3: its shares of `e'`, `[entries]`, from the server's opened factors.
@@ -115,32 +116,22 @@ impl Online<Server> {
         weights
     }
 
-    /// Steps 2 and 3: its factors for its shares `x` of the scores and the client's `opened`, less
-    /// their masks.
-    pub(super) fn open_factors(
-        &mut self,
-        call: &Call,
-        x: &[Fp],
-        opened: &[Fp],
-        message: &mut Opening,
-    ) -> Result<()> {
-        let masks = self.factors(call)?;
+    /// Step 3: opens its factors for its shares `x` of the scores, `[entries]`, under `masks`.
+    pub(super) fn open_factors(&self, call: &Call, x: &[Fp], masks: &[HeadFactors], message: &mut Opening) {
         let heads = &self.plan.attention[call.layer].heads;
         let factors: Vec<Wiped<u64>> = (call.pairs.par_iter().zip(&call.starts))
             .map(|(&(_, g, t), &at)| {
                 let n = heads[g].primes;
                 let mut factors = Wiped::zeros((t + 1) * n);
-                let shares = x[at..=at + t].iter().zip(&opened[at..=at + t]);
-                for ((x, d), factors) in shares.zip(factors.chunks_exact_mut(n)) {
-                    factors_server(*x + *d, heads[g].bottom, factors);
+                for (x, factors) in x[at..=at + t].iter().zip(factors.chunks_exact_mut(n)) {
+                    factors_server(*x, heads[g].bottom, factors);
                 }
                 factors
             })
             .collect();
-        for (factors, masks) in factors.iter().zip(&masks) {
+        for (factors, masks) in factors.iter().zip(masks) {
             message.masked_residues(masks.primes, factors, &masks.words);
         }
-        Ok(())
     }
 }
 

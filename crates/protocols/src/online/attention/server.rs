@@ -33,12 +33,14 @@ impl Online<Server> {
         let (w4, r4) = first_message(scalar, pairs);
 
         // 1.
+        let masks = self.factors(&call)?;
         let new = self.new_rows(qkv);
         let scores = self.products.scores(ch, &call, &self.active, &new)?;
-        let x = self.relative_scores(&call, &scores)?;
+        let mut x = self.relative_scores(&call, &scores)?;
 
         // 2.
         let opened = Opened::recv(ch, call.entries, 0)?.words(call.entries)?;
+        x.iter_mut().zip(&opened).for_each(|(x, d)| *x += *d);
 
         // 3.
         let weights = self.weights(&call);
@@ -46,7 +48,7 @@ impl Online<Server> {
         let net = self.net(&call, &sigma)?;
         let started = start::<Server>(specs, &sigma, self.sigma_keys(&call, layer)?);
         let mut m3 = Opening::new();
-        self.open_factors(&call, &x, &opened, &mut m3)?;
+        self.open_factors(&call, &x, &masks, &mut m3);
         started.push(&mut m3);
         net.push(&mut m3);
         m3.send(ch)?;
