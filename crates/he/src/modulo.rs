@@ -54,11 +54,10 @@ impl Plain {
         x
     }
 
-    /// A message in slots, on its way into a ciphertext.
-    pub(crate) fn scaled(&self, slots: &[u64]) -> Scaled {
-        let mut x = self.coefficients(slots);
-        x.iter_mut().for_each(|x| *x = self.modulus().mul_factor(*x, self.q_mod_t));
-        Scaled::modulo(self.modulus().value(), x)
+    /// A message, by its coefficients, on its way into a ciphertext.
+    pub(crate) fn scaled(&self, mut coefficients: Wiped<u64>) -> Scaled {
+        coefficients.iter_mut().for_each(|x| *x = self.modulus().mul_factor(*x, self.q_mod_t));
+        Scaled::modulo(self.modulus().value(), coefficients)
     }
 
     /// Both components of a ciphertext times the polynomial with slots `y`, lifted to
@@ -80,11 +79,16 @@ impl Plain {
     }
 
     /// The key owner's share `round(x·t/2^128)`.
-    fn owner(&self, x: u128) -> u64 {
+    pub(crate) fn owner(&self, x: u128) -> u64 {
         let t = self.modulus().value();
         let product = (x >> 64) * t as u128 + ((x as u64 as u128 * t as u128) >> 64);
         // The last bits of x are 0, so nothing overflows; t itself may come out, and becomes 0.
         self.modulus().sub(((product + (1 << 63)) >> 64) as u64, t)
+    }
+
+    /// The evaluator's share of coefficient `i`.
+    pub(crate) fn evaluator(&self, hidden: &Hidden, i: usize) -> u64 {
+        self.modulus().reduce(hidden.scaled(&self.scales, i))
     }
 }
 
@@ -99,7 +103,8 @@ impl SecretKey {
     ) -> Result<SeededCiphertext, HeError> {
         check_length("message", N, message.len())?;
         let params = self.params();
-        let scaled = params.plain(prime).scaled(message);
+        let plain = params.plain(prime);
+        let scaled = plain.scaled(plain.coefficients(message));
         let layout = Layout::new(LOG_N)?;
         let (seed, b) = params.ring().encrypt(self.negated(), &scaled, layout.log_f(), rng);
         Ok(SeededCiphertext { layout, seed, b })
@@ -143,8 +148,7 @@ pub fn multiply_modulo(
     hidden.hide(key, LOG_N, product, &mut Prg::new(&Seed::random(rng)));
     let mut result = vec![0; RESULT_BYTES];
     hidden.write(&mut result);
-    let mut share: Vec<u64> =
-        (0..N).map(|i| plain.modulus().reduce(hidden.scaled(&plain.scales, i))).collect();
+    let mut share: Vec<u64> = (0..N).map(|i| plain.evaluator(&hidden, i)).collect();
     plain.ntt.forward(&mut share);
     Ok((result, share))
 }
@@ -155,6 +159,7 @@ mod tests {
     use cryptogen_ring::Fp;
 
     use super::*;
+    use crate::noise::{combine_noise_bound, ERROR_BOUND};
     use crate::params::ParamSet;
     use crate::shares::Nonces;
 
@@ -200,8 +205,7 @@ mod tests {
     #[test]
     fn products_are_exact_modulo_every_prime() {
         let mut s = setup(1);
-        for prime in 0..PRIMES.len() {
-            let t = PRIMES[prime];
+        for (prime, &t) in PRIMES.iter().enumerate() {
             let (mut x, mut y) = (uniform(prime, &mut s.rng), uniform(prime, &mut s.rng));
             let edges = [0, 1, t - 1, t / 2, t / 2 + 1];
             x.iter_mut().zip(edges).for_each(|(x, edge)| *x = edge);
@@ -230,6 +234,45 @@ mod tests {
                 let shares = run(&mut s, prime, &x, &y);
                 check(prime, &x, &y, &shares);
             }
+        }
+    }
+
+    /// Noise of products before they are hidden, from the secret key: within the bound of
+    /// [`crate::noise`] always, and as large as independent errors make it.
+    #[test]
+    fn noise_is_within_its_bound() {
+        let mut s = setup(5);
+        for (prime, &t) in PRIMES.iter().enumerate() {
+            let (x, plain) = (uniform(prime, &mut s.rng), s.params.plain(prime));
+            let ct = s.sk.encrypt_modulo(prime, &x, &mut s.rng).unwrap();
+            let [mut phase, a] = plain.multiply(s.params, &ct, &uniform(prime, &mut s.rng));
+            // Of t·(b − a·(−s))/q the fraction, in units of 2^−96: the message is a multiple of q.
+            let mut fractions = vec![0u128; N];
+            for (limb, phase) in phase.chunks_exact_mut(N).enumerate() {
+                let (q, range) = (s.params.modulus(limb), limb * N..(limb + 1) * N);
+                let others = (0..LIMBS).filter(|&other| other != limb).map(|other| s.params.primes()[other]);
+                let others = others.fold(1, |product, other| q.mul(product, q.reduce(other as u64)));
+                let factor = q.mul(q.reduce(t), q.inv(others));
+                for ((phase, &a), &minus_s) in
+                    phase.iter_mut().zip(&a[range.clone()]).zip(&s.sk.negated()[range])
+                {
+                    *phase = q.mul(q.sub(*phase, q.mul(a, minus_s)), factor);
+                }
+                s.params.ntt(limb).inverse(phase, 0..LOG_N);
+                let each = fractions.iter_mut().zip(phase.iter());
+                each.for_each(|(f, &x)| *f += ((x as u128) << 96) / q.value() as u128);
+            }
+            // In units of t/q.
+            let unit = (96.0 - s.params.log_q()).exp2() * t as f64;
+            let noise = |f: &u128| ((f << 32) as i128 >> 32) as f64 / unit;
+            let noise: Vec<f64> = fractions.iter().map(noise).collect();
+            let largest = noise.iter().fold(0.0f64, |most, e| most.max(e.abs()));
+            let bound = combine_noise_bound(N as u64);
+            assert!(largest.log2() < bound as f64);
+            let square = noise.iter().map(|e| e * e).sum::<f64>() / N as f64;
+            let variance = N as f64 * (t as f64).powi(2) / 12.0 * (ERROR_BOUND as f64 / 2.0 + 1.0 / 12.0);
+            assert!((square / variance - 1.0).abs() < 0.1, "{square} {variance}");
+            assert!(largest < 6.0 * variance.sqrt());
         }
     }
 

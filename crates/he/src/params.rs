@@ -21,7 +21,7 @@ pub const LIMBS: usize = 7;
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ParamSet {
     /// `N = 8192`, `log2 q = 196`, ternary secret, centred binomial error with `η = 21`
-    /// (`σ = 3.24`), `t = p`.
+    /// (`σ = 3.24`), `t = p` or another prime of exponentials, on which security does not depend.
     N8192Q196,
 }
 

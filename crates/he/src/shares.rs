@@ -401,10 +401,13 @@ fn number(bytes: &[u8]) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use cryptogen_ring::exponential::PRIMES;
     use cryptogen_ring::Seed;
+    use zeroize::Zeroizing;
 
     use super::*;
     use crate::encode::Scaled;
+    use crate::modulo::Plain;
     use crate::params::{ParamSet, Params, LOG_N};
     use crate::tests::excess;
     use crate::{Ciphertext, Combiner};
@@ -490,10 +493,14 @@ mod tests {
     }
 
     /// With fewer bits on the wire shares are wrong as often as `0.8·σ(δ)` says, so the probability
-    /// of the set's own width is of the right kind.
-    #[test]
-    fn failures_are_as_frequent_as_computed() {
-        const SHORT: u32 = 80;
+    /// of the set's own width is of the right kind. `t`: the plaintext modulus, with what it makes
+    /// of coefficients `m`, of the owner's fraction and of the evaluator's coefficient.
+    fn check_failures<const SHORT: u32>(
+        t: u64,
+        scaled: impl Fn(&[u64], &Ring) -> Scaled,
+        owner: impl Fn(u128) -> u64,
+        evaluator: impl Fn(&Hidden, usize) -> u64,
+    ) {
         let primes = Params::get(ParamSet::N8192Q196).primes();
         let conversion = Conversion::new(&primes, SHORT, PRODUCT_LIMBS);
         let ring: &'static Ring = Box::leak(Box::new(Ring::new("test", LOG_N, &primes, conversion)));
@@ -504,25 +511,39 @@ mod tests {
         let (mut hidden, mut work) = (Hidden::new(ring), ClientWork::new(ring));
         let (mut wrong, rounds) = (0, 60);
         for _ in 0..rounds {
-            let message = rng.fp_vec(N);
-            let scaled = Scaled::of(message.clone().into(), ring.q_mod_p);
-            let (seed, b) = ring.encrypt(&negated, &scaled, 0, &mut rng);
+            let message: Vec<u64> = rng.fp_vec(N).iter().map(|x| x.value() % t).collect();
+            let (seed, b) = ring.encrypt(&negated, &scaled(&message, ring), 0, &mut rng);
             let a = ring.uniform(&seed);
             let sum = |limb: usize, component: usize| &[&b, &a][component][limb * N..(limb + 1) * N];
             hidden.hide(&key, 0, sum, &mut rng);
             let mut sent = vec![0; N * SHORT as usize / 8];
             hidden.write(&mut sent);
             owner_share(ring, &negated, &sent, &mut work, |i, y| {
-                let error = (field(y) + hidden.share(i) - message[i]).to_i64();
-                assert!(error.abs() <= 1);
+                let sum = owner(y) as i128 + evaluator(&hidden, i) as i128 - message[i] as i128;
+                let error = sum.rem_euclid(t as i128);
+                assert!(error <= 1 || error == t as i128 - 1);
                 wrong += (error != 0) as usize;
             })
             .unwrap();
         }
         let weight = secret.iter().filter(|&&x| x != TERNARY_OFFSET).count() as f64;
-        let deviation = (weight / 12.0).sqrt() * (64.0 - SHORT as f64).exp2();
+        let deviation = (weight / 12.0).sqrt() * t as f64 * (-(SHORT as f64)).exp2();
         let expected = (2.0 / core::f64::consts::PI).sqrt() * deviation * (rounds * N) as f64;
         assert!((wrong as f64 / expected - 1.0).abs() < 0.4, "{wrong} wrong, {expected} expected");
+    }
+
+    #[test]
+    fn failures_are_as_frequent_as_computed() {
+        let scaled = |m: &[u64], ring: &Ring| {
+            Scaled::of(Zeroizing::new(m.iter().map(|&x| Fp::new(x)).collect()), ring.q_mod_p)
+        };
+        check_failures::<80>(P, scaled, |y| field(y).value(), |hidden, i| hidden.share(i).value());
+        let primes = Params::get(ParamSet::N8192Q196).primes();
+        for t in [PRIMES[1], PRIMES[3]] {
+            let plain = Plain::new(t, &primes);
+            let scaled = |m: &[u64], _: &Ring| plain.scaled(Wiped::new(m.to_vec()));
+            check_failures::<72>(t, scaled, |y| plain.owner(y), |hidden, i| plain.evaluator(hidden, i));
+        }
     }
 
     /// The owner's view does not depend on the multipliers: not on none at all, and not across two

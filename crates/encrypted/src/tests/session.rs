@@ -41,7 +41,7 @@ fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
         linears: all,
         rows: all,
         logits: sessions.iter().map(|s| s.len() as u64).sum(),
-        exponentials: sessions.iter().map(|s| exponentials_needed(&tiny.plan, 0, rows(s))).sum(),
+        exponentials: sessions.iter().map(|s| exponentials_needed(0, rows(s))).sum(),
     }
 }
 

@@ -132,7 +132,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
                 .map(|g| {
                     json!({
                         "anchor": ANCHORS[(s.arch as usize + l * heads + g) % 3],
-                        "primes": PRIMES[(s.arch as usize + l) % 2][g % 2], "bottom": 40 + g, "shift": 52 + l,
+                        "primes": PRIMES[(s.arch as usize + l) % 2][g % 2], "bottom": 40 + g, "shift": 48 + l,
                         "o_shift": 11 + g, "scalar": t.scalar(4, two),
                     })
                 })

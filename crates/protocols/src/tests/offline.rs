@@ -328,7 +328,7 @@ pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
         }
         Fault::Hangup => matches!(error, Some(ProtocolError::Channel(ChannelError::Closed))),
         Fault::Ones => matches!(error, Some(ProtocolError::He(_))),
-        Fault::Random => matches!(error, None | Some(ProtocolError::He(_))),
+        Fault::Random | Fault::Number(..) => matches!(error, None | Some(ProtocolError::He(_))),
     };
     assert!(expected, "{what}, {fault:?}: {error:?}");
 }

@@ -13,7 +13,7 @@ use cryptogen_ring::{Fp, Prg, P};
 use rand_core::RngCore;
 use serde_json::{json, Value};
 
-use self::model::{Pair, Wild};
+use self::model::{Met, Pair, Wild};
 use super::dealer::{insecure_deal, Session};
 use super::online::events;
 use super::steps::{run_step, Out, Step};
@@ -143,7 +143,7 @@ fn pairs(client: &[Fp], server: &[Fp]) -> Vec<Pair> {
 }
 
 /// Runs a step on inputs of a regime and compares.
-fn check(tiny: &Tiny, session: &Session, step: Step, regime: Regime, rng: &mut Prg) {
+fn check(tiny: &Tiny, session: &Session, step: Step, regime: Regime, rng: &mut Prg) -> Met {
     let (mut client, mut server) = session.active(tiny, 0..ROWS);
     let (mut shares, width) =
         (step.share(tiny, session, 0..ROWS, &vec![0; ROWS * step.width(tiny)]), step.width(tiny));
@@ -185,11 +185,12 @@ fn check(tiny: &Tiny, session: &Session, step: Step, regime: Regime, rng: &mut P
     }
     wild.finish();
     assert_eq!(events(&client, &server), (wild.events, 0));
+    wild.met
 }
 
 #[test]
 fn every_input_is_computed_as_the_arithmetic_says() {
-    let mut outside = 0;
+    let (mut outside, mut met) = (0, [0; 4]);
     for arch in BOTH {
         for seed in 0..PLANS {
             let mut rng = rng(150 + 2 * seed + arch as u8);
@@ -199,11 +200,14 @@ fn every_input_is_computed_as_the_arithmetic_says() {
                 let norms = [Site::Qkv(0), Site::Up(1), Site::Head].map(Step::Norm);
                 let layers = [0, 1].map(|l| [Step::Attention(l), Step::Activation(l)]).into_iter().flatten();
                 for step in norms.into_iter().chain(layers).chain([Step::Logits]) {
-                    check(&tiny, &session, step, regime, &mut rng);
+                    let Met { below, inside, above, caught } = check(&tiny, &session, step, regime, &mut rng);
+                    met.iter_mut().zip([below, inside, above, caught]).for_each(|(all, n)| *all += n);
                     outside += 1;
                 }
             }
         }
     }
     assert_eq!(outside, 2 * usize::from(PLANS) * 4 * 8);
+    println!("{met:?} scores below their window, in it and above, rows caught");
+    assert!(met.iter().all(|n| *n > 50), "{met:?}");
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::num::Wrapping;
 
+use cryptogen_ring::exponential::{MANTISSA_BITS, MODULUS_BITS};
 use cryptogen_ring::{Fp, Word, P};
 
 use super::exp2;
@@ -94,13 +95,24 @@ pub struct Wild<'a> {
     log: VecDeque<(u64, u64)>,
     /// of every row
     pub events: Vec<u64>,
+    /// what its exponentials met
+    pub met: Met,
+}
+
+/// Scores by where they lie, and rows that the net caught.
+#[derive(Default)]
+pub struct Met {
+    pub below: usize,
+    pub inside: usize,
+    pub above: usize,
+    pub caught: usize,
 }
 
 impl<'a> Wild<'a> {
     /// With the logs of both parties.
     pub fn new(tiny: &'a Tiny, client: Vec<u64>, server: Vec<u64>) -> Wild<'a> {
         assert_eq!(client.len(), server.len());
-        Wild { tiny, log: client.into_iter().zip(server).collect(), events: vec![] }
+        Wild { tiny, log: client.into_iter().zip(server).collect(), events: vec![], met: Met::default() }
     }
 
     pub fn finish(&self) {
@@ -188,6 +200,12 @@ impl<'a> Wild<'a> {
             exp2::truncated(y, phi, head)
         });
         assert!(allowed.clone().any(|e| value(&got) == e), "EXP2({x:?}) cannot be {got:?}");
+        let above = i128::from(MODULUS_BITS[head.primes] + 1 - 2 * MANTISSA_BITS);
+        match (i128::from(x.to_i64()) >> F) + i128::from(head.bottom) {
+            ..1 => self.met.below += 1,
+            y if y < above => self.met.inside += 1,
+            _ => self.met.above += 1,
+        }
         got
     }
 
@@ -307,7 +325,11 @@ impl<'a> Wild<'a> {
         let sums: Vec<Pair> = sigma.chunks(m.heads).map(sums).collect();
         let sums = self.tr_shares(&sums, |_| NET_SHIFT);
         let j = self.idx(&sums, |_| NET_SEGMENT, NET_BITS);
-        (1..rows).zip(j).for_each(|(t, j)| self.events[t] += u64::from(j != 0 && j + 1 != 1 << NET_BITS));
+        for (t, j) in (1..rows).zip(j) {
+            let caught = usize::from(j != 0 && j + 1 != 1 << NET_BITS);
+            self.events[t] += caught as u64;
+            self.met.caught += caught;
+        }
         pairs.iter().zip(events).for_each(|((t, _), n)| self.events[*t] += n);
         let shifts = &plan.linear(Site::O(layer)).in_shift;
         let first =
