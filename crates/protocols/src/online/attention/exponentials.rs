@@ -33,7 +33,7 @@ impl<P: Side> Online<P> {
     }
 
     /// What the material holds for every pair, in their order; it leaves once.
-    fn factors(&mut self, call: &Call) -> Result<Vec<HeadFactors>> {
+    pub(super) fn factors(&mut self, call: &Call) -> Result<Vec<HeadFactors>> {
         let (mut out, per_number) = (Vec::with_capacity(call.pairs.len()), |primes: usize| match P::ROLE {
             Role::Client => 1 + 2 * primes,
             Role::Server => primes,
@@ -116,15 +116,14 @@ impl Online<Server> {
     }
 
     /// Steps 2 and 3: its factors for its shares `x` of the scores and the client's `opened`, less
-    /// their masks.
+    /// their `masks`.
     pub(super) fn open_factors(
-        &mut self,
+        &self,
         call: &Call,
-        x: &[Fp],
-        opened: &[Fp],
+        masks: &[HeadFactors],
+        (x, opened): (&[Fp], &[Fp]),
         message: &mut Opening,
-    ) -> Result<()> {
-        let masks = self.factors(call)?;
+    ) {
         let heads = &self.plan.attention[call.layer].heads;
         let factors: Vec<Wiped<u64>> = (call.pairs.par_iter().zip(&call.starts))
             .map(|(&(_, g, t), &at)| {
@@ -137,10 +136,9 @@ impl Online<Server> {
                 factors
             })
             .collect();
-        for (factors, masks) in factors.iter().zip(&masks) {
+        for (factors, masks) in factors.iter().zip(masks) {
             message.masked_residues(masks.primes, factors, &masks.words);
         }
-        Ok(())
     }
 }
 

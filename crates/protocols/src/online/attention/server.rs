@@ -33,6 +33,7 @@ impl Online<Server> {
         let (w4, r4) = first_message(scalar, pairs);
 
         // 1.
+        let masks = self.factors(&call)?; // before anything is sent, for they leave once
         let new = self.new_rows(qkv);
         let scores = self.products.scores(ch, &call, &self.active, &new)?;
         let x = self.relative_scores(&call, &scores)?;
@@ -46,7 +47,7 @@ impl Online<Server> {
         let net = self.net(&call, &sigma)?;
         let started = start::<Server>(specs, &sigma, self.sigma_keys(&call, layer)?);
         let mut m3 = Opening::new();
-        self.open_factors(&call, &x, &opened, &mut m3)?;
+        self.open_factors(&call, &masks, (&x, &opened), &mut m3);
         started.push(&mut m3);
         net.push(&mut m3);
         m3.send(ch)?;
