@@ -10,7 +10,7 @@ from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session.messages import LARGEST_BLOCK
 
-from .report import inspect_plan, materials
+from .report import heads_by_primes, inspect_plan, materials
 
 CONTEXTS = (64, 128, 512)
 
@@ -27,6 +27,7 @@ def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
         "row_bytes": core.row_bytes,
         "exponential_bytes": dict(zip(("store", "wire"), core.exponential_bytes, strict=True)),
         "exponentials": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
+        "heads_by_primes": {str(n): heads for n, heads in heads_by_primes(plan).items()},
         "tables_per_token": materials(plan),
         "failure_log2": s.get("failure_log2", {}),
         "round_trips": 8 * plan.model.layers + 3,
