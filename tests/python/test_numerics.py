@@ -14,7 +14,7 @@ import pytest
 
 from cryptogen.backends.float import FloatBackend
 from cryptogen.calibration.choose import Limits, Margins, _gap, _Sketch, calibrate
-from cryptogen.calibration.observe import ROWS, Anchored, Scores
+from cryptogen.calibration.observe import ROWS, Anchored, Extent, Scores
 from cryptogen.calibration.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
 from cryptogen.errors import PlanError
 from cryptogen.evaluate.report import inspect_plan
@@ -589,7 +589,11 @@ def anchored(low: float, high: float, sums: list[float], value: float = 1.0, sig
     """What is chosen for a head with these scores and sums of exponentials, in bits."""
     nats = math.log(2)
     x = Anchored(low * nats, high * nats, [np.array(sums, dtype=np.float32) * nats])
-    return _Sketch.anchored("own", x, sigma_k, Margins(), value, 4)
+    return _Sketch.anchored("own", x, sigma_k, Margins(), values(value), 4)
+
+
+def values(largest: float) -> Extent:
+    return Extent(-largest / 2, largest, largest, 4)
 
 
 @pytest.mark.parametrize(
@@ -619,12 +623,12 @@ def test_a_head_that_six_primes_do_not_hold_is_refused() -> None:
 
 
 def test_exponentials_have_fewer_bits_where_their_sums_are_large() -> None:
-    tried = ((5.0, 1), (21.9, 1), (22.9, 1), (22.9, 4), (50.0, 16))
+    tried = ((5.0, 4), (21.9, 4), (22.9, 4), (22.9, 16), (50.0, 64))
     assert [anchored(-20, top, [0.0, top], value, 16).bits for top, value in tried] == [12, 12, 11, 9, 8]
     for top in range(5, 40):
-        sketch = anchored(-20, top, [0.0, top], 2.0, 16)
-        weighted = sketch.bits + F + 1 + min(top, sketch.reach)
-        assert weighted <= 46 or sketch.bits == 8
+        sketch = anchored(-20, top, [0.0, top], 8.0, 16)
+        weighted = sketch.bits + F + 3 + min(top, sketch.reach)
+        assert weighted <= 48 or sketch.bits == 8
         assert 4 * 2.0 ** (sketch.bits + sketch.reach + 1) <= 2.0**44  # no good σ is caught in the net
 
 
@@ -645,7 +649,7 @@ def test_the_anchor_that_leaves_the_least_to_do_is_taken() -> None:
         for name, (low, high, largest) in heads.items():
             sums = [np.array([0.0, largest], np.float32) * math.log(2)]
             scores.by_anchor[name] = Anchored(low * math.log(2), high * math.log(2), sums)
-        return _Sketch.of(scores, 14, Margins(), 1.0, 4).anchor
+        return _Sketch.of(scores, 14, Margins(), values(1.0), 4).anchor
 
     assert of(first=(-20, 30, 30), own=(-80, 10, 10), both=(-20, 30, 31)) == "own"  # no row's σ beyond its window
     assert of(first=(-20, 12, 12), own=(-80, 10, 10), both=(-50, 10, 11)) == "first"  # fewer primes

@@ -276,6 +276,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fractions_round_to_canonical_shares() {
+        let s = setup(6);
+        for (prime, &t) in PRIMES.iter().enumerate() {
+            let plain = s.params.plain(prime);
+            // The last 8 bits of a fraction are 0.
+            let last = u128::MAX << 8;
+            assert_eq!([0, 1 << 62, 1 << 127, last].map(|x| plain.owner(x)), [0, 0, t.div_ceil(2), 0]);
+            for units in [1, 2, t / 3, t - 1] {
+                // Half a unit below and above.
+                let (quotient, rest) = (u128::MAX / t as u128 * units as u128, u128::MAX % t as u128);
+                let middle = quotient + rest * units as u128 / t as u128;
+                let near = 1 << 62;
+                assert_eq!(plain.owner(middle - near), units);
+                assert_eq!(plain.owner(middle + near), units);
+                let half = u128::MAX / t as u128 / 2;
+                assert_eq!(plain.owner(middle + half - near / 64), units);
+                assert_eq!(plain.owner(middle + half + near / 64), (units + 1) % t);
+            }
+        }
+    }
+
     /// The slots and the scheme are the same, whichever way they are computed.
     #[test]
     fn modulo_p_it_is_the_scheme_of_fields() {

@@ -47,11 +47,10 @@ const COEFFICIENT_BITS: u32 = 24;
 /// Coefficients of the cubic that is close to `2^(φ/2^F)`.
 const CUBIC: [u64; 4] = [16775963, 11674113, 3792916, 1308915];
 
-/// What is added to an exponent, to make it positive: a multiple of 192 and of `2^14`, above the
-/// `2^52` that a share can be below 0.
-const BIAS: u64 = 3 << 52;
+/// What is added to an exponent, so that it is not negative.
+const BIAS: u64 = 1 << (64 - F);
 /// Exponents plus the bias are below `2^EXPONENT_BITS`.
-const EXPONENT_BITS: u32 = 54;
+const EXPONENT_BITS: u32 = 64 - F + 1;
 /// The upper bits of an exponent that a power begins with: `2^31` is below every prime.
 const FIRST_BITS: u32 = 5;
 
@@ -190,7 +189,8 @@ pub fn weight_client(z: &[u64], shift: u32) -> Fp {
 /// `((S − Q) >> shift) + 1` over `F_p`, the shift arithmetic.
 pub fn weight_server(z: &[u64], shift: u32) -> Fp {
     // ((S − Q) >> shift) + 1 = −((Q − 1 − S) >> shift).
-    -shifted(z.iter().zip(PRIMES).map(|(z, prime)| prime - 1 - z), shift)
+    let negative = shifted(z.iter().zip(PRIMES).map(|(z, prime)| prime - 1 - z), shift);
+    Fp::new(P - negative.value())
 }
 
 /// `x >> shift` over `F_p` for the `x` in `[0, Q)` with these residues.
@@ -344,7 +344,6 @@ mod tests {
             }
             // A power begins with 2^31 at most.
             assert!(n > 1 << 31);
-            assert_eq!(BIAS % 192 + BIAS % (1 << 14), 0);
         }
         assert!(!is_prime(u64::MAX) && !is_prime(P - 2));
         MODULUS_BITS.iter().enumerate().for_each(|(n, &bits)| assert_eq!(bits, product(n).log2()));
