@@ -14,22 +14,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cryptogen.numerics.exponential import NET_H, NET_K, NET_SHIFT, net
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import NumericPlan, tables
+from cryptogen.numerics.plan import Attention, NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel
 
 from .exact import cat_rows, product, scores_of, weighted_values
+from .exponential import HeadPowers
 from .field import Ints, minus, plus, times, total
 from .rounding import Rounding
-from .scalars import HeadTables, ScalarTables
+from .scalars import ScalarTables
 
 OFF = 256  # units that prepared shares of products with a matrix of 16 bits are off by at most (A5.3)
 ROWS = 64  # of one head at a time where order does not matter: what fits in a processor's cache
+NET_END = 2.0 ** (NET_SHIFT + NET_H)  # sums of σ below are never flagged
 
 
 class Place(NamedTuple):
-    """Where look-ups left their range: `kind` is norm, score, sigma or activation; `head` where
-    there is one."""
+    """Where look-ups left their range: `kind` is norm, sigma, net (the sum of all σ of a layer) or
+    activation; `head` where there is one."""
 
     kind: str
     layer: int
@@ -43,9 +46,9 @@ class FixedBackend:
     """Implements the decoder's `Backend` on int64 arrays, rows of one call first.
 
     `range_events`: of each row of the last `logits` call, as the client would learn them (A7).
-    `events`: how many of them came from where; `excess`: how far outside at most (scores: nats,
-    activations: times half the window's width,
-    others: a factor). `raw_logits`: the integers of the last `logits` call, of 24 bits.
+    `events`: how many of them came from where; `excess`: how far outside at most, a factor
+    (activations: of half the window's width). `raw_logits`: the integers of the last `logits` call,
+    of 24 bits.
     """
 
     def __init__(self, model: IntegerModel, plan: NumericPlan, rounding: Rounding) -> None:
@@ -60,7 +63,8 @@ class FixedBackend:
         sites = plan.model.norm_sites()
         self._plan_norms = dict(zip(sites, plan.norms, strict=True))
         self._norms = {site: ScalarTables([norm.scalar], self._tables) for site, norm in self._plan_norms.items()}
-        self._heads = [HeadTables(a, self._tables) for a in plan.attention]
+        self._heads = [_Heads(a, self._tables) for a in plan.attention]
+        self._net = net()
         self._neurons = [_Neurons(plan, i, self._tables) for i in range(plan.model.layers)]
         self._in_shift = {site: np.array(linear.in_shift, dtype=np.int64) for site, linear in plan.linears.items()}
         self._out_shift = {site: np.array(linear.out_shift, dtype=np.int64) for site, linear in plan.linears.items()}
@@ -154,19 +158,16 @@ class FixedBackend:
             hidden = np.arange(len(keys)) <= last[:, None]  # [T, L]
             seen = np.broadcast_to(hidden[:, None, :], s.shape)
             head = np.broadcast_to(np.arange(self.shape.heads)[:, None], s.shape)[seen]
-            events = np.zeros_like(s)
-            e[seen], events[seen] = self._exponentials(s[seen], head, layer)
-            self._rows[-len(q) :] += events.sum(axis=(1, 2))
+            e[seen] = self._exponentials(s[seen], head, layer)
         else:  # a few rows of one head at a time
             for at in range(0, len(q), ROWS):
                 rows = slice(at, at + ROWS)
                 seen = np.arange(start + min(at + ROWS, len(q))) <= last[rows, None]  # [≤ ROWS, L]
                 width = seen.shape[1]
                 for g in range(self.shape.heads):
-                    weights, events = np.zeros((2, *seen.shape), dtype=np.int64)
-                    weights[seen], events[seen] = self._exponentials(s[rows, g, :width][seen], g, layer)
+                    weights = np.zeros(seen.shape, dtype=np.int64)
+                    weights[seen] = self._exponentials(s[rows, g, :width][seen], g, layer)
                     e[rows, g, :width] = weights
-                    self._rows[len(self._rows) - len(q) :][rows] += events.sum(axis=1)
         sigma = total(e, 2)  # [T, heads]
         o = self.rounding.truncate(weighted_values(e, values), heads.o_shift[:, None])  # [T, heads, head_dim]
         rho, events = heads.scalar(sigma, self.rounding)
@@ -174,22 +175,25 @@ class FixedBackend:
         for g in np.flatnonzero(events.any(axis=0)).tolist():
             outside = heads.scalar.outside(sigma[events[:, g] > 0, g], g)
             self._note(Place("sigma", layer, g), events[:, g], outside)
+        self._catch(total(sigma, 1), layer)
         return times(o, rho[:, :, None])
 
-    def _exponentials(self, s: Ints, head: NDArray[np.int64] | int, layer: int) -> tuple[Ints, Ints]:
-        """`e'` and range events of scores [N] of one head, or of the heads [N], relative to their
-        anchors, scale 2F."""
-        heads = self._heads[layer]
-        both = np.array([anchor == "both" for anchor in heads.anchors], dtype=np.int64)
-        x = self.rounding.truncate(s, F + both[head])  # scale F
-        e, events = heads.exp(x, head, self.rounding)
+    def _catch(self, n: Ints, layer: int) -> None:
+        """A5.5e: the net under the exponentials. Garbage of one of them is in the sum n [T] of all
+        σ of a row."""
+        j = self.rounding.index(self.rounding.truncate(n, NET_SHIFT), NET_H, NET_K)
+        events = self._net[j]
+        self._rows[-len(n) :] += events
         if events.any():
-            found = events > 0
-            of = np.broadcast_to(head, x.shape)
-            for g in np.unique(of[found]):
-                above = (x[found & (of == g)] - heads.center[g]) / 2.0**F
-                self._note(Place("score", layer, int(g)), events[of == g], float(above.max()))
-        return self.rounding.truncate_word(e, heads.e_shift[head]), events
+            self._note(Place("net", layer), events, float(np.abs(n / NET_END)[events > 0].max()))
+
+    def _exponentials(self, s: Ints, head: NDArray[np.int64] | int, layer: int) -> Ints:
+        """`e'` of scores [N] of one head, or of the heads [N], relative to their anchors, scale 2F:
+        A5.5a, b."""
+        heads = self._heads[layer]
+        x = self.rounding.truncate(s, F + heads.both[head])  # scale F
+        fraction = self.rounding.fraction(x)
+        return self.rounding.exponential(heads.powers.of(x, fraction, head))
 
     def activation(self, u: Ints, layer: int) -> Ints:
         """A5.6: `A[j]·u + B[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], modulo 2^64, not yet
@@ -239,6 +243,18 @@ def _relative(s: Ints, last: NDArray[np.int64], anchor: str) -> Ints:
     if anchor == "own":
         return minus(s, own)
     return minus(minus(plus(s, s), s[:, :1]), own)
+
+
+class _Heads:
+    """The public constants of one layer's attention."""
+
+    def __init__(self, attention: Attention, made: list[NDArray[np.int64]]) -> None:
+        heads = attention.heads
+        self.anchors = [h.anchor for h in heads]
+        self.both = np.array([anchor == "both" for anchor in self.anchors], dtype=np.int64)  # [G]
+        self.powers = HeadPowers(attention)
+        self.o_shift = np.array([h.o_shift for h in heads], dtype=np.int64)  # [G]
+        self.scalar = ScalarTables([h.scalar for h in heads], made)
 
 
 class _Neurons:

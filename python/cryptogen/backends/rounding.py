@@ -1,5 +1,5 @@
 """How the oracle decides what local truncation leaves open (`docs/protocols/arithmetic.md`, A1, A2,
-A6 and A8).
+A6, A8 and A9).
 
 Numbers are signed representatives modulo p, int64; those modulo `2^64` are int64 as they are.
 `TR(x, k)` is `floor((x+1)/2^k)` or that plus 1; `IDX(x, h, k)` is `floor((x+1)/2^h)` or that minus
@@ -7,6 +7,7 @@ Numbers are signed representatives modulo p, int64; those modulo `2^64` are int6
 array that broadcasts. Every call is one event of `x.size` outcomes in C order.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cryptogen.errors import ReplayError
+from cryptogen.numerics.pieces import F
 
+from .exponential import TINY, Powers, signed
 from .field import Ints, P, Unsigned, add_field, from_field, largest, minus, reduced, sub_field, to_field
 
 Shift = int | Ints
@@ -51,10 +54,18 @@ class Rounding(Protocol):
         """A8: the leading 24 bits of x, same shape, in `[−2^23, 2^23)`. `off`: as in `truncate`."""
         ...
 
+    def fraction(self, x: Ints) -> Ints:
+        """A9: the F low bits of the client's share of x, fixed before x is known; same shape."""
+        ...
+
+    def exponential(self, v: Powers) -> Ints:
+        """A9: V truncated by its shift, same shape as x, a number modulo p."""
+        ...
+
 
 class Nearest:
     """Deterministic: round half up; the upper index; shares always wrap the way they nearly always
-    do."""
+    do; fractions of clients' shares are 0."""
 
     ordered = False
 
@@ -73,13 +84,23 @@ class Nearest:
         low, rest = _leading_floor(x)
         return _signed(low + (rest >= STEP // 2))
 
+    def fraction(self, x: Ints) -> Ints:
+        return np.zeros_like(x)
+
+    def exponential(self, v: Powers) -> Ints:
+        cut = v.cut()
+        y = v.shifted(cut, (np.int64(1) << cut) >> 1)
+        if v.rare.any():
+            y[v.rare] = [signed((e.value() + (1 << e.shift >> 1)) >> e.shift) for e in v.exactly()]
+        return y
+
 
 class Random:
     """What uniform shares give: the upper outcome with probability `((x+1) mod 2^k + 1)/2^k`, and
     wrong wraps; of leading bits with the probability that the rest is of a step.
 
     Where a wrong wrap is likelier than `2^-24` shares are drawn and the parties' formulas applied;
-    below, a 32-bit number decides, and a wrong wrap does not happen.
+    below, a 32-bit number decides, and a wrong wrap does not happen. So it is with exponentials.
     """
 
     ordered = False
@@ -103,6 +124,29 @@ class Random:
         low, rest = _leading_floor(x)
         place = self._rng.integers(0, (1 << 32) - 1, size=x.shape, dtype=np.uint32).astype(np.int64) << 8
         return _signed(low + (rest + place >= STEP))  # a step is 2^8·(2^32 − 1)
+
+    def fraction(self, x: Ints) -> Ints:
+        return self._rng.integers(0, 1 << F, size=x.shape, dtype=np.uint16).astype(np.int64)
+
+    def exponential(self, v: Powers) -> Ints:
+        cut = v.cut()
+        added = self._rng.integers(0, 1 << 32, size=v.x.shape, dtype=np.uint32).astype(np.int64)
+        added <<= TINY - 32
+        added >>= TINY - cut  # uniform below 2^cut
+        y = v.shifted(cut, added)
+        if v.rare.any():
+            y[v.rare] = self._drawn(v)
+        return y
+
+    def _drawn(self, v: Powers) -> list[int]:
+        """The rare exponentials, of shares that are drawn."""
+        n = int(v.rare.sum())
+        wraps = self._rng.random(n) * P < np.abs(v.x[v.rare].astype(np.float64))
+        found = []
+        for e, wrapped in zip(v.exactly(), wraps.tolist(), strict=True):
+            client = int.from_bytes(self._rng.bytes(e.modulus.bit_length() // 8 + 8), "little") % e.modulus
+            found.append(e.truncated(e.value(wrapped), client))
+        return found
 
     def _upper(self, x: Ints, k: Shift) -> Ints:
         """`floor((x+1)/2^k)` plus a Bernoulli, `floor((x + 2 + u)/2^k)` `u` uniform below
@@ -209,6 +253,31 @@ class Replay:
         low, high = _signed(low), _signed(high + 1)
         return self._take(x, low, high, lambda got: np.ones_like(got, dtype=np.bool_), "logit", between=off > 0)
 
+    def fraction(self, x: Ints) -> Ints:
+        got = self._next(x.shape, "fraction")
+        bound = np.broadcast_to(np.int64((1 << F) - 1), x.shape)
+        return _refused(got, (got < 0) | (got > bound), 0 * bound, bound, "fraction")
+
+    def exponential(self, v: Powers) -> Ints:
+        """Any that shares of V modulo Q can give, also where x is large and its own shares may wrap
+        the wrong way."""
+        got = self._next(v.x.shape, "exponential")
+        low = v.shifted(v.cut(), 0)
+        high = low + 1
+        if v.rare.any():
+            low[v.rare] = high[v.rare] = self._possible(v, got[v.rare].tolist())
+        return _refused(got, (got != low) & (got != high), low, high, "exponential")
+
+    def _possible(self, v: Powers, got: list[int]) -> list[int]:
+        """Of the rare exponentials what came, if it can be, or else something that can."""
+        found = []
+        for e, value in zip(v.exactly(), got, strict=True):
+            outcomes = e.outcomes(wrapped=False)
+            if abs(e.x) >= LARGE:
+                outcomes |= e.outcomes(wrapped=True)
+            found.append(value if value in outcomes else min(outcomes))
+        return found
+
     def finish(self) -> None:
         """Raises ReplayError unless every value was used."""
         left = self._rest.size + sum(np.size(np.asarray(chunk)) for chunk in self._chunks)
@@ -218,19 +287,30 @@ class Replay:
     def _take(self, x: Ints, one: Ints, other: Ints, impossible: Test, what: str, between: bool = False) -> Ints:
         """The next outcomes: `one` or `other`, or what lies `between`; for large x whatever is not
         `impossible`."""
-        while self._rest.size < x.size:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                raise ReplayError(f"replay: {x.size} values expected for a {what}, {self._rest.size} left")
-            self._rest = np.concatenate([self._rest, np.asarray(chunk, dtype=np.int64).reshape(-1)])
-        got, self._rest = self._rest[: x.size].reshape(x.shape), self._rest[x.size :]
+        got = self._next(x.shape, what)
         wrong = (got < one) | (got > other) if between else (got != one) & (got != other)
         if wrong.any() and largest(x) >= LARGE:
             wrong &= ~((x >= LARGE) | (x <= -LARGE)) | impossible(got)
-        if wrong.any():
-            i = np.unravel_index(int(np.argmax(wrong)), x.shape)
-            raise ReplayError(f"replay: {what} {i}: expected {one[i]} or {other[i]}, got {got[i]}")
+        return _refused(got, wrong, one, other, what)
+
+    def _next(self, shape: tuple[int, ...], what: str) -> Ints:
+        """The next values of the stream."""
+        size = math.prod(shape)
+        while self._rest.size < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                raise ReplayError(f"replay: {size} values expected for a {what}, {self._rest.size} left")
+            self._rest = np.concatenate([self._rest, np.asarray(chunk, dtype=np.int64).reshape(-1)])
+        got, self._rest = self._rest[:size].reshape(shape), self._rest[size:]
         return got
+
+
+def _refused(got: Ints, wrong: NDArray[np.bool_], one: Ints, other: Ints, what: str) -> Ints:
+    """`got`, or a ReplayError about the first that is `wrong`."""
+    if wrong.any():
+        i = np.unravel_index(int(np.argmax(wrong)), got.shape)
+        raise ReplayError(f"replay: {what} {i}: expected {one[i]} or {other[i]}, got {got[i]}")
+    return got
 
 
 def _next_floor(x: Ints, k: Ints) -> Ints:
@@ -276,6 +356,12 @@ class Recording:
 
     def leading(self, x: Ints, off: int = 0) -> Ints:
         return self._keep(self._inner.leading(x, off))
+
+    def fraction(self, x: Ints) -> Ints:
+        return self._keep(self._inner.fraction(x))
+
+    def exponential(self, v: Powers) -> Ints:
+        return self._keep(self._inner.exponential(v))
 
     def _keep(self, y: Ints) -> Ints:
         self.values.append(y.copy())

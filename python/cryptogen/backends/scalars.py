@@ -2,10 +2,9 @@
 being one head."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cryptogen.numerics.pieces import IntTable
-from cryptogen.numerics.plan import Attention, Range, Scalar
+from cryptogen.numerics.plan import Range, Scalar
 
 from .field import Ints
 from .rounding import Rounding
@@ -65,31 +64,3 @@ class ScalarTables:
         least = np.argmin(last.g[g]) * 2.0 ** int(last.mu[g] + last.h[g])  # the first piece that is no guard
         above, below = float(m.max()) / largest, least / max(float(m.min()), 1.0)
         return max(above, below, 1.0)
-
-
-class HeadTables:
-    """The public constants of one layer's attention."""
-
-    def __init__(self, attention: Attention, tables: list[IntTable]) -> None:
-        heads = attention.heads
-        self.scalar = ScalarTables([h.scalar for h in heads], tables)
-        self.e_shift, self.o_shift, self.center, self._h, self._offset = (
-            np.array([getattr(h, name) for h in heads], dtype=np.int64)
-            for name in ("e_shift", "o_shift", "center", "h", "offset")
-        )  # [G] each
-        self.anchors = [h.anchor for h in heads]
-        self._k = attention.k
-        # one long table each: a look-up of head g is at g·2^k + j
-        self._a, self._b, self._g = (
-            np.concatenate([tables[getattr(h, name)] for h in heads]) for name in ("a", "b", "g")
-        )
-
-    def exp(self, x: Ints, head: NDArray[np.int64] | int, rounding: Rounding) -> tuple[Ints, Ints]:
-        """`PWL(x)` of scores x [N] relative to their anchors, of one head or of the heads [N], and
-        events [N]."""
-        j = rounding.index(x - self._offset[head], self._h[head], self._k)
-        j += np.asarray(head) << self._k
-        y = self._a.take(j)
-        y *= x - self.center[head]
-        y += self._b.take(j)
-        return y, self._g.take(j)

@@ -1,10 +1,10 @@
 """From a model and public text to a plan: every window, shift and bound of
 `docs/protocols/arithmetic.md`.
 
-What a bound follows from is used where it is affordable: inputs of activations and values from the
-norms of the weights' rows (a normalised row has length √d), σ from its anchor and the context. The
-rest is measured: the float model runs over the caller's text and the stress text, and windows are
-loose by a factor, because other texts reach further.
+What a bound follows from is used where it is affordable: inputs of activations from the norms of
+the weights' rows (a normalised row has length √d), the least σ from its anchor. The rest is
+measured: the float model runs over the caller's text and the stress text, and windows are loose by
+a factor, because other texts reach further.
 """
 
 import dataclasses
@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
 from cryptogen.models.config import ModelConfig
-from cryptogen.numerics.pieces import ZEROS, F
+from cryptogen.numerics.exponential import (
+    FAILURE_BITS,
+    LEAST_PRIMES,
+    MANTISSA_BITS,
+    MODULUS_BITS,
+    NET_H,
+    NET_SHIFT,
+    PRIMES,
+    RESULT_BITS,
+)
+from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import (
     VERSION,
     Activation,
@@ -32,19 +42,15 @@ from cryptogen.numerics.plan import (
     Window,
     check,
 )
-from cryptogen.numerics.quantise import weight_bits
+from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights.canonical import Canonical
 
-from .observe import CUTS, Anchored, Observation, Scores, observe
+from .observe import Anchored, Extent, Observation, Scores, observe
 from .ranges import SIGMA_K, Ranges, TableSet, ranges, reciprocal, rsqrt
 from .statistics import statistics
 
 EMBED_SHIFT = 8
 ROPE_BITS = 14
-EXP_K, EXP_BITS_MAX = (8, 9), 45
-EXP_BITS = 10  # below e' in the table where there is room, so that rounding slopes to integers does not matter
-EXP_WIDTHS = (4, 5, 6, 7, 8)  # log2 of a window in nats
-EXP_FINE = -2  # log2 of a piece in nats: wider ones make a head noisy
 ACT_K = 9
 GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
 # log2 of half an activation's window: that of the narrowest, and of the widest that is taken
@@ -52,9 +58,11 @@ GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is a
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 NORMED_BITS = 40  # of what enters a matrix behind a norm: shares of more than that wrap too often
-SIGMA_BITS = 12  # of e' of a score at the anchor, hence of the smallest σ
-SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above that; the second costs some precision
-CUT_ROWS = 1 / 1000  # of a head's rows: where more are cut off at the top, its layer's σ gets more index bits
+# log2 of e' of a score at the anchor; fewer where a column of Σ e'·v might pass WEIGHTED_BITS: its
+# truncation fails once in 2^16 there, and a row so lost is lost to all that attend to it (white
+# space and words in turn have many such rows). Eight still are right to thousandths of the least σ.
+SIGMA_BITS, LEAST_SIGMA_BITS, WEIGHTED_BITS = 12, 8, 48
+SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above its least; the second costs some precision
 RARE, GAP_BITS = 1000, 4  # rows are of two kinds if fewer than one in so many is in between; how far apart at least
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and its truncation fails too often
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that follows from the weights
@@ -64,12 +72,10 @@ ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that follows from the 
 class Margins:
     """How far beyond the calibrated text the windows reach."""
 
-    score_top: float = 8.0  # nats above the largest score, exactly computed
-    score_least: float = 4.0  # of these where a narrower window is worth more
-    score_bottom: float = 4.0  # nats below the smallest score
-    sigma_top: float = 3.0  # bits of σ above one score at the top
-    sigma_least: float = 1.0  # of these where a head needs all that there is
-    sigma_cut: float = 3.0  # bits of σ above the largest whose scores are cut off, where there are index bits to spare
+    score_top: float = 8.0  # nats above the largest score that σ's window allows for, where there are index bits
+    sigma_top: float = 3.0  # bits of σ above one score there
+    score_bottom: float = 10.0  # nats below the smallest score, at least
+    score_spread: float = 0.25  # of a head's calibrated spread below the smallest score, where six primes hold that
     sigma: float = 4.0  # bits of σ above the largest, of which one is guard
     gap_low: float = 0.5  # bits of mean square above ordinary rows where the gap between rows of two kinds begins
     gap_high: float = 1.0  # bits below those of the other kind where it ends
@@ -103,11 +109,12 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
         norms.append(norm)
     attention = _attention(seen, margins, tables)
     activations = [_activation(seen, i, margins, limits, tables) for i in range(c.layers)]
-    bits = {site: weight_bits(model.weight[site]) for site in c.linear_shapes()}
+    shape = ModelShape.of(c)
+    bits = {site: weight_bits(model.weight[site], row_factors(shape, site)) for site in c.linear_shapes()}
     plan = NumericPlan(
         version=VERSION,
         model_digest=model_digest,
-        model=ModelShape.of(c),
+        model=shape,
         f=F,
         logit_bits=(logit_bits := F + int(bits["head"].min())),
         logit_bound=_scaled(float(limits.logits.max()), logit_bits),
@@ -210,114 +217,101 @@ def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits,
 
 
 def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tuple[Attention, list[int]]]:
-    """Every layer's heads and the in_shift of each head's columns of `o`. One k of all
-    exponentials: the smallest with which no head's pieces are coarse, if there is one."""
-    c = seen.config
-
-    def layer_of(i: int, k: int, sigma_k: int) -> list[_Sketch]:
-        values = [seen.values[i][g // c.queries_per_kv_head].mean for g in range(c.heads)]
-        return [_Sketch.of(s, k, sigma_k, margins, v) for s, v in zip(seen.scores[i], values, strict=True)]
-
-    for k in EXP_K:
-        sketches = []
-        for i in range(c.layers):
-            for sigma_k in SIGMA_K:
-                layer = layer_of(i, k, sigma_k)
-                if all(head.cut <= CUT_ROWS for head in layer):
-                    break
-            sketches.append(layer)
-        if all(s.h - F <= EXP_FINE for layer in sketches for s in layer):
-            break
-    layers = []
-    for layer in sketches:
+    """Every layer's heads and the in_shift of each head's columns of `o`. Of a layer's σ the fewest
+    index bits with which all heads have their margin, if there are any."""
+    c, layers = seen.config, []
+    for i in range(c.layers):
+        values = [seen.values[i][g // c.queries_per_kv_head] for g in range(c.heads)]
+        for sigma_k in SIGMA_K:
+            layer = [_Sketch.of(s, sigma_k, margins, v, c.heads) for s, v in zip(seen.scores[i], values, strict=True)]
+            if all(head.holds for head in layer):
+                break
+        for g, head in enumerate(layer):
+            head.refuse(f"attention[{i}].heads[{g}]")
         two = any(s.ranges(False).fine for s in layer)  # the layer's heads agree on having a fine range
         pairs = [s.head(tables, two) for s in layer]
-        layers.append((Attention(k, tuple(head for head, _ in pairs)), [shift for _, shift in pairs]))
+        layers.append((Attention(tuple(head for head, _ in pairs)), [shift for _, shift in pairs]))
     return layers
 
 
 @dataclass(frozen=True)
 class _Sketch:
-    """The choices of one head before the layer decides whether 1/σ needs two ranges."""
+    """The choices of one head before the layer decides whether 1/σ needs two ranges. In bits."""
 
     anchor: str
-    k: int
     sigma_k: int
-    h: int
-    zero: int  # the piece that begins at the anchor
-    pieces: int  # from there to the top of the exactly computed scores
-    e_shift: int
+    bits: int  # log2 of e' at the anchor
+    primes: int
+    bottom: int  # how far below the anchor exponentials are right
+    low: float  # the smallest score, relative to the anchor
     reach: float  # log2 of the largest σ outside its guard over the smallest, which is a score at the anchor alone
-    cut: float  # part of the rows that may have scores above the top
-    largest: float  # log σ, relative to the anchor, nats
-    value: float  # mean |v|
+    holds: bool  # whether the calibrated σ have their margin
+    beyond: float  # part of the rows whose σ passes `reach`
+    largest: float  # log2 of σ, relative to the anchor
+    value: float  # log2 of the mean |v|
 
     @staticmethod
-    def of(scores: Scores, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
-        """With the anchor that leaves σ the least to do: the fewest rows cut off, then the least
-        spread."""
+    def of(scores: Scores, sigma_k: int, margins: Margins, values: Extent, heads: int) -> "_Sketch":
+        """With the anchor that leaves the fewest rows' σ beyond its window, then needs the fewest
+        primes, then leaves σ the least to do."""
         if not scores.pairs:  # only first rows were seen
-            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), k, sigma_k, margins, value)
-        tried = [_Sketch.anchored(name, x, k, sigma_k, margins, value) for name, x in scores.by_anchor.items()]
-        return min(tried, key=lambda sketch: (sketch.cut, sketch.largest))
+            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), sigma_k, margins, values, heads)
+        tried = [_Sketch.anchored(name, x, sigma_k, margins, values, heads) for name, x in scores.by_anchor.items()]
+        return min(tried, key=lambda sketch: (sketch.beyond, sketch.primes, sketch.largest))
 
     @staticmethod
-    def anchored(anchor: str, x: Anchored, k: int, sigma_k: int, margins: Margins, value: float) -> "_Sketch":
-        """A head that asks for more than σ's windows can hold gives up margins first, then its most
-        extreme rows: their scores are cut off at the top, and flagged. So cut, no row may come near
-        the window's end: a σ beyond it would make garbage of the row and of all that attend to
-        it."""
-        nats, largest = math.log(2), float(x.log_sum.max(initial=0.0))
-        wished, least = x.high + margins.score_top, x.high + margins.score_least
-        for spread in (2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD):  # the upper half is guard
-            limit = (spread - (margins.sigma_cut if sigma_k < max(SIGMA_K) else margins.sigma_least)) * nats
-            fits = [top for top, log_sum in zip(CUTS, x.cut, strict=True) if log_sum <= limit]
-            cut = math.inf if largest <= limit else max(fits, default=CUTS[0])
-            if (most := min((spread - margins.sigma_top) * nats, cut)) >= least:
-                break
-        if most < least:
-            most = min(max(x.high, most), cut, (spread - margins.sigma_least) * nats)
-        bottom = x.low - margins.score_bottom
-        h = _width(wished, least, bottom, k)
-        piece, room = 2.0 ** (h - F), 2**k - int(ZEROS * 2**k)  # nats; pieces before the zeros
-        slack = max(room * piece - (wished - bottom), 0.0) / 2  # as much below as above
-        zero = min(max(math.ceil((slack - bottom) / piece), 1), room - 2)  # the anchor lies between two pieces
-        pieces = min(max(round(min(wished, most) / piece), 1), room - zero - 1)
-        level = pieces * piece / nats  # log2 of e^top
-        e_shift = max(min(EXP_BITS, math.floor(EXP_BITS_MAX - level - SIGMA_BITS)), 0)
-        reach = min(max(level + margins.sigma_top, largest / nats + margins.sigma - 1), spread)
-        part = float((x.log_sum > level * nats).mean()) if x.chunks else 0.0
-        return _Sketch(anchor, k, sigma_k, h, zero, pieces, e_shift, reach, part, largest, value)
+    def anchored(anchor: str, x: Anchored, sigma_k: int, margins: Margins, values: Extent, heads: int) -> "_Sketch":
+        """σ's window, then the scale of e', then the fewest primes that reach below all scores.
+
+        What primes have to spare goes below: a score below the bottom is garbage, one above the
+        calibrated top only likelier to be truncated wrongly.
+        """
+        nats = math.log(2)
+        sums = x.log_sum.astype(np.float64) / nats
+        low, high, largest = x.low / nats, x.high / nats, float(sums.max(initial=0.0))
+        needed = largest + margins.sigma - 1  # the upper half is guard
+        spreads = [2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD]
+        spread = next((s for s in spreads if s >= needed), spreads[-1])
+        reach = min(max(high + margins.score_top / nats + margins.sigma_top, needed), spread)
+        mean, most = (math.log2(max(value, 2.0**-8)) for value in (values.mean, values.largest))
+        weighted = WEIGHTED_BITS - F - most - min(largest, reach)
+        netted = NET_SHIFT + NET_H - math.ceil(math.log2(heads)) - (reach + 1)
+        bits = max(math.floor(min(weighted, netted, SIGMA_BITS)), LEAST_SIGMA_BITS)
+        least = math.ceil(-low + margins.score_bottom / nats) + 1  # one for the carry of the fractions
+        wished = max(least, math.ceil(-low + (high - low) * margins.score_spread) + 1)
+        rooms = {
+            n: MODULUS_BITS[n] - 2 * MANTISSA_BITS - max(RESULT_BITS - bits, math.ceil(high) + FAILURE_BITS)
+            for n in range(LEAST_PRIMES, len(PRIMES) + 1)
+        }
+        primes = next((n for n, room in rooms.items() if room >= wished), len(PRIMES))
+        beyond = float((sums > reach).mean()) if x.chunks else 0.0
+        return _Sketch(
+            anchor, sigma_k, bits, primes, rooms[primes], low - margins.score_bottom / nats, reach,
+            needed <= spread, beyond, largest, mean,
+        )  # fmt: skip
+
+    def refuse(self, where: str) -> None:
+        """PlanError if not even six primes reach below all scores, margin included."""
+        nats = math.log(2)
+        if self.bottom - 1 < -self.low:
+            possible, needed = f"{(self.bottom - 1) * nats:.0f}", f"{-self.low * nats:.0f}"
+            raise PlanError(f"{where}: scores", f"at most {possible} nats below their anchor", f"{needed} with margin")
 
     def ranges(self, two: bool) -> Ranges:
-        return ranges(2.0**SIGMA_BITS, 2.0 ** (SIGMA_BITS + self.reach), self.sigma_k, two)
+        return ranges(2.0**self.bits, 2.0 ** (self.bits + self.reach), self.sigma_k, two)
 
     def head(self, tables: TableSet, two: bool) -> tuple[Head, int]:
         """ρ = 2^r/σ has 4 bits at the largest σ; o' has 10 for the smallest; less where both cost
         too much."""
         found = self.ranges(two)
-        o_bits = SIGMA_BITS + F + math.log2(max(self.value, 2.0**-8))
+        o_bits = self.bits + F + self.value
         o_shift = min(max(math.floor(o_bits - 10), 0), 32)
-        r = math.ceil(SIGMA_BITS + self.reach) + 4
+        r = math.ceil(self.bits + self.reach) + 4
         excess = max(r - o_shift - PRODUCT_CEILING, 0)
         r -= min(excess // 2, 2)
         o_shift = min(max(o_shift, r - PRODUCT_CEILING), 32)
-        zero, top = self.zero, self.zero + self.pieces
-        bits, exact = SIGMA_BITS + self.e_shift, int(self.anchor != "both")
-        a, b, g = tables.add(3, kind="exp", k=self.k, h=self.h, bits=bits, zero=zero, top=top, exact=exact)
-        scalar = reciprocal(tables, found, r)
-        offset, center = -(zero << self.h), self.pieces << self.h
-        return Head(self.anchor, offset, center, self.h, a, b, g, self.e_shift, o_shift, scalar), r - o_shift
-
-
-def _width(top: float, least: float, bottom: float, k: int) -> int:
-    """h of the narrowest window that reaches from `bottom` to `top` (nats), the zeros at its end
-    left out. Where a window twice as wide would be coarse, `least` has to do."""
-    for width in EXP_WIDTHS:
-        room = 2.0**width * (1 - ZEROS)
-        if room >= top - bottom or (width - k >= EXP_FINE and room >= least - bottom):
-            return width + F - k
-    return EXP_WIDTHS[-1] + F - k  # scores below the window count as far below: nothing
+        shift = 2 * MANTISSA_BITS + self.bottom - self.bits
+        return Head(self.anchor, self.primes, self.bottom, shift, o_shift, reciprocal(tables, found, r)), r - o_shift
 
 
 def _linears(

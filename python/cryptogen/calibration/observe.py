@@ -3,7 +3,6 @@ windows and shifts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from cryptogen.weights.canonical import Canonical
 
 Array = NDArray[Any]
 ROWS = 128  # of scores at a time
-CUTS = tuple(bits * math.log(2) for bits in range(10, 22))  # nats: tops that a head's scores may be cut off at
 
 
 @dataclass
@@ -74,36 +72,17 @@ class Anchored:
     low: float = np.inf
     high: float = -np.inf
     chunks: list[Array] = field(default_factory=list)  # log Σ_j exp(x_j) of each row
-    # for each of CUTS, the largest log Σ_j exp(min(x_j, cut))
-    cut: Array = field(default_factory=lambda: np.zeros(len(CUTS)))
 
-    def add(self, scores: Array, level: Array, low: Array, high: Array, log_sum: Array) -> Array:
-        """Rows of scores [n, L], each row's smallest and largest one and log Σ exp; all relative to
-        `level` [n]. Returns the rows' log Σ exp, which belong into `chunks`."""
+    def add(self, level: Array, low: Array, high: Array, log_sum: Array) -> Array:
+        """Each row's smallest and largest score and log Σ exp [n]; all relative to `level` [n].
+        Returns the rows' log Σ exp, which belong into `chunks`."""
         self.low, self.high = min(self.low, float((low - level).min())), max(self.high, float((high - level).max()))
-        relative = (log_sum - level).astype(np.float64)
-        large = np.flatnonzero(high - level > CUTS[0])  # the others are not cut
-        self.cut = np.maximum(self.cut, float(np.delete(relative, large).max(initial=0.0)))
-        x = scores[large] - level[large, None]
-        row, column = np.nonzero(x > CUTS[0])
-        above = x[row, column].astype(np.float64)
-        x[row, column] = -np.inf
-        rest, n = np.exp(x).sum(axis=1, dtype=np.float64), len(CUTS)
-        # scores between two cuts count in full up to the lower one, and as that cut's value from
-        # there on
-        cell = row * n + np.minimum(((above - CUTS[0]) / math.log(2)).astype(np.int64), n - 1)
-        full = np.bincount(cell, np.exp(np.minimum(above, CUTS[-1])), len(large) * n).reshape(-1, n)
-        many = np.bincount(cell, minlength=len(large) * n).reshape(-1, n)
-        for i, top in enumerate(CUTS):
-            sums = rest + full[:, :i].sum(axis=1) + many[:, i:].sum(axis=1) * math.exp(top)
-            self.cut[i] = max(self.cut[i], math.log(float(sums.max(initial=1.0))))
-        return relative.astype(np.float32)
+        return (log_sum - level).astype(np.float32)
 
     def merge(self, other: Anchored) -> None:
         """As if everything that the other has seen had been added here."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.chunks += other.chunks
-        self.cut = np.maximum(self.cut, other.cut)
 
     @property
     def log_sum(self) -> Array:
@@ -129,7 +108,7 @@ class Scores:
             high, low = rows.max(axis=1), np.where(seen, rows, np.inf).min(axis=1)
             log_sum = np.log(np.exp(rows - high[:, None]).sum(axis=1)) + high
             for anchor, level in (("first", first), ("own", own), ("both", (first + own) / 2)):
-                parts[anchor].append(self.by_anchor[anchor].add(rows, level, low, high, log_sum))
+                parts[anchor].append(self.by_anchor[anchor].add(level, low, high, log_sum))
             self.pairs += int(seen.sum())
             self.absolute += float(np.abs(rows, where=seen, out=np.zeros_like(rows)).sum(dtype=np.float64))
         for anchor, found in parts.items():

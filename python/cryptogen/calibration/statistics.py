@@ -1,7 +1,8 @@
 """What a plan costs in probability, computed from calibration; `cryptogen inspect` prints it.
 
 A local truncation of x is wrong with probability |x|/p (A1), or |x|/2^64 (A6, the same to nine
-digits), and so is a share of x that is lifted to Z_{2^64}.
+digits), and so is a share of x that is lifted to Z_{2^64}; that of an exponential V modulo Q with
+probability V/Q (A9).
 """
 
 import math
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from cryptogen.numerics.exponential import MODULI
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import NumericPlan
+from cryptogen.numerics.quantise import row_factors
 
 from .observe import Observation, Scores
 
@@ -51,13 +54,12 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
             parts["into o"] += float(np.repeat(heads, c.head_dim) @ scales)
         elif kind == "down":
             parts["into down"] += seen.act[i].mean * scales.sum()
+        outputs = seen.y[site] * row_factors(c, site) / max(seen.tokens, 1)
         if site != "head":  # of whose results the leading bits are sent
-            outputs = seen.y[site] / max(seen.tokens, 1) * 2.0 ** (F + np.array(linear.out_shift))
-            parts["out of matrices"] += float(outputs.sum())
+            parts["out of matrices"] += float((outputs * 2.0 ** (F + np.array(linear.out_shift))).sum())
         if kind == "qkv" and plan.rope:
-            rotated = seen.y[site][: c.q_dim + c.kv_dim].sum() / max(seen.tokens, 1)
+            rotated = float(outputs[: c.q_dim + c.kv_dim].sum())
             parts["rotation"] += math.sqrt(2) * rotated * 2.0 ** (F + plan.rope.bits)
-    exp_bits = {f["tables"][0]: f["bits"] for f in plan.functions if f["kind"] == "exp"}
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
         if norm.pre_shift:
@@ -71,13 +73,13 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
             scores, value = seen.scores[i][g], seen.values[i][g // seen.config.queries_per_kv_head].mean
-            bits = exp_bits[head.a]  # of the exponential at the anchor
             end = head.scalar.hi.mu + head.scalar.hi.h + head.scalar.hi.k  # rows beyond are flagged
-            exact = scores.by_anchor[head.anchor].log_sum / math.log(2) + bits - head.e_shift
+            exact = scores.by_anchor[head.anchor].log_sum / math.log(2) + head.bits
             sigma = 2.0 ** np.minimum(exact.astype(np.float64), end)
             r = shift + head.o_shift
-            parts["score"] += 2 * length * scores.absolute / max(scores.pairs, 1) * 2.0 ** (2 * F)
-            parts["exp"] += _mean(sigma) * 2.0**head.e_shift
+            absolute = scores.absolute / math.log(2) / max(scores.pairs, 1)
+            parts["score"] += 2 * length * absolute * 2.0 ** (2 * F)
+            parts["exponential"] += _mean(sigma) * 2.0**head.shift / MODULI[head.primes] * P
             parts["weighted values"] += _mean(sigma) * (c.head_dim * value * 2.0**F + 2)
             parts["1/sum"] += _mean(1 / sigma) * 2.0 ** (r + head.scalar.out_shift)
     return {part: value / P for part, value in parts.items()}

@@ -10,7 +10,7 @@ from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.protocols import PREPROCESSED
 from cryptogen.session.messages import LARGEST_BLOCK
 
-from .report import inspect_plan, materials
+from .report import heads_by_primes, inspect_plan, materials
 
 CONTEXTS = (64, 128, 512)
 
@@ -25,7 +25,9 @@ def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
         "model": plan.model_digest,
         "parameters": _core.PARAMETERS,
         "row_bytes": core.row_bytes,
+        "exponential_bytes": dict(zip(("store", "wire"), core.exponential_bytes, strict=True)),
         "exponentials": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
+        "heads_by_primes": {str(n): heads for n, heads in heads_by_primes(plan).items()},
         "tables_per_token": materials(plan),
         "failure_log2": s.get("failure_log2", {}),
         "round_trips": 8 * plan.model.layers + 3,
@@ -42,13 +44,17 @@ def layouts(core: _core.CheckedPlan, protocol: str) -> dict[str, Any]:
 def as_text(plan: NumericPlan, protocol: str = PREPROCESSED) -> str:
     """For people."""
     f = facts(plan, protocol)
-    exponentials = ", ".join(f"{n} at row {row}" for row, n in f["exponentials"].items())
+    store, wire = f["exponential_bytes"].values()
+    exponentials = ", ".join(
+        f"{n * store / 1e6:.2f} MB ({n * wire / 1e6:.2f} MB of messages) at row {row}"
+        for row, n in f["exponentials"].items()
+    )
     return "\n".join(
         [
             inspect_plan(plan),
             "",
             "cost",
-            f"  material per token on disk: {f['row_bytes'] / 1e6:.2f} MB; exponentials: {exponentials}",
+            f"  material per token on disk: {f['row_bytes'] / 1e6:.2f} MB; its exponentials: {exponentials}",
             f"  online: {f['round_trips']} round trips per pass",
             "security",
             f"  lattice parameters {f['parameters']} (≥ 128 bits, estimate in crates/he/params), statistical 40 bits,",

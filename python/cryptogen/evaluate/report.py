@@ -7,23 +7,30 @@ from collections import Counter
 from typing import Any
 
 from cryptogen.errors import PlanError
+from cryptogen.numerics.exponential import NET_K
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import ANCHORS, Head, NumericPlan, Scalar
+from cryptogen.numerics.plan import ANCHORS, NumericPlan, Scalar
 
 CLASS_HEADING = "text class        rows  perplexity: ours / float    same token  flagged  largest error of the others"
 
 
 def materials(plan: NumericPlan) -> dict[str, int]:
-    """Tables used up by one token, `k=…, payloads=…` → number (a layer's σ and norms one row; exp
-    per cached row)."""
+    """Tables used up by one token, `k=…, payloads=…` → number."""
     c, used = plan.model, Counter[str]()
     for norm in plan.norms:
         _count_scalar(used, norm.scalar, 1)
     for attention, activation in zip(plan.attention, plan.activations, strict=True):
-        used[f"k={attention.k}, payloads=1, per cached row"] += c.heads
         _count_scalar(used, attention.heads[0].scalar, c.heads)
+        used[f"k={NET_K}, payloads=0"] += 1
         used[f"k={activation.k}, payloads={2 if c.gated else 1}"] += c.ff
     return dict(used)
+
+
+def heads_by_primes(plan: NumericPlan) -> dict[int, int]:
+    """Heads of all layers by the primes of their exponentials: for each cached row, a token uses up
+    as many products of a head."""
+    found = Counter(head.primes for attention in plan.attention for head in attention.heads)
+    return dict(sorted(found.items()))
 
 
 def inspect_plan(plan: NumericPlan) -> str:
@@ -47,23 +54,24 @@ def _described(plan: NumericPlan) -> str:
         lines.append(f"wrong truncation, per token of a {length}-row context: 2^{value}")
     lines += [f"    {part:<20} 2^{value}" for part, value in s.get("failure_parts_log2", {}).items()]
     lines += [f"tables per token, {kind}: {n}" for kind, n in materials(plan).items()]
+    primes = heads_by_primes(plan)
+    products = ", ".join(f"{heads} with {n} primes" for n, heads in primes.items())
+    lines.append(f"products per token and cached row: {sum(n * h for n, h in primes.items())}; heads: {products}")
     open_layers = [str(i) for i, a in enumerate(plan.activations) if a.guarded]
     lines.append(f"activation windows hold for any text, except in layers: {', '.join(open_layers) or 'none'}")
-    safe = sum(_holds(plan, head) for a in plan.attention for head in a.heads)
-    lines.append(f"σ's windows hold for any unflagged row in {safe} of {c.layers * c.heads} heads")
     if classes := s.get("classes"):
         lines.append(CLASS_HEADING)
         lines += [class_line(name, figures) for name, figures in classes.items()]
     lines += accepted_lines(plan)
-    lines.append("layer  residual        score windows (nats)  anchors f/o/b  activation input   activation windows")
+    lines.append("layer  residual        lowest scores (nats)  anchors f/o/b  activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
         heads, a = plan.attention[i].heads, plan.activations[i]
-        widths = [1 << (h.h + plan.attention[i].k - F) for h in heads]
+        bottoms = [-(h.bottom - 1) * math.log(2) for h in heads]  # relative to their anchors
         anchors = "/".join(str(sum(h.anchor == name for h in heads)) for name in ANCHORS)
         gate = f"{row['gate'][0]:.1f} … {row['gate'][1]:.1f}"
         halves = [w.h + a.k - 1 - F for w in a.windows]
-        wide, window = f"{min(widths)}–{max(widths)}", f"±{2 ** min(halves)} … ±{2 ** max(halves)}"
-        lines.append(f"{i:>5}  {row['h']:<14.1f}  {wide:<20}  {anchors:<13}  {gate:<17}  {window}")
+        lowest, window = f"{max(bottoms):.0f} … {min(bottoms):.0f}", f"±{2 ** min(halves)} … ±{2 ** max(halves)}"
+        lines.append(f"{i:>5}  {row['h']:<14.1f}  {lowest:<20}  {anchors:<13}  {gate:<17}  {window}")
     return "\n".join(lines)
 
 
@@ -82,15 +90,6 @@ def class_line(name: str, figures: dict[str, Any]) -> str:
 def accepted_lines(plan: NumericPlan) -> list[str]:
     """Classes of text on which the plan is not good enough, and was accepted all the same."""
     return [f"NOT GOOD on {name}: {', '.join(why)}" for name, why in plan.statistics.get("accepted", {}).items()]
-
-
-def _holds(plan: NumericPlan, head: Head) -> bool:
-    """Whether σ stays inside its window in any row that has no score above the head's top."""
-    top = next(f for f in plan.functions if f["kind"] == "exp" and f["tables"][0] == head.a)
-    level = ((top["top"] - top["zero"]) << head.h) / 2**F / math.log(2)
-    hi = head.scalar.hi
-    largest = math.log2(plan.model.context) + int(top["bits"]) - head.e_shift + level
-    return bool(largest <= hi.mu + hi.h + hi.k)
 
 
 def _count_scalar(used: Counter[str], scalar: Scalar, n: int) -> None:

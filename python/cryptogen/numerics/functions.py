@@ -6,14 +6,13 @@ from typing import Any
 
 from cryptogen.errors import PlanError
 
-from .pieces import MAKERS, zeros_from
+from .pieces import MAKERS
 
 _PIECES = {"k": (4, 16), "h": (1, 32)}
 _RANGE = {**_PIECES, "low": (0, 1 << 15), "fine": (0, 1), "below": None}
 _ROTARY = {"bits": (1, 32), "theta": (0.0, 1e12), "positions": (1, 1 << 20), "pairs": (1, 1 << 12)}
 _ACTIVATION = {**_PIECES, "bits": (0, 32), "guard": (0, 2)}
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "exp": {**_PIECES, "bits": (0, 45), "zero": (1, 1 << 16), "top": (1, 1 << 16), "exact": (0, 1)},
     "reciprocal": {**_RANGE, "bits": (0, 62)},
     "rsqrt": {**_RANGE, "numerator": (0.0, 2.0**62), "eps": (0.0, 2.0**62), "gap": None},
     "rope_cos": _ROTARY,
@@ -41,9 +40,6 @@ def check_function(where: str, function: dict[str, Any]) -> int:
             pieces, value = (0, (1 << function["k"]) - 1), function[name]
             for number in _two(f"{where}.gap", value) if name == "gap" else (value,):
                 _number(f"{where}.{name}", number, pieces)
-    if kind == "exp" and not 0 < function["zero"] < function["top"] < zeros_from(function["k"]):
-        got = function["zero"], function["top"]
-        raise PlanError(f"{where}: zero, top", f"0 < zero < top < {zeros_from(function['k'])}", got)
     rotary = kind.startswith("rope")
     count = 1 if rotary else 2 if function.get("guard") == 0 else 3 + (function.get("below") is not None)
     ids = function["tables"]

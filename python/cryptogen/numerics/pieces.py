@@ -18,7 +18,6 @@ from cryptogen.models.functions import ACTIVATIONS
 F = 12
 MAX_ENTRY = 1 << 46
 SHIFT = 5 / 6  # of the way from the chord to the curve
-ZEROS = 1 / 16  # of an exponential's window, at its end
 
 IntTable = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -38,33 +37,6 @@ def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int
     chord = (left + right) / 2
     value = chord + (mid - chord) * SHIFT
     return slope.astype(np.int64), np.rint(value - slope * (x[1:-1] - center)).astype(np.int64)
-
-
-def zeros_from(k: int) -> int:
-    """The first of an exponential's last pieces, which are 0."""
-    return (1 << k) - int(ZEROS * (1 << k))
-
-
-def _exp(f: dict[str, Any]) -> list[IntTable]:
-    """`2^bits · e^(x/2^F)`, piece `zero` beginning at x = 0, up to where piece `top` begins. Then
-    the guard: it stays at the last value; but the end of the window, which numbers below it reach
-    from the other side, is 0.
-
-    `exact`: the piece before `zero` is right at x = 0, not on average: nearly all that it is asked
-    for is the anchor.
-    """
-
-    def exp(x: Floats) -> Floats:
-        return np.asarray(2.0 ** f["bits"] * np.exp(x / 2**F))
-
-    k, h, zero = f["k"], f["h"], f["zero"]
-    last, end = (f["top"] - zero) << h, zeros_from(k)
-    # so centred, no entry exceeds the last value
-    a, b = fit(lambda x: exp(np.minimum(x, last)), -(zero << h), last, h, k)
-    if f["exact"]:
-        b[zero - 1] = (1 << f["bits"]) + a[zero - 1] * last
-    a[f["top"] :], b[f["top"] : end], b[end:] = 0, np.rint(exp(np.array(float(last)))), 0
-    return [a, b, _guard(k, f["top"], 1 << k)]
 
 
 def _activation(f: dict[str, Any]) -> list[IntTable]:
@@ -132,7 +104,6 @@ def _rotary(f: dict[str, Any]) -> list[IntTable]:
 
 
 MAKERS: dict[str, Callable[[dict[str, Any]], list[IntTable]]] = {
-    "exp": _exp,
     "reciprocal": _reciprocal,
     "rsqrt": _rsqrt,
     "rope_cos": _rotary,

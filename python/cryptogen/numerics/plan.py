@@ -19,15 +19,23 @@ from cryptogen.errors import PlanError
 from cryptogen.models.config import ModelConfig
 
 from .document import read
+from .exponential import (
+    FAILURE_BITS,
+    LEAST_PRIMES,
+    MANTISSA_BITS,
+    MAX_ANCHOR_BITS,
+    MODULUS_BITS,
+    PRIMES,
+    RESULT_BITS,
+)
 from .functions import check_function
 from .pieces import MAX_ENTRY, F, IntTable, make
 
-VERSION = 3
+VERSION = 4
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
 LOGIT_ROOM = 62  # log2 of what the head's bound is scaled up to at most: half of what the field holds (A8)
 MAX_LOGIT_SHIFT = 40  # the leading 24 bits of a number modulo p are in units of about 2^40
-MAX_LIFTED_CUT = 40  # bits cut off σ's shares by both truncations: what is left is wide enough to be lifted
 ARCHITECTURES = ("gpt2", "llama")
 ANCHORS = ("first", "own", "both")
 MAX_WINDOWS = 64  # of one layer's activations
@@ -122,21 +130,24 @@ class Linear:
 
 @dataclass(frozen=True)
 class Head:
+    """Exponentials of a head's scores are computed modulo the first `primes` primes, right from
+    `bottom` bits below the anchor on; `shift` bits of them are cut off (A9)."""
+
     anchor: str  # which scores of a row the others are taken relative to
-    offset: int
-    center: int
-    h: int
-    a: int
-    b: int
-    g: int
-    e_shift: int
+    primes: int
+    bottom: int
+    shift: int
     o_shift: int
     scalar: Scalar
+
+    @property
+    def bits(self) -> int:
+        """log2 of the exponential of a score at the anchor."""
+        return 2 * MANTISSA_BITS + self.bottom - self.shift
 
 
 @dataclass(frozen=True)
 class Attention:
-    k: int
     heads: tuple[Head, ...]
 
 
@@ -284,16 +295,9 @@ def check(plan: NumericPlan) -> None:
         for shift in linear.out_shift:
             _within(f"{site}.out_shift", shift, int(site.endswith(".up")), MAX_WEIGHT_BITS)
     for layer, attention in enumerate(plan.attention):
-        _equal(f"attention[{layer}].k", plan.attention[0].k, attention.k)
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
         for g, head in enumerate(attention.heads):
-            if head.anchor not in ANCHORS:
-                raise PlanError(f"attention[{layer}].heads[{g}].anchor", ANCHORS, head.anchor)
-            for r in (head.scalar.hi, head.scalar.lo):
-                if r:
-                    _within(f"attention[{layer}].heads[{g}]: e_shift + mu", head.e_shift + r.mu, 0, MAX_LIFTED_CUT)
-            _within(f"attention[{layer}].heads[{g}].offset", head.offset, 1 - MAX_ENTRY, MAX_ENTRY - 1)
-            _within(f"attention[{layer}].heads[{g}].center", head.center, 0, MAX_ENTRY - 1)  # below: lifting could fail
+            _check_head(f"attention[{layer}].heads[{g}]", head)
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
     for layer, activation in enumerate(plan.activations):
@@ -328,6 +332,16 @@ def check(plan: NumericPlan) -> None:
             _equal(f"rope: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
 
 
+def _check_head(where: str, head: Head) -> None:
+    if head.anchor not in ANCHORS:
+        raise PlanError(f"{where}.anchor", ANCHORS, head.anchor)
+    _within(f"{where}.primes", head.primes, LEAST_PRIMES, len(PRIMES))
+    modulus = MODULUS_BITS[head.primes]
+    _within(f"{where}.bottom", head.bottom, 1, modulus - 2 * MANTISSA_BITS - FAILURE_BITS)
+    _within(f"{where}.shift", head.shift, 1, modulus - RESULT_BITS)
+    _within(f"{where}: bits at the anchor", head.bits, 1, MAX_ANCHOR_BITS)
+
+
 def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
     yield "embed.shift", plan.embed.shift
     if plan.rope:
@@ -339,8 +353,7 @@ def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
         yield from _scalar_shifts(f"norms[{i}]", norm.scalar)
     for i, attention in enumerate(plan.attention):
         for head in attention.heads:
-            yield f"attention[{i}].h", head.h
-            yield from ((f"attention[{i}]: shift", s) for s in (head.e_shift, head.o_shift))
+            yield f"attention[{i}].o_shift", head.o_shift
             yield from _scalar_shifts(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
         yield from ((f"activations[{i}].h", window.h) for window in activation.windows)
@@ -366,7 +379,6 @@ def _lookups(plan: NumericPlan) -> Iterator[tuple[str, int, int, list[int]]]:
         yield from _scalar_lookups(f"norms[{i}]", norm.scalar)
     for i, attention in enumerate(plan.attention):
         for head in attention.heads:
-            yield f"attention[{i}]", head.h, attention.k, [head.a, head.b, head.g]
             yield from _scalar_lookups(f"attention[{i}]", head.scalar)
     for i, activation in enumerate(plan.activations):
         for window in activation.windows:

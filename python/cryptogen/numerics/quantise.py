@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
-from cryptogen.weights.canonical import Canonical
+from cryptogen.weights.canonical import LOG2_E, Canonical
 
 from .pieces import F
-from .plan import MAX_WEIGHT_BITS, NumericPlan
+from .plan import MAX_WEIGHT_BITS, ModelShape, NumericPlan
 
 WEIGHT_LIMIT = 1 << 15  # |W| stays below
 ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be most of a server's memory
@@ -38,10 +38,21 @@ class IntegerModel:
         return digest.hexdigest()
 
 
-def weight_bits(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Of each row the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises PlanError if 0 is
-    too much."""
-    largest = np.maximum(matrix.max(axis=1, initial=0.0), -matrix.min(axis=1, initial=0.0)).astype(np.float64)
+def row_factors(shape: ModelShape, site: str) -> NDArray[np.float64]:
+    """What a matrix's rows are multiplied by before they are rounded, [d_out]: queries by log2(e),
+    because the parties' exponentials are powers of two (A5.5)."""
+    _, d_out = shape.sites()[site]
+    factors = np.ones(d_out)
+    if site.endswith(".qkv"):
+        factors[: shape.q_dim] = LOG2_E
+    return factors
+
+
+def weight_bits(matrix: NDArray[np.float32], factors: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of each row, times its factor, the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`. Raises
+    PlanError if 0 is too much."""
+    peaks = np.maximum(matrix.max(axis=1, initial=0.0), -matrix.min(axis=1, initial=0.0))
+    largest = peaks.astype(np.float64) * factors
     scales = 2.0 ** np.arange(MAX_WEIGHT_BITS + 1)
     bits: NDArray[np.int64] = (np.rint(largest[:, None] * scales) < WEIGHT_LIMIT).sum(axis=1) - 1
     if bits.min() < 0:
@@ -63,7 +74,7 @@ def quantise(model: Canonical, plan: NumericPlan, *, consume: bool = False) -> I
         if weight.shape != (d_out, d_in):
             raise PlanError(site, (d_out, d_in), weight.shape)
         matrices[site] = np.empty((d_out, d_in), np.int16)
-        scales = np.broadcast_to(2.0 ** bits[site], (d_out, 1))
+        scales = row_factors(plan.model, site)[:, None] * 2.0 ** bits[site]  # [d_out, 1]
         for i in range(0, d_out, ROWS):
             scaled = np.rint(weight[i : i + ROWS].astype(np.float64) * scales[i : i + ROWS])
             if (largest := float(np.abs(scaled).max())) >= WEIGHT_LIMIT:

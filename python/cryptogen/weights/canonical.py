@@ -29,6 +29,7 @@ from cryptogen.weights.checkpoint import Checkpoint
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 ROWS = 4096  # rewritten at a time
+LOG2_E = float(np.log2(np.e))  # queries are rounded times that (`numerics/quantise.py`)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _balance(config: ModelConfig, qkv: Array, bias: Array | None, o: Array) -> N
         k = slice(config.q_width + g * width, config.q_width + (g + 1) * width)
         v = slice(k.start + config.kv_width, k.stop + config.kv_width)
         peak = {rows.start: max(float(np.abs(qkv[rows]).max()), 2.0**-40) for rows in (q, k, v)}
-        turn = 2.0 ** round(np.log2(peak[k.start] / peak[q.start]) / 2)
+        turn = 2.0 ** round(np.log2(peak[k.start] / (peak[q.start] * LOG2_E)) / 2)
         lift = 2.0 ** np.floor(np.log2(largest / peak[v.start]))
         for rows, factor in ((q, turn), (k, 1 / turn), (v, lift)):
             qkv[rows] *= np.float32(factor)
