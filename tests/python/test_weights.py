@@ -18,7 +18,7 @@ from cryptogen.backends.float import FloatBackend
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 from cryptogen.weights import load, packages, tensor_shapes
-from cryptogen.weights.reader import half_rotation
+from cryptogen.weights.tensors import half_rotation
 from tiny import interleaved, tiny_gpt2, tiny_llama, write_gguf, write_llama2c
 
 Rewrite = Callable[[dict[str, np.ndarray]], None]
@@ -184,7 +184,7 @@ def test_missing_unexpected_and_wrong_tensors(tmp_path: Path) -> None:
 
     def fails(rewrite: Rewrite, error: type[Exception], match: str) -> None:
         with pytest.raises(error, match=match):
-            load(edit_tensors(tiny_llama(tmp_path / "m"), rewrite))
+            assert load(edit_tensors(tiny_llama(tmp_path / "m"), rewrite)).held
 
     fails(lambda t: t.__delitem__(name), errors.MissingTensor, name)
     fails(lambda t: t.update({name: t[name].T.copy()}), errors.TensorMismatch, r"shape is \[64, 176\]")

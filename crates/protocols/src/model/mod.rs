@@ -15,4 +15,4 @@ pub use plan::{
     F,
 };
 pub use site::Site;
-pub use weights::ServerModel;
+pub use weights::{ServerModel, ServerModelBuilder};
