@@ -37,10 +37,10 @@ class Parties:
 
     def material(self, rows: int, sampled: int) -> None:
         """Prepares and takes what a session of `rows` rows needs, on both sides."""
-        tables_needed = self.checked.exponentials_needed(0, rows)
+        pairs = self.checked.exponentials_needed(0, rows)
 
         def make(endpoint: Any, *model: Any) -> None:
-            endpoint.prepare(*model, Need(rows + 5, sampled + 2, tables_needed + 1, linears=rows + 5), None)
+            endpoint.prepare(*model, Need(rows + 5, sampled + 2, pairs + 1, linears=rows + 5), None)
             endpoint.extend(rows)
             endpoint.take_logits(sampled)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from cryptogen.backends.exponential import Powers
 from cryptogen.backends.field import Ints, add_field, from_field
 from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend
@@ -55,8 +56,9 @@ NO_CUT = Cut(before=-1, rows=0)
 
 
 class ReplayShares(Replay):
-    """Adds up the two parties' logs: truncation shares modulo p, lifted shares modulo 2^64, index
-    shares, tagged `i | k<<32 | 1<<63`, modulo 2^k.
+    """Adds up the two parties' logs: truncation shares, exponentials and fractions (the server's
+    are 0) modulo p, lifted shares modulo 2^64, index shares, tagged `i | k<<32 | 1<<63`, modulo
+    2^k.
 
     The tag alone does not tell them apart (a share may look like one), but the oracle knows what it
     asks for.
@@ -97,6 +99,14 @@ class ReplayShares(Replay):
         total = (words & np.uint64(0xFFFFFFFF)).sum(axis=0).astype(np.int64) << (64 - LEADING_BITS)
         self._rest = total >> (64 - LEADING_BITS)
         return super().leading(x, off)
+
+    def fraction(self, x: Ints) -> Ints:
+        self._rest = from_field(add_field(*self._words(x.size)))
+        return super().fraction(x)
+
+    def exponential(self, v: Powers) -> Ints:
+        self._rest = from_field(add_field(*self._words(v.x.size)))
+        return super().exponential(v)
 
     def finish(self) -> None:
         if left := self._logs.shape[1] - self._at:
@@ -227,8 +237,8 @@ class _Agreed:
     def material(self, endpoint: Any, *model: Any) -> None:
         rows = sum(len(tokens) for tokens, _ in self.passes)
         sampled = sum(sampled_of(len(tokens), want) for tokens, want in self.passes)
-        tables = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
-        endpoint.prepare(*model, Need(rows + 5, sampled + 2, tables, linears=rows + 5), None)
+        pairs = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
+        endpoint.prepare(*model, Need(rows + 5, sampled + 2, pairs, linears=rows + 5), None)
         first = min(5, rows - 1)
         endpoint.extend(first)
         endpoint.extend(rows - first)  # blocks need not be passes

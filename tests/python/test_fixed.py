@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptogen.backends.exact import product, scores_of, weighted_values
+from cryptogen.backends.exponential import HeadPowers, Powers
 from cryptogen.backends.field import minus, plus, times, total
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
@@ -30,8 +31,9 @@ from cryptogen.backends.rounding import (
 from cryptogen.calibration.choose import calibrate
 from cryptogen.models.decoder import forward
 from cryptogen.numerics import IntegerModel, NumericPlan, quantise
+from cryptogen.numerics.exponential import MODULUS_BITS, PRIMES
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import Activation, Window, tables
+from cryptogen.numerics.plan import Activation, Attention, Head, Window
 from cryptogen.weights import load
 from cryptogen.weights.canonical import Canonical, canonicalise
 from tiny import tiny_gpt2, tiny_llama
@@ -93,6 +95,34 @@ def shared_leading(x: int, client: int) -> int:
     return (total + 2**23) % 2**24 - 2**23
 
 
+def mantissa(fraction: int) -> int:
+    """A9: `2^(10 + fraction/2^F)`, nearly."""
+    u = 1308915
+    for c in (3792916, 11674113, 16775963):
+        u = c + (u * fraction >> 12)
+    return (u + 2**13) >> 14
+
+
+def shared_exponential(x: int, client: int, n: int, bottom: int, shift: int, other: int) -> int:
+    """A9: the client's number and a number of its result modulo Q given."""
+    server = (x - client) % P
+    ends, value, modulus = [client, server - P + bottom * 2**F], 0, 1
+    for prime in PRIMES[:n]:
+        factor = 1
+        for end in ends:
+            factor = factor * mantissa(end % 2**F) * pow(2, end // 2**F, prime) % prime
+        value += (factor - value) * pow(modulus, -1, prime) % prime * modulus
+        modulus *= prime
+    c, s = other % modulus, (value - other) % modulus
+    return signed((c >> shift) % P + (((s - modulus) >> shift) + 1) % P)
+
+
+def powers(x: int | np.ndarray, fraction: int | np.ndarray, n: int, bottom: int, shift: int) -> Powers:
+    head = Head("own", n, bottom, shift, 0, None)  # type: ignore[arg-type]
+    x = np.atleast_1d(np.asarray(x, dtype=np.int64))
+    return HeadPowers(Attention((head,))).of(x, np.broadcast_to(np.int64(fraction), x.shape), 0)
+
+
 def shared_lift(x: int, client: int) -> int:
     return word(client + (x - client) % P - P)
 
@@ -141,6 +171,76 @@ def test_the_oracle_knows_every_outcome_of_an_index(x: int, client: int, h: int,
         assert Replay([[want]]).index(ints(x), h, k).tolist() == [want]
     Replay([Nearest().index(ints(x), h, k)]).index(ints(x), h, k)
     Replay([Random(np.random.default_rng(client)).index(ints(x), h, k)]).index(ints(x), h, k)
+
+
+heads = st.integers(2, 6).flatmap(
+    lambda n: st.tuples(
+        st.just(n), st.integers(1, MODULUS_BITS[n] - 50), st.integers(1, MODULUS_BITS[n] - 58), st.integers(0, 2**380)
+    )
+)
+scores = st.one_of(residues, st.integers(-400 * 2**F, 400 * 2**F))  # of any size; or as far as exponentials reach
+
+
+@given(scores, clients, heads)
+def test_the_oracle_knows_every_outcome_of_an_exponential(x: int, client: int, head: tuple[int, int, int, int]) -> None:
+    n, bottom, shift, other = head
+    want = shared_exponential(x, client, n, bottom, shift, other)
+    v = powers(x, client % 2**F, n, bottom, shift)
+    (exact,) = v._replace(rare=np.ones(1, dtype=np.bool_)).exactly()
+    usually = usual(x, client, (x - client) % P, P)
+    assert exact.truncated(exact.value(not usually), other % exact.modulus) == want
+    likely = other % exact.modulus > exact.value(not usually)  # shares of V wrap as they nearly always do
+    if (usually or abs(x) >= 2**40) and (v.rare[0] or likely):
+        assert Replay([[want]]).exponential(v).tolist() == [want]
+    for rounding in (Nearest(), Random(np.random.default_rng(client))):
+        Replay([rounding.exponential(v)]).exponential(v)
+
+
+@given(st.integers(-(2**40), 2**40), clients, st.integers(2, 3))
+def test_for_primes_of_small_order_it_does_not_matter_how_shares_wrap(x: int, client: int, n: int) -> None:
+    (exact,) = powers(x, client % 2**F, n, 59, 67)._replace(rare=np.ones(1, dtype=np.bool_)).exactly()
+    value, other = exact.value(), exact.value(wrapped=True)
+    step = exact._replace(x=x + (1 if x < 0 else -1)).value()
+    assert other == step  # the exponent is off by one unit, 2^-12
+    if -59 < x / 2**F < 30:
+        assert abs(other / value - 1) < 2**-9
+
+
+@given(st.integers(2, 6), st.floats(-1, 1), st.integers(0, 2**F - 1))
+def test_exponentials_are_right_above_the_bottom(n: int, where: float, fraction: int) -> None:
+    bottom = MODULUS_BITS[n] - 66
+    shift = 2 * 10 + bottom - 12
+    bits = where * bottom if where < 0 else where * 30  # from the anchor
+    x = max(round(bits * 2**F), (1 - bottom) * 2**F)
+    (got,) = Nearest().exponential(powers(x, fraction, n, bottom, shift)).tolist()
+    ideal = 2.0 ** (12 + x / 2**F)
+    assert abs(got - ideal) <= 0.5 + 1.2e-3 * ideal
+
+
+@pytest.mark.parametrize("above", [-11.3, -4.7, 0.2, 7.1, 29.0])
+def test_exponentials_are_truncated_without_bias(above: float) -> None:
+    count, v = 400_000, powers(round((above - 12) * 2**F), 777, 2, 59, 67)
+    ideal = float(v.mantissa[0]) * 2.0 ** float(v.exponent[0] - 67)
+    many = Powers(*(np.broadcast_to(column, count) for column in v))
+    got = Random(np.random.default_rng(5)).exponential(many)
+    assert got.min() >= int(ideal) and got.max() <= int(ideal) + 1
+    assert got.mean() == pytest.approx(ideal, abs=0.004 if ideal > 0.01 else 0.0005)
+
+
+def test_large_exponentials_are_truncated_wrongly_as_often_as_their_shares_wrap() -> None:
+    """V = Q/8: it is an eighth of Q off, which is a multiple of nothing."""
+    v = powers(round((125.644 - 3 - 79) * 2**F), 0, 2, 59, 67)
+    many = Powers(*(np.broadcast_to(column, 20_000) for column in v))
+    got = Random(np.random.default_rng(6)).exponential(many)
+    (exact,) = v.exactly()
+    right = (got == exact.value() >> 67) | (got == (exact.value() >> 67) + 1)
+    assert 1 - right.mean() == pytest.approx(exact.value() / exact.modulus, abs=0.01)
+    assert exact.value() / exact.modulus == pytest.approx(1 / 8, abs=0.002)
+
+
+def test_fractions_of_the_clients_shares_are_uniform() -> None:
+    found = Random(np.random.default_rng(7)).fraction(np.zeros(200_000, dtype=np.int64))
+    assert found.min() == 0 and found.max() == 2**F - 1 and found.mean() == pytest.approx(2**11, rel=0.01)
 
 
 @given(residues, clients)
@@ -244,6 +344,15 @@ def test_replay_refuses_what_cannot_be() -> None:
         Replay([[0]]).truncate(ints(1, 2), 8)
     with pytest.raises(ReplayError, match="lifted share"):
         Replay([[101]]).lift(ints(100))
+    for fraction in (-1, 2**F):
+        with pytest.raises(ReplayError, match="fraction"):
+            Replay([[fraction]]).fraction(ints(5))
+    anchor = powers(0, 0, 2, 59, 67)
+    assert [Replay([[e]]).exponential(anchor).tolist() for e in (4096, 4097)] == [[4096], [4097]]
+    below, high = powers(-80 << F, 777, 2, 59, 67), powers(63 << F, 0, 2, 59, 67)
+    for v, value in ((anchor, 4095), (anchor, 4098), (below, 0), (high, 2**62 + 7)):
+        with pytest.raises(ReplayError, match="exponential"):
+            Replay([[value]]).exponential(v)
     for big in (2**41, -(2**41) + 7, 2**60):  # what no shares give; the other wrap is 2^52 away
         for got in (5, (big >> 12) - 1, (big >> 12) + 3, (big >> 12) + 2**51, (big >> 12) + 2**52 + 4):
             with pytest.raises(ReplayError):
@@ -398,36 +507,43 @@ def test_events_wait_for_the_next_row_that_is_sampled(model: Model, integers: In
     assert sum(backend.events.values()) == late + backend.range_events[0]
 
 
-def test_scores_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
-    """A key of row 1 is turned up until its score is above those that are computed exactly:
-    flagged, and saturated."""
+@pytest.mark.parametrize("rounding", [Nearest(), Random(np.random.default_rng(1))])
+def test_scores_below_the_bottom_are_caught_in_the_net(
+    model: Model, integers: IntegerModel, rounding: Nearest | Random
+) -> None:
+    """The key of row 1 is turned until its score is below those that the exponential is right for:
+    that is garbage, and so is σ."""
     _, plan = model
-    m, tables_ = plan.model, tables(plan)
+    m = plan.model
     for g, head in enumerate(plan.attention[0].heads):
-        backend = FixedBackend(integers, plan, Nearest())
-        above = head.center + (1 << head.h) + np.array([0, 1000, 2**18], dtype=np.int64)
-        e, events = backend._heads[0].exp(above, g, Nearest())
-        flagged = tables_[head.g][((above - head.offset + 1) >> head.h) & 255] == 1
-        assert flagged[:2].all() and events.tolist() == flagged.astype(int).tolist()
-        assert e[0] == e[1] == tables_[head.b][-20]  # stays at the last value
-        below = np.array([head.center - (1 << head.h), 0, head.offset + 1, head.offset - (3 << head.h)])
-        e, events = backend._heads[0].exp(below, g, Nearest())
-        assert events.tolist() == [0, 0, 0, 1] and e[3] == 0  # just below the window: its end from the other side
-        assert abs(e[1] / 2.0 ** plan.functions[exp_of(plan, head.a)]["bits"] - 1) < 0.01
-        # the same in the place where scores are made; the last pair of a head hardly turns
-        qkv = np.zeros((3, m.q_dim + 2 * m.kv_dim), dtype=np.int64)
-        at, kv = m.head_dim // 2 - 1, g // (m.heads // m.kv_heads)
-        qkv[2, g * m.head_dim + at] = 1 << F
-        qkv[1, m.q_dim + kv * m.head_dim + at] = head.center + (3 << head.h)
-        backend._rows, backend._end = np.zeros(3, dtype=np.int64), 3
-        backend.attention(qkv, 0)
-        assert backend.events[Place("score", 0, g)] == 1
-        assert backend.excess[Place("score", 0, g)] == pytest.approx((3 << head.h) / 2**F, rel=0.1)
-        assert backend._rows.tolist() == [0, 0, backend.events.total()]
+        found = []
+        for bits in (1 - head.bottom, -21 - head.bottom):  # mantissas of 1 have 20 zeros
+            backend = FixedBackend(integers, plan, rounding)
+            qkv = np.zeros((3, m.q_dim + 2 * m.kv_dim), dtype=np.int64)
+            at, kv = m.head_dim // 2 - 1, g // (m.heads // m.kv_heads)  # the last pair of a head hardly turns
+            qkv[2, g * m.head_dim + at] = 1 << F
+            qkv[1, m.q_dim + kv * m.head_dim + at] = bits << F
+            backend._rows, backend._end = np.zeros(3, dtype=np.int64), 3
+            backend.attention(qkv, 0)
+            found.append(backend.events[Place("net", 0)])
+            assert backend._rows.tolist() == [0, 0, backend.events.total()]
+        assert found == [0, 1]
+        assert backend.excess[Place("net", 0)] > 2
 
 
-def exp_of(plan: NumericPlan, a: int) -> int:
-    return next(i for i, f in enumerate(plan.functions) if f["tables"][0] == a)
+def test_the_net_catches_every_sum_that_is_too_large(model: Model, integers: IntegerModel) -> None:
+    """Bits 44 to 56: nothing below is caught, all from 2^45 to 2^57, and what wraps around."""
+    _, plan = model
+    backend = FixedBackend(integers, plan, Nearest())
+    sums = ints(0, 4096, 2**43, 2**44 - 2**33, 2**45, 2**50 + 5, 2**56, -(2**46), 2**62, 2**57 + 9)
+    backend._rows = np.zeros(len(sums), dtype=np.int64)
+    backend._catch(sums, 1)
+    assert backend._rows.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+    assert backend.events == {Place("net", 1): 4} and backend.excess[Place("net", 1)] == 2.0**12
+    sums = np.random.default_rng(3).integers(-(2**63), 2**63, 100_000)
+    backend._rows = np.zeros(len(sums), dtype=np.int64)
+    backend._catch(sums, 1)
+    assert 1 - backend._rows.mean() == pytest.approx(2 / 2**13, rel=0.5)
 
 
 def test_sums_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
@@ -436,6 +552,7 @@ def test_sums_outside_their_window_are_counted(model: Model, integers: IntegerMo
     for g, head in enumerate(plan.attention[0].heads):
         hi = head.scalar.hi
         end = 1 << (hi.mu + hi.h + hi.k)
+        assert head.bits == 12
         sigma = np.full((5, plan.model.heads), 1 << 12, dtype=np.int64)
         sigma[:, g] = [1 << 12, 1 << 9, end // 2 - (1 << hi.mu + hi.h), end // 2 + (1 << hi.mu + hi.h), end // 4 * 3]
         rho, events = heads.scalar(sigma, Nearest())

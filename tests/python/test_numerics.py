@@ -14,15 +14,16 @@ import pytest
 
 from cryptogen.backends.float import FloatBackend
 from cryptogen.calibration.choose import Limits, Margins, _gap, _Sketch, calibrate
-from cryptogen.calibration.observe import CUTS, ROWS, Scores
+from cryptogen.calibration.observe import ROWS, Anchored, Extent, Scores
 from cryptogen.calibration.ranges import LEAST_INDEX, NORM_K, NORM_MARGIN, TableSet, Window, ranges, reciprocal, rsqrt
 from cryptogen.errors import PlanError
 from cryptogen.evaluate.report import inspect_plan
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
-from cryptogen.numerics.pieces import F, fit, make, zeros_from
-from cryptogen.numerics.quantise import weight_bits
+from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas, net
+from cryptogen.numerics.pieces import F, fit, make
+from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights import load
 from cryptogen.weights.canonical import Balance, canonicalise
 from tiny import tiny_gpt2, tiny_llama
@@ -80,42 +81,41 @@ def test_activation_guards(kind: str) -> None:
     assert not none[2].any()
 
 
-EXP = {"kind": "exp", "tables": [0, 1, 2], "k": 8, "h": 8, "bits": 30, "zero": 100, "top": 180, "exact": 0}
+def test_primes_are_what_the_protocol_needs() -> None:
+    """Primes, 1 modulo twice the number of slots, and 2 has few powers in the first three (A9)."""
+    assert len(set(PRIMES)) == 6 and all(is_prime(q) and q % 2**14 == 1 and q < 2**64 for q in PRIMES)
+    assert [order_of_two(q) for q in PRIMES[:3]] == [192, 2**14, 2**14]
+    assert min(pow(2, 2**14, q) != 1 for q in PRIMES[3:])
+    assert MODULUS_BITS == (0, 63, 125, 186, 250, 314, 378)
+    assert all(2**bits <= q < 2 ** (bits + 1) for q, bits in zip(MODULI, MODULUS_BITS, strict=True))
 
 
-def exp_line(f: dict[str, Any], a: Any, b: Any, j: int, x: Any) -> Any:
-    """Piece j at arguments relative to the anchor, over `2^bits`; the tables' centre is where piece
-    `top` begins."""
-    return (a[j] * (np.asarray(x) - ((f["top"] - f["zero"]) << f["h"])) + b[j]) / 2.0 ** f["bits"]
+def is_prime(n: int) -> bool:
+    """Miller and Rabin, right below 2^64 with these bases."""
+    odd, twos = n - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37):
+        x = pow(base, odd, n)
+        if x not in (1, n - 1) and all((x := x * x % n) != n - 1 for _ in range(twos - 1)):
+            return False
+    return True
 
 
-def test_exponential_tables() -> None:
-    a, b, _ = make(EXP)  # 16 nats wide, the anchor at 6.25, exact up to 5 above it
-    for j in (60, 99, 100, 140, 178):
-        x = np.linspace((j - 100) * 2**8, (j - 98) * 2**8, 33)
-        assert np.abs(exp_line(EXP, a, b, j, x) / np.exp(x / 2**F) - 1).max() < 2e-3
-    assert np.abs(b).max() <= np.rint(2.0**30 * np.exp(5)) and (a >= 0).all()  # no entry exceeds the last value
+def order_of_two(prime: int) -> int:
+    return next(n for n in range(1, 1 << 15) if pow(2, n, prime) == 1)
 
 
-def test_exponential_guard_saturates_and_ends_in_zeros() -> None:
-    a, b, g = make(EXP)
-    assert zeros_from(8) == 240
-    assert not a[180:].any() and not b[240:].any()
-    assert (b[180:240] == np.rint(2.0**30 * np.exp(5))).all()
-    assert np.flatnonzero(g).tolist() == list(range(180, 256)) and g.max() == 1
-    # far below the anchor the table comes to the zeros smoothly, and is not flagged
-    assert abs(exp_line(EXP, a, b, 0, [-100 << 8, -98 << 8])).max() < np.exp(-6.1) and not g[:180].any()
+def test_mantissas_are_powers_of_two() -> None:
+    m = mantissas()
+    ideal = 2.0 ** (10 + np.arange(1 << F) / (1 << F))
+    error = m / ideal - 1
+    assert m[0] == 1024 and m[-1] == 2048 and (np.diff(m) >= 0).all()
+    assert np.abs(error).max() < 5.5e-4 and error.std() < 2.2e-4 and abs(error.mean()) < 1e-5
 
 
-@pytest.mark.parametrize(("zero", "top"), [(100, 180), (1, 2), (30, 60), (200, 239)])
-def test_an_exact_exponential_is_right_at_its_anchor(zero: int, top: int) -> None:
-    """The lower index of x = 0 is `zero − 1`, and nearly all shares give that one."""
-    exact, loose = ({**EXP, "zero": zero, "top": top, "exact": e} for e in (1, 0))
-    (a, b, g), (a0, b0, g0) = make(exact), make(loose)
-    assert exp_line(exact, a, b, zero - 1, 0) == 1.0
-    assert exp_line(loose, a0, b0, zero - 1, 0) > 1.0001
-    same = np.arange(256) != zero - 1
-    assert np.array_equal(a, a0) and np.array_equal(b[same], b0[same]) and np.array_equal(g, g0)
+def test_the_net_is_one_where_sums_are_too_large() -> None:
+    assert np.flatnonzero(net() == 0).tolist() == [0, 2**13 - 1] and net().max() == 1 and len(net()) == 2**13
 
 
 RECIPROCAL = {
@@ -276,8 +276,8 @@ def test_norms_are_precise_unless_that_costs_too_many_bits() -> None:
 
 def test_functions_are_shared() -> None:
     found = TableSet()
-    assert found.add(3, kind="exp", k=8, h=8, bits=40) == found.add(3, kind="exp", k=8, h=8, bits=40) == [0, 1, 2]
-    assert found.add(3, kind="exp", k=8, h=9, bits=40) == [3, 4, 5]
+    assert found.add(3, kind="silu", k=8, h=8, bits=40) == found.add(3, kind="silu", k=8, h=8, bits=40) == [0, 1, 2]
+    assert found.add(3, kind="silu", k=8, h=9, bits=40) == [3, 4, 5]
     assert found.count == 6 and len(found.functions) == 2
 
 
@@ -289,9 +289,28 @@ def test_window_shapes() -> None:
 
 def test_weight_bits() -> None:
     rows = np.array([[0.99, 0.0], [-0.99, 0.5], [1.0, 0.0], [0.0, -2.0], [0.0, 0.0]], dtype=np.float32)
-    assert weight_bits(rows).tolist() == [15, 15, 14, 13, 15]
+    assert weight_bits(rows, np.ones(5)).tolist() == [15, 15, 14, 13, 15]
+    assert weight_bits(rows, np.array([1.5, 1, 1, 0.4, 1])).tolist() == [14, 15, 14, 15, 15]
     with pytest.raises(PlanError):
-        weight_bits(np.array([[40000.0]], dtype=np.float32))
+        weight_bits(np.array([[40000.0]], dtype=np.float32), np.ones(1))
+
+
+@pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])
+def test_queries_are_rounded_for_base_two(make_model: Any, tmp_path: Path) -> None:
+    """Their rows and biases carry log2(e), and no other's."""
+    model = canonicalise(load(make_model(tmp_path / "m")))
+    plan = calibrate(model, [list(range(32))])
+    weights, c = quantise(model, plan), model.config
+    for site in plan.linears:
+        factors = row_factors(plan.model, site)
+        queries = c.q_width if site.endswith("qkv") else 0
+        assert (factors[:queries] == np.log2(np.e)).all() and (factors[queries:] == 1).all()
+        scale = 2.0 ** (np.array(plan.linears[site].out_shift) if site != "head" else plan.logit_bits - F)
+        ideal = model.weight[site] * factors[:, None] * np.broadcast_to(scale, len(factors))[:, None]
+        assert np.abs(weights.matrices[site] - ideal).max() <= 0.5
+        assert np.abs(weights.matrices[site][:queries]).max(initial=2**14) < 2**15
+        if (bias := model.bias[site]) is not None:
+            assert np.abs(weights.biases[site] - bias * factors * scale * 2.0**F).max() <= 0.5
 
 
 def test_plan_round_trip(plan: NumericPlan, tmp_path: Path) -> None:
@@ -331,8 +350,8 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
     ("path", "value"),
     [
         ("version", 1),
-        ("version", 2),
-        ("version", 4),
+        ("version", 3),
+        ("version", 5),
         ("f", 13),
         ("model/arch", "bert"),
         ("model/layers", 3),
@@ -358,14 +377,18 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
         ("linears/layers.0.down/out_shift", [9, 9]),
         ("linears/layers.0.down/out_shift", []),
         ("attention/0/heads", []),
-        ("attention/0/k", 9),
-        ("attention/0/heads/0/e_shift", 1.5),
-        ("attention/0/heads/0/e_shift", 32),  # with mu more than 40
         ("attention/0/heads/0/anchor", "last"),
-        ("attention/0/heads/0/offset", -(1 << 46)),
-        ("attention/0/heads/0/center", -1),
-        ("attention/0/heads/0/center", 1 << 46),
-        ("attention/0/heads/0/h", 25),
+        ("attention/0/k", 8),  # of an older plan
+        ("attention/0/heads/0/primes", 1),
+        ("attention/0/heads/0/primes", 7),
+        ("attention/0/heads/0/primes", 2.0),
+        ("attention/0/heads/0/bottom", 0),
+        ("attention/0/heads/0/bottom", 76),  # its truncation would fail with more than 2^-30
+        ("attention/0/heads/0/shift", 0),
+        ("attention/0/heads/0/shift", 68),  # its shares would be too short to be lifted
+        ("attention/0/heads/0/shift", 54),  # 25 bits at the anchor
+        ("attention/0/heads/0/bottom", 47),  # none
+        ("attention/0/heads/0/o_shift", 33),
         ("attention/0/heads/0/scalar/hi/mu", 0),
         ("activations", []),
         ("activations/0/windows", []),
@@ -399,7 +422,7 @@ def test_bad_documents_are_refused(plan: NumericPlan, path: str, value: Any) -> 
 
 
 def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:
-    """But for what may be negative; the error names the field, by its last name at least."""
+    """The error names the field, by its last name at least."""
     fields = {}
 
     def walk(value: Any, path: str) -> None:
@@ -412,8 +435,6 @@ def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:
     walk({k: v for k, v in json.loads(plan.to_json()).items() if k not in ("statistics", "functions")}, "")
     assert "logit_bound" in fields.values() and len(fields) > 30
     for path in fields.values():
-        if path.endswith("/offset"):
-            continue
         with pytest.raises(PlanError) as refused:
             NumericPlan.from_json(change(plan, path, -5))
         assert refused.value.field != "document", path
@@ -424,11 +445,6 @@ def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [
-        ("exp", "zero", 0),
-        ("exp", "zero", 200),  # not below `top`
-        ("exp", "top", 240),  # nothing is left before the zeros
-        ("exp", "exact", 2),
-        ("exp", "bits", 46),
         ("gelu_new", "guard", 3),
         ("gelu_new", "guard", 1),  # a table more
         ("silu", "guard", 2),
@@ -516,7 +532,8 @@ def test_balanced_heads_compute_the_same(make_model: Any, tmp_path: Path, monkey
         assert not np.array_equal(w, before)
         peaks = np.abs(w).reshape(-1, config.head_dim, config.d).max(axis=(1, 2))  # of each head of q, k, v
         q, k, v = np.split(peaks, [config.heads, config.heads + config.kv_heads])
-        assert (np.abs(np.log2(q.reshape(config.kv_heads, -1).max(axis=1) / k)) <= 1).all()
+        q = q.reshape(config.kv_heads, -1).max(axis=1) * np.log2(np.e)
+        assert (np.abs(np.log2(q / k)) <= 1).all()
         assert (v <= np.abs(before).max()).all() and (v > np.abs(before).max() / 2).all()
 
 
@@ -567,21 +584,74 @@ def test_scores_are_observed_as_their_definition_says(size: int, spread: float) 
         assert np.allclose(seen.log_sum, np.log(np.exp(x).sum(axis=1)), atol=1e-4)
         assert seen.high == pytest.approx(x.max(), abs=1e-4)
         assert seen.low == pytest.approx(x[x > -np.inf].min(), abs=1e-4)
-        cut = [max(np.log(np.exp(np.minimum(x, top)).sum(axis=1)).max(), 0) for top in CUTS]
-        assert np.allclose(seen.cut, cut, atol=1e-4)
 
 
-@pytest.mark.parametrize(("sigma_k", "bits"), [(14, 4), (15, 4), (16, 2)])
-def test_no_row_that_is_cut_off_comes_near_the_end_of_its_window(sigma_k: int, bits: int) -> None:
-    """Many scores above the top at once: σ of the rows so cut stays that many bits below where its
-    index wraps."""
-    seen, margins = Scores(), Margins()
-    for seed in range(4):
-        seen.add(causal(np.random.default_rng(seed), 2 * ROWS, 9))
-    sketch = _Sketch.of(seen, 9, sigma_k, margins, 1.0)
-    top = sketch.pieces * 2.0 ** (sketch.h - F)  # nats
-    x = seen.by_anchor[sketch.anchor]
-    assert x.high > top, "nothing is cut off: this test tests nothing"
-    so_cut = np.interp(top, CUTS, x.cut) / math.log(2)
-    end = sketch.ranges(True).coarse.bits - 12  # log2 of the end over σ at the anchor
-    assert so_cut <= end - bits + 0.5  # a top is rounded to pieces
+def anchored(low: float, high: float, sums: list[float], value: float = 1.0, sigma_k: int = 14) -> _Sketch:
+    """What is chosen for a head with these scores and sums of exponentials, in bits."""
+    nats = math.log(2)
+    x = Anchored(low * nats, high * nats, [np.array(sums, dtype=np.float32) * nats])
+    return _Sketch.anchored("own", x, sigma_k, Margins(), values(value), 4)
+
+
+def values(largest: float) -> Extent:
+    return Extent(-largest / 2, largest, largest, 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "primes"),
+    [(-10, 5, 2), (-40, 5, 2), (-43, 5, 2), (-44, 5, 3), (-40, 26, 3), (-90, 5, 3), (-140, 5, 4), (-195, 5, 5),
+     (-240, 5, 6), (-290, 5, 6)],
+)  # fmt: skip
+def test_a_head_has_the_primes_that_reach_below_its_scores(low: float, high: float, primes: int) -> None:
+    """As far below as a quarter of the spread, or 14.4 bits, with what is to spare."""
+    sketch = anchored(low, high, [0.0, high + 1])
+    head, _ = sketch.head(TableSet(), False)
+    assert (sketch.primes, head.primes) == (primes, primes)
+    wished = -low + max(10 / math.log(2), (high - low) / 4)
+    assert head.bottom - 1 >= (wished if low > -250 else -low + 10 / math.log(2))
+    if primes > 2:
+        assert MODULUS_BITS[primes - 1] - 20 - max(46, high + 30) < wished + 2
+    quotient = MODULUS_BITS[primes] - head.shift
+    spare = MODULUS_BITS[primes] - 20 - head.bottom - math.ceil(high)
+    assert min(quotient - 58, spare - 30) == 0  # neither shares are too short nor truncations fail, and all is used
+    sketch.refuse("here")
+
+
+def test_a_head_that_six_primes_do_not_hold_is_refused() -> None:
+    anchored(-296, 0, [0.0]).refuse("attention[3].heads[1]")
+    with pytest.raises(PlanError, match=r"attention\[3\].heads\[1\]: scores: .* at most 216 nats .* '217 with margin'"):
+        anchored(-299, 0, [0.0]).refuse("attention[3].heads[1]")
+
+
+def test_exponentials_have_fewer_bits_where_their_sums_are_large() -> None:
+    tried = ((5.0, 4), (21.9, 4), (22.9, 4), (22.9, 16), (50.0, 64))
+    assert [anchored(-20, top, [0.0, top], value, 16).bits for top, value in tried] == [12, 12, 11, 9, 8]
+    for top in range(5, 40):
+        sketch = anchored(-20, top, [0.0, top], 8.0, 16)
+        weighted = sketch.bits + F + 3 + min(top, sketch.reach)
+        assert weighted <= 48 or sketch.bits == 8
+        assert 4 * 2.0 ** (sketch.bits + sketch.reach + 1) <= 2.0**44  # no good σ is caught in the net
+
+
+def test_windows_of_sums_hold_what_was_seen_with_a_margin() -> None:
+    nats = math.log(2)
+    for largest in (3.0, 12.0, 16.0):
+        sketch = anchored(-20, 2.0, [0.0, largest])
+        assert sketch.holds and sketch.beyond == 0 and sketch.reach >= largest + 3
+        assert sketch.reach == pytest.approx(max(2 + 8 / nats + 3, largest + 3))
+    tight = anchored(-20, 2.0, [0.0, 20.0, 22.0, 23.0])
+    assert not tight.holds and tight.reach == 21 and tight.beyond == 0.5
+    assert anchored(-20, 2.0, [0.0, 20.0, 21.0, 21.9], sigma_k=16).holds
+
+
+def test_the_anchor_that_leaves_the_least_to_do_is_taken() -> None:
+    def of(**heads: tuple[float, float, float]) -> str:
+        scores = Scores(pairs=1)
+        for name, (low, high, largest) in heads.items():
+            sums = [np.array([0.0, largest], np.float32) * math.log(2)]
+            scores.by_anchor[name] = Anchored(low * math.log(2), high * math.log(2), sums)
+        return _Sketch.of(scores, 14, Margins(), values(1.0), 4).anchor
+
+    assert of(first=(-20, 30, 30), own=(-80, 10, 10), both=(-20, 30, 31)) == "own"  # no row's σ beyond its window
+    assert of(first=(-20, 12, 12), own=(-80, 10, 10), both=(-50, 10, 11)) == "first"  # fewer primes
+    assert of(first=(-20, 12, 12), own=(-20, 10, 10), both=(-20, 10, 11)) == "own"

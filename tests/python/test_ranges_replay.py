@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +19,11 @@ import numpy as np
 import pytest
 
 import cryptogen
+from cryptogen.backends.exponential import Powers
 from cryptogen.backends.field import Ints
 from cryptogen.bench.shapes import quick_plan
-from cryptogen.numerics.pieces import F, zeros_from
-from cryptogen.numerics.plan import ANCHORS, MAX_LIFTED_CUT, MAX_WEIGHT_BITS, NumericPlan, tables
+from cryptogen.numerics.exponential import FAILURE_BITS, MANTISSA_BITS, MAX_ANCHOR_BITS, MODULUS_BITS, RESULT_BITS
+from cryptogen.numerics.plan import ANCHORS, MAX_WEIGHT_BITS, NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel, quantise
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED
 from cryptogen.weights.canonical import canonicalise
@@ -31,7 +31,7 @@ from replaying import NO_CUT, Cut, Passes, ReplayShares, insecure_core, replayed
 from tiny import random_tokens, tiny_gpt2, tiny_llama
 
 core = pytest.fixture(scope="module")(insecure_core)
-KINDS = ("norm", "score", "sigma", "activation")
+KINDS = ("norm", "sigma", "net", "activation")
 
 
 class Watched(ReplayShares):
@@ -48,6 +48,10 @@ class Watched(ReplayShares):
         expected = (got >= one) & (got <= other) if between else (got == one) | (got == other)
         self.surprises[what] += int((~expected).sum())
         return got
+
+    def exponential(self, v: Powers) -> Ints:
+        self.surprises["exponential"] += int(v.rare.sum())  # no integer below Q, or a large one
+        return super().exponential(v)
 
 
 class Mutilation:
@@ -66,7 +70,7 @@ class Mutilation:
             self.scalar(norm["scalar"])
         for attention in d["attention"]:
             for head in attention["heads"]:
-                self.head(head, attention["k"])
+                self.head(head)
         for activation in d["activations"]:
             for window in activation["windows"]:
                 window["h"] = self.shift(window["h"], 1, 32 - activation["k"])
@@ -91,15 +95,7 @@ class Mutilation:
     def function(self, f: dict[str, Any], guards: bool) -> None:
         """Other parameters, as far as no entry has 46 bits or more."""
         kind = f["kind"]
-        if kind == "exp":
-            f["h"], f["exact"] = self.integer(1, 11), self.integer(0, 1)
-            f["zero"] = self.integer(1, zeros_from(f["k"]) - 2)
-            nats = (1 << f["h"]) / 2**F
-            pieces = min(zeros_from(f["k"]) - 1 - f["zero"], math.floor(29 / nats))
-            f["top"] = f["zero"] + self.integer(1, max(pieces, 1))
-            level = (f["top"] - f["zero"]) * nats / math.log(2)
-            f["bits"] = self.integer(0, math.floor(45 - level))
-        elif kind in ("reciprocal", "rsqrt"):
+        if kind in ("reciprocal", "rsqrt"):
             f["low"] = self.integer(0, 1 << f["k"])
             f["fine"] = self.integer(0, 1)
             if f["below"] is not None:
@@ -123,17 +119,16 @@ class Mutilation:
             if r:
                 r["mu"], r["h"] = self.shift(r["mu"], 1), self.shift(r["h"], 1, 32 - r["k"])
 
-    def head(self, head: dict[str, Any], k: int) -> None:
-        head["anchor"] = str(self.rng.choice(ANCHORS))
-        head["h"] = self.shift(head["h"], 1, 32 - k)
-        head["offset"] += self.integer(-(2**16), 2**16)
-        head["center"] = self.integer(0, 2**17)
-        if self.wild:
-            head["offset"], head["center"] = self.integer(1 - 2**46, 2**46 - 1), self.integer(0, 2**46 - 1)
-        self.scalar(head["scalar"])
-        mu = max(r["mu"] for r in (head["scalar"]["hi"], head["scalar"]["lo"]) if r)
-        head["e_shift"] = self.shift(head["e_shift"], 0, min(MAX_LIFTED_CUT - mu, 32))
+    def head(self, head: dict[str, Any]) -> None:
+        """Bottoms may be anywhere, far above the scores, too."""
+        head["anchor"], head["primes"] = str(self.rng.choice(ANCHORS)), self.integer(2, 6)
+        modulus, bits = MODULUS_BITS[head["primes"]], self.integer(1, MAX_ANCHOR_BITS)
+        cut = 2 * MANTISSA_BITS - bits  # of an exponential whose bottom is the anchor
+        spare = max(RESULT_BITS + cut, 2 * MANTISSA_BITS + FAILURE_BITS)
+        head["bottom"] = self.integer(max(1, 1 - cut), modulus - spare)
+        head["shift"] = cut + head["bottom"]
         head["o_shift"] = self.shift(head["o_shift"], 0)
+        self.scalar(head["scalar"])
 
     def linears(self) -> None:
         d = self.doc
@@ -213,7 +208,8 @@ def test_parties_and_oracle_agree_where_everything_wraps(
     ]
     for what in ("truncation", "index"):
         assert max(run.largest[what] for run in runs) > 2.0**60
-    assert any(run.surprises["truncation"] for run in runs)
+    for what in ("truncation", "exponential"):
+        assert any(run.surprises[what] for run in runs)
     assert all(max(run.largest.values()) > 2.0**40 for run in runs)
     assert all(sum(run.surprises[kind] for kind in KINDS) > 0 for run in runs)
     if make is tiny_llama:

@@ -66,5 +66,8 @@ def test_shares_that_do_not_add_up_are_noticed() -> None:
     with pytest.raises(ReplayError, match="lifted"):
         ReplayShares(words, words).lift(np.array([10, 13]))
     assert ReplayShares(words, words).lift(np.array([10, 12])).tolist() == [10, 12]
+    with pytest.raises(ReplayError, match="fraction"):
+        ReplayShares(words + 2048, words + 2048).fraction(np.array([10, 12]))
+    assert ReplayShares(words, words).fraction(np.array([1000, 1000])).tolist() == [10, 12]
     with pytest.raises(ReplayError, match="left"):
         ReplayShares(words, words).finish()

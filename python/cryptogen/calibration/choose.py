@@ -45,7 +45,7 @@ from cryptogen.numerics.plan import (
 from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights.canonical import Canonical
 
-from .observe import Anchored, Observation, Scores, observe
+from .observe import Anchored, Extent, Observation, Scores, observe
 from .ranges import SIGMA_K, Ranges, TableSet, ranges, reciprocal, rsqrt
 from .statistics import statistics
 
@@ -58,10 +58,10 @@ GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is a
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 NORMED_BITS = 40  # of what enters a matrix behind a norm: shares of more than that wrap too often
-# log2 of e' of a score at the anchor: fewer make the smallest σ coarse. Fewer than wished for where
-# the largest weighted values would pass WEIGHTED_BITS: above, the truncation of one of a head's
-# columns fails once in 2^18, and a row that is so lost is lost to all that attend to it
-SIGMA_BITS, LEAST_SIGMA_BITS, WEIGHTED_BITS = 12, 8, 46
+# log2 of e' of a score at the anchor; fewer where a column of Σ e'·v might pass WEIGHTED_BITS: its
+# truncation fails once in 2^16 there, and a row so lost is lost to all that attend to it (white
+# space and words in turn have many such rows). Eight still are right to thousandths of the least σ.
+SIGMA_BITS, LEAST_SIGMA_BITS, WEIGHTED_BITS = 12, 8, 48
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above its least; the second costs some precision
 RARE, GAP_BITS = 1000, 4  # rows are of two kinds if fewer than one in so many is in between; how far apart at least
 PRODUCT_CEILING = 24  # in_shift of `o`: more, and its truncation fails too often
@@ -221,7 +221,7 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
     index bits with which all heads have their margin, if there are any."""
     c, layers = seen.config, []
     for i in range(c.layers):
-        values = [seen.values[i][g // c.queries_per_kv_head].mean for g in range(c.heads)]
+        values = [seen.values[i][g // c.queries_per_kv_head] for g in range(c.heads)]
         for sigma_k in SIGMA_K:
             layer = [_Sketch.of(s, sigma_k, margins, v, c.heads) for s, v in zip(seen.scores[i], values, strict=True)]
             if all(head.holds for head in layer):
@@ -236,8 +236,7 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
 
 @dataclass(frozen=True)
 class _Sketch:
-    """The choices of one head before the layer decides whether 1/σ needs two ranges. Bits, but for
-    `value`."""
+    """The choices of one head before the layer decides whether 1/σ needs two ranges. In bits."""
 
     anchor: str
     sigma_k: int
@@ -249,19 +248,19 @@ class _Sketch:
     holds: bool  # whether the calibrated σ have their margin
     beyond: float  # part of the rows whose σ passes `reach`
     largest: float  # log2 of σ, relative to the anchor
-    value: float  # mean |v|
+    value: float  # log2 of the mean |v|
 
     @staticmethod
-    def of(scores: Scores, sigma_k: int, margins: Margins, value: float, heads: int) -> "_Sketch":
+    def of(scores: Scores, sigma_k: int, margins: Margins, values: Extent, heads: int) -> "_Sketch":
         """With the anchor that leaves the fewest rows' σ beyond its window, then needs the fewest
         primes, then leaves σ the least to do."""
         if not scores.pairs:  # only first rows were seen
-            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), sigma_k, margins, value, heads)
-        tried = [_Sketch.anchored(name, x, sigma_k, margins, value, heads) for name, x in scores.by_anchor.items()]
+            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), sigma_k, margins, values, heads)
+        tried = [_Sketch.anchored(name, x, sigma_k, margins, values, heads) for name, x in scores.by_anchor.items()]
         return min(tried, key=lambda sketch: (sketch.beyond, sketch.primes, sketch.largest))
 
     @staticmethod
-    def anchored(anchor: str, x: Anchored, sigma_k: int, margins: Margins, value: float, heads: int) -> "_Sketch":
+    def anchored(anchor: str, x: Anchored, sigma_k: int, margins: Margins, values: Extent, heads: int) -> "_Sketch":
         """σ's window, then the scale of e', then the fewest primes that reach below all scores.
 
         What primes have to spare goes below: a score below the bottom is garbage, one above the
@@ -274,7 +273,8 @@ class _Sketch:
         spreads = [2 * sigma_k - bits - 1 for bits in SIGMA_SPREAD]
         spread = next((s for s in spreads if s >= needed), spreads[-1])
         reach = min(max(high + margins.score_top / nats + margins.sigma_top, needed), spread)
-        weighted = WEIGHTED_BITS - F - math.log2(max(value, 2.0**-8)) - min(largest, reach)
+        mean, most = (math.log2(max(value, 2.0**-8)) for value in (values.mean, values.largest))
+        weighted = WEIGHTED_BITS - F - most - min(largest, reach)
         netted = NET_SHIFT + NET_H - math.ceil(math.log2(heads)) - (reach + 1)
         bits = max(math.floor(min(weighted, netted, SIGMA_BITS)), LEAST_SIGMA_BITS)
         least = math.ceil(-low + margins.score_bottom / nats) + 1  # one for the carry of the fractions
@@ -287,7 +287,7 @@ class _Sketch:
         beyond = float((sums > reach).mean()) if x.chunks else 0.0
         return _Sketch(
             anchor, sigma_k, bits, primes, rooms[primes], low - margins.score_bottom / nats, reach,
-            needed <= spread, beyond, largest, value,
+            needed <= spread, beyond, largest, mean,
         )  # fmt: skip
 
     def refuse(self, where: str) -> None:
@@ -304,7 +304,7 @@ class _Sketch:
         """ρ = 2^r/σ has 4 bits at the largest σ; o' has 10 for the smallest; less where both cost
         too much."""
         found = self.ranges(two)
-        o_bits = self.bits + F + math.log2(max(self.value, 2.0**-8))
+        o_bits = self.bits + F + self.value
         o_shift = min(max(math.floor(o_bits - 10), 0), 32)
         r = math.ceil(self.bits + self.reach) + 4
         excess = max(r - o_shift - PRODUCT_CEILING, 0)
