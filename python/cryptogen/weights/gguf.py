@@ -6,14 +6,12 @@ permuted back here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 
 from cryptogen.errors import MalformedFile, MissingFile, TensorMismatch, UnsupportedModel
 from cryptogen.models.config import ModelConfig
@@ -21,7 +19,7 @@ from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.gguf_tokenizer import read_tokenizer
 from cryptogen.weights.reader import TensorReader
-from cryptogen.weights.tensors import NUMBERS, Array, Stored, Tensors, half_rotated, read_numbers, stacked
+from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_converted, stacked
 
 
 def load_gguf(path: Path) -> Checkpoint:
@@ -118,19 +116,15 @@ def _stored(path: Path, tensor: Any) -> Stored:
     """A tensor by its place in the file: the reader's own arrays would keep all that was read
     mapped."""
     shape = tuple(int(n) for n in reversed(tensor.shape))
-    packed = partial(read_numbers, path, tensor.data.dtype.str, tensor.data.shape, int(tensor.data_offset))
-    return Stored(shape, partial(_expand, tensor.name, tensor.tensor_type, shape, packed))
+    place = (tensor.data.dtype.str, tensor.data.shape, int(tensor.data_offset))
+    return Stored(shape, partial(_expand, path, tensor.name, tensor.tensor_type, place))
 
 
 def _expand(
-    name: str, kind: gguf.GGMLQuantizationType, shape: tuple[int, ...], packed: Callable[[], NDArray[Any]]
+    path: Path, name: str, kind: gguf.GGMLQuantizationType, place: tuple[str, tuple[int, ...], int]
 ) -> Array:
-    """Float32 values of one tensor, some rows at a time: `dequantize` holds what it makes twice."""
-    rows, out = packed(), np.empty(shape, dtype=np.float32)
-    step = max(NUMBERS // shape[-1], 1) if len(shape) > 1 else shape[0]
+    """Float32 values of one tensor."""
     try:
-        for i in range(0, len(rows), step):
-            out[i : i + step] = gguf.dequantize(rows[i : i + step], kind)
+        return read_converted(path, *place, lambda rows: gguf.dequantize(rows, kind))
     except ValueError as e:
         raise TensorMismatch(name, "content", f"{kind.name} blocks", str(e)) from e
-    return out

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from cryptogen.errors import InvalidConfig, MalformedFile, MissingFile, TensorMismatch
@@ -20,7 +21,7 @@ from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.huggingface_config import read_config
 from cryptogen.weights.reader import TensorReader
-from cryptogen.weights.tensors import Array, Stored, Tensors, read_numbers, stacked, transposed
+from cryptogen.weights.tensors import Array, Stored, Tensors, read_converted, read_numbers, stacked, transposed
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 # Buffers that old versions of transformers stored beside the weights; they hold no parameters.
@@ -145,12 +146,17 @@ def _file_tensors(path: Path) -> dict[str, _Entry]:
 
 
 def _numbers(entry: _Entry) -> Array:
-    raw = read_numbers(entry.path, _DTYPES[entry.dtype], entry.shape, entry.offset)
-    if entry.dtype == "BF16":  # the upper half of a float32
-        wide = raw.astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
-    return np.ascontiguousarray(raw, dtype=np.float32)
+    place = (entry.path, _DTYPES[entry.dtype], entry.shape, entry.offset)
+    if entry.dtype == "F32":
+        return read_numbers(*place)
+    return read_converted(*place, _from_bfloat16 if entry.dtype == "BF16" else lambda raw: raw)
+
+
+def _from_bfloat16(raw: NDArray[Any]) -> Array:
+    """The upper half of a float32."""
+    wide = raw.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -82,6 +82,23 @@ def read_numbers(path: Path, dtype: str, shape: tuple[int, ...], offset: int) ->
     return numbers.reshape(shape)
 
 
+def read_converted(
+    path: Path, dtype: str, shape: tuple[int, ...], offset: int, convert: Callable[[NDArray[Any]], NDArray[Any]]
+) -> Array:
+    """The same as float32, some rows at a time, where the file has another type. `shape`: of what
+    is in the file; `convert` makes as many rows."""
+    width = int(np.prod(shape[1:]))
+    step = max(NUMBERS // width, 1) if len(shape) > 1 else shape[0]
+    out: Array | None = None
+    for at in range(0, shape[0], step):
+        part = (min(step, shape[0] - at), *shape[1:])
+        rows = convert(read_numbers(path, dtype, part, offset + at * width * np.dtype(dtype).itemsize))
+        if out is None:
+            out = np.empty((shape[0], *rows.shape[1:]), dtype=np.float32)
+        out[at : at + len(rows)] = rows
+    return np.empty(shape, dtype=np.float32) if out is None else out
+
+
 def stacked(*parts: Stored) -> Stored:
     """Matrices of one width, one below the other."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])

@@ -143,9 +143,11 @@ impl ServerModelBuilder {
 
     fn known(&self, site: Site) -> Result<()> {
         let layers = self.plan.model.layers;
-        match site.index(layers) <= Site::Head.index(layers) {
-            true => Ok(()),
-            false => Err(ProtocolError::caller("site", format!("one of {layers} layers"), site.name())),
+        match site {
+            Site::Qkv(l) | Site::O(l) | Site::Up(l) | Site::Down(l) if l >= layers => {
+                Err(ProtocolError::caller("site", format!("one of {layers} layers"), site.name()))
+            }
+            _ => Ok(()),
         }
     }
 }

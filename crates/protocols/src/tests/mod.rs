@@ -22,5 +22,6 @@ mod ranges;
 mod steps;
 mod tables;
 mod uniform;
+mod weights;
 
 use crate::testing::{between, channel, clear, elements, integers, rng, tiny};
