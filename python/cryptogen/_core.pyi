@@ -40,10 +40,13 @@ class CheckedPlan:
     `numerics.plan.tables`)."""
 
     def __new__(cls, json: str, tables: list[NDArray[np.int64]]) -> CheckedPlan: ...
-    def exponentials_needed(self, first: int, rows: int) -> int: ...
+    @staticmethod
+    def exponentials_needed(first: int, rows: int) -> int: ...  # in pairs of rows
     def why(self, protocol: str, rows: int) -> list[str]: ...  # layouts in ciphertexts and their reasons
     @property
     def row_bytes(self) -> int: ...
+    @property
+    def exponential_bytes(self) -> tuple[int, float]: ...  # of a pair of rows: in a store, on the wire
 
 @final
 class ServerModelBuilder:

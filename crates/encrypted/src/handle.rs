@@ -111,11 +111,9 @@ impl ClientProducts for Handle<Client> {
         call: &Call,
         _: &[Row<Client>],
         new: &NewRows,
-        next: Awaited,
-    ) -> Result<(Vec<Fp>, Opened)> {
+    ) -> Result<Vec<Fp>> {
         self.check_cache(call)?;
-        let scores = attention::client::scores(&mut self.state(), ch, call.layer(), new)?;
-        Ok((scores, next.recv(ch, 0)?))
+        attention::client::scores(&mut self.state(), ch, call.layer(), new)
     }
 
     fn values(
@@ -124,12 +122,9 @@ impl ClientProducts for Handle<Client> {
         call: &Call,
         rows: &[Row<Client>],
         weights: &[Fp],
-        before: Opening,
-        next: Awaited,
-    ) -> Result<(Vec<Fp>, Opened)> {
-        before.send(ch)?;
-        let sums = attention::client::values(&mut self.state(), ch, call.layer(), rows.len(), weights)?;
-        Ok((sums, next.recv(ch, 0)?))
+        _: &mut Opening,
+    ) -> Result<Vec<Fp>> {
+        attention::client::values(&mut self.state(), ch, call.layer(), rows.len(), weights)
     }
 }
 
@@ -160,14 +155,9 @@ impl ServerProducts for Handle<Server> {
         call: &Call,
         _: &[Row<Server>],
         new: &NewRows,
-        _: &mut Opening,
     ) -> Result<Vec<Fp>> {
         self.check_cache(call)?;
         attention::server::scores(&mut self.state(), ch, call.layer(), new)
-    }
-
-    fn opened_weights(&self, _: &Call) -> usize {
-        0
     }
 
     fn values(
@@ -176,9 +166,9 @@ impl ServerProducts for Handle<Server> {
         call: &Call,
         rows: &[Row<Server>],
         weights: &[Fp],
-        _: &mut Opened,
-        _: &mut Opening,
-    ) -> Result<Vec<Fp>> {
-        attention::server::values(&mut self.state(), ch, call.layer(), rows.len(), weights)
+        next: Awaited,
+    ) -> Result<(Vec<Fp>, Opened)> {
+        let sums = attention::server::values(&mut self.state(), ch, call.layer(), rows.len(), weights)?;
+        Ok((sums, next.recv(ch, 0)?))
     }
 }

@@ -4,8 +4,10 @@
 use std::time::Instant;
 
 use cryptogen_he::shares::{Nonces, RESULT_BYTES};
-use cryptogen_he::{Ciphertext, Combiner, Layout, ParamSet, Params, SecretKey, SeededCiphertext, N};
-use cryptogen_ring::{Prg, Seed};
+use cryptogen_he::{
+    multiply_modulo, Ciphertext, Combiner, Layout, ParamSet, Params, SecretKey, SeededCiphertext, LOG_N, N,
+};
+use cryptogen_ring::{exponential, Prg, Seed};
 
 fn main() {
     let params = Params::get(ParamSet::N8192Q196);
@@ -48,6 +50,24 @@ fn main() {
             madds / add / 1e9,
             finish * 1e3 / m as f64,
             share * 1e3
+        );
+    }
+    for (prime, t) in exponential::PRIMES.iter().enumerate() {
+        let mut numbers = || (0..N).map(|_| exponential::uniform(prime, &mut rng)).collect::<Vec<u64>>();
+        let (x, y) = (numbers(), numbers());
+        let (ct, encrypt) = best(20, || sk.encrypt_modulo(prime, &x, &mut rng).expect("N numbers"));
+        let bytes = ct.to_bytes();
+        let slots = Layout::new(LOG_N).expect("in range");
+        let ((result, _), multiply) = best(20, || {
+            let ct = SeededCiphertext::from_bytes(params, slots, &bytes).expect("valid");
+            multiply_modulo(params, prime, &ct, &y, &pk, &mut rng).expect("N numbers")
+        });
+        let (_, share) = best(20, || sk.share_modulo(prime, &result).expect("a result"));
+        println!(
+            "modulo {t:20}: client {:.2} + {:.2} ms, server {:.2} ms for {N} products",
+            encrypt * 1e3,
+            share * 1e3,
+            multiply * 1e3
         );
     }
 }

@@ -1,33 +1,47 @@
 //! Messages and multipliers as polynomials.
 
-use cryptogen_ring::{kernels, Fp, Modulus};
+use cryptogen_ring::{kernels, Fp, Modulus, Wiped, P};
 use zeroize::Zeroizing;
 
 use crate::params::{Layout, Params, LIMBS};
 
-/// A message `[F][C]` on its way into ciphertexts: the numbers `r = [q·m]_t`, from which
-/// `round(q·m/t) ≡ −r·t^{−1}` modulo every prime (`q·m = t·round(q·m/t) + r` with `|r| ≤ t/2`, and
-/// `q ≡ 0`). Exact, no rounding of its own.
-pub(crate) struct Scaled(Zeroizing<Vec<Fp>>);
+/// A message modulo `t` on its way into ciphertexts: the numbers `r = [q·m]_t` of its coefficients
+/// `m`, from which `round(q·m/t) ≡ −r·t^{−1}` modulo every prime (`q·m = t·round(q·m/t) + r` with
+/// `|r| ≤ t/2`, and `q ≡ 0`). Exact, no rounding of its own.
+pub(crate) struct Scaled {
+    t: u64,
+    r: Wiped<u64>,
+}
 
 impl Scaled {
+    /// Of a message `[F][C]` modulo `p`.
     pub(crate) fn new(params: &Params, layout: Layout, message: &[Fp]) -> Scaled {
         let mut m = Zeroizing::new(message.to_vec());
         params.fp.inverse(&mut m, layout.log_f());
-        Scaled::of(m, params.ring().q_mod_t)
+        Scaled::of(m, params.ring().q_mod_p)
     }
 
-    /// From the message's coefficients modulo `t`, for any `q`.
-    pub(crate) fn of(mut coefficients: Zeroizing<Vec<Fp>>, q_mod_t: Fp) -> Scaled {
-        coefficients.iter_mut().for_each(|x| *x *= q_mod_t);
-        Scaled(coefficients)
+    /// From the message's coefficients modulo `p`, for any `q`.
+    pub(crate) fn of(coefficients: Zeroizing<Vec<Fp>>, q_mod_p: Fp) -> Scaled {
+        let r = coefficients.iter().map(|&x| (x * q_mod_p).value());
+        Scaled::modulo(P, Wiped::new(r.collect()))
     }
 
-    /// `r mod q_i`, which times `−t^{−1}` is the scaled message.
+    /// From `q·m`, canonical modulo `t`.
+    pub(crate) fn modulo(t: u64, r: Wiped<u64>) -> Scaled {
+        Scaled { t, r }
+    }
+
+    /// `r mod q_i`, which times [`Scaled::weight`] is the scaled message.
     pub(crate) fn residues(&self, q: &Modulus) -> Zeroizing<Vec<u32>> {
-        let mut out = Zeroizing::new(vec![0; self.0.len()]);
-        kernels::centred_residues(q, &self.0, &mut out);
+        let mut out = Zeroizing::new(vec![0; self.r.len()]);
+        kernels::centred_residues(q, self.t, &self.r, &mut out);
         out
+    }
+
+    /// `−t^{−1} mod q_i`.
+    pub(crate) fn weight(&self, q: &Modulus) -> u32 {
+        q.neg(q.inv(q.reduce(self.t)))
     }
 }
 
@@ -90,7 +104,7 @@ impl Multipliers {
         params.fp.inverse(&mut transposed, layout.log_f());
         let limb = |i: usize| {
             let mut out = Zeroizing::new(vec![0; f * batch]);
-            kernels::centred_residues(params.modulus(i), &transposed, &mut out);
+            kernels::centred_residues(params.modulus(i), P, kernels::values(&transposed), &mut out);
             params.ntt(i).forward(&mut out, 0..layout.log_f());
             out
         };

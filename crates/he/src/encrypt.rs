@@ -15,9 +15,9 @@ use crate::params::{Layout, Params, LIMBS, N};
 /// per slot.
 #[derive(Clone)]
 pub struct SeededCiphertext {
-    layout: Layout,
-    seed: [u8; 32],
-    b: Vec<u32>,
+    pub(crate) layout: Layout,
+    pub(crate) seed: [u8; 32],
+    pub(crate) b: Vec<u32>,
 }
 
 /// A ciphertext with both components, `[LIMBS][N]` each, in the partial domain of the layout.

@@ -2,7 +2,8 @@
 //! masks, the other party computes linear combinations, and both get shares of these.
 //!
 //! The scheme is BFV (Fan–Vercauteren, ePrint 2012/144) over `R_q = Z_q[X]/(X^N + 1)`, `N = 8192`,
-//! with the plaintext modulus `t = p` of the share field, in residue number system. Only
+//! with the plaintext modulus `t = p` of the share field, or one of the other primes of exponentials
+//! ([`multiply_modulo`]), in residue number system. Only
 //! ciphertext × plaintext products are needed, so there are no relinearisation or rotation keys.
 //! [`Layout`] says what a plaintext multiplier can do.
 //!
@@ -21,6 +22,7 @@ mod error;
 pub mod evaluate;
 mod keys;
 pub mod linear;
+mod modulo;
 pub mod noise;
 pub mod opening;
 mod params;
@@ -34,5 +36,6 @@ pub use combine::Combiner;
 pub use encrypt::{Ciphertext, SeededCiphertext};
 pub use error::HeError;
 pub use keys::SecretKey;
+pub use modulo::multiply_modulo;
 pub use params::{Layout, ParamSet, Params, LIMBS, LOG_N, N};
 pub use ring::Ring;

@@ -1,4 +1,6 @@
-//! Noise, and how seldom it makes shares wrong.
+//! Noise, and how seldom it makes shares wrong. Said for the plaintext modulus `p`; for another
+//! `t < 2^64` ([`crate::multiply_modulo`]) it holds with `t` in its place, and so do all bounds:
+//! they take `p` for `2^64`.
 //!
 //! Write a ciphertext's phase as `c_0 + c_1·s = (q/t)·m + e`. Per coefficient, always (not just
 //! with high probability):
@@ -53,30 +55,41 @@ pub fn check_products(products: u64) -> Result<(), HeError> {
     Ok(())
 }
 
-/// The probability, at most, that any of the `N` coefficients of a result's shares is off by one,
-/// after `products = K·F` products. In slots a single wrong coefficient makes all of them wrong.
-pub fn share_failure(params: &Params, products: u64) -> f64 {
+/// The probability, at most, that any of the `N` coefficients of a result's shares modulo `t` is
+/// off by one, after `products = K·F` products. In slots a single wrong coefficient makes all of
+/// them wrong.
+pub fn share_failure(params: &Params, t: u64, products: u64) -> f64 {
     let error = ERROR_BOUND as f64 / 2.0;
-    let per_q = (64.0 - params.log_q()).exp2();
-    let products = products as f64 * (P as f64 / 2.0).powi(2) * (error + 1.0 / 12.0);
+    let per_q = t as f64 * (-params.log_q()).exp2();
+    let products = products as f64 * (t as f64 / 2.0).powi(2) * (error + 1.0 / 12.0);
     let zero = 2.0 * N as f64 * error;
-    let rounding = N as f64 / 12.0 * (64.0 - BITS as f64).exp2().powi(2);
+    let rounding = N as f64 / 12.0 * (t as f64 * (-(BITS as f64)).exp2()).powi(2);
     let deviation = ((products + zero) * per_q * per_q + rounding).sqrt();
     N as f64 * (deviation + (-62f64).exp2())
 }
 
 #[cfg(test)]
 mod tests {
+    use cryptogen_ring::exponential::PRIMES;
+
     use super::*;
     use crate::params::ParamSet;
 
     #[test]
     fn every_allowed_computation_gives_exact_shares() {
         let params = Params::get(ParamSet::N8192Q196);
-        assert!(share_failure(params, max_products()).log2() < -38.0);
+        assert!(share_failure(params, P, max_products()).log2() < -38.0);
         // The rounding of c_1 decides: 2^13 coefficients, each 2^−56·sqrt(2^13/12) at most.
-        assert!((share_failure(params, 1).log2() - (13.0 - 56.0 + 4.71)).abs() < 0.01);
-        assert!(share_failure(params, 1 << 36).log2() > -37.0);
+        assert!((share_failure(params, P, 1).log2() - (13.0 - 56.0 + 4.71)).abs() < 0.01);
+        assert!(share_failure(params, P, 1 << 36).log2() > -37.0);
+        // Two of the primes of exponentials are smaller, none is larger in this precision.
+        for t in PRIMES {
+            let bits = share_failure(params, t, N as u64).log2();
+            assert!(
+                bits < -38.0 && (bits - (13.0 - 56.0 + 4.71 + (t as f64).log2() - 64.0)).abs() < 0.05,
+                "{t}: {bits}"
+            );
+        }
     }
 
     #[test]

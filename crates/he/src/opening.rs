@@ -144,7 +144,7 @@ fn encryption(key: &PublicKey, seed: &Seed) -> (Wiped<Fp>, Vec<u8>) {
     let mut rng = Prg::new(seed);
     let mask = Wiped::new(rng.fp_vec(n));
     let (u, errors) = (sample::ternary(&mut rng, n), [(); 2].map(|()| sample::error(&mut rng, n)));
-    let scaled = Scaled::of(Zeroizing::new(mask.to_vec()), ring.q_mod_t);
+    let scaled = Scaled::of(Zeroizing::new(mask.to_vec()), ring.q_mod_p);
     let mut c = [(); 2].map(|()| vec![0; ring.limbs() * n]);
     let mut u_full = Wiped::zeros(n);
     for limb in 0..ring.limbs() {
@@ -157,7 +157,7 @@ fn encryption(key: &PublicKey, seed: &Seed) -> (Wiped<Fp>, Vec<u8>) {
             let c = &mut c[range.clone()];
             let terms = Terms::new(q).add_offset(&errors[component], ERROR_OFFSET);
             match component {
-                0 => terms.add(q.neg(ring.t_inverse[limb]), &r).add_to(c),
+                0 => terms.add(scaled.weight(q), &r).add_to(c),
                 _ => terms.add_to(c),
             }
             ntt.forward(c, 0..ring.log_n());
@@ -179,7 +179,7 @@ fn commit(nonce: &[u8; BYTES], message: &[Fp]) -> [u8; BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shares::{owner_share, ClientWork, Hidden, Nonces};
+    use crate::shares::{field, owner_share, ClientWork, Hidden, Nonces};
     use crate::tests::excess;
     use crate::{ParamSet, Params};
 
@@ -303,7 +303,7 @@ mod tests {
             hidden.write(&mut sent);
             let mut far = 0;
             owner_share(ring, sk.negated(), &sent, &mut work, |i, y| {
-                far += ((y + hidden.share(i)).to_i64().unsigned_abs() > 1 << 62) as usize;
+                far += ((field(y) + hidden.share(i)).to_i64().unsigned_abs() > 1 << 62) as usize;
             })
             .unwrap();
             assert!(far == 0 || far == ring.n(), "{far}");

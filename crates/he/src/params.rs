@@ -2,9 +2,11 @@
 
 use std::sync::OnceLock;
 
+use cryptogen_ring::exponential::{self, MAX_PRIMES};
 use cryptogen_ring::{FpNtt, Modulus, Ntt};
 
 use crate::error::HeError;
+use crate::modulo::Plain;
 use crate::ring::Ring;
 use crate::shares::{self, Conversion};
 
@@ -19,7 +21,7 @@ pub const LIMBS: usize = 7;
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ParamSet {
     /// `N = 8192`, `log2 q = 196`, ternary secret, centred binomial error with `η = 21`
-    /// (`σ = 3.24`), `t = p`.
+    /// (`σ = 3.24`), `t = p` or another prime of exponentials, on which security does not depend.
     N8192Q196,
 }
 
@@ -37,6 +39,8 @@ pub struct Params {
     set: ParamSet,
     ring: Ring,
     pub(crate) fp: FpNtt,
+    /// The plaintext moduli of exponentials, made when they are first used.
+    plains: [OnceLock<Plain>; MAX_PRIMES],
 }
 
 impl Params {
@@ -71,6 +75,11 @@ impl Params {
         &self.ring
     }
 
+    /// One of the primes of exponentials as plaintext modulus.
+    pub(crate) fn plain(&self, prime: usize) -> &Plain {
+        self.plains[prime].get_or_init(|| Plain::new(exponential::PRIMES[prime], &self.primes()))
+    }
+
     pub(crate) fn ntt(&self, limb: usize) -> &Ntt {
         self.ring.ntt(limb)
     }
@@ -89,6 +98,7 @@ impl Params {
                 Conversion::new(primes, shares::BITS, shares::PRODUCT_LIMBS),
             ),
             fp: FpNtt::new(LOG_N),
+            plains: Default::default(),
         }
     }
 }

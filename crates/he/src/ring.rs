@@ -1,7 +1,7 @@
-//! `R_q = Z_q[X]/(X^n + 1)` in residue number system, with plaintext modulus `t = p`: what the
-//! parameter sets of preprocessing share, whatever their dimension and primes.
+//! `R_q = Z_q[X]/(X^n + 1)` in residue number system: what the parameter sets of preprocessing
+//! share, whatever their dimension and primes.
 
-use cryptogen_ring::{kernels, Fp, Modulus, Ntt, Wiped, P};
+use cryptogen_ring::{kernels, Fp, Modulus, Ntt, Wiped};
 use rand_core::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
 
@@ -14,10 +14,8 @@ pub struct Ring {
     name: &'static str,
     log_n: u32,
     ntts: Vec<Ntt>,
-    /// `q mod t`.
-    pub(crate) q_mod_t: Fp,
-    /// `t^{−1} mod q_i`.
-    pub(crate) t_inverse: Vec<u32>,
+    /// `q mod p`.
+    pub(crate) q_mod_p: Fp,
     pub(crate) conversion: Conversion,
 }
 
@@ -28,8 +26,7 @@ impl Ring {
         Ring {
             name,
             log_n,
-            q_mod_t: primes.iter().fold(Fp::ONE, |product, &q| product * Fp::new(q as u64)),
-            t_inverse: moduli.iter().map(|q| q.inv(q.reduce(P))).collect(),
+            q_mod_p: primes.iter().fold(Fp::ONE, |product, &q| product * Fp::new(q as u64)),
             ntts: moduli.into_iter().map(|q| Ntt::new(q, log_n)).collect(),
             conversion,
         }
@@ -114,7 +111,7 @@ impl Ring {
             let (q, ntt, range) = (self.modulus(limb), self.ntt(limb), limb * n..(limb + 1) * n);
             // e + round(q·m/t), coefficients → partial domain.
             let r = message.residues(q);
-            Terms::new(q).add_offset(&error, ERROR_OFFSET).add(q.neg(self.t_inverse[limb]), &r).add_to(out);
+            Terms::new(q).add_offset(&error, ERROR_OFFSET).add(message.weight(q), &r).add_to(out);
             ntt.forward(out, 0..levels);
             // −a·s: a goes on to the full domain, the product comes back.
             let a = &mut a[range.clone()];

@@ -133,7 +133,7 @@ impl SecretKey {
         let params = self.params();
         let mut share = vec![Fp::ZERO; N];
         owner_share(params.ring(), self.negated(), result, &mut ClientWork::new(params.ring()), |i, y| {
-            share[i] = y
+            share[i] = field(y)
         })?;
         params.fp.forward(&mut share, layout.log_f());
         Ok(share)
@@ -141,14 +141,14 @@ impl SecretKey {
 }
 
 /// `modulus/q_i` as an integer and a fraction.
-struct Scale {
+pub(crate) struct Scale {
     integer: u128,
     /// In units of `2^−96`.
     fraction: u128,
 }
 
 impl Scale {
-    fn new(modulus: u128, q: u32) -> Scale {
+    pub(crate) fn new(modulus: u128, q: u32) -> Scale {
         let q = q as u128;
         Scale { integer: modulus / q, fraction: ((modulus % q) << FRACTION) / q }
     }
@@ -287,7 +287,13 @@ impl Hidden {
 
     /// The evaluator's share of coefficient `i`.
     pub(crate) fn share(&self, i: usize) -> Fp {
-        Fp::from_u128(scaled(&self.ring.conversion.to_field, &self.hats[0], self.ring.n(), i))
+        Fp::from_u128(self.scaled(&self.ring.conversion.to_field, i))
+    }
+
+    /// `round(c_0·t/q)` up to a multiple of `t`, below `2^67`, for coefficient `i` and the scales
+    /// from each prime to `t`.
+    pub(crate) fn scaled(&self, scales: &[Scale], i: usize) -> u128 {
+        scaled(scales, &self.hats[0], self.ring.n(), i)
     }
 }
 
@@ -323,15 +329,15 @@ impl ClientWork {
     }
 }
 
-/// Passes each coefficient's index and the key owner's share `round(c_1·s·p/2^bits)` on. The
-/// product of the number on the wire and the ternary secret is an integer below `Q/2`, whatever the
-/// bytes are, and known exactly from its residues.
+/// Passes each coefficient's index and `c_1·s/2^bits` on, the fraction alone, in units of `2^−128`.
+/// The product of the number on the wire and the ternary secret is an integer below `Q/2`, whatever
+/// the bytes are, and known exactly from its residues.
 pub(crate) fn owner_share(
     ring: &Ring,
     negated: &[u32],
     result: &[u8],
     work: &mut ClientWork,
-    mut share: impl FnMut(usize, Fp),
+    mut share: impl FnMut(usize, u128),
 ) -> Result<(), HeError> {
     let (conversion, n) = (&ring.conversion, ring.n());
     let width = conversion.width();
@@ -373,12 +379,17 @@ pub(crate) fn owner_share(
         let x = (0..limbs).fold(wrapped.wrapping_neg(), |x, l| {
             x.wrapping_add(conversion.product_others[l].wrapping_mul(rows[l][i] as u128))
         });
-        // x·2^(128−bits) times p/2^64 = 1 − 2^−32 + 2^−64.
-        let x = x << (128 - conversion.bits);
-        let scaled = x - (x >> 32) + (x >> 64);
-        share(i, Fp::new(((scaled + (1 << 63)) >> 64) as u64));
+        share(i, x << (128 - conversion.bits));
     }
     Ok(())
+}
+
+/// The key owner's share `round(x·p/2^128)`.
+#[inline(always)]
+pub(crate) fn field(x: u128) -> Fp {
+    // p/2^64 = 1 − 2^−32 + 2^−64.
+    let scaled = x - (x >> 32) + (x >> 64);
+    Fp::new(((scaled + (1 << 63)) >> 64) as u64)
 }
 
 /// A number of up to 16 little-endian bytes.
@@ -390,10 +401,13 @@ fn number(bytes: &[u8]) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use cryptogen_ring::exponential::PRIMES;
     use cryptogen_ring::Seed;
+    use zeroize::Zeroizing;
 
     use super::*;
     use crate::encode::Scaled;
+    use crate::modulo::Plain;
     use crate::params::{ParamSet, Params, LOG_N};
     use crate::tests::excess;
     use crate::{Ciphertext, Combiner};
@@ -479,10 +493,14 @@ mod tests {
     }
 
     /// With fewer bits on the wire shares are wrong as often as `0.8·σ(δ)` says, so the probability
-    /// of the set's own width is of the right kind.
-    #[test]
-    fn failures_are_as_frequent_as_computed() {
-        const SHORT: u32 = 80;
+    /// of the set's own width is of the right kind. `t`: the plaintext modulus, with what it makes
+    /// of coefficients `m`, of the owner's fraction and of the evaluator's coefficient.
+    fn check_failures<const SHORT: u32>(
+        t: u64,
+        scaled: impl Fn(&[u64], &Ring) -> Scaled,
+        owner: impl Fn(u128) -> u64,
+        evaluator: impl Fn(&Hidden, usize) -> u64,
+    ) {
         let primes = Params::get(ParamSet::N8192Q196).primes();
         let conversion = Conversion::new(&primes, SHORT, PRODUCT_LIMBS);
         let ring: &'static Ring = Box::leak(Box::new(Ring::new("test", LOG_N, &primes, conversion)));
@@ -493,25 +511,39 @@ mod tests {
         let (mut hidden, mut work) = (Hidden::new(ring), ClientWork::new(ring));
         let (mut wrong, rounds) = (0, 60);
         for _ in 0..rounds {
-            let message = rng.fp_vec(N);
-            let scaled = Scaled::of(message.clone().into(), ring.q_mod_t);
-            let (seed, b) = ring.encrypt(&negated, &scaled, 0, &mut rng);
+            let message: Vec<u64> = rng.fp_vec(N).iter().map(|x| x.value() % t).collect();
+            let (seed, b) = ring.encrypt(&negated, &scaled(&message, ring), 0, &mut rng);
             let a = ring.uniform(&seed);
             let sum = |limb: usize, component: usize| &[&b, &a][component][limb * N..(limb + 1) * N];
             hidden.hide(&key, 0, sum, &mut rng);
             let mut sent = vec![0; N * SHORT as usize / 8];
             hidden.write(&mut sent);
             owner_share(ring, &negated, &sent, &mut work, |i, y| {
-                let error = (y + hidden.share(i) - message[i]).to_i64();
-                assert!(error.abs() <= 1);
+                let sum = owner(y) as i128 + evaluator(&hidden, i) as i128 - message[i] as i128;
+                let error = sum.rem_euclid(t as i128);
+                assert!(error <= 1 || error == t as i128 - 1);
                 wrong += (error != 0) as usize;
             })
             .unwrap();
         }
         let weight = secret.iter().filter(|&&x| x != TERNARY_OFFSET).count() as f64;
-        let deviation = (weight / 12.0).sqrt() * (64.0 - SHORT as f64).exp2();
+        let deviation = (weight / 12.0).sqrt() * t as f64 * (-(SHORT as f64)).exp2();
         let expected = (2.0 / core::f64::consts::PI).sqrt() * deviation * (rounds * N) as f64;
         assert!((wrong as f64 / expected - 1.0).abs() < 0.4, "{wrong} wrong, {expected} expected");
+    }
+
+    #[test]
+    fn failures_are_as_frequent_as_computed() {
+        let scaled = |m: &[u64], ring: &Ring| {
+            Scaled::of(Zeroizing::new(m.iter().map(|&x| Fp::new(x)).collect()), ring.q_mod_p)
+        };
+        check_failures::<80>(P, scaled, |y| field(y).value(), |hidden, i| hidden.share(i).value());
+        let primes = Params::get(ParamSet::N8192Q196).primes();
+        for t in [PRIMES[1], PRIMES[3]] {
+            let plain = Plain::new(t, &primes);
+            let scaled = |m: &[u64], _: &Ring| plain.scaled(Wiped::new(m.to_vec()));
+            check_failures::<72>(t, scaled, |y| plain.owner(y), |hidden, i| plain.evaluator(hidden, i));
+        }
     }
 
     /// The owner's view does not depend on the multipliers: not on none at all, and not across two

@@ -19,7 +19,7 @@ const DESIGN: &str = "docs/protocols/preprocessed.md";
 const PAPER: &str = "arXiv 2602.08798";
 
 /// Files that hold no protocol, with the reason.
-const OTHERS: [(&str, &str); 25] = [
+const OTHERS: [(&str, &str); 26] = [
     ("protocols/src/offline/mod.rs", "lists the protocols of the phase"),
     ("protocols/src/offline/attention/packing.rs", "where numbers lie in ciphertexts"),
     ("protocols/src/offline/pipeline.rs", "threads"),
@@ -27,7 +27,8 @@ const OTHERS: [(&str, &str); 25] = [
     ("protocols/src/online/mod.rs", "the state of a session"),
     ("protocols/src/online/attention/client.rs", "a side of online/attention.rs"),
     ("protocols/src/online/attention/server.rs", "a side of online/attention.rs"),
-    ("protocols/src/online/attention/exponentials.rs", "steps 1 and 2 of online/attention.rs"),
+    ("protocols/src/online/attention/exponentials.rs", "steps 1 to 3 of online/attention.rs"),
+    ("protocols/src/online/attention/net.rs", "a look-up of online/attention.rs"),
     ("protocols/src/online/events.rs", "sums of a party's own shares, which online/logits.rs sends"),
     ("protocols/src/online/products.rs", "what a party asks of a protocol"),
     ("protocols/src/online/preprocessed.rs", "its part of online/linear.rs and online/attention.rs"),

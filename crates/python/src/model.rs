@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cryptogen_protocols::endpoint::exponentials_needed;
+use cryptogen_protocols::endpoint::{exponential_bytes, exponentials_needed};
 use cryptogen_protocols::material::RowLayout;
 use cryptogen_protocols::model;
 use cryptogen_protocols::ProtocolError;
@@ -27,9 +27,17 @@ impl CheckedPlan {
         Ok(CheckedPlan { inner: Arc::new(inner) })
     }
 
-    /// Exponentials that `rows` rows from position `first` on consume.
-    fn exponentials_needed(&self, first: usize, rows: usize) -> u64 {
-        exponentials_needed(&self.inner, first, rows)
+    /// Exponentials that `rows` rows from position `first` on spend, in pairs of rows.
+    #[staticmethod]
+    fn exponentials_needed(first: usize, rows: usize) -> u64 {
+        exponentials_needed(first, rows)
+    }
+
+    /// Bytes of the exponentials of a pair of rows: in the client's store, the larger one, and on
+    /// the wire, both directions.
+    #[getter]
+    fn exponential_bytes(&self) -> (usize, f64) {
+        exponential_bytes(&self.inner)
     }
 
     /// How a protocol lays the model out in ciphertexts for `rows` rows, and why: a text per linear

@@ -3,12 +3,13 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use cryptogen_ring::exponential::{self, PRIMES};
 use cryptogen_ring::kernels::{
     accept_on, binomial_on, centred_residues_on, drop_limb_on, gemm_mod_on, lift_on, matvec_i16_rows_on,
     multiply_add_on, multiply_on, multiply_sum_on, panel_product_on, permute_on, rounded_sum_on,
     subtract_scale_on, weighted_sum_on, FixedKeys, Isa, Keys, SplitInput, Table, BLOCK, SPARE, TREES,
 };
-use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed};
+use cryptogen_ring::{Fp, FpNtt, Modulus, Ntt, Prg, Seed, WideModulus, WideNtt, P};
 use rand_core::RngCore;
 use support::{Report, Work};
 
@@ -69,12 +70,34 @@ fn main() {
     // 64-bit products, which have no vector instruction: only the time.
     report.time(&format!("FpNtt {N} forward"), best, Work::default(), || fp.forward(&mut v, 13));
     report.time(&format!("FpNtt {N} inverse"), best, Work::default(), || fp.inverse(&mut v, 13));
+    let wide = WideNtt::new(WideModulus::new(PRIMES[1]), 13);
+    let mut words = vec![5; N];
+    report.time(&format!("WideNtt {N} forward"), best, Work::default(), || wide.forward(&mut words));
+    report.time(&format!("WideNtt {N} inverse"), best, Work::default(), || wide.inverse(&mut words));
     let mut v = vec![Fp::ZERO; N];
     let blocks = Work { aes_rounds: 14 * N / 2, ..Work::default() };
     report.time(&format!("Prg fill_fp {N}"), best, blocks, || prg.fill_fp(&mut v));
+    exponentials(&mut report);
     pointwise(&mut report);
     trees(&mut report);
     report.print();
+}
+
+/// What the parties compute alone of `N` exponentials, for several numbers of primes.
+fn exponentials(report: &mut Report) {
+    let shares = Prg::new(&Seed::from_bytes([2; 32])).fp_vec(N);
+    for n in [2, 3, 6] {
+        let (mut factors, mut weights) = (vec![0; n * N], vec![Fp::ZERO; N]);
+        let (isa, work) = (Isa::Portable, Work::default());
+        report.time(&format!("factors {N}, {n} primes"), isa, work, || {
+            let each = factors.chunks_exact_mut(n).zip(&shares);
+            each.for_each(|(out, &share)| exponential::factors_server(share, 70, out));
+        });
+        report.time(&format!("weights {N}, {n} primes"), isa, work, || {
+            let each = weights.iter_mut().zip(factors.chunks_exact(n));
+            each.for_each(|(out, z)| *out = exponential::weight_client(z, 66));
+        });
+    }
 }
 
 /// One polynomial after another, in the caches: bytes read and written, so more than the memory's
@@ -86,8 +109,7 @@ fn pointwise(report: &mut Report) {
         (0..8).map(|_| (0..N).map(|_| prg.next_u32() % last.value()).collect()).collect();
     let rows: Vec<&[u32]> = residues.iter().map(Vec::as_slice).collect();
     let (x, y, weights) = (rows[0], rows[1], [3; 7]);
-    let words: Vec<u64> = (0..N).map(|_| prg.next_u64()).collect();
-    let elements = prg.fp_vec(N);
+    let words: Vec<u64> = prg.fp_vec(N).iter().map(|x| x.value()).collect();
     let backwards: Vec<u32> = (0..N as u32).map(|i| i ^ (N as u32 - 16)).collect();
     let (factor, panel) = (q.factor(12345), residues.concat());
     let mut out = vec![0; N];
@@ -104,7 +126,7 @@ fn pointwise(report: &mut Report) {
         });
         report.time(&name("multiply"), isa, numbers(3), || multiply_on(isa, &q, x, y, &mut out));
         report.time(&name("centred_residues"), isa, numbers(3), || {
-            centred_residues_on(isa, &q, &elements, &mut out)
+            centred_residues_on(isa, &q, P, &words, &mut out)
         });
         report
             .time(&name("drop_limb"), isa, numbers(3), || drop_limb_on(isa, &q, &last, factor, x, &mut out));

@@ -1,5 +1,5 @@
-//! Negacyclic number-theoretic transforms, modulo a 28-bit prime ([`Ntt`]) and over `F_p`
-//! ([`FpNtt`]).
+//! Negacyclic number-theoretic transforms, modulo a 28-bit prime ([`Ntt`]), over `F_p` ([`FpNtt`])
+//! and modulo other wide primes ([`WideNtt`]).
 //!
 //! The forward transform is decimation in bit-reversed order (Longa–Naehrig, CANS 2016, Algorithm
 //! 1). Its first `levels` levels split `Z_q[X]/(X^n + 1)` into `F = 2^levels` contiguous blocks
@@ -11,8 +11,9 @@
 use core::ops::Range;
 
 use crate::field::{Fp, P};
-use crate::kernels;
+use crate::kernels::{self, field_transform};
 use crate::modulus::{Factor, Modulus};
+use crate::wide::{WideFactor, WideModulus};
 
 /// Twiddle factors modulo one prime for lengths up to `2^log_n`.
 pub struct Ntt {
@@ -121,6 +122,63 @@ impl FpNtt {
     }
 }
 
+/// Twiddle factors modulo a wide prime for the whole transform of length `2^log_n`.
+pub struct WideNtt {
+    modulus: WideModulus,
+    log_n: u32,
+    forward: Vec<WideFactor>,
+    inverse: Vec<WideFactor>,
+    /// `2^−log_n`.
+    scale: WideFactor,
+}
+
+impl WideNtt {
+    /// Tables for a prime `q ≡ 1 mod 2^(log_n+1)`; panics otherwise (parameters are fixed, not an
+    /// input).
+    pub fn new(modulus: WideModulus, log_n: u32) -> WideNtt {
+        let q = modulus.value();
+        assert!((q - 1).trailing_zeros() > log_n, "no root of unity of order 2^{} modulo {q}", log_n + 1);
+        let psi = (2..q)
+            .map(|g| modulus.pow(g, (q - 1) >> (log_n + 1)))
+            .find(|&root| modulus.pow(root, 1 << log_n) == q - 1)
+            .expect("a prime field has a generator");
+        let table = |root: u64| {
+            let powers = bit_reversed_powers(log_n, 1, |x| modulus.mul(x, root));
+            powers.into_iter().map(|w| modulus.factor(w)).collect()
+        };
+        let (forward, inverse) = (table(psi), table(modulus.inv(psi)));
+        WideNtt { modulus, log_n, forward, inverse, scale: modulus.factor(modulus.inv(1 << log_n)) }
+    }
+
+    /// The prime.
+    pub fn modulus(&self) -> &WideModulus {
+        &self.modulus
+    }
+
+    /// Coefficients → full domain, canonical numbers.
+    pub fn forward(&self, a: &mut [u64]) {
+        let q = &self.modulus;
+        field_transform::levels(&self.forward, a, self.levels(a.len()), |u, v, w| {
+            let t = q.mul_factor(v, w);
+            (q.add(u, t), q.sub(u, t))
+        });
+    }
+
+    /// The inverse of [`WideNtt::forward`].
+    pub fn inverse(&self, a: &mut [u64]) {
+        let q = &self.modulus;
+        field_transform::levels(&self.inverse, a, self.levels(a.len()).rev(), |u, v, w| {
+            (q.add(u, v), q.mul_factor(q.sub(u, v), w))
+        });
+        a.iter_mut().for_each(|x| *x = q.mul_factor(*x, self.scale));
+    }
+
+    fn levels(&self, len: usize) -> Range<u32> {
+        assert!(len == 1 << self.log_n, "a transform of length 2^{} got {len} numbers", self.log_n);
+        0..self.log_n
+    }
+}
+
 /// `root^brv(i)` at index `i < 2^log_n`.
 fn bit_reversed_powers<T: Copy>(log_n: u32, one: T, times_root: impl Fn(T) -> T) -> Vec<T> {
     let n = 1usize << log_n;
@@ -137,6 +195,7 @@ fn bit_reversed_powers<T: Copy>(log_n: u32, one: T, times_root: impl Fn(T) -> T)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exponential::{self, PRIMES};
     use rand::{rngs::StdRng, Rng, SeedableRng};
 
     const LOG_N: u32 = 7;
@@ -237,5 +296,41 @@ mod tests {
             t.inverse(&mut fa, levels);
             assert_eq!(fa, expected);
         }
+    }
+
+    #[test]
+    fn wide_transform_multiplies() {
+        let mut prg = crate::Prg::new(&crate::Seed::from_bytes([4; 32]));
+        for (i, &prime) in PRIMES.iter().enumerate() {
+            let q = WideModulus::new(prime);
+            let t = WideNtt::new(q, LOG_N);
+            let mut random = || (0..N).map(|_| exponential::uniform(i, &mut prg)).collect::<Vec<_>>();
+            let (mut a, mut b) = (random(), random());
+            a[..3].copy_from_slice(&[0, prime - 1, prime - 1]);
+            b[..3].fill(prime - 1);
+            let mut expected = vec![0; N];
+            for (i, &x) in a.iter().enumerate() {
+                for (j, &y) in b.iter().enumerate() {
+                    let (k, xy) = ((i + j) % N, q.mul(x, y));
+                    expected[k] = if i + j < N { q.add(expected[k], xy) } else { q.sub(expected[k], xy) };
+                }
+            }
+            t.forward(&mut a);
+            t.forward(&mut b);
+            a.iter_mut().zip(&b).for_each(|(a, &b)| *a = q.mul(*a, b));
+            t.inverse(&mut a);
+            assert_eq!(a, expected);
+        }
+    }
+
+    #[test]
+    fn wide_transform_modulo_p_is_the_one_over_the_field() {
+        let (fp, wide) = (FpNtt::new(LOG_N), WideNtt::new(WideModulus::new(P), LOG_N));
+        let mut a = crate::Prg::new(&crate::Seed::from_bytes([5; 32])).fp_vec(N);
+        let values = |a: &[Fp]| a.iter().map(|x| x.value()).collect::<Vec<_>>();
+        let mut b = values(&a);
+        fp.forward(&mut a, LOG_N);
+        wide.forward(&mut b);
+        assert_eq!(values(&a), b);
     }
 }

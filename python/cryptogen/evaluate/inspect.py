@@ -25,6 +25,7 @@ def facts(plan: NumericPlan, protocol: str = PREPROCESSED) -> dict[str, Any]:
         "model": plan.model_digest,
         "parameters": _core.PARAMETERS,
         "row_bytes": core.row_bytes,
+        "exponential_bytes": dict(zip(("store", "wire"), core.exponential_bytes, strict=True)),
         "exponentials": {str(n): core.exponentials_needed(n - 1, 1) for n in contexts},
         "heads_by_primes": {str(n): heads for n, heads in heads_by_primes(plan).items()},
         "tables_per_token": materials(plan),
@@ -43,13 +44,17 @@ def layouts(core: _core.CheckedPlan, protocol: str) -> dict[str, Any]:
 def as_text(plan: NumericPlan, protocol: str = PREPROCESSED) -> str:
     """For people."""
     f = facts(plan, protocol)
-    pairs = ", ".join(f"{n} at row {row}" for row, n in f["exponentials"].items())
+    store, wire = f["exponential_bytes"].values()
+    exponentials = ", ".join(
+        f"{n * store / 1e6:.2f} MB ({n * wire / 1e6:.2f} MB of messages) at row {row}"
+        for row, n in f["exponentials"].items()
+    )
     return "\n".join(
         [
             inspect_plan(plan),
             "",
             "cost",
-            f"  material per token on disk: {f['row_bytes'] / 1e6:.2f} MB; pairs of rows with exponentials: {pairs}",
+            f"  material per token on disk: {f['row_bytes'] / 1e6:.2f} MB; its exponentials: {exponentials}",
             f"  online: {f['round_trips']} round trips per pass",
             "security",
             f"  lattice parameters {f['parameters']} (≥ 128 bits, estimate in crates/he/params), statistical 40 bits,",

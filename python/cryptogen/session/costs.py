@@ -60,9 +60,9 @@ class Costs:
         tokens: Tokens that `generate` has given.
         range_events: Range events of all rows computed, those of drafted tokens that were not
             accepted too.
-        spent: Records of material taken out of the store, by pool: `linears`, `rows`,
-            `logits`, `exponentials`.
-        left: Records left in the store, by pool.
+        spent: Material taken out of the store: `linears`, `rows` and `logits` by row,
+            `exponentials` by pair of rows.
+        left: What is left in the store, alike.
     """
 
     setup: PhaseCost = PhaseCost()

@@ -21,7 +21,7 @@ class Need:
     Attributes:
         rows: One per row.
         logits: One per sampled row.
-        exponentials: In every layer and head one per pair of rows.
+        exponentials: One per pair of rows, a new one and any up to it: of all heads of all layers.
         linears: What `Linear` makes for a row: one per row whose material is made. `Link.buy` adds
             what rows lack.
     """

@@ -16,7 +16,7 @@ from cryptogen.errors import ProtocolViolation
 from cryptogen.models.config import LARGEST
 
 LARGEST_BATCH = 1 << 14  # linears, rows or logits per request
-LARGEST_EXPONENTIALS = 1 << 26  # exponentials per request
+LARGEST_EXPONENTIALS = 1 << 18  # exponentials per request, in pairs of rows
 LARGEST_BLOCK = 64  # rows given a position, or computed, at once
 
 

@@ -42,7 +42,7 @@ from .plans import find_plan
 log = logging.getLogger("cryptogen.server")
 Ready = Callable[[str, str], None]  # (address, fingerprint)
 MOST_TOKENS = 1 << 16  # material that one client may keep here, in rows or logits
-MOST_EXPONENTIALS = 1 << 28
+MOST_EXPONENTIALS = 1 << 21  # in pairs of rows: those of a text of 2,048
 POLL = 0.5  # seconds between looks at the stop flag
 
 

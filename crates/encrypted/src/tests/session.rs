@@ -34,14 +34,14 @@ type Sessions = [&'static [&'static [usize]]];
 /// What a party leaves of a session: logits of every pass (client) and its log.
 type Left = Vec<(Vec<Logits>, Vec<u64>)>;
 
-fn stock(tiny: &Tiny, sessions: &Sessions) -> Stock {
+fn stock(sessions: &Sessions) -> Stock {
     let rows = |s: &&[&[usize]]| s.iter().map(|p| p.len()).sum::<usize>();
     let all = sessions.iter().map(rows).sum::<usize>() as u64;
     Stock {
         linears: all,
         rows: all,
         logits: sessions.iter().map(|s| s.len() as u64).sum(),
-        exponentials: sessions.iter().map(|s| exponentials_needed(&tiny.plan, 0, rows(s))).sum(),
+        exponentials: sessions.iter().map(|s| exponentials_needed(0, rows(s))).sum(),
     }
 }
 
@@ -70,7 +70,7 @@ fn run<P: Side>(
 
 /// Prepares what the sessions need, runs them and compares with the clear model.
 fn check(tiny: &Tiny, dir: &Path, variant: Variant, sessions: &Sessions, tries: Tries) {
-    let (want, layers) = (stock(tiny, sessions), tiny.plan.model.layers);
+    let (want, layers) = (stock(sessions), tiny.plan.model.layers);
     let (client, server) = pair(
         |conn| -> Result<_> {
             let (mut e, handle) = open(conn, tiny, dir, variant)?;

@@ -1,6 +1,6 @@
 //! Slots as polynomials: messages, and plaintexts to multiply by.
 
-use cryptogen_ring::{kernels, Fp};
+use cryptogen_ring::{kernels, Fp, P};
 use zeroize::Zeroizing;
 
 use super::context::{Context, LIMBS};
@@ -43,7 +43,7 @@ impl Plaintext {
         let m = coefficients(context, slots)?;
         let mut limbs = Zeroizing::new(vec![0; LIMBS * N]);
         limbs.chunks_exact_mut(N).enumerate().for_each(|(i, out)| {
-            kernels::centred_residues(context.modulus(i), &m, out);
+            kernels::centred_residues(context.modulus(i), P, kernels::values(&m), out);
             context.ntt(i).forward(out, 0..LOG_N);
         });
         Ok(Plaintext { limbs })

@@ -13,7 +13,7 @@ use crate::codec::pack;
 use crate::encode::Scaled;
 use crate::error::{check_length, HeError};
 use crate::sample;
-use crate::shares::{owner_share, ClientWork, Nonces, PublicKey};
+use crate::shares::{field, owner_share, ClientWork, Nonces, PublicKey};
 
 /// The ternary secret. Shares that it opens must not be encrypted under it: values that depend on
 /// it belong under another key. Wiped on drop; deliberately neither `Debug` nor `Clone`, without
@@ -59,7 +59,7 @@ impl SecretKey {
             for (tau, x) in x.chunks_exact(columns.len()).enumerate() {
                 x[features.clone()].iter().enumerate().for_each(|(i, &x)| message[i * t + tau] = x);
             }
-            let scaled = Scaled::of(message, ring.q_mod_t);
+            let scaled = Scaled::of(message, ring.q_mod_p);
             let mut prg = Prg::new(&seed.derive("encrypt", k as u64));
             let (seed, b) = ring.encrypt(&self.negated, &scaled, packing.levels(), &mut prg);
             let mut bytes = Vec::with_capacity(INPUT_BYTES);
@@ -87,7 +87,7 @@ impl SecretKey {
         let each = results.par_chunks_exact(OUTPUT_BYTES).zip(by_row.par_chunks_exact_mut(f_out * tokens));
         let room = || (ClientWork::new(ring), Wiped::zeros(N));
         each.try_for_each_init(room, |(work, all), (result, by_row)| {
-            owner_share(ring, &self.negated, result, work, |i, y| all[i] = y)?;
+            owner_share(ring, &self.negated, result, work, |i, y| all[i] = field(y))?;
             for (j, row) in by_row.chunks_exact_mut(tokens).enumerate() {
                 let start = packing.coefficient(j);
                 row.copy_from_slice(&all[start..start + tokens]);

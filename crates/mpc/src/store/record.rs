@@ -28,7 +28,7 @@ impl Record {
 }
 
 /// Part of a record or consecutive records, taken and never to be taken again, but still in the
-/// file: whoever uses it reads it, once. No Clone, Debug or codec. The file is wiped up to the
+/// file: whoever uses it reads it, once, and may have looked at it before. No Clone, Debug or codec. The file is wiped up to the
 /// first record that has unread pieces, by whatever changes the pool next, or when the store is
 /// closed.
 pub struct Unread {
@@ -58,13 +58,21 @@ impl Unread {
         self.file.path.clone()
     }
 
+    /// The bytes, for what has to be computed from them ahead of their use; they stay in the file.
+    ///
+    /// # Errors
+    /// `Io`, `Forked`.
+    pub fn look(&self) -> Result<Wiped<u8>, StoreError> {
+        self.shared.check_home()?;
+        self.file.read(self.at, self.len)
+    }
+
     /// The bytes.
     ///
     /// # Errors
     /// `Io`; then they are lost. `Forked`.
     pub fn read(self) -> Result<Wiped<u8>, StoreError> {
-        self.shared.check_home()?;
-        self.file.read(self.at, self.len)
+        self.look()
     }
 }
 

@@ -15,22 +15,22 @@ mod stores;
 use std::path::Path;
 use std::sync::Arc;
 
-use cryptogen_he::{ParamSet, Params};
+use cryptogen_he::{ParamSet, Params, N};
 use cryptogen_mpc::session::Phase;
 use cryptogen_mpc::store::{Batch, Pool, Store};
 use cryptogen_mpc::Connection;
 use cryptogen_ot::OtPair;
-use cryptogen_party::{Channel, Client, Server};
+use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::{Prg, Seed};
 
-pub use rows::exponentials_needed;
+pub use rows::{exponential_bytes, exponentials_needed};
 
 use self::stores::{compare_stores, BatchSink};
 use crate::error::{ProtocolError, Result};
-use crate::material::{Deferred, LatticeKeys, Linears, RowLayout};
+use crate::material::{exponential_record_bytes, Deferred, LatticeKeys, Linears, RowLayout};
 use crate::model::{Plan, ServerModel};
 use crate::offline::attention::EncryptedCache;
-use crate::offline::prepare::{exponential_record_bytes, logits_record_bytes, Preparer, Sink};
+use crate::offline::prepare::{logits_record_bytes, Preparer, Sink};
 use crate::offline::{self, Progress};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
@@ -44,8 +44,8 @@ pub const PARAMETERS: ParamSet = ParamSet::N8192Q196;
 const LINEARS_AT_ONCE: usize = 1024;
 /// Rows whose material is made at a time, and whose logits'.
 const ROWS_PREPARED_AT_ONCE: usize = 256;
-/// Exponential tables prepared at a time.
-const EXPONENTIALS_AT_ONCE: usize = 1 << 16;
+/// Ciphertexts of records of exponentials that are made at a time, of each prime.
+const EXPONENTIALS_AT_ONCE: usize = 32;
 
 /// Records left in each pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct Stock {
     pub rows: u64,
     /// material for the logits of one row each
     pub logits: u64,
-    /// exponentials, one per layer, head and pair of rows
+    /// exponentials of one pair of rows each, a new one and any up to it: of all heads of all layers
     pub exponentials: u64,
 }
 
@@ -88,7 +88,29 @@ struct Pools {
     linears: Pool,
     rows: Pool,
     logits: Pool,
-    exponentials: Pool,
+    /// one for each number of primes that heads have
+    exponentials: Vec<ExponentialPool>,
+}
+
+/// Exponentials of heads with so many primes, a record for each head and pair of rows.
+struct ExponentialPool {
+    primes: usize,
+    /// such heads of all layers: records that a pair of rows spends
+    heads: u64,
+    pool: Pool,
+}
+
+impl ExponentialPool {
+    fn open<P: Party>(store: &Store, plan: &Plan, primes: usize) -> Result<ExponentialPool> {
+        let heads = heads_with(plan, primes) as u64;
+        let pool = store.pool(&format!("exponentials-{primes}"), exponential_record_bytes::<P>(primes))?;
+        Ok(ExponentialPool { primes, heads, pool })
+    }
+
+    /// Pairs of rows for which there are records.
+    fn pairs(&self) -> u64 {
+        self.pool.available() / self.heads
+    }
 }
 
 /// A party with an open connection, agreed keys and a matching store.
@@ -142,11 +164,13 @@ impl<P: Side> Endpoint<P> {
         let mut rng = Prg::new(&Seed::random(&mut rand_core::OsRng));
         let layout = Arc::new(RowLayout::new(&plan));
         let [linears, rows] = protocol.row_pools();
+        let counts = plan.prime_counts().into_iter();
+        let exponentials = counts.map(|primes| ExponentialPool::open::<P>(&store, &plan, primes));
         let pools = Pools {
             linears: store.pool(linears, layout.linears_bytes())?,
             rows: store.pool(rows, layout.record_bytes())?,
             logits: store.pool("logits", logits_record_bytes(&plan))?,
-            exponentials: store.pool("exponentials", exponential_record_bytes(&plan))?,
+            exponentials: exponentials.collect::<Result<_>>()?,
         };
         compare_stores(&mut conn, &store, resync, protocol, &mut rng)?;
         let keys = LatticeKeys::exchange(&mut conn, params, &mut rng)?;
@@ -207,7 +231,7 @@ impl<P: Side> Endpoint<P> {
             linears: self.pools.linears.available(),
             rows: self.pools.rows.available(),
             logits: self.pools.logits.available(),
-            exponentials: self.pools.exponentials.available(),
+            exponentials: self.pools.exponentials.iter().map(ExponentialPool::pairs).min().unwrap_or(0),
         }
     }
 
@@ -218,8 +242,8 @@ impl<P: Side> Endpoint<P> {
     }
 
     /// Makes material and commits it on both sides: `linears` first, of which `rows` spend one
-    /// each. Runs in chunks, so an interruption loses only the chunk in progress, and the records
-    /// of `linears` that it was made of. The server brings its `weights`.
+    /// each, and as many exponentials at least. Runs in chunks, so an interruption loses only the
+    /// chunk in progress, and the records of `linears` that it was made of. The server brings its `weights`.
     ///
     /// # Errors
     /// Connection and store failures, interruption; `Short` if rows lack `linears`.
@@ -259,12 +283,27 @@ impl<P: Side> Endpoint<P> {
             done += n as u64;
             offline::report(progress, "preparing logits", done, want.logits)?;
         }
+        self.prepare_exponentials(want.exponentials, progress)
+    }
+
+    /// Makes exponentials for so many pairs of rows more, at least: records fill whole ciphertexts.
+    /// Where an interruption has left one pool ahead of another, only what lacks is made.
+    fn prepare_exponentials(&mut self, want: u64, progress: Progress<'_>) -> Result<()> {
+        let pairs = self.stock().exponentials.saturating_add(want);
+        let lacking = |pool: &ExponentialPool| {
+            let records = pairs.saturating_mul(pool.heads).saturating_sub(pool.pool.available());
+            (pool.primes, records.div_ceil(N as u64))
+        };
+        let lacking: Vec<(usize, u64)> = self.pools.exponentials.iter().map(lacking).collect();
+        let all = lacking.iter().map(|(primes, n)| *primes as u64 * n).sum();
         let mut done = 0;
-        for n in chunks(want.exponentials, EXPONENTIALS_AT_ONCE) {
-            let batch = self.pools.exponentials.begin_batch(n)?;
-            self.fill(batch, weights, |p, sink| p.exponentials(n, sink))?;
-            done += n as u64;
-            offline::report(progress, "preparing exponentials", done, want.exponentials)?;
+        for (i, (primes, ciphertexts)) in lacking.into_iter().enumerate() {
+            for n in chunks(ciphertexts, EXPONENTIALS_AT_ONCE) {
+                let batch = self.pools.exponentials[i].pool.begin_batch(n * N)?;
+                self.fill(batch, None, |p, sink| p.exponentials(primes, n * N, sink))?;
+                done += (primes * n) as u64;
+                offline::report(progress, "preparing exponentials", done, all)?;
+            }
         }
         Ok(())
     }
@@ -316,6 +355,11 @@ impl Endpoint<Server> {
         self.conn.set_phase(Phase::Online);
         self.online.embed(&mut self.conn, weights, rows, sampled)
     }
+}
+
+/// Heads of all layers that have so many primes.
+fn heads_with(plan: &Plan, primes: usize) -> usize {
+    (0..plan.model.layers).map(|layer| plan.heads_with(layer, primes).count()).sum()
 }
 
 /// The progress of `n` of `all` records, of which `done` are there.

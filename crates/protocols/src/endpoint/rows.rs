@@ -3,18 +3,21 @@
 
 use std::path::Path;
 
+use cryptogen_he::N;
 use cryptogen_mpc::session::Phase;
-use cryptogen_mpc::store::Unread;
-use cryptogen_party::{Party, Role};
+use cryptogen_party::{Client, Party, Role};
 use cryptogen_ring::{fp_from_bytes, Fp, Seed, Wiped};
+use rayon::prelude::*;
 
-use super::{chunks, Endpoint};
+use super::{chunks, heads_with, Endpoint, ExponentialPool};
 use crate::error::{ProtocolError, Result};
 use crate::material::{
-    Deferred, Held, LogitsMaterial, MaskLabel, Row, RowAttention, RowMaterial, SEED_BYTES,
+    exponential_record_bytes, Deferred, Exponentials, Held, LogitsMaterial, MaskLabel, Row, RowAttention,
+    RowMaterial, Run, SEED_BYTES,
 };
 use crate::model::{Plan, Site};
 use crate::offline::attention::{self, NewRows};
+use crate::offline::exponentials;
 use crate::online::products::Side;
 use crate::share::local::trunc;
 use crate::share::qkv::split_qkv;
@@ -45,36 +48,30 @@ impl<P: Side> Endpoint<P> {
 
     fn extend_block(&mut self, n: usize) -> Result<()> {
         let first = self.online.positions();
-        let tables = exponentials_needed(&self.plan, first, n);
+        let pairs = exponentials_needed(first, n);
         let stock = self.stock();
         for (what, needed, available) in
-            [("rows", n as u64, stock.rows), ("exponentials", tables, stock.exponentials)]
+            [("rows", n as u64, stock.rows), ("exponentials", pairs, stock.exponentials)]
         {
             if available < needed {
                 return Err(ProtocolError::Short { what, needed, available });
             }
         }
         let materials = self.take_material(n)?;
-        // One run of tables per row and layer, in the order in which `assemble` uses them up.
-        let m = &self.plan.model;
-        let runs = (first.max(1)..first + n).flat_map(|t| std::iter::repeat_n(m.heads * (t + 1), m.layers));
-        let bytes = self.pools.exponentials.record_bytes();
-        let exponentials = self
-            .pools
-            .exponentials
-            .take_unread(tables as usize, &runs.map(|n| n * bytes).collect::<Vec<_>>())?;
+        let exponentials = self.take_exponentials(first, n)?;
+        let weights = self.weights(first, &exponentials)?;
         if !self.protocol.prepared {
-            let rows = assemble(&self.plan, first, materials, None, exponentials);
+            let rows = assemble(&self.plan, first, materials, exponentials, weights, None);
             self.online.add_rows(rows);
             return Ok(());
         }
-        let new = self.new_rows(first, &materials)?;
+        let new = self.new_rows(first, &materials, weights)?;
         let (ch, m, cache, rng) = (&mut self.conn, &self.plan.model, &mut self.cache, &mut self.rng);
         let products = match &self.keys.held {
             Held::Client { slots, .. } => attention::client(ch, slots, m, cache, &new, rng)?,
             Held::Server { params, slots, .. } => attention::server(ch, params, slots, m, cache, &new, rng)?,
         };
-        let rows = assemble(&self.plan, first, materials, Some((new, products)), exponentials);
+        let rows = assemble(&self.plan, first, materials, exponentials, new.weights, Some(products));
         self.online.add_rows(rows);
         Ok(())
     }
@@ -90,6 +87,57 @@ impl<P: Side> Endpoint<P> {
         (0..n).map(material).collect()
     }
 
+    /// Takes the exponentials of `n` rows from position `first` on, `[rows][layers]`, of which row 0
+    /// has none.
+    fn take_exponentials(&mut self, first: usize, n: usize) -> Result<Vec<Vec<Exponentials>>> {
+        let layers = self.plan.model.layers;
+        let mut runs: Vec<Vec<Vec<Run>>> = (0..n).map(|_| (0..layers).map(|_| vec![]).collect()).collect();
+        for ExponentialPool { primes, pool, .. } in &self.pools.exponentials {
+            let heads: Vec<Vec<usize>> =
+                (0..layers).map(|layer| self.plan.heads_with(layer, *primes).collect()).collect();
+            let of_row = |t| (0..layers).map(move |layer| (t, layer));
+            let places = || {
+                let all = (first.max(1)..first + n).flat_map(of_row);
+                all.filter(|(_, layer)| !heads[*layer].is_empty())
+            };
+            let records: Vec<usize> = places().map(|(t, layer)| heads[layer].len() * (t + 1)).collect();
+            let lengths: Vec<usize> = records.iter().map(|n| n * pool.record_bytes()).collect();
+            let taken = pool.take_unread(records.iter().sum(), &lengths)?;
+            for ((t, layer), unread) in places().zip(taken) {
+                let (heads, records) = (heads[layer].clone(), Deferred::Stored(unread));
+                runs[t - first][layer].push(Run { primes: *primes, heads, records });
+            }
+        }
+        Ok(runs.into_iter().map(|row| row.into_iter().map(Exponentials::new).collect()).collect())
+    }
+
+    /// What the attention material has of the rows' weights, `[rows][layers][heads][t+1]`: the
+    /// client's masks, if its products are prepared; the server's weights themselves, which follow
+    /// from its exponentials.
+    fn weights(&mut self, first: usize, exponentials: &[Vec<Exponentials>]) -> Result<Vec<Vec<Fp>>> {
+        let (plan, m) = (&self.plan, &self.plan.model);
+        let rows = exponentials.iter().enumerate();
+        match P::ROLE {
+            Role::Client if !self.protocol.prepared => Ok(rows.map(|_| vec![]).collect()),
+            Role::Client => {
+                Ok(rows.map(|(i, _)| self.rng.fp_vec(m.layers * m.heads * (first + i + 1))).collect())
+            }
+            Role::Server => exponentials
+                .par_iter()
+                .enumerate()
+                .map(|(i, row)| {
+                    let mut weights = vec![];
+                    for (layer, exponentials) in row.iter().enumerate() {
+                        weights.extend_from_slice(
+                            &exponentials.weights(&plan.attention[layer].heads, first + i + 1)?,
+                        );
+                    }
+                    Ok(weights)
+                })
+                .collect(),
+        }
+    }
+
     /// The client's share of a `qkv` output, known offline.
     fn qkv_share(&self, material: &RowMaterial<P>, layer: usize) -> Result<Vec<Fp>> {
         let l = self.plan.linear(Site::Qkv(layer));
@@ -98,9 +146,9 @@ impl<P: Side> Endpoint<P> {
     }
 
     /// Inputs of the attention preparation: the client's shares, or the server's masks.
-    fn new_rows(&mut self, first: usize, materials: &[RowMaterial<P>]) -> Result<NewRows> {
+    fn new_rows(&self, first: usize, materials: &[RowMaterial<P>], weights: Vec<Vec<Fp>>) -> Result<NewRows> {
         let m = &self.plan.model;
-        let mut new = NewRows { first, queries: vec![], keys: vec![], values: vec![], weights: vec![] };
+        let mut new = NewRows { first, queries: vec![], keys: vec![], values: vec![], weights };
         for (i, material) in materials.iter().enumerate() {
             let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
             for l in 0..m.layers {
@@ -119,7 +167,6 @@ impl<P: Side> Endpoint<P> {
             new.queries.push(q);
             new.keys.push(k);
             new.values.push(v);
-            new.weights.push(self.rng.fp_vec(m.layers * m.heads * (first + i + 1)));
         }
         Ok(new)
     }
@@ -142,10 +189,21 @@ impl<P: Side> Endpoint<P> {
     }
 }
 
-/// Exponential tables that `n` rows from position `first` on consume; row 0 needs none.
-pub fn exponentials_needed(plan: &Plan, first: usize, n: usize) -> u64 {
-    let per = (plan.model.layers * plan.model.heads) as u64;
-    (first..first + n).filter(|t| *t > 0).map(|t| (t as u64 + 1) * per).sum()
+/// Exponentials that `n` rows from position `first` on spend, in pairs of rows; row 0 needs none.
+pub fn exponentials_needed(first: usize, n: usize) -> u64 {
+    (first..first + n).filter(|t| *t > 0).map(|t| t as u64 + 1).sum()
+}
+
+/// Bytes of the exponentials of a pair of rows: in the store of the client, whose records are the
+/// longer ones, and in the messages of both parties that make whole ciphertexts of them.
+pub fn exponential_bytes(plan: &Plan) -> (usize, f64) {
+    let bytes = |primes| {
+        let (heads, cost) = (heads_with(plan, primes), exponentials::cost(primes, N));
+        let sent = (cost.client_bytes + cost.server_bytes) as f64 / N as f64;
+        (heads * exponential_record_bytes::<Client>(primes), heads as f64 * sent)
+    };
+    let each = plan.prime_counts().into_iter().map(bytes);
+    each.fold((0, 0.0), |sum, each| (sum.0 + each.0, sum.1 + each.1))
 }
 
 fn parse_logits(bytes: &[u8], vocab: usize, file: &Path) -> Result<LogitsMaterial> {
@@ -160,37 +218,33 @@ fn parse_logits(bytes: &[u8], vocab: usize, file: &Path) -> Result<LogitsMateria
     })
 }
 
-/// Distributes a block's products (none where the protocol makes them online) and tables over its
-/// rows and layers.
+/// Distributes a block's material over its rows and layers: exponentials, `[rows][layers]`, weights,
+/// `[rows][layers][heads][t+1]`, and products, where the protocol prepares them.
 fn assemble<P: Party>(
     plan: &Plan,
     first: usize,
     materials: Vec<RowMaterial<P>>,
-    made: Option<(NewRows, attention::Products)>,
-    exponentials: Vec<Unread>,
+    exponentials: Vec<Vec<Exponentials>>,
+    weights: Vec<Vec<Fp>>,
+    products: Option<attention::Products>,
 ) -> Vec<Row<P>> {
     let m = &plan.model;
-    let mut exponentials = exponentials.into_iter();
+    let (scores, values) = products.map(|p| (p.scores, p.values)).unwrap_or_default();
+    let of_layer = |of_rows: &[Vec<Fp>], row: usize, layer: usize| {
+        let all = of_rows.get(row).map_or(&[][..], |all| all);
+        let n = all.len() / m.layers;
+        Wiped::new(all[layer * n..(layer + 1) * n].to_vec())
+    };
     let mut rows = Vec::with_capacity(materials.len());
-    for (i, material) in materials.into_iter().enumerate() {
-        let t = first + i;
-        let (entries, values) = (m.heads * (t + 1), m.q_dim());
-        let attention = (0..m.layers)
-            .map(|l| {
-                let run = if t == 0 { None } else { exponentials.next() };
-                let exp = run.map(Deferred::Stored).unwrap_or_default();
-                match &made {
-                    Some((new, products)) => RowAttention {
-                        score: Wiped::new(products.scores[i][l * entries..(l + 1) * entries].to_vec()),
-                        value: Wiped::new(products.values[i][l * values..(l + 1) * values].to_vec()),
-                        weight_mask: Wiped::new(new.weights[i][l * entries..(l + 1) * entries].to_vec()),
-                        exp,
-                    },
-                    None => RowAttention { exp, ..RowAttention::default() },
-                }
-            })
-            .collect();
-        rows.push(Row { material, position: t, attention, events: Events::default() });
+    for (i, (material, exponentials)) in materials.into_iter().zip(exponentials).enumerate() {
+        let attention = exponentials.into_iter().enumerate().map(|(l, exponentials)| RowAttention {
+            score: of_layer(&scores, i, l),
+            value: of_layer(&values, i, l),
+            weight_mask: of_layer(&weights, i, l),
+            exponentials,
+        });
+        let attention = attention.collect();
+        rows.push(Row { material, position: first + i, attention, events: Events::default() });
     }
     rows
 }

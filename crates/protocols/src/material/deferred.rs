@@ -36,14 +36,27 @@ impl Deferred {
         })
     }
 
-    /// All of it, and the file that it is from; it leaves once.
+    /// All of it, and the file that it is from; it leaves once. `what` it is, to be named if it has
+    /// left before.
     ///
     /// # Errors
     /// Those of the store; `Spent` for a second use.
-    pub fn take(&mut self) -> Result<(Wiped<u8>, Arc<Path>)> {
+    pub fn take(&mut self, what: &'static str) -> Result<(Wiped<u8>, Arc<Path>)> {
         match std::mem::take(self).read()? {
             Deferred::Here(bytes, file) => Ok((bytes, file)),
-            _ => Err(ProtocolError::Spent { what: "table key" }),
+            _ => Err(ProtocolError::Spent { what }),
+        }
+    }
+
+    /// A copy of all of it, for what has to be computed from it ahead of its use.
+    ///
+    /// # Errors
+    /// Those of the store; `Spent` after a use.
+    pub fn look(&self, what: &'static str) -> Result<(Wiped<u8>, Arc<Path>)> {
+        match self {
+            Deferred::Here(bytes, file) => Ok((Wiped::new(bytes.to_vec()), file.clone())),
+            Deferred::Stored(unread) => Ok((unread.look()?, unread.path())),
+            Deferred::Used => Err(ProtocolError::Spent { what }),
         }
     }
 

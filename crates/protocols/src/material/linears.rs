@@ -41,7 +41,7 @@ impl Linears {
         mut f: impl FnMut(usize, &[u8], &Path) -> Result<()>,
     ) -> Result<()> {
         self.records.iter_mut().enumerate().try_for_each(|(i, record)| {
-            let (bytes, file) = record[piece].take()?;
+            let (bytes, file) = record[piece].take("record of linears")?;
             f(i, &bytes, &file)
         })
     }

@@ -5,6 +5,7 @@
 //! [`crate::offline`] makes material, [`crate::online`] spends it, and neither knows the other.
 
 mod deferred;
+mod exponentials;
 mod lattice;
 mod linears;
 mod masks;
@@ -13,6 +14,7 @@ mod rows;
 mod table_keys;
 
 pub use deferred::Deferred;
+pub use exponentials::{exponential_record_bytes, Exponentials, HeadFactors, Run};
 pub use lattice::LatticeKeys;
 pub(crate) use lattice::{client_shares, hide, slots, Held};
 pub use linears::Linears;
@@ -20,7 +22,7 @@ pub use linears::Linears;
 pub(crate) use masks::{embed_mask, removed};
 pub(crate) use masks::{embed_masks, hi_masks, masks, masks_words, EMBED_COLUMNS, HI_MASKS};
 pub use masks::{expand_mask, mask_words, MaskLabel};
-pub use row_material::{activation_shape, exp_shape, hi_shape, lo_shape, RowLayout, RowMaterial, SEED_BYTES};
+pub use row_material::{activation_shape, hi_shape, lo_shape, net_shape, RowLayout, RowMaterial, SEED_BYTES};
 pub use rows::{LogitsMaterial, Row, RowAttention};
 pub(crate) use table_keys::record_alpha;
 pub use table_keys::TableKeys;

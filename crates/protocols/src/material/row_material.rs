@@ -15,7 +15,7 @@ use super::deferred::Deferred;
 use super::masks::{embed_mask, expand_mask, mask_words, MaskLabel, HI_MASKS};
 use super::table_keys::{self, TableKeys};
 use crate::error::{ProtocolError, Result};
-use crate::model::{Matrix, ModelShape, Plan, Scalar, Site};
+use crate::model::{Matrix, ModelShape, Plan, Scalar, Site, NET_BITS};
 
 /// Bytes of the seed at the start of a record.
 pub const SEED_BYTES: usize = 32;
@@ -32,6 +32,7 @@ pub struct RowLayout {
     attention_out: Vec<usize>,
     norm_tables: Vec<(usize, usize)>,
     sigma_tables: Vec<(usize, usize)>,
+    net_tables: usize,
     embed: usize,
     activation_tables: Vec<usize>,
     activation_deltas: Vec<usize>,
@@ -58,9 +59,9 @@ pub fn activation_shape(plan: &Plan, layer: usize) -> TableShape {
     shape(plan.activations[layer].k, if plan.model.gated { 2 } else { 1 })
 }
 
-/// Table class of a layer's exponential.
-pub fn exp_shape(plan: &Plan, layer: usize) -> TableShape {
-    shape(plan.attention[layer].k, 1)
+/// Table class of the net under a layer's weights (A9): no payload but the constant one.
+pub fn net_shape() -> TableShape {
+    shape(NET_BITS, 0)
 }
 
 impl RowLayout {
@@ -83,6 +84,7 @@ impl RowLayout {
             attention_out: vec![],
             norm_tables: vec![],
             sigma_tables: vec![],
+            net_tables: 0,
             activation_tables: vec![],
             activation_deltas: vec![],
             embed: 0,
@@ -100,6 +102,7 @@ impl RowLayout {
             let lo = take(lo_shape(&norm.scalar).map_or(0, |s| s.record_bytes()));
             layout.norm_tables.push((hi, lo));
         }
+        layout.net_tables = take(m.layers * net_shape().record_bytes());
         for l in 0..m.layers {
             layout.gated.push(take(if m.gated { m.ff * WORD } else { 0 }));
             layout.attention_out.push(take(m.q_dim() * WORD));
@@ -176,6 +179,10 @@ impl RowLayout {
     /// Where the keys of 1/σ of a layer lie, of each range those of all heads.
     pub fn sigma_tables(&self, layer: usize) -> (usize, usize) {
         self.sigma_tables[layer]
+    }
+    /// Where the key of the net under a layer's weights lies.
+    pub fn net_table(&self, layer: usize) -> usize {
+        self.net_tables + layer * net_shape().record_bytes()
     }
     /// Where the keys of a layer's activation lie, one for each neuron.
     pub fn activation_tables(&self, layer: usize) -> usize {
@@ -289,7 +296,7 @@ impl<P: Party> RowMaterial<P> {
     /// All `n` table keys of a layer's activation, with their memory: keys leave once.
     pub fn activation_keys(&mut self, layout: &RowLayout, plan: &Plan, layer: usize) -> Result<TableKeys> {
         let at = self.piece(layout.activation_tables(layer));
-        TableKeys::new(activation_shape(plan, layer), 0, self.pieces[at].1.take()?)
+        TableKeys::new(activation_shape(plan, layer), self.pieces[at].1.take("table key")?)
     }
 
     /// The piece that holds this offset.

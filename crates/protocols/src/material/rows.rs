@@ -5,7 +5,7 @@ use cryptogen_party::Party;
 use cryptogen_ring::{Fp, Seed, Wiped, Word};
 use zeroize::Zeroizing;
 
-use super::deferred::Deferred;
+use super::exponentials::Exponentials;
 use super::masks::MaskLabel;
 use super::row_material::RowMaterial;
 use crate::model::{Plan, Site};
@@ -19,10 +19,11 @@ pub struct RowAttention {
     pub score: Wiped<Fp>,
     /// shares of `Σ_j a_j·w_j + b_j·v_c,j`, `[heads·head_dim]`
     pub value: Wiped<Fp>,
-    /// this party's masks of its weights, `a` or `b`, `[heads][t+1]`
+    /// `[heads][t+1]`: the client's masks `a` of its weights; the server's weights `e'_s`, which are
+    /// their own masks
     pub weight_mask: Wiped<Fp>,
-    /// exponential tables, `[heads][t+1]` records of 8 bytes payload share and a key
-    pub exp: Deferred,
+    /// of every head and cached row
+    pub exponentials: Exponentials,
 }
 
 /// A row with all its material, at a fixed position of the session.

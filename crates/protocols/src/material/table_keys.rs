@@ -13,21 +13,15 @@ use crate::error::{ProtocolError, Result};
 /// [`crate::online::tables::look_up_all`]; no Clone, Debug or codec.
 pub struct TableKeys {
     shape: TableShape,
-    /// bytes in front of every key
-    prefix: usize,
     bytes: Wiped<u8>,
     /// where they are from
     file: Arc<Path>,
 }
 
 impl TableKeys {
-    /// Keys that lie one after another, each behind `prefix` bytes, as they are taken from a file.
-    pub(crate) fn new(
-        shape: TableShape,
-        prefix: usize,
-        (bytes, file): (Wiped<u8>, Arc<Path>),
-    ) -> Result<TableKeys> {
-        let stride = prefix + shape.record_bytes();
+    /// Keys that lie one after another, as they are taken from a file.
+    pub(crate) fn new(shape: TableShape, (bytes, file): (Wiped<u8>, Arc<Path>)) -> Result<TableKeys> {
+        let stride = shape.record_bytes();
         if !bytes.len().is_multiple_of(stride) {
             let expected = format!("a multiple of {stride}");
             return Err(ProtocolError::bug("bytes of table keys", expected, bytes.len()));
@@ -35,7 +29,7 @@ impl TableKeys {
         if bytes.iter().all(|b| *b == 0) {
             return Err(ProtocolError::Spent { what: "table key" });
         }
-        Ok(TableKeys { shape, prefix, bytes, file })
+        Ok(TableKeys { shape, bytes, file })
     }
 
     /// One of the keys, from its record.
@@ -46,25 +40,16 @@ impl TableKeys {
     pub(crate) fn shape(&self) -> TableShape {
         self.shape
     }
-    pub(crate) fn prefix(&self) -> usize {
-        self.prefix
-    }
     pub(crate) fn stride(&self) -> usize {
-        self.prefix + self.shape.record_bytes()
-    }
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / self.stride()
+        self.shape.record_bytes()
     }
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What lies in front of every key, and its share `α` of the secret index.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (&[u8], u32)> {
-        self.bytes.chunks_exact(self.stride()).map(|record| {
-            let (front, key) = record.split_at(self.prefix);
-            (front, record_alpha(key))
-        })
+    /// The share `α` of the secret index of every key.
+    pub(crate) fn alphas(&self) -> impl Iterator<Item = u32> + '_ {
+        self.bytes.chunks_exact(self.stride()).map(record_alpha)
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Python makes the plan (`cryptogen.numerics`); this is its Rust reading. Nothing here is secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use cryptogen_ring::kernels::Table;
@@ -14,9 +14,15 @@ use super::site::Site;
 use crate::error::PlanError;
 
 /// Version of the plan document.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
+/// Truncation of the sum of a layer's σ in front of its guard (A9).
+pub const NET_SHIFT: u32 = 32;
+/// log2 of a segment of what is left.
+pub const NET_SEGMENT: u32 = 12;
+/// Index bits of the guard.
+pub const NET_BITS: u32 = 13;
 /// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
 pub(super) const MAX_SHIFT: u32 = 32;
 /// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in
@@ -177,25 +183,17 @@ impl Anchor {
     }
 }
 
-/// A head of a layer's attention (A5.5).
+/// A head of a layer's attention (A5.5, A9).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Head {
     /// what its scores are relative to
     pub anchor: Anchor,
-    /// where the window of scores begins
-    pub offset: i64,
-    /// what is subtracted from the argument
-    pub center: i64,
-    /// log2 of a segment
-    pub h: u32,
-    /// table of slopes, A
-    pub a: usize,
-    /// table of offsets, B
-    pub b: usize,
-    /// table of the guard, G
-    pub g: usize,
+    /// primes by which its exponentials are computed
+    pub primes: usize,
+    /// bits below its anchor at which its window of scores begins
+    pub bottom: u32,
     /// truncation of exponentials to weights
-    pub e_shift: u32,
+    pub shift: u32,
     /// truncation of the weighted values
     pub o_shift: u32,
     /// 1/σ
@@ -205,8 +203,6 @@ pub struct Head {
 /// Attention of a layer (A5.5).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Attention {
-    /// index bits of exponentials
-    pub k: u32,
     /// query heads
     pub heads: Vec<Head>,
 }
@@ -276,6 +272,7 @@ pub struct Plan {
     logit_bound: u64,
     pub(super) tables: Vec<Vec<i64>>,
     look_up_tables: Vec<OnceLock<Table>>,
+    net_guard: OnceLock<Table>,
 }
 
 impl Plan {
@@ -357,6 +354,7 @@ impl Plan {
             linears,
             logit_bound: doc.logit_bound,
             look_up_tables: tables.iter().map(|_| OnceLock::new()).collect(),
+            net_guard: OnceLock::new(),
             tables,
             model: doc.model,
         };
@@ -394,6 +392,27 @@ impl Plan {
     /// The same as look-ups read it; made on first use.
     pub fn look_up_table(&self, id: usize) -> &Table {
         self.look_up_tables[id].get_or_init(|| Table::new(&self.tables[id]))
+    }
+
+    /// The guard of the sum of a layer's σ (A9): 0 for the two indices that small sums meet, else 1.
+    /// The same for every model; made on first use.
+    pub fn net_guard(&self) -> &Table {
+        self.net_guard.get_or_init(|| {
+            let last = (1usize << NET_BITS) - 1;
+            Table::new(&(0..=last).map(|j| i64::from(j != 0 && j != last)).collect::<Vec<_>>())
+        })
+    }
+
+    /// The numbers of primes that the heads of all layers have, ascending.
+    pub fn prime_counts(&self) -> Vec<usize> {
+        let heads = self.attention.iter().flat_map(|a| &a.heads);
+        heads.map(|head| head.primes).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The heads of a layer that have `n` primes, ascending.
+    pub fn heads_with(&self, layer: usize, n: usize) -> impl Iterator<Item = usize> + '_ {
+        let heads = self.attention[layer].heads.iter().enumerate();
+        heads.filter(move |(_, head)| head.primes == n).map(|(g, _)| g)
     }
 
     /// The norm in front of a linear layer (`None` where a product or table comes first).

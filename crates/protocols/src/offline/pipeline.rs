@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// Inputs in work at a time: one that waits, one that is worked on and one that is done, which
 /// bounds memory.
-const DEPTH: usize = 3;
+pub const DEPTH: usize = 3;
 
 /// Passes every input through `work`, in the thread pool, and the results in order to `done`.
 /// Inputs are drawn and results given away in the calling thread, which owns the connection:

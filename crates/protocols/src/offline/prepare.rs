@@ -4,11 +4,11 @@
 //! Functionality: `n` records, each with a seed, from which its masks are expanded, and with what
 //! follows from them: shares of `Eᵀ·r` and `W·r'` (records of `linears`), then shares of products
 //! and table keys of one row through all layers. Also logits (a seed and a share of `W·r'`) and
-//! exponentials (a payload share and a key).
+//! exponentials ([`exponentials`]).
 //! Source: `docs/protocols/preprocessed.md` §3.6; steps in `docs/protocols/offline.md`.
 //! Inputs: both fresh seeds; client its lattice keys, server the weights. The client carries its
 //! share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
-//! Cost: that of [`linear`], [`cross`] and the tables, and C→S a message with `2·ff` bytes per row
+//! Cost: that of [`linear`], [`cross`], [`exponentials`] and the tables, and C→S a message with `2·ff` bytes per row
 //! for each layer's rotations.
 //! Material: makes it; rows spend as many records of `linears`.
 //! Leaks: nothing. What the client sends does not depend on what it decrypts, and what it decrypts
@@ -25,10 +25,10 @@ use cryptogen_ring::trunc::trunc_client;
 use cryptogen_ring::word::word_trunc_client;
 use cryptogen_ring::{fp_from_bytes, fp_to_bytes, Fp, Prg, Seed};
 
-use super::{cross, linear, report, Progress};
+use super::{cross, exponentials, linear, report, Progress};
 use crate::error::{ProtocolError, Result};
 use crate::material::{
-    embed_masks, exp_shape, masks, masks_words, Held, LatticeKeys, Linears, MaskLabel, RowLayout, SEED_BYTES,
+    embed_masks, masks, masks_words, Held, LatticeKeys, Linears, MaskLabel, RowLayout, SEED_BYTES,
 };
 use crate::model::{matrices_of_row, Matrix, Plan, ServerModel, Site};
 
@@ -247,16 +247,24 @@ impl<P: Party> Preparer<'_, P> {
             |_, rows: Range<usize>, y: &[Fp]| write_words(sink, SEED_BYTES + 8 * rows.start, y, rows.len());
         self.shares(&[Matrix::Linear(Site::Head)], &seeds, &mut put, |_| Ok(()))
     }
+
+    /// `n` records of exponentials of heads with so many primes.
+    ///
+    /// # Errors
+    /// As [`Preparer::linears`].
+    pub fn exponentials(&mut self, primes: usize, n: usize, sink: &mut dyn Sink) -> Result<()> {
+        let (ch, rng, all) = (&mut *self.ch, &mut *self.rng, (primes, n));
+        let keep: exponentials::Keep<'_> = &mut |first, records| sink.write_records(first, records);
+        match &self.keys.held {
+            Held::Client { slots, .. } => exponentials::client(ch, slots, all, rng, keep),
+            Held::Server { params, slots, .. } => exponentials::server(ch, params, slots, all, rng, keep),
+        }
+    }
 }
 
 /// Bytes of a `logits` record: seed, share.
 pub fn logits_record_bytes(plan: &Plan) -> usize {
     SEED_BYTES + 8 * plan.model.vocab
-}
-
-/// Bytes of an exponential record: payload share, key.
-pub fn exponential_record_bytes(plan: &Plan) -> usize {
-    8 + exp_shape(plan, 0).record_bytes()
 }
 
 /// Writes `n` field elements into every record.

@@ -38,7 +38,7 @@ fn batch(shape: TableShape) -> usize {
     (LEAVES >> shape.k()).max(1)
 }
 
-/// Makes one table per `payloads` group of `betas` (`[n][payloads]` shares) and hands runs of
+/// Makes `n` tables with shares `betas` of their payloads, `[n][payloads]`, and hands runs of
 /// records to `keep(first, bytes)`.
 ///
 /// # Errors
@@ -46,13 +46,12 @@ fn batch(shape: TableShape) -> usize {
 pub fn make<P: Party>(
     ch: &mut dyn Channel,
     ot: &mut OtPair,
-    shape: TableShape,
+    (shape, n): (TableShape, usize),
     betas: &[Word],
     rng: &mut Prg,
     keep: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let payloads = shape.payloads() as usize;
-    let n = betas.len() / payloads;
     let batch = batch(shape);
     for first in (0..n).step_by(batch) {
         let count = batch.min(n - first);

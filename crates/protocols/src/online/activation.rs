@@ -108,8 +108,8 @@ impl Online<Client> {
         let keys = self.activation_keys(layer)?;
         let inputs = (0..n).flat_map(|row| u.row(row)[..ff].iter().enumerate());
         let indices: Vec<u32> = inputs.map(|(neuron, x)| client_index(&plan, layer, neuron, *x)).collect();
-        let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::heads).zip(&indices))
-            .map(|((_, alpha), index)| rotation(*index, alpha, spec.k))
+        let mut rotations: Vec<u32> = (keys.iter().flat_map(TableKeys::alphas).zip(&indices))
+            .map(|(alpha, index)| rotation(*index, alpha, spec.k))
             .collect();
         let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.active[row].remask_words(&plan, layer)).collect();
         let mut m1 = Opened::recv(ch, n * ff * if gated { 4 } else { 1 }, n * ff)?;
@@ -173,7 +173,7 @@ impl Online<Server> {
         let keys = self.activation_keys(layer)?;
         for (row, keys) in keys.iter().enumerate() {
             let theirs = self.active[row].material.half_words(self.layout.activation_deltas(layer), ff)?;
-            for (neuron, (((_, alpha), x), theirs)) in keys.heads().zip(u.row(row)).zip(theirs).enumerate() {
+            for (neuron, ((alpha, x), theirs)) in keys.alphas().zip(u.row(row)).zip(theirs).enumerate() {
                 let (h, offset) = spec.segments(neuron);
                 let i = index::<Server>(sub_public::<Server>(*x, offset), h, spec.k);
                 let mine = rotation(i, alpha, spec.k);

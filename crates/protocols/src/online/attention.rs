@@ -9,31 +9,36 @@
 //! F; the client's is known offline. Of earlier rows both have kept their shares of `k` and `v`,
 //! the client also what was opened of them.
 //! Cost: 6 messages (S→C, C→S, …), 3 round trips, whatever `T` and `t`. Bytes of row `t`:
-//! `32·q_dim + 16·kv_dim + heads·(36·(t + 1) + s)`, `s` 36, or 88 for a `1/σ` of two ranges; of row
-//! 0 `16·q_dim + 16·kv_dim`. By message: `docs/protocols/attention.md`.
-//! Material: [`crate::material::RowAttention`] with a key of an exponential per (head, j); per row
-//! and head the keys of `1/σ`, per row a share of `a₂·v₂ + b₂·u₂`.
+//! `32·q_dim + 16·kv_dim + 4 + heads·(16·(t + 1) + s) + 8·primes·(t + 1)`, `s` 36, or 88 for a
+//! `1/σ` of two ranges, `primes` those of all heads together; of row 0 `16·q_dim + 16·kv_dim`. By
+//! message: `docs/protocols/attention.md`.
+//! Material: [`crate::material::RowAttention`] with the exponentials of every (head, j); per row and
+//! head the keys of `1/σ`, per row the key of the net and a share of `a₂·v₂ + b₂·u₂`.
 //! Leaks: nothing.
 //!
 //! `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`: the server opens `k_s − m_k` once, when the row
 //! appears, and `q_s − u` once per query; what remains are products of masks made offline.
 //!
-//! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − w` of the new rows; its half of every exponential.
-//! 2. C→S its half of every exponential; `e'_c − a`.
-//! 3. S→C `e'_s − b`; its half of `1/σ`.
-//! 4. C→S its half of `1/σ`, masked fine value and guard; `o'_c − a₂`.
+//! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − w` of the new rows.
+//! 2. C→S `c_actual − c` of every score: its share becomes the one that the material fixed.
+//! 3. S→C `ε`, its factor of every exponential less a mask; its half of `1/σ` and of the net.
+//! 4. C→S `e'_c − a`; its half of `1/σ` and of the net, masked fine value and guard; `o'_c − a₂`.
 //! 5. S→C masked fine value and guard; `ρ_s − v₂`, `o'_s − u₂`.
 //! 6. C→S `ρ_c − b₂`; `x̂_c − r`.
 //!
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`. Its `q`, `k` and `v` are opened in step 1
 //! like those of other rows, then only the re-mask of step 6 concerns it.
 //!
+//! The server's weights `e'_s` follow from its material alone (A9), so nothing is opened of them:
+//! its share of σ, its half of `1/σ` and of the net are known before the client's first message.
+//!
 //! The scores and the sums of values are a protocol's ([`super::products`]), and with them the
-//! openings of q, k, v (1) and e' (2, 3), which are those of [`super::preprocessed`]. All else is
-//! the same in every protocol.
+//! openings of q, k, v (1) and e' (4), which are those of [`super::preprocessed`]. All else is the
+//! same in every protocol.
 
 mod client;
 mod exponentials;
+mod net;
 mod server;
 
 use cryptogen_party::Role;
@@ -52,31 +57,31 @@ use crate::share::{Cost, Tensor};
 /// Messages and bytes of one layer for rows at `positions`.
 pub fn cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
     let (m, rows) = (&plan.model, positions.len());
-    let entries = 8 * entries(plan, positions.clone());
-    let openings =
-        [(Role::Server, 8 * rows * (m.q_dim() + 2 * m.kv_dim()) + entries), (Role::Client, entries)];
-    let openings = Cost { messages: 0, ..Cost::of(&openings) };
-    [shared_cost(plan, layer, positions), openings].into_iter().sum()
+    let opened = Cost::of(&[(Role::Server, 8 * rows * (m.q_dim() + 2 * m.kv_dim()))]);
+    // In a message that is there anyway.
+    let weights = Cost { client_bytes: 8 * m.heads * cached(positions.clone()), ..Cost::default() };
+    [shared_cost(plan, layer, positions), opened, weights].into_iter().sum()
 }
 
-/// (row, head, cached row) that run the softmax.
-fn entries(plan: &Plan, positions: std::ops::Range<usize>) -> usize {
-    positions.filter(|t| *t > 0).map(|t| plan.model.heads * (t + 1)).sum()
+/// Pairs of a row that runs the softmax and a cached row.
+fn cached(positions: std::ops::Range<usize>) -> usize {
+    positions.filter(|t| *t > 0).map(|t| t + 1).sum()
 }
 
 /// What does not depend on where scores and values come from.
 pub fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>) -> Cost {
-    let (m, rows) = (&plan.model, positions.len());
+    let (m, rows, spec) = (&plan.model, positions.len(), &plan.attention[layer]);
     let softmax_rows = positions.clone().filter(|t| *t > 0).count();
-    let entries = entries(plan, positions);
+    let cached = cached(positions);
+    let primes: usize = spec.heads.iter().map(|head| head.primes).sum();
     let (pairs, columns) = (softmax_rows * m.heads, softmax_rows * m.q_dim());
-    let scalar = &plan.attention[layer].heads[0].scalar;
+    let scalar = &spec.heads[0].scalar;
     let (first, second) = (first_bytes(scalar, pairs), 8 * second_message(scalar, pairs));
+    let net = 2 * softmax_rows;
     Cost::of(&[
-        (Role::Server, 10 * entries),
-        (Role::Client, 10 * entries),
-        (Role::Server, first),
-        (Role::Client, first + second + 8 * columns),
+        (Role::Client, 8 * m.heads * cached),
+        (Role::Server, 8 * primes * cached + first + net),
+        (Role::Client, first + net + second + 8 * columns),
         (Role::Server, second + 8 * pairs + 8 * columns),
         (Role::Client, 8 * pairs + 8 * rows * m.q_dim()),
     ])
@@ -85,6 +90,18 @@ pub fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>)
 impl Call {
     fn specs<'a>(&self, plan: &'a Plan) -> Vec<&'a Scalar> {
         self.pairs.iter().map(|&(_, g, _)| &plan.attention[self.layer].heads[g].scalar).collect()
+    }
+
+    /// Numbers of 8 bytes by which the server opens its factors.
+    fn factors(&self, plan: &Plan) -> usize {
+        let heads = &plan.attention[self.layer].heads;
+        self.pairs.iter().map(|&(_, g, t)| heads[g].primes * (t + 1)).sum()
+    }
+
+    /// `σ` of every pair from its weights `[entries]`.
+    fn sigmas(&self, weights: &[Fp]) -> Vec<Fp> {
+        let pairs = self.pairs.iter().zip(&self.starts);
+        pairs.map(|(&(_, _, t), &at)| weights[at..=at + t].iter().copied().sum()).collect()
     }
 }
 
@@ -123,18 +140,14 @@ impl<P: Side> Online<P> {
         }
     }
 
-    /// `o' = TR(Σ_j e'_j·v_j)` of every pair, `[pairs][head_dim]`, and `σ`.
-    fn outputs(&self, call: &Call, layer: usize, mut sums: Vec<Fp>, weights: &[Fp]) -> (Vec<Fp>, Vec<Fp>) {
-        let heads = &self.plan.attention[layer].heads;
+    /// `o' = TR(Σ_j e'_j·v_j)` of every pair, `[pairs][head_dim]`.
+    fn outputs(&mut self, call: &Call, mut sums: Vec<Fp>) -> Vec<Fp> {
+        let heads = &self.plan.attention[call.layer].heads;
         for (o, (_, g, _)) in sums.chunks_mut(call.d).zip(&call.pairs) {
             o.iter_mut().for_each(|o| *o = trunc::<P>(*o, heads[*g].o_shift));
         }
-        let sigma = call
-            .pairs
-            .iter()
-            .zip(&call.starts)
-            .map(|(&(_, _, t), &s)| weights[s..=s + t].iter().copied().sum());
-        (sums, sigma.collect())
+        self.trace.truncated(sums.iter().copied());
+        sums
     }
 
     /// New rows' queries, keys and values, rotated where the model has rotary positions.
@@ -186,7 +199,7 @@ impl<P: Side> Online<P> {
     /// Shares of `a₂·v₂ + b₂·u₂`, `[pairs][head_dim]`.
     fn product_shares(&self, call: &Call, layer: usize) -> Result<Vec<Fp>> {
         let mut z = Vec::with_capacity(call.pairs.len() * call.d);
-        for (i, _) in call.positions.iter().enumerate().filter(|(_, t)| **t > 0) {
+        for i in call.softmax_rows() {
             z.extend(
                 self.active[i].material.words(self.layout.attention_out(layer), self.plan.model.q_dim())?,
             );
@@ -197,6 +210,5 @@ impl<P: Side> Online<P> {
 
 /// Columns of the rows that run the softmax, from a per-row vector.
 fn of_pairs(call: &Call, rows: impl Fn(usize) -> Vec<Fp>) -> Vec<Fp> {
-    let softmax_rows = call.positions.iter().enumerate().filter(|(_, t)| **t > 0);
-    softmax_rows.flat_map(|(i, _)| rows(i)).collect()
+    call.softmax_rows().flat_map(rows).collect()
 }

@@ -1,7 +1,7 @@
 //! The products of `preprocessed`: from openings, and products of masks made offline.
 //!
 //! Linear layers (A5.3): the server multiplies `x − r'` itself and adds its prepared share of
-//! `W·r'`. Attention: steps 1 to 3 of [`super::attention`], over a cache of shares and openings
+//! `W·r'`. Attention: steps 1 and 4 of [`super::attention`], over a cache of shares and openings
 //! that is never changed, only appended to.
 
 use std::marker::PhantomData;
@@ -139,16 +139,6 @@ impl<P: Party> Preprocessed<P> {
         o.par_chunks_mut(d).enumerate().for_each_init(|| Zeroizing::new(Vec::new()), one);
         o
     }
-
-    /// This party's masks of its weights, `[entries]`.
-    fn weight_masks(call: &Call, rows: &[Row<P>]) -> Vec<Fp> {
-        let mut out = Vec::with_capacity(call.entries);
-        for &(i, g, t) in &call.pairs {
-            let masks = &rows[i].attention[call.layer].weight_mask;
-            out.extend_from_slice(&masks[g * (t + 1)..(g + 1) * (t + 1)]);
-        }
-        out
-    }
 }
 
 impl<P: Party> Products<P> for Preprocessed<P> {
@@ -190,42 +180,37 @@ impl ClientProducts for Preprocessed<Client> {
         call: &Call,
         rows: &[Row<Client>],
         new: &NewRows,
-        next: Awaited,
-    ) -> Result<(Vec<Fp>, Opened)> {
+    ) -> Result<Vec<Fp>> {
         let m = &self.plan.model;
         let (n, heads, d, kv, group) = (new.keys.len(), m.heads, call.d, m.kv_dim(), m.queries_per_kv_head());
-        let mut m1 = next.recv(ch, n * (m.q_dim() + 2 * kv))?;
+        let mut m1 = Opened::recv(ch, n * (m.q_dim() + 2 * kv), 0)?;
         let open_q = m1.words(n * m.q_dim())?;
         let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
         self.append(call.layer, new);
         self.cache[call.layer].open_k.extend(open_k);
         self.cache[call.layer].open_v.extend(open_v);
         let cache = &self.cache[call.layer];
-        let scores = self.own_scores(call, rows, |i, g, j| {
+        Ok(self.own_scores(call, rows, |i, g, j| {
             let q = &new.queries[i][g * d..(g + 1) * d];
             let open_q = &open_q[(i * heads + g) * d..][..d];
             let at = j * kv + g / group * d;
             let (k, open_k) = (&cache.k[at..at + d], &cache.open_k[at..at + d]);
             dot(q, k) + dot(q, open_k) + dot(open_q, k)
-        });
-        Ok((scores, m1))
+        }))
     }
 
-    /// Opens its weights (step 2) and reads the server's opening of its own (step 3).
+    /// Opens its weights (step 4). The server's are masks of the material, so that their products
+    /// with the client's values are part of it.
     fn values(
         &mut self,
-        ch: &mut dyn Channel,
+        _: &mut dyn Channel,
         call: &Call,
         rows: &[Row<Client>],
         weights: &[Fp],
-        mut before: Opening,
-        next: Awaited,
-    ) -> Result<(Vec<Fp>, Opened)> {
-        before.masked(weights, &Self::weight_masks(call, rows));
-        before.send(ch)?;
-        let mut m3 = next.recv(ch, call.entries)?;
-        let open_e = m3.words(call.entries)?;
-        Ok((self.sums(call, rows, |n| [weights[n] + open_e[n], weights[n]]), m3))
+        message: &mut Opening,
+    ) -> Result<Vec<Fp>> {
+        message.masked(weights, &call.weight_masks(rows));
+        Ok(self.sums(call, rows, |n| [weights[n], weights[n]]))
     }
 }
 
@@ -252,14 +237,14 @@ impl ServerProducts for Preprocessed<Server> {
     /// Opens the new rows to the client (step 1).
     fn scores(
         &mut self,
-        _: &mut dyn Channel,
+        ch: &mut dyn Channel,
         call: &Call,
         rows: &[Row<Server>],
         new: &NewRows,
-        message: &mut Opening,
     ) -> Result<Vec<Fp>> {
         let (m, layer) = (&self.plan.model, call.layer);
         let (q_dim, d, kv, group) = (m.q_dim(), call.d, m.kv_dim(), m.queries_per_kv_head());
+        let mut message = Opening::new();
         for (row, q) in rows.iter().zip(&new.queries) {
             message.masked(q, &row.material.expand_mask(MaskLabel::Query, layer, q_dim));
         }
@@ -272,6 +257,7 @@ impl ServerProducts for Preprocessed<Server> {
             message.masked(v, &mask);
             value_masks.extend(mask);
         }
+        message.send(ch)?;
         self.append(layer, new);
         self.cache[layer].open_v.extend(value_masks);
         let cache = &self.cache[layer];
@@ -280,22 +266,17 @@ impl ServerProducts for Preprocessed<Server> {
         }))
     }
 
-    fn opened_weights(&self, call: &Call) -> usize {
-        call.entries
-    }
-
-    /// Reads the client's opening of its weights (step 2) and opens its own (step 3).
+    /// Reads the client's opening of its weights (step 4), in front of `next`.
     fn values(
         &mut self,
-        _: &mut dyn Channel,
+        ch: &mut dyn Channel,
         call: &Call,
         rows: &[Row<Server>],
         weights: &[Fp],
-        opened: &mut Opened,
-        message: &mut Opening,
-    ) -> Result<Vec<Fp>> {
+        next: Awaited,
+    ) -> Result<(Vec<Fp>, Opened)> {
+        let mut opened = next.recv(ch, call.entries)?;
         let open_e = opened.words(call.entries)?;
-        message.masked(weights, &Self::weight_masks(call, rows));
-        Ok(self.sums(call, rows, |n| [weights[n], open_e[n]]))
+        Ok((self.sums(call, rows, |n| [weights[n], open_e[n]]), opened))
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! Every other step of [`super`] is the same in all of them. The one of this crate,
 //! [`super::preprocessed`], has prepared products of masks and only opens values; another may
-//! compute online, with messages of its own. Openings ride in messages that the caller sends
-//! anyway, so a method is given the caller's message under construction, or how much the caller
-//! awaits of the peer's next one.
+//! compute online, with messages of its own. The opening of the client's weights rides in a message
+//! that the caller sends anyway, so there a method is given that message under construction, or how
+//! much the caller awaits of it.
 //!
 //! The two parties do different things, so each has a trait of its own; [`Side`] names it.
 
 use cryptogen_party::{Channel, Client, Party, Server};
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Wiped};
 
 use super::preprocessed::Preprocessed;
 use crate::error::Result;
@@ -69,8 +69,8 @@ pub trait ClientProducts: Products<Client> {
     /// Connection failures, malformed messages.
     fn linear(&mut self, ch: &mut dyn Channel, site: Site, rows: &[Row<Client>], y: &[Fp]) -> Result<()>;
 
-    /// Appends the new rows' keys and values; shares of the scores, `[entries]`, and the message
-    /// `next` of the server.
+    /// Appends the new rows' keys and values; shares of the scores, `[entries]`. What the server
+    /// opens of the new rows is read here.
     ///
     /// # Errors
     /// Connection failures, malformed messages.
@@ -80,11 +80,10 @@ pub trait ClientProducts: Products<Client> {
         call: &Call,
         rows: &[Row<Client>],
         new: &NewRows,
-        next: Awaited,
-    ) -> Result<(Vec<Fp>, Opened)>;
+    ) -> Result<Vec<Fp>>;
 
-    /// Sends the message `before`, with whatever is to be opened of the weights `[entries]`; shares
-    /// of the sums of values, `[pairs][head_dim]`, and the message `next` of the server.
+    /// Shares of the sums of values, `[pairs][head_dim]`, from those of the weights, `[entries]`.
+    /// What is to be opened of the weights goes into `message`, which the caller sends.
     ///
     /// # Errors
     /// Connection failures, malformed messages.
@@ -94,9 +93,8 @@ pub trait ClientProducts: Products<Client> {
         call: &Call,
         rows: &[Row<Client>],
         weights: &[Fp],
-        before: Opening,
-        next: Awaited,
-    ) -> Result<(Vec<Fp>, Opened)>;
+        message: &mut Opening,
+    ) -> Result<Vec<Fp>>;
 }
 
 /// The server's part. `rows`: those of the pass, with their material.
@@ -115,7 +113,7 @@ pub trait ServerProducts: Products<Server> {
     ) -> Result<Vec<Fp>>;
 
     /// Appends the new rows' keys and values; shares of the scores, `[entries]`. What is to be
-    /// opened of the new rows goes into `message`.
+    /// opened of the new rows is sent here.
     ///
     /// # Errors
     /// Connection failures, malformed messages.
@@ -125,15 +123,10 @@ pub trait ServerProducts: Products<Server> {
         call: &Call,
         rows: &[Row<Server>],
         new: &NewRows,
-        message: &mut Opening,
     ) -> Result<Vec<Fp>>;
 
-    /// Words by which the client opens its weights, at the end of the message that
-    /// [`ServerProducts::values`] is given.
-    fn opened_weights(&self, call: &Call) -> usize;
-
-    /// Shares of the sums of values, `[pairs][head_dim]`, from those of the weights, `[entries]`.
-    /// What is to be opened of the weights goes into `message`.
+    /// Shares of the sums of values, `[pairs][head_dim]`, from those of the weights, `[entries]`,
+    /// and the client's message `next`.
     ///
     /// # Errors
     /// Connection failures, malformed messages.
@@ -143,12 +136,11 @@ pub trait ServerProducts: Products<Server> {
         call: &Call,
         rows: &[Row<Server>],
         weights: &[Fp],
-        opened: &mut Opened,
-        message: &mut Opening,
-    ) -> Result<Vec<Fp>>;
+        next: Awaited,
+    ) -> Result<(Vec<Fp>, Opened)>;
 }
 
-/// The peer's next message, as far as its sender's caller fills it.
+/// The client's next message, as far as its caller fills it.
 pub struct Awaited {
     pub(super) words: usize,
     pub(super) rotations: usize,
@@ -191,6 +183,22 @@ impl Call {
             })
             .collect();
         Call { layer, positions, pairs, starts, entries, d: plan.model.head_dim }
+    }
+
+    /// Masks of the weights of these rows, `[entries]`: the client's `a`, the server's weights
+    /// themselves (A9).
+    pub(super) fn weight_masks<P: Party>(&self, rows: &[Row<P>]) -> Wiped<Fp> {
+        let mut out = Vec::with_capacity(self.entries);
+        for &(i, g, t) in &self.pairs {
+            let masks = &rows[i].attention[self.layer].weight_mask;
+            out.extend_from_slice(&masks[g * (t + 1)..(g + 1) * (t + 1)]);
+        }
+        Wiped::new(out)
+    }
+
+    /// Rows that run the softmax: their numbers among those of the pass.
+    pub(super) fn softmax_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        self.positions.iter().enumerate().filter(|(_, t)| **t > 0).map(|(i, _)| i)
     }
 
     /// The layer.

@@ -136,7 +136,7 @@ impl<'a> Started<'a> {
                 deltas.push((a.delta + words[i], a.key.shape().m()));
                 lookups.push(Lookup { rotation: join(a.rotation, rotations[i], r.k), key: a.key, tables });
             }
-            let sums = look_up::<P>(lookups)?;
+            let sums = look_up::<P, 4>(lookups)?;
             for (&(delta, m), sums) in deltas.iter().zip(&sums) {
                 values.push(line(delta, sums, m));
                 guards.push(sums[3 * m]);

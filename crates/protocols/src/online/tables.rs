@@ -23,23 +23,23 @@ use crate::material::TableKeys;
 /// Look-ups in one parallel task.
 const TASK: usize = 32;
 
-/// One look-up of a scalar: a key, its opened rotation, and the tables wanted.
-pub struct Lookup<'a> {
+/// One look-up of a few: a key, its opened rotation, and the tables wanted.
+pub struct Lookup<'a, const N: usize> {
     /// consumed by the look-up
     pub key: TableKey,
     /// `ρ`, both parties' together
     pub rotation: u32,
     /// public, of `2^k` entries
-    pub tables: [&'a Table; 4],
+    pub tables: [&'a Table; N],
 }
 
 /// Expands every key once and returns the inner products `[tables][m]`, in order. Parallel over
 /// look-ups.
-pub fn look_up<P: Party>(lookups: Vec<Lookup<'_>>) -> Result<Vec<Vec<Word>>> {
+pub fn look_up<P: Party, const N: usize>(lookups: Vec<Lookup<'_, N>>) -> Result<Vec<Vec<Word>>> {
     lookups
         .into_par_iter()
         .map_init(DotScratch::new, |scratch, l| {
-            let mut out = vec![Word::default(); l.tables.len() * l.key.shape().m()];
+            let mut out = vec![Word::default(); N * l.key.shape().m()];
             l.key.dot_into(P::ROLE, l.rotation, &l.tables, scratch, &mut out)?;
             Ok(out)
         })
@@ -70,7 +70,7 @@ pub fn look_up_all<P: Party>(
     tasks.into_par_iter().try_for_each_init(
         DotScratch::new,
         |scratch, (keys, records, first, rotations, sums)| {
-            let records = records.chunks_exact(keys.stride()).map(|record| &record[keys.prefix()..]);
+            let records = records.chunks_exact(keys.stride());
             for (i, ((record, d), out)) in records.zip(rotations).zip(sums.chunks_mut(width)).enumerate() {
                 let (key, tables) = (keys.parse(record)?, &sets[of(first + i)]);
                 key.dot_into(P::ROLE, *d, tables, scratch, out)?;

@@ -1,7 +1,7 @@
 //! Truncation outcomes, for the oracle's replay. Test builds only (`insecure-trace`); otherwise it
 //! records nothing.
 //!
-//! Each event is one share per value, in the order of `docs/protocols/arithmetic.md`; adding both
+//! Each event is one share per value (of φ_c in A9 the value itself, beside a 0), in the order of `docs/protocols/arithmetic.md`; adding both
 //! parties' logs gives the outcomes.
 
 use cryptogen_ring::{Fp, Word};
@@ -19,6 +19,7 @@ impl Trace {
     /// Whether anything is kept.
     pub(crate) const RECORDS: bool = false;
     pub(crate) fn truncated(&mut self, _shares: impl IntoIterator<Item = Fp>) {}
+    pub(crate) fn fractions(&mut self, _numbers: impl IntoIterator<Item = u64>) {}
     pub(crate) fn index(&mut self, _shares: impl IntoIterator<Item = u32>, _k: u32) {}
     pub(crate) fn lifted(&mut self, _shares: impl IntoIterator<Item = Word>) {}
 }
@@ -28,6 +29,12 @@ impl Trace {
     pub(crate) const RECORDS: bool = true;
     pub(crate) fn truncated(&mut self, shares: impl IntoIterator<Item = Fp>) {
         self.insecure_words.extend(shares.into_iter().map(Fp::value));
+    }
+
+    /// Fractional bits of the client's fixed shares (A9), on which the mantissas of its factors
+    /// depend: the client's as they are, 0 from the server.
+    pub(crate) fn fractions(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        self.insecure_words.extend(numbers);
     }
 
     /// Index shares are tagged with their width in the upper half: they add up modulo `2^k`, not

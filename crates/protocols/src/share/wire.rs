@@ -9,7 +9,7 @@
 
 use cryptogen_party::Channel;
 use cryptogen_ring::word::{words_from_bytes, words_to_bytes};
-use cryptogen_ring::{fp_from_bytes, Fp, Word};
+use cryptogen_ring::{exponential, fp_from_bytes, Fp, Word};
 
 use crate::error::{ProtocolError, Result};
 
@@ -55,6 +55,19 @@ impl Opening {
         self
     }
 
+    /// Appends `share − mask` of numbers that are shared modulo each of the first `primes` primes of
+    /// A9, `[n][primes]`.
+    pub fn masked_residues(&mut self, primes: usize, share: &[u64], mask: &[u64]) -> &mut Opening {
+        debug_assert_eq!(share.len(), mask.len());
+        self.bytes.reserve(share.len() * 8);
+        for (x, m) in share.chunks_exact(primes).zip(mask.chunks_exact(primes)) {
+            for (prime, (x, m)) in x.iter().zip(m).enumerate() {
+                self.bytes.extend_from_slice(&exponential::subtract(prime, *x, *m).to_le_bytes());
+            }
+        }
+        self
+    }
+
     /// Appends already masked differences (table arguments, whose masks are table payloads).
     pub(crate) fn differences(&mut self, d: &[Word]) -> &mut Opening {
         self.bytes.extend_from_slice(&words_to_bytes(d));
@@ -88,8 +101,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Receives a message of `words` field elements or integers modulo `2^64` and `rotations` table
-    /// rotations.
+    /// Receives a message of `words` numbers of 8 bytes (field elements, integers modulo `2^64`,
+    /// residues of A9) and `rotations` table rotations.
     pub fn recv(channel: &mut dyn Channel, words: usize, rotations: usize) -> Result<Opened> {
         Opened::recv_bytes(channel, 8 * words + 2 * rotations)
     }
@@ -103,6 +116,18 @@ impl Opened {
     pub fn words(&mut self, n: usize) -> Result<Vec<Fp>> {
         let above = || ProtocolError::peer("field element", "numbers below the modulus", "one above it");
         fp_from_bytes(self.take(8 * n)?).ok_or_else(above)
+    }
+
+    /// Reads `n` numbers modulo each of the first `primes` primes of A9, `[n][primes]`;
+    /// non-canonical ones are refused.
+    pub fn residues(&mut self, primes: usize, n: usize) -> Result<Vec<u64>> {
+        let (words, _) = self.take(8 * primes * n)?.as_chunks();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let below = |(i, word): (usize, &u64)| exponential::canonical(i % primes, *word);
+        if !words.iter().enumerate().all(below) {
+            return Err(ProtocolError::peer("opened factor", "numbers below their prime", "one above it"));
+        }
+        Ok(words)
     }
 
     /// Reads `n` integers modulo `2^64`.

@@ -17,6 +17,8 @@ pub enum Fault {
     /// every byte 255: a number above p
     Ones,
     Random,
+    /// another number at this byte
+    Number(usize, u64),
     Hangup,
 }
 
@@ -36,6 +38,7 @@ impl Channel for Tap {
             Some((_, Fault::Extend)) => bytes.push(0),
             Some((_, Fault::Ones)) => bytes.fill(0xff),
             Some((_, Fault::Random)) => rng(200).fill_bytes(&mut bytes),
+            Some((_, Fault::Number(at, number))) => bytes[at..at + 8].copy_from_slice(&number.to_le_bytes()),
             Some((_, Fault::Hangup)) => return Err(ChannelError::Interrupted),
         }
         self.sent.push(bytes.clone());

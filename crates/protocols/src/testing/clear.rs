@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use cryptogen_ring::{Fp, P};
 
 use super::tiny::Tiny;
-use crate::model::{Anchor, Matrix, Range, Scalar, Site, F};
+use crate::model::{Anchor, Head, Matrix, Range, Scalar, Site, F};
 
 /// A clear session: keys and values of its rows.
 pub struct Clear<'a> {
@@ -37,6 +37,15 @@ fn dot<'a>(pairs: impl Iterator<Item = (&'a i64, &'a i64)>) -> i64 {
 
 /// By how many units prepared shares of a product with a matrix may be off (A5.3).
 pub const OFF: i64 = 200;
+
+/// `m(φ)` of A9, about `2^(10 + φ/2^12)`.
+pub fn mantissa(phi: i64) -> u64 {
+    let [c0, c1, c2, c3] = [16775963, 11674113, 3792916, 1308915];
+    let u = c2 + ((c3 * phi) >> 12);
+    let u = c1 + ((u * phi) >> 12);
+    let u = c0 + ((u * phi) >> 12);
+    ((u + (1 << 13)) >> 14) as u64
+}
 
 /// Checks one outcome of A1.
 fn check_tr(x: i64, k: u32, got: i64) {
@@ -273,19 +282,9 @@ impl<'a> Clear<'a> {
                 }
             })
             .collect();
-        let s = self.tr_by(&s, |i| if heads[i].anchor == Anchor::Both { F + 1 } else { F });
-        let shifted: Vec<i64> = s.iter().zip(&heads).map(|(s, h)| s - h.offset).collect();
-        let j = self.idx(&shifted, |i| heads[i].h, spec.k);
-        let e: Vec<i64> = (0..s.len())
-            .map(|i| {
-                product(plan.table(heads[i].a)[j[i]], s[i] - heads[i].center) + plan.table(heads[i].b)[j[i]]
-            })
-            .collect();
-        let e = self.tr_by(&e, |i| heads[i].e_shift);
+        let s = self.tr_by(&s, |i| heads[i].anchor.shift());
+        let e = self.exp2(&s, &heads);
         self.count(rows, &[]);
-        for (i, &(row, _, _)) in of.iter().enumerate() {
-            self.events[row] += plan.table(heads[i].g)[j[i]] as u64;
-        }
 
         let (mut sigma, mut o, mut at) = (vec![], vec![], 0);
         for &(i, g) in &pairs {
@@ -303,6 +302,11 @@ impl<'a> Clear<'a> {
         for (&(row, _), guard) in pairs.iter().zip(guards) {
             self.events[row] += guard as u64;
         }
+        let sums: Vec<i64> = sigma.chunks(m.heads).map(|row| row.iter().sum()).collect();
+        let caught = self.net(&sums);
+        for (row, caught) in pairs.iter().step_by(m.heads).map(|(row, _)| row).zip(caught) {
+            self.events[*row] += caught;
+        }
         let mut x_hat: Vec<i64> = vec![];
         if first == 0 {
             let shifts = &plan.linear(Site::O(layer)).in_shift;
@@ -312,6 +316,38 @@ impl<'a> Clear<'a> {
         }
         x_hat.extend(o.iter().enumerate().map(|(c, o)| product(*o, rho[c / d])));
         x_hat
+    }
+
+    /// A9, of scores in the window of their heads.
+    fn exp2(&mut self, x: &[i64], heads: &[&Head]) -> Vec<i64> {
+        let phi: Vec<i64> = x.iter().map(|_| self.fraction()).collect();
+        let one = |((x, phi), head): ((&i64, i64), &&Head)| {
+            let y = x + (i64::from(head.bottom) << F);
+            assert!(y >= 1 << F, "{x} is below the window");
+            let exponent = (y - phi) >> F;
+            let mantissas = mantissa(phi) * mantissa((y - phi) & ((1 << F) - 1));
+            let exact = u128::from(mantissas) << exponent;
+            assert!(mantissas.leading_zeros() as i64 + 64 > exponent, "{x} is above the window");
+            let (c, s) = self.outcomes.pop_front().expect("an outcome");
+            let (got, floor) = ((Fp::new(c) + Fp::new(s)).to_i64(), (exact >> head.shift) as i64);
+            assert!(got == floor || got == floor + 1, "EXP2({x}) cannot be {got}, but {floor}");
+            got
+        };
+        x.iter().zip(phi).zip(heads).map(one).collect()
+    }
+
+    /// Fractional bits of a share that the client's material fixed.
+    fn fraction(&mut self) -> i64 {
+        let (phi, server) = self.outcomes.pop_front().expect("an outcome");
+        assert!(phi < 1 << F && server == 0, "{phi} and {server} are no fraction");
+        phi as i64
+    }
+
+    /// The guards of the sums of σ of some rows (A9).
+    fn net(&mut self, sums: &[i64]) -> Vec<u64> {
+        let reduced = self.tr(sums, 32);
+        let small = [0, (1 << 13) - 1];
+        self.idx(&reduced, |_| 12, 13).iter().map(|j| u64::from(!small.contains(j))).collect()
     }
 
     pub fn activation(&mut self, u: &[i64], layer: usize) -> Vec<i64> {

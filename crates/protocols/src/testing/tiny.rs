@@ -14,6 +14,8 @@ use crate::model::{Plan, ServerModel, ServerModelBuilder, Site};
 pub const VOCAB: usize = 20;
 /// Heads take turns.
 const ANCHORS: [&str; 3] = ["first", "own", "both"];
+/// Primes of the heads of a layer: of one number, and of two.
+const PRIMES: [[usize; 2]; 2] = [[2, 3], [2, 2]];
 /// Windows of each layer's activation, and whether they have guards.
 const WINDOWS: [[[usize; 2]; 2]; 2] = [[[1, 0], [3, 1]], [[2, 1], [3, 0]]];
 
@@ -129,13 +131,12 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
                 .map(|g| {
                     json!({
                         "anchor": ANCHORS[(s.arch as usize + l * heads + g) % 3],
-                        "offset": -(1 << 17) + g as i64, "center": 5000, "h": 12, "e_shift": 8 + g, "o_shift": 11 + g,
-                        "a": t.add(1 << 6, 0, 4), "b": t.add(1 << 6, 1 << 18, 1 << 19), "g": t.add(1 << 6, 0, 2),
-                        "scalar": t.scalar(4, two),
+                        "primes": PRIMES[(s.arch as usize + l) % 2][g % 2], "bottom": 40 + g, "shift": 48 + l,
+                        "o_shift": 11 + g, "scalar": t.scalar(4, two),
                     })
                 })
                 .collect();
-            json!({"k": 6, "heads": heads})
+            json!({"heads": heads})
         })
         .collect();
     let activations: Vec<Value> = (0..layers)
@@ -178,7 +179,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     }
     sites.push(linear(Site::Head, d, s.vocab));
     let mut plan = json!({
-        "version": 3, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": rope, "norms": norms, "linears": linears,
+        "version": 4, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": rope, "norms": norms, "linears": linears,
         "attention": attention, "activations": activations, "tables": t.list.len(),
         "model": {
             "arch": if gated { "llama" } else { "gpt2" }, "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,

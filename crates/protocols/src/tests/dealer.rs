@@ -1,6 +1,6 @@
 //! An insecure ideal dealer: it knows both parties' secrets and hands out the correlations that the
-//! offline phase would have made. Only table keys come from the real two-party generation, run here
-//! within one process.
+//! offline phase would have made, those of exponentials too. Only table keys come from the real
+//! two-party generation, run here within one process.
 
 use std::ops::Range;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cryptogen_ot::{generate, OtPair, TableKey, TableShape};
 use cryptogen_party::{Client, Party, Role, Server};
+use cryptogen_ring::exponential::{factors_client, multiply_add, subtract, uniform, weight_server};
 use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Wiped, Word};
 
 use super::channel::{run, Tap};
@@ -15,7 +16,8 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{
-    activation_shape, exp_shape, removed, Deferred, LogitsMaterial, MaskLabel, Row, RowAttention, RowMaterial,
+    activation_shape, removed, Deferred, Exponentials, LogitsMaterial, MaskLabel, Row, RowAttention,
+    RowMaterial, Run,
 };
 use crate::model::{Matrix, Site};
 use crate::online::preprocessed::Preprocessed;
@@ -23,11 +25,14 @@ use crate::online::products::Side;
 use crate::online::Online;
 use crate::share::Events;
 
+/// By number of primes: the heads that have it, and their records.
+type Runs = Vec<(usize, Vec<usize>, Vec<u8>)>;
+
 struct Attention {
     score: Vec<Fp>,
     value: Vec<Fp>,
     weight_mask: Vec<Fp>,
-    exp: Vec<u8>,
+    exponentials: Runs,
 }
 
 struct RecordBytes {
@@ -91,7 +96,7 @@ pub fn insecure_deal_without(
             let (records, known) = (0..rows).map(|i| dealer.record((s, i))).unzip();
             let mut session = Session { known, heads: vec![], records, logits: vec![] };
             for t in 0..rows {
-                dealer.attention(&mut session, (s, t));
+                dealer.attention(&mut session, t);
             }
             for _ in 0..heads {
                 let (input, material) = dealer.head();
@@ -104,11 +109,7 @@ pub fn insecure_deal_without(
     let keys = insecure_keys(&dealer.requests, seed);
     for (place, keys) in dealer.places.iter().zip(keys) {
         for (material, key) in dealt[place.row.0].records[place.row.1].iter_mut().zip(keys) {
-            let bytes = match place.exp {
-                Some(layer) => &mut material.attention[layer].exp,
-                None => &mut material.record,
-            };
-            bytes[place.at..][..key.len()].copy_from_slice(&key);
+            material.record[place.at..][..key.len()].copy_from_slice(&key);
         }
     }
     for session in &mut dealt {
@@ -134,10 +135,9 @@ fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<Re
     }
 }
 
-/// Where a key goes: into the record of a (session, row), or among its exponentials of a layer.
+/// Where a key goes in the record of a (session, row).
 struct Place {
     row: (usize, usize),
-    exp: Option<usize>,
     at: usize,
 }
 
@@ -192,42 +192,65 @@ impl Dealer<'_> {
             }
         }
         for table in ideal.tables {
-            self.key(Place { row, exp: None, at: table.at }, table.shape, table.betas);
+            self.key(Place { row, at: table.at }, table.shape, table.betas);
         }
         (records.map(|record| RecordBytes { record, attention: vec![] }), ideal.known)
     }
 
     /// Attention material of row `t` of session `s`; the rows before it are there.
-    fn attention(&mut self, session: &mut Session, (s, t): (usize, usize)) {
+    fn attention(&mut self, session: &mut Session, t: usize) {
         let (plan, known) = (&self.tiny.plan, session.known[..=t].iter().collect::<Vec<_>>());
         let server_seed =
             |record: &Pair<RecordBytes>| Seed::from_bytes(record[1].record[..32].try_into().expect("a seed"));
         let seeds: Vec<Seed> = session.records[..=t].iter().map(server_seed).collect();
         let n = plan.model.heads * (t + 1);
         for l in 0..plan.model.layers {
-            let weights = [self.rng.fp_vec(n), self.rng.fp_vec(n)];
+            let (exponentials, weights) = self.exponentials(l, t + 1);
+            let weights = [self.rng.fp_vec(n), weights];
             let sums = ideal::attention(self.tiny, l, &known, &seeds, &weights);
             let [score, value] = sums.map(|sum| self.share(&sum));
-            let shape = exp_shape(plan, l);
-            let record = 8 + shape.record_bytes();
-            let entries = if t == 0 { 0 } else { n };
-            let shares = score.into_iter().zip(value).zip(weights);
-            for (material, ((score, value), weight_mask)) in session.records[t].iter_mut().zip(shares) {
-                material.attention.push(Attention {
-                    score,
-                    value,
-                    weight_mask,
-                    exp: vec![0; entries * record],
-                });
-            }
-            for i in 0..entries {
-                let betas = [self.rng.word_vec(1), self.rng.word_vec(1)];
-                for (material, beta) in session.records[t].iter_mut().zip(&betas) {
-                    material.attention[l].exp[i * record..][..8].copy_from_slice(&beta[0].0.to_le_bytes());
+            let shares = score.into_iter().zip(value).zip(weights).zip(exponentials);
+            let shares = shares.map(|(((score, value), weight_mask), exponentials)| Attention {
+                score,
+                value,
+                weight_mask,
+                exponentials,
+            });
+            session.records[t]
+                .iter_mut()
+                .zip(shares)
+                .for_each(|(record, layer)| record.attention.push(layer));
+        }
+    }
+
+    /// Both parties' exponentials of a row and layer for `cached` rows, and the server's weights,
+    /// `[heads][cached]`. A row alone has none.
+    fn exponentials(&mut self, layer: usize, cached: usize) -> (Pair<Runs>, Vec<Fp>) {
+        let plan = &self.tiny.plan;
+        let (mut runs, mut weights) = ([vec![], vec![]], vec![Fp::ZERO; plan.model.heads * cached]);
+        for primes in plan.prime_counts().into_iter().filter(|_| cached > 1) {
+            let heads: Vec<usize> = plan.heads_with(layer, primes).collect();
+            let mut records = [vec![], vec![]];
+            for (&head, j) in heads.iter().flat_map(|head| (0..cached).map(move |j| (head, j))) {
+                let (c, mut a) = (self.rng.fp_vec(1)[0], vec![0; primes]);
+                factors_client(c, &mut a);
+                let mut random = || -> Vec<u64> { (0..primes).map(|i| uniform(i, &mut self.rng)).collect() };
+                let (b, w_c) = (random(), random());
+                let w_s: Vec<u64> =
+                    (0..primes).map(|i| subtract(i, multiply_add(i, 0, a[i], b[i]), w_c[i])).collect();
+                weights[head * cached + j] = weight_server(&w_s, plan.attention[layer].heads[head].shift);
+                for (record, numbers) in records.iter_mut().zip([[vec![c.value()], a, w_c], [vec![], b, w_s]])
+                {
+                    record.extend(numbers.iter().flatten().flat_map(|number| number.to_le_bytes()));
                 }
-                self.key(Place { row: (s, t), exp: Some(l), at: i * record + 8 }, shape, betas);
+            }
+            if !heads.is_empty() {
+                for (runs, records) in runs.iter_mut().zip(records) {
+                    runs.push((primes, heads.clone(), records));
+                }
             }
         }
+        (runs, weights)
     }
 
     fn head(&mut self) -> (Vec<Fp>, Pair<(Seed, Vec<Fp>)>) {
@@ -255,11 +278,16 @@ impl Session {
         let (p, file) = (P::ROLE.index(), Arc::<Path>::from(Path::new("dealt")));
         let products = P::preprocessed(Preprocessed::new(tiny.plan.clone(), tiny.layout.clone()));
         let mut online = Online::new(tiny.plan.clone(), tiny.layout.clone(), products);
+        let run = |(primes, heads, records): &(usize, Vec<usize>, Vec<u8>)| Run {
+            primes: *primes,
+            heads: heads.clone(),
+            records: Deferred::Here(Wiped::new(records.clone()), file.clone()),
+        };
         let attention = |a: &Attention| RowAttention {
             score: Wiped::new(a.score.clone()),
             value: Wiped::new(a.value.clone()),
             weight_mask: Wiped::new(a.weight_mask.clone()),
-            exp: Deferred::Here(Wiped::new(a.exp.clone()), file.clone()),
+            exponentials: Exponentials::new(a.exponentials.iter().map(run).collect()),
         };
         let row = |(position, records): (usize, &Pair<RecordBytes>)| Row {
             material: material(tiny, &records[p].record, &file),

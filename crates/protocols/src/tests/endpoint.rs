@@ -3,22 +3,38 @@
 
 use std::path::Path;
 
+use cryptogen_he::N;
 use cryptogen_mpc::session::Connection;
-use cryptogen_mpc::store::{Binding, Store};
-use cryptogen_party::{Client, Party};
+use cryptogen_mpc::store::{Binding, Pool, Store};
+use cryptogen_party::{Client, Party, Role};
+use cryptogen_ring::exponential::{multiply_add, subtract, weight_server};
+use cryptogen_ring::trunc::trunc_client;
+use cryptogen_ring::Fp;
 
 use super::clear::Clear;
 use super::tiny::{tiny, Arch, Tiny, BOTH};
 use crate::endpoint::{exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
-use crate::model::Site;
+use crate::material::{exponential_record_bytes, HeadFactors, MaskLabel, Row, RowAttention};
+use crate::model::{Plan, Site};
 use crate::online;
 use crate::online::products::Side;
+use crate::share::qkv::split_qkv;
 use crate::testing::sessions::{client_pass_tried, pair, server_pass_tried, store, Logits, Tries};
 
 /// A party's end over its store in `dir`.
 pub fn open<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path, resync: bool) -> Result<Endpoint<P>> {
     Endpoint::open(conn, tiny.plan.clone(), store::<P>(dir)?, resync)
+}
+
+/// Pairs of rows for which there are exponentials once so many have been bought: records fill
+/// ciphertexts.
+pub fn bought(plan: &Plan, pairs: u64) -> u64 {
+    let made = |primes| {
+        let heads = (0..plan.model.layers).map(|l| plan.heads_with(l, primes).count() as u64).sum::<u64>();
+        (pairs * heads).div_ceil(N as u64) * N as u64 / heads
+    };
+    plan.prime_counts().into_iter().map(made).min().expect("heads")
 }
 
 /// Tokens of each pass and how many of its rows are sampled.
@@ -104,13 +120,14 @@ fn check_session_tried(tiny: &Tiny, want: Stock, passes: &Passes, tries: Tries) 
 fn private_logits_equal_the_clear_ones() {
     for arch in BOTH {
         let tiny = tiny(arch);
-        let exponentials = exponentials_needed(&tiny.plan, 0, 5) + 3;
+        let exponentials = exponentials_needed(0, 5) + 3;
         let left = check_session(
             tiny,
             Stock { linears: 7, rows: 7, logits: 4, exponentials },
             &[(&[3, 0, 19], 1), (&[7], 1), (&[11], 1)],
         );
-        assert_eq!(left, Stock { linears: 0, rows: 2, logits: 1, exponentials: 3 });
+        let exponentials = bought(&tiny.plan, exponentials) - exponentials_needed(0, 5);
+        assert_eq!(left, Stock { linears: 0, rows: 2, logits: 1, exponentials });
     }
 }
 
@@ -120,10 +137,11 @@ fn no_step_runs_twice() {
     // are sampled: refused steps send nothing, spend nothing and leave the results as they are.
     for arch in BOTH {
         let passes: &Passes = &[(&[3], 1), (&[7], 1), (&[11, 0], 0), (&[1, 2], 2)];
-        let exponentials = exponentials_needed(&tiny(arch).plan, 0, 6);
+        let exponentials = exponentials_needed(0, 6);
         let want = Stock { linears: 8, rows: 8, logits: 4, exponentials };
         let left = check_session_tried(tiny(arch), want, passes, Tries::Twice);
-        assert_eq!(left, Stock { linears: 0, rows: 2, logits: 0, exponentials: 0 });
+        let exponentials = bought(&tiny(arch).plan, exponentials) - exponentials;
+        assert_eq!(left, Stock { linears: 0, rows: 2, logits: 0, exponentials });
         check_session_tried(tiny(arch), want, &[(&[3, 7], 1), (&[5], 0)], Tries::Twice);
     }
 }
@@ -158,26 +176,35 @@ fn missing_material_is_an_error_and_nothing_is_spent() {
         e
     }
     let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
-    let stock = Stock { linears: 0, rows: 0, logits: 0, exponentials: 2 };
+    let stock = Stock { linears: 0, rows: 0, logits: 0, exponentials: bought(&tiny.plan, 2) };
     assert_eq!((client.stock(), server.stock()), (stock, stock));
+}
+
+/// What `prepare` is asked for where exponentials alone count.
+fn exponentials(pairs: u64) -> Stock {
+    Stock { linears: 0, rows: 0, logits: 0, exponentials: pairs }
+}
+
+/// The client's pool of exponentials with so many primes.
+fn pool(dir: &Path, primes: usize) -> (Store, Pool) {
+    let binding =
+        Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: Client::ROLE };
+    let store = Store::open(&dir.join("Client"), &binding).unwrap();
+    let pool = store.pool(&format!("exponentials-{primes}"), exponential_record_bytes::<Client>(primes));
+    (store, pool.unwrap())
 }
 
 #[test]
 fn stores_that_disagree_are_refused_or_moved_forward() {
     let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
     fn fill<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) {
-        let mut e = open(conn, tiny, dir, false).unwrap();
-        e.prepare(Stock { linears: 0, rows: 0, logits: 0, exponentials: 5 }, None, &mut |_, _, _| true)
-            .unwrap();
+        open(conn, tiny, dir, false).unwrap().prepare(exponentials(5), None, &mut |_, _, _| true).unwrap();
     }
     pair(|c| fill(c, tiny, dir.path()), |c| fill(c, tiny, dir.path()));
-    // The client crashes after taking two records.
-    let binding =
-        Binding { peer: "peer".into(), model: "tiny".into(), plan: "tiny".into(), role: Client::ROLE };
-    let store = Store::open(&dir.path().join("Client"), &binding).unwrap();
-    let bytes = crate::offline::prepare::exponential_record_bytes(&tiny.plan);
-    store.pool("exponentials", bytes).unwrap().take(2).unwrap();
-    drop(store);
+    // The client crashes after taking what two pairs of rows spend of one of the pools.
+    let primes = tiny.plan.prime_counts()[0];
+    let heads: usize = (0..2).map(|layer| tiny.plan.heads_with(layer, primes).count()).sum();
+    pool(dir.path(), primes).1.take(2 * heads).unwrap();
     let (client, server) =
         pair(|c| open(c, tiny, dir.path(), false).err(), |c| open(c, tiny, dir.path(), false).err());
     assert!(matches!(client, Some(ProtocolError::Store(_))), "{client:?}");
@@ -186,8 +213,127 @@ fn stores_that_disagree_are_refused_or_moved_forward() {
         |c| open(c, tiny, dir.path(), true).map(|e| e.stock()),
         |c| open(c, tiny, dir.path(), false).map(|e| e.stock()),
     );
-    let stock = Stock { linears: 0, rows: 0, logits: 0, exponentials: 3 };
+    let stock = exponentials((N / heads) as u64 - 2);
     assert_eq!((client.unwrap(), server.unwrap()), (stock, stock));
+}
+
+#[test]
+fn an_interruption_between_two_pools_of_exponentials_costs_nothing() {
+    let (tiny, dir) = (tiny(Arch::Gpt), tempfile::tempdir().unwrap());
+    let counts = tiny.plan.prime_counts();
+    assert!(counts.len() > 1, "heads of this plan differ");
+    let made = || counts.iter().map(|primes| pool(dir.path(), *primes).1.committed()).collect::<Vec<_>>();
+    let (client, server) = pair(
+        |c| {
+            open(c, tiny, dir.path(), false)
+                .unwrap()
+                .prepare(exponentials(3), None, &mut |_, _, _| false)
+                .err()
+        },
+        |c| {
+            open(c, tiny, dir.path(), false)
+                .unwrap()
+                .prepare(exponentials(3), None, &mut |_, _, _| true)
+                .err()
+        },
+    );
+    assert!(matches!(client, Some(ProtocolError::Interrupted)), "{client:?}");
+    assert!(server.is_some());
+    // One pool has been filled, the other is empty: that is a stock of nothing.
+    let mut expected = vec![0; counts.len()];
+    expected[0] = N as u64;
+    assert_eq!(made(), expected);
+    fn again<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> [Stock; 3] {
+        let mut e = open(conn, tiny, dir, false).unwrap();
+        let mut stocks = [e.stock(); 3];
+        for (stock, more) in stocks[1..].iter_mut().zip([3, 0]) {
+            e.prepare(exponentials(more), None, &mut |_, _, _| true).unwrap();
+            *stock = e.stock();
+        }
+        stocks
+    }
+    let (client, server) = pair(|c| again(c, tiny, dir.path()), |c| again(c, tiny, dir.path()));
+    let full = exponentials(bought(&tiny.plan, 3));
+    assert_eq!((client, server), ([exponentials(0), full, full], client));
+    assert_eq!(made(), vec![N as u64; counts.len()]);
+}
+
+#[test]
+fn weights_of_the_server_are_the_masks_of_its_attention_material() {
+    const ROWS: usize = 3;
+    /// A row's factors of each layer, its weight masks and its shares of weighted values; the
+    /// client's values, the server's masks of its own.
+    type Rows = Vec<Vec<(Vec<HeadFactors>, Vec<Fp>, Vec<Fp>, Vec<Fp>)>>;
+    fn party<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> Rows {
+        let (plan, model) = (&tiny.plan, Some(&tiny.model).filter(|_| P::ROLE == Role::Server));
+        let mut e = open(conn, tiny, dir, false).unwrap();
+        let all = ROWS as u64;
+        let want = Stock { linears: all, rows: all, logits: 0, exponentials: exponentials_needed(0, ROWS) };
+        e.prepare(want, model, &mut |_, _, _| true).unwrap();
+        e.extend(ROWS).unwrap();
+        let m = &plan.model;
+        let row = |row: &mut Row<P>| {
+            let (t, material) = (row.position, &row.material);
+            let layer = |(l, attention): (usize, &mut RowAttention)| {
+                let factors = match t {
+                    0 => vec![],
+                    _ => attention.exponentials.take::<P>(t + 1).unwrap(),
+                };
+                let again = attention.exponentials.take::<P>(t + 1).err();
+                assert!(matches!(again, Some(ProtocolError::Spent { what: "exponentials" })), "{again:?}");
+                let site = Site::Qkv(l);
+                let value = match P::ROLE {
+                    Role::Client => {
+                        let share =
+                            material.words(tiny.layout.linear(site), plan.linear(site).d_out).unwrap();
+                        let shift = |i| plan.linear(site).out_shift(i);
+                        let share: Vec<Fp> =
+                            share.iter().enumerate().map(|(i, c)| trunc_client(*c, shift(i))).collect();
+                        split_qkv::<P>(plan, t, &share).2
+                    }
+                    Role::Server => material.expand_mask(MaskLabel::Value, l, m.kv_dim()),
+                };
+                (factors, attention.weight_mask.to_vec(), attention.value.to_vec(), value)
+            };
+            row.attention.iter_mut().enumerate().map(layer).collect()
+        };
+        e.online().0.ready.iter_mut().map(row).collect()
+    }
+    for arch in BOTH {
+        let (tiny, dir) = (tiny(arch), tempfile::tempdir().unwrap());
+        let (m, plan) = (&tiny.plan.model, &tiny.plan);
+        let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
+        let at = |rows: &Rows, t: usize, l: usize| -> Vec<Fp> { rows[t][l].3.clone() };
+        for (t, l) in (1..ROWS).flat_map(|t| (0..m.layers).map(move |l| (t, l))) {
+            let ((mine, a, z_c, _), (theirs, e, z_s, _)) = (&client[t][l], &server[t][l]);
+            assert_eq!((mine.len(), theirs.len(), e.len()), (m.heads, m.heads, m.heads * (t + 1)));
+            for (g, (mine, theirs)) in mine.iter().zip(theirs).enumerate() {
+                let (head, n) = (&plan.attention[l].heads[g], mine.primes);
+                assert_eq!((n, theirs.primes), (head.primes, head.primes));
+                let records = mine.words.chunks_exact(1 + 2 * n).zip(theirs.words.chunks_exact(n));
+                assert_eq!((mine.words.len(), theirs.words.len()), ((t + 1) * (1 + 2 * n), (t + 1) * n));
+                for (j, (mine, b)) in records.enumerate() {
+                    let (factors, w_c) = mine[1..].split_at(n);
+                    let share = |i: usize| subtract(i, multiply_add(i, 0, factors[i], b[i]), w_c[i]);
+                    let w_s: Vec<u64> = (0..n).map(share).collect();
+                    assert_eq!(
+                        weight_server(&w_s, head.shift),
+                        e[g * (t + 1) + j],
+                        "{arch:?} {t} {l} {g} {j}"
+                    );
+                }
+                let kv = g / m.queries_per_kv_head() * m.head_dim;
+                for c in 0..m.head_dim {
+                    let product = |j: usize| {
+                        let [v, w] = [&client, &server].map(|rows| at(rows, j, l)[kv + c]);
+                        a[g * (t + 1) + j] * w + e[g * (t + 1) + j] * v
+                    };
+                    let of_head = g * m.head_dim + c;
+                    assert_eq!(z_c[of_head] + z_s[of_head], (0..=t).map(product).sum());
+                }
+            }
+        }
+    }
 }
 
 #[test]

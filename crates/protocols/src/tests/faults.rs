@@ -2,6 +2,7 @@
 //! recorded values.
 
 use cryptogen_party::{ChannelError, MessageError};
+use cryptogen_ring::exponential::PRIMES;
 
 use super::channel::Fault;
 use super::online::session;
@@ -82,12 +83,39 @@ fn numbers_outside_the_field_are_errors() {
 }
 
 #[test]
+fn a_factor_that_is_not_reduced_is_refused() {
+    let step = Step::Attention(0);
+    for arch in BOTH {
+        let heads = tiny(arch).plan.attention[0].heads.iter().map(|head| head.primes);
+        // Row 1 alone runs the softmax, over two rows.
+        let moduli: Vec<u64> = heads.flat_map(|n| [&PRIMES[..n]; 2].concat()).collect();
+        for (i, prime) in moduli.into_iter().enumerate() {
+            let sent = |number| spoil(arch, step, 1, 1, Fault::Number(8 * i, number));
+            assert!(sent(prime - 1)[0].is_none(), "{arch:?}: number {i}");
+            for above in [prime, prime | 1 << 63, u64::MAX] {
+                let [error, sender] = sent(above);
+                let text = error.map(|e| e.to_string()).unwrap_or_default();
+                let expected =
+                    "malformed opened factor from the peer: expected numbers below their prime, got one above it";
+                assert_eq!(text, expected, "{arch:?}: number {i}");
+                assert!(matches!(sender, Some(ProtocolError::Channel(ChannelError::Closed))), "{sender:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn wrong_contents_never_panic() {
     // Semi-honest: the result is wrong, and nothing worse happens. A random word is above p with
-    // probability 2^-32.
+    // probability 2^-32, above most of the other primes of A9 nearly always.
     each_message(|arch, step, by, at| {
         let [error, _] = spoil(arch, step, by, at, Fault::Random);
-        assert!(error.is_none(), "{error:?}");
+        match (step, by, at) {
+            (Step::Attention(_), 1, 1) => {
+                assert!(matches!(error, Some(ProtocolError::Peer { .. })), "{error:?}")
+            }
+            _ => assert!(error.is_none(), "{error:?}"),
+        }
     });
 }
 

@@ -15,13 +15,13 @@ use super::channel::{run, Ran, Tap};
 use super::dealer::insecure_deal;
 use super::elements;
 use super::endpoint::open;
-use super::offline::{both_linear, cross, keys};
+use super::offline::{both_linear, cross, factors, keys};
 use super::rng;
 use super::tiny::{build, tiny, Arch, Settings, Tiny, BOTH};
 use super::uniform::{check_message, check_uniform, Part};
 use crate::endpoint::{exponentials_needed, Endpoint, Stock, PARAMETERS};
 use crate::error::Result;
-use crate::material::{exp_shape, LatticeKeys};
+use crate::material::{HeadFactors, LatticeKeys};
 use crate::model::{matrices_of_row, Matrix, Site};
 use crate::offline::attention::NewRows;
 use crate::online::products::Side;
@@ -54,6 +54,21 @@ fn cross_shares_no_randomness() {
         check_ciphertexts(&client.sent, SeededCiphertext::BYTES);
         check_results(&server.sent, RESULT_BYTES);
     }
+}
+
+#[test]
+fn factors_share_no_randomness() {
+    // Several primes, several ciphertexts of each, several messages. What the client draws, what
+    // the server draws and what hides the products never comes twice, nor do two numbers of one
+    // record belong together.
+    let all = (2, 9 * N);
+    let (client, server) = run(|ch| factors(ch, &keys().0, all), |ch| factors(ch, &keys().1, all));
+    check_ciphertexts(&client.sent, SeededCiphertext::BYTES);
+    check_results(&server.sent, RESULT_BYTES);
+    let (client, server) = (client.result.unwrap(), server.result.unwrap());
+    let drawn = client.iter().flat_map(|record| [record[0], record[3], record[4]]);
+    let drawn: Vec<u64> = drawn.chain(server.into_iter().flatten()).collect();
+    assert_eq!(drawn.iter().collect::<HashSet<_>>().len(), drawn.len());
 }
 
 #[test]
@@ -104,24 +119,30 @@ fn pads_of_an_endpoint_are_fresh_and_uniform() {
     const ROWS: usize = 8;
     fn pads<P: Side>(e: &mut Endpoint<P>, tiny: &Tiny) -> Vec<u64> {
         let plan = &tiny.plan;
-        let record = 8 + exp_shape(plan, 0).record_bytes();
         let online = e.online().0;
         let mut pads: Vec<u64> = vec![];
         for row in &mut online.ready {
             let sites = (0..plan.model.layers).flat_map(|l| [Site::Qkv(l), Site::O(l), Site::Up(l)]);
             pads.extend(sites.flat_map(|site| row.remask(plan, site)).map(|x| x.value()));
             for attention in &mut row.attention {
-                pads.extend(attention.weight_mask.iter().map(|x| x.value()));
+                if P::ROLE == Role::Client {
+                    pads.extend(attention.weight_mask.iter().map(|x| x.value()));
+                }
                 if row.position > 0 {
-                    let (records, _) = attention.exp.take().expect("keys of exponentials");
-                    let payload = |r: &[u8]| u64::from_le_bytes(r[..8].try_into().expect("eight bytes"));
-                    pads.extend(records.chunks(record).map(payload));
+                    let heads = attention.exponentials.take::<P>(row.position + 1).expect("fresh ones");
+                    pads.extend(heads.iter().flat_map(uniform_modulo_p::<P>));
                 }
             }
         }
         online.logits_now = online.logits_ready.drain(..).collect();
         pads.extend((0..ROWS).flat_map(|i| online.remask(i, Site::Head)).map(|x| x.value()));
         pads
+    }
+    /// What the client opens a score under; what the server opens a factor under, of the first
+    /// prime: numbers modulo others do not fill their words.
+    fn uniform_modulo_p<P: Side>(factors: &HeadFactors) -> Vec<u64> {
+        let numbers = if P::ROLE == Role::Client { 1 + 2 * factors.primes } else { factors.primes };
+        factors.words.chunks(numbers).map(|record| record[0]).collect()
     }
     fn party<P: Side>(e: &mut Endpoint<P>, tiny: &Tiny) -> Vec<u64> {
         e.extend(ROWS).unwrap();
@@ -130,7 +151,7 @@ fn pads_of_an_endpoint_are_fresh_and_uniform() {
     }
     for arch in BOTH {
         let tiny = tiny(arch);
-        let exponentials = exponentials_needed(&tiny.plan, 0, ROWS);
+        let exponentials = exponentials_needed(0, ROWS);
         let (linears, rows) = (ROWS as u64 + 2, ROWS as u64 + 2);
         let want = Stock { linears, rows, logits: rows, exponentials };
         let session = || {

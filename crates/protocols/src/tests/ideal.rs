@@ -9,7 +9,9 @@ use cryptogen_ring::word::{lift_client, word_trunc_client};
 use cryptogen_ring::{Fp, Seed, Word};
 
 use super::tiny::Tiny;
-use crate::material::{activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, MaskLabel};
+use crate::material::{
+    activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, net_shape, MaskLabel,
+};
 use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
@@ -170,6 +172,8 @@ impl Ideal {
         let spec = &tiny.plan.attention[layer].heads[0].scalar;
         let what = (MaskLabel::SigmaHi, MaskLabel::SigmaLo);
         self.scalar(spec, what, (layer, m.heads), layout.sigma_tables(layer), seeds);
+        let at = layout.net_table(layer);
+        self.tables.push(Table { at, shape: net_shape(), betas: [vec![], vec![]] });
     }
 
     fn activation(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {

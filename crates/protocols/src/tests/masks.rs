@@ -91,11 +91,11 @@ fn words(sent: &[Vec<u8>], parts: impl Iterator<Item = Vec<Part>>) -> Vec<u64> {
     for (message, parts) in sent.iter().zip(parts) {
         let mut message = &message[..];
         for part in parts {
-            let (Part::Words(n) | Part::Triples(n) | Part::Rotations(n, _)) = part;
-            let width = match part {
-                Part::Words(_) => 8,
-                Part::Triples(_) => 3,
-                Part::Rotations(..) => 2,
+            let (n, width) = match part {
+                Part::Words(n) => (n, 8),
+                Part::Residues(n, primes) => (n * primes, 8),
+                Part::Triples(n) => (n, 3),
+                Part::Rotations(n, _) => (n, 2),
             };
             let (these, rest) = message.split_at(width * n);
             message = rest;

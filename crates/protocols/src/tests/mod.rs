@@ -14,6 +14,7 @@ mod faults;
 mod fresh;
 mod ideal;
 mod masks;
+mod net;
 mod offline;
 mod online;
 mod plans;

@@ -8,6 +8,7 @@ use cryptogen_he::opening;
 use cryptogen_he::shares::{Nonces, PublicKey};
 use cryptogen_he::{Params, SecretKey, N};
 use cryptogen_party::{Channel, ChannelError, Client, MessageError, Party, Role, Server};
+use cryptogen_ring::exponential::{canonical, factors_client, multiply_add, subtract};
 use cryptogen_ring::Fp;
 
 use super::channel::{measured, run, run_spoiled, Fault, Ran, Tap};
@@ -17,9 +18,9 @@ use super::tiny::{build, tiny, Arch, Settings, Tiny};
 use super::{elements, ideal, rng};
 use crate::endpoint::PARAMETERS;
 use crate::error::{ProtocolError, Result};
-use crate::material::{Held, LatticeKeys};
+use crate::material::{exponential_record_bytes, Held, LatticeKeys};
 use crate::model::{matrices_of_row, Matrix, Site};
-use crate::offline::{cross, linear};
+use crate::offline::{cross, exponentials, linear};
 use crate::online::embed;
 
 /// Both parties' lattice keys.
@@ -41,6 +42,28 @@ pub fn cross<P: Party>(ch: &mut Tap, keys: &LatticeKeys<P>, factors: &[Vec<Fp>])
         Held::Client { slots, .. } => cross::client(ch, slots, factors, &mut rng(3)),
         Held::Server { params, slots, .. } => cross::server(ch, params, slots, factors, &mut rng(4)),
     }
+}
+
+/// `Factors` of one party: its `n` records.
+pub fn factors<P: Party>(
+    ch: &mut Tap,
+    keys: &LatticeKeys<P>,
+    (primes, n): (usize, usize),
+) -> Result<Vec<Vec<u64>>> {
+    let (mut kept, size) = (vec![], exponential_record_bytes::<P>(primes));
+    let mut keep = |first: usize, bytes: &[u8]| {
+        assert_eq!(first, kept.len());
+        let word = |word: &[u8]| u64::from_le_bytes(word.try_into().expect("eight bytes"));
+        kept.extend(bytes.chunks(size).map(|record| record.chunks(8).map(word).collect()));
+        Ok(())
+    };
+    match &keys.held {
+        Held::Client { slots, .. } => exponentials::client(ch, slots, (primes, n), &mut rng(5), &mut keep)?,
+        Held::Server { params, slots, .. } => {
+            exponentials::server(ch, params, slots, (primes, n), &mut rng(6), &mut keep)?
+        }
+    }
+    Ok(kept)
 }
 
 /// `Linear` of one party; `input` is asked by the client. The shares of each matrix, `[T, d_out]`.
@@ -192,6 +215,29 @@ fn cross_gives_shares_of_the_products() {
 }
 
 #[test]
+fn factors_are_multiplied_modulo_every_prime() {
+    // One record, more than a message, messages beyond those that are under way at a time.
+    for (primes, n) in [(2, 1), (3, 4 * N + 5), (6, 17 * N), (5, N)] {
+        let (client, server) =
+            run(|ch| factors(ch, &keys().0, (primes, n)), |ch| factors(ch, &keys().1, (primes, n)));
+        assert_eq!(measured(&client, &server), exponentials::cost(primes, n));
+        let (client, server) = (client.result.unwrap(), server.result.unwrap());
+        assert_eq!((client.len(), server.len()), (n, n));
+        let mut expected = vec![0; primes];
+        for (client, server) in client.iter().zip(&server) {
+            let (c, (a, w_c), (b, w_s)) = (client[0], client[1..].split_at(primes), server.split_at(primes));
+            assert!(canonical(0, c));
+            factors_client(Fp::new(c), &mut expected);
+            assert_eq!(a, expected);
+            for i in 0..primes {
+                assert!([b[i], w_c[i], w_s[i]].iter().all(|number| canonical(i, *number)));
+                assert_eq!(subtract(i, multiply_add(i, 0, a[i], b[i]), w_c[i]), w_s[i], "prime {i}");
+            }
+        }
+    }
+}
+
+#[test]
 fn spoiled_offline_messages_are_errors() {
     let (tiny, (client_keys, server_keys)) = (tiny(Arch::Gpt), keys());
     let matrices = [Matrix::Linear(Site::Qkv(0))];
@@ -210,17 +256,27 @@ fn spoiled_offline_messages_are_errors() {
         };
         check_error("linear, client's", fault, linear(of_client)[1].take());
         check_shares("linear, server's", fault, linear(of_server)[0].take());
-        let factors = [vec![r.clone()], vec![r.clone()]];
+        let inputs = [vec![r.clone()], vec![r.clone()]];
         let cross = |faults| {
             let (c, s) = run_spoiled(
                 faults,
-                |ch| cross(ch, client_keys, &factors[0]),
-                |ch| cross(ch, server_keys, &factors[1]),
+                |ch| cross(ch, client_keys, &inputs[0]),
+                |ch| cross(ch, server_keys, &inputs[1]),
             );
             [c.result.err(), s.result.err()]
         };
         check_error("cross, client's", fault, cross(of_client)[1].take());
         check_shares("cross, server's", fault, cross(of_server)[0].take());
+        let factors = |faults| {
+            let (c, s) = run_spoiled(
+                faults,
+                |ch| factors(ch, client_keys, (2, 1)),
+                |ch| factors(ch, server_keys, (2, 1)),
+            );
+            [c.result.err(), s.result.err()]
+        };
+        check_error("factors, client's", fault, factors(of_client)[1].take());
+        check_shares("factors, server's", fault, factors(of_server)[0].take());
         // Nonces, keys, and each message of the test of the keys. Whoever sees first that the
         // parties mean different keys ends the connection.
         let wrong_bytes = matches!(fault, Fault::Ones | Fault::Random);
@@ -272,7 +328,7 @@ pub fn check_error(what: &str, fault: Fault, error: Option<ProtocolError>) {
         }
         Fault::Hangup => matches!(error, Some(ProtocolError::Channel(ChannelError::Closed))),
         Fault::Ones => matches!(error, Some(ProtocolError::He(_))),
-        Fault::Random => matches!(error, None | Some(ProtocolError::He(_))),
+        Fault::Random | Fault::Number(..) => matches!(error, None | Some(ProtocolError::He(_))),
     };
     assert!(expected, "{what}, {fault:?}: {error:?}");
 }
@@ -321,6 +377,10 @@ fn offline_transcripts_are_reproducible() {
     let (of_client, of_server, _) = both_linear(tiny, &matrices, 2, input);
     let r = [elements(&mut rng(1), 2 * tiny.plan.linear(Site::Qkv(0)).d_in)];
     let (client, server) = run(|ch| cross(ch, &keys().0, &r), |ch| cross(ch, &keys().1, &r));
+    let (of_factors, to_factors) =
+        run(|ch| factors(ch, &keys().0, (2, 3)), |ch| factors(ch, &keys().1, (2, 3)));
+    assert!(of_factors.result.is_ok() && to_factors.result.is_ok());
+    assert_eq!([of_factors.hash(), to_factors.hash()], ["", ""]);
     assert_eq!(
         [of_client.hash(), of_server.hash(), client.hash(), server.hash()],
         ["9bf311fb1d5f576d", "d9ae0dad917571bf", "cad6f17246eea26e", "8feb2fae993633e2"]

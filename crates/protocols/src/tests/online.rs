@@ -147,6 +147,25 @@ fn attention_equals_the_clear_function() {
 }
 
 #[test]
+fn exponentials_are_used_once() {
+    let (arch, step) = (Arch::Gpt, Step::Attention(0));
+    let (tiny, session) = (tiny(arch), session(arch));
+    let x = integers(&mut rng(31), 2 * step.width(tiny), step.bound(arch));
+    let shares = || step.share(tiny, session, 0..2, &x);
+    let (mut client, mut server) = session.active(tiny, 0..2);
+    let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares());
+    assert!(c.result.is_ok() && s.result.is_ok());
+    // Each party again, as if it were the step's turn once more, with a peer whose material is there.
+    let (mut fresh_client, mut fresh_server) = session.active(tiny, 0..2);
+    let (c, _) = run_step(tiny, step, [None, None], (&mut client, &mut fresh_server), shares());
+    assert!(matches!(c.result.err(), Some(ProtocolError::Spent { what: "exponentials" })));
+    assert!(c.sent.is_empty());
+    let (_, s) = run_step(tiny, step, [None, None], (&mut fresh_client, &mut server), shares());
+    assert!(matches!(s.result.err(), Some(ProtocolError::Spent { what: "exponentials" })));
+    assert!(s.sent.is_empty());
+}
+
+#[test]
 fn linear_layers_and_logits_equal_the_clear_function() {
     for arch in BOTH {
         let (tiny, session) = (tiny(arch), session(arch));

@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value};
 
-use super::tiny::{build_with, Arch, Settings};
+use super::tiny::{build_with, tiny, Arch, Settings};
 use crate::error::PlanError;
 use crate::model::Plan;
 
@@ -35,12 +35,17 @@ fn wrong_values_are_refused() {
         (gpt, "/norms/0/scalar/hi/z", json!(0), "hi.z"),
         (llama, "/norms/0/scalar/lo/z", json!(0), "lo.z"),
         (llama, "/norms/0/scalar/lo/h", json!(0), "segment shift"),
-        (llama, "/attention/1/heads/0/h", json!(0), "segment shift"),
-        (llama, "/attention/1/heads/0/h", json!(32), "segment shift"),
-        (llama, "/attention/1/heads/0/center", json!(-1), "center"),
-        (gpt, "/attention/0/heads/1/center", json!(1i64 << 46), "center"),
-        (gpt, "/attention/0/heads/1/offset", json!(1i64 << 46), "offset"),
-        (gpt, "/attention/0/heads/0/offset", json!(-(1i64 << 46)), "offset"),
+        (gpt, "/version", json!(3), "version"),
+        (llama, "/attention/1/heads/0/primes", json!(1), "primes"),
+        (gpt, "/attention/0/heads/1/primes", json!(7), "primes"),
+        (llama, "/attention/1/heads/0/bottom", json!(0), "bottom"),
+        // 125 bits of two primes, less 30 and two mantissas.
+        (gpt, "/attention/0/heads/0/bottom", json!(76), "bottom"),
+        (gpt, "/attention/0/heads/0/shift", json!(0), "shift"),
+        (gpt, "/attention/0/heads/0/shift", json!(68), "shift"),
+        (gpt, "/attention/0/heads/0/shift", json!(60), "bits of a weight"),
+        (llama, "/attention/0/heads/1/shift", json!(36), "bits of a weight"),
+        (llama, "/attention/0/heads/1/o_shift", json!(33), "o_shift"),
         (gpt, "/activations/1/windows/1/h", json!(26), "segment shift"),
         (gpt, "/norms/1/scalar/hi/mu", json!(0), "mu: shift of what is lifted"),
         (llama, "/norms/1/scalar/lo/mu", json!(0), "mu: shift of what is lifted"),
@@ -50,7 +55,6 @@ fn wrong_values_are_refused() {
         (llama, "/linears/layers.0.qkv/out_shift", json!([16]), "qkv.out_shift"),
         (gpt, "/linears/layers.1.down/out_shift", json!([]), "down.out_shift"),
         (gpt, "/linears/layers.1.down/out_shift", json!([9, 9]), "down.out_shift"),
-        (gpt, "/attention/1/heads/1/scalar/hi/mu", json!(32), "e_shift + mu"),
         (llama, "/activations/0/windows/1/h", json!(0), "segment shift"),
         (gpt, "/activations/1/windows", windows(0), "windows"),
         (gpt, "/activations/1/windows", windows(65), "windows"),
@@ -68,7 +72,7 @@ fn wrong_values_are_refused() {
     for at in [
         "/norms/0/scalar/hi/z",
         "/norms/0/scalar/lo/g",
-        "/attention/0/heads/1/g",
+        "/attention/0/heads/1/scalar/hi/g",
         "/activations/0/windows/0/g",
     ] {
         let (plan, mut tables) = valid(llama);
@@ -86,7 +90,7 @@ fn missing_values_are_refused() {
     for (arch, at) in [
         (Arch::Llama, "/norms/0/scalar/hi/z"),
         (Arch::Llama, "/norms/0/scalar/lo/g"),
-        (Arch::Gpt, "/attention/0/heads/0/g"),
+        (Arch::Gpt, "/attention/0/heads/0/primes"),
         (Arch::Gpt, "/attention/0/heads/0/anchor"),
     ] {
         error(arch, at, Value::Null);
@@ -101,4 +105,30 @@ fn sixty_four_windows_are_accepted() {
     plan["activations"][1]["windows"] = Value::Array(vec![window; 64]);
     plan["activations"][1]["of"][0] = json!(63);
     assert!(Plan::parse(&plan.to_string(), tables).is_ok());
+}
+
+#[test]
+fn heads_are_listed_by_their_primes() {
+    let plan = &tiny(Arch::Gpt).plan;
+    assert_eq!(plan.prime_counts(), [2, 3]);
+    let heads = |l, n| plan.heads_with(l, n).collect::<Vec<_>>();
+    assert_eq!([heads(0, 2), heads(0, 3), heads(0, 4)], [vec![0], vec![1], vec![]]);
+    assert_eq!([heads(1, 2), heads(1, 3)], [vec![0, 1], vec![]]);
+}
+
+#[test]
+fn the_widest_windows_are_accepted() {
+    for (primes, shift) in [(2, 67), (3, 128), (4, 192), (5, 256), (6, 320)] {
+        let (mut plan, tables) = valid(Arch::Gpt);
+        let head = &mut plan["attention"][0]["heads"][0];
+        (head["primes"], head["bottom"], head["shift"]) = (json!(primes), json!(shift + 4), json!(shift));
+        assert!(Plan::parse(&plan.to_string(), tables.clone()).is_ok(), "{primes} primes");
+        // Weights are then of 24 bits: nothing may be wider.
+        for (field, value) in [("bottom", shift + 5), ("shift", shift - 1), ("shift", shift + 1)] {
+            let mut wider = plan.clone();
+            wider["attention"][0]["heads"][0][field] = json!(value);
+            let error = Plan::parse(&wider.to_string(), tables.clone()).err();
+            assert!(matches!(error, Some(PlanError::Value { .. })), "{primes} primes, {field} {value}");
+        }
+    }
 }

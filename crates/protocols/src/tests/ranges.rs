@@ -5,13 +5,15 @@
 //! otherwise from their logs, which must be what shares of the right value give. So a wrong wrap is
 //! not assumed to be impossible, only to be rare for small values.
 
+mod exp2;
 mod model;
 
+use cryptogen_ring::exponential::{MAX_PRIMES, MODULUS_BITS};
 use cryptogen_ring::{Fp, Prg, P};
 use rand_core::RngCore;
 use serde_json::{json, Value};
 
-use self::model::{Pair, Wild};
+use self::model::{Met, Pair, Wild};
 use super::dealer::{insecure_deal, Session};
 use super::online::events;
 use super::steps::{run_step, Out, Step};
@@ -50,18 +52,16 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
         scalar(&mut plan["norms"][n]["scalar"], &mut pick, &mut bits);
     }
     for l in 0..list(&mut plan["attention"]) {
-        let most = segment(&plan["attention"][l]["k"]);
         for g in 0..list(&mut plan["attention"][l]["heads"]) {
             let head = &mut plan["attention"][l]["heads"][g];
             head["anchor"] = json!(["first", "own", "both"][pick(0, 3) as usize]);
-            (head["offset"], head["center"]) =
-                (json!(pick(-LARGEST, LARGEST + 1)), json!(pick(0, LARGEST + 1)));
-            bits.push(head["g"].clone());
             scalar(&mut head["scalar"], &mut pick, &mut bits);
-            let mu = |range: &str| head["scalar"][range]["mu"].as_i64().unwrap_or(0);
-            let cut = 41 - mu("hi").max(mu("lo"));
-            (head["h"], head["e_shift"], head["o_shift"]) =
-                (json!(pick(1, most)), json!(pick(0, cut.min(33))), json!(pick(0, 33)));
+            let primes = pick(2, MAX_PRIMES as i64 + 1);
+            // Weights of 1 to 24 bits, whose shares are 58 bits and longer.
+            let shift = pick(1, i64::from(MODULUS_BITS[primes as usize]) - 57);
+            let bottom = pick((shift - 19).max(1), shift + 5);
+            (head["primes"], head["bottom"], head["shift"]) = (json!(primes), json!(bottom), json!(shift));
+            head["o_shift"] = json!(pick(0, 33));
         }
     }
     for l in 0..list(&mut plan["activations"]) {
@@ -143,7 +143,7 @@ fn pairs(client: &[Fp], server: &[Fp]) -> Vec<Pair> {
 }
 
 /// Runs a step on inputs of a regime and compares.
-fn check(tiny: &Tiny, session: &Session, step: Step, regime: Regime, rng: &mut Prg) {
+fn check(tiny: &Tiny, session: &Session, step: Step, regime: Regime, rng: &mut Prg) -> Met {
     let (mut client, mut server) = session.active(tiny, 0..ROWS);
     let (mut shares, width) =
         (step.share(tiny, session, 0..ROWS, &vec![0; ROWS * step.width(tiny)]), step.width(tiny));
@@ -185,11 +185,12 @@ fn check(tiny: &Tiny, session: &Session, step: Step, regime: Regime, rng: &mut P
     }
     wild.finish();
     assert_eq!(events(&client, &server), (wild.events, 0));
+    wild.met
 }
 
 #[test]
 fn every_input_is_computed_as_the_arithmetic_says() {
-    let mut outside = 0;
+    let (mut outside, mut met) = (0, [0; 4]);
     for arch in BOTH {
         for seed in 0..PLANS {
             let mut rng = rng(150 + 2 * seed + arch as u8);
@@ -199,11 +200,14 @@ fn every_input_is_computed_as_the_arithmetic_says() {
                 let norms = [Site::Qkv(0), Site::Up(1), Site::Head].map(Step::Norm);
                 let layers = [0, 1].map(|l| [Step::Attention(l), Step::Activation(l)]).into_iter().flatten();
                 for step in norms.into_iter().chain(layers).chain([Step::Logits]) {
-                    check(&tiny, &session, step, regime, &mut rng);
+                    let Met { below, inside, above, caught } = check(&tiny, &session, step, regime, &mut rng);
+                    met.iter_mut().zip([below, inside, above, caught]).for_each(|(all, n)| *all += n);
                     outside += 1;
                 }
             }
         }
     }
     assert_eq!(outside, 2 * usize::from(PLANS) * 4 * 8);
+    println!("{met:?} scores below their window, in it and above, rows caught");
+    assert!(met.iter().all(|n| *n > 50), "{met:?}");
 }

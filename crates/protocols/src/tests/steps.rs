@@ -53,11 +53,12 @@ impl Step {
         }
     }
 
-    /// Bound of the tests' inputs, so that nothing in the step comes near p.
+    /// Bound of the tests' inputs, so that nothing in the step comes near p and scores lie in their
+    /// windows.
     pub fn bound(self, arch: Arch) -> i64 {
         match self {
             Step::Norm(_) => 1 << 18,
-            Step::Attention(_) => 1 << 15,
+            Step::Attention(_) => 1 << 12,
             Step::Activation(_) => 1 << if arch == Arch::Llama { 17 } else { 20 },
             Step::Logits => 1 << 30,
         }

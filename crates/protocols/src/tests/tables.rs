@@ -17,24 +17,24 @@ use crate::share::local::{index, join, lift, rotation, sub_public};
 
 /// Table records of both parties for given payload shares.
 fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {
-    fn party<P: Party>(ch: &mut Tap, shape: TableShape, betas: &[Word]) -> (Vec<Vec<u8>>, usize) {
+    fn party<P: Party>(ch: &mut Tap, all: (TableShape, usize), betas: &[Word]) -> (Vec<Vec<u8>>, usize) {
         let mut rng = rng(110 + P::ROLE.index() as u8);
         let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
         let (before, mut records) = (ch.sent.len(), vec![]);
-        tables::make::<P>(ch, &mut ot, shape, betas, &mut rng, &mut |first, bytes| {
+        tables::make::<P>(ch, &mut ot, all, betas, &mut rng, &mut |first, bytes| {
             assert_eq!(first, records.len());
-            records.extend(bytes.chunks(shape.record_bytes()).map(<[u8]>::to_vec));
+            records.extend(bytes.chunks(all.0.record_bytes()).map(<[u8]>::to_vec));
             Ok(())
         })
         .expect("honest parties");
         (records, before)
     }
+    let all = (shape, betas[0].len() / shape.payloads() as usize);
     let (mut client, mut server) =
-        run(|ch| party::<Client>(ch, shape, &betas[0]), |ch| party::<Server>(ch, shape, &betas[1]));
+        run(|ch| party::<Client>(ch, all, &betas[0]), |ch| party::<Server>(ch, all, &betas[1]));
     client.sent.drain(..client.result.1);
     server.sent.drain(..server.result.1);
-    let n = betas[0].len() / shape.payloads() as usize;
-    assert_eq!(measured(&client, &server), tables::cost(shape, n));
+    assert_eq!(measured(&client, &server), tables::cost(shape, all.1));
     [client.result.0, server.result.0]
 }
 
@@ -84,7 +84,7 @@ fn look_ups_equal_the_clear_lines() {
         };
         let (client, server) = (half(0, &x_c, &beta_c), half(1, &x_s, &beta_s));
         let wide = [Table::new(&a), Table::new(&b)];
-        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_>> {
+        let lookups = |keys: Vec<TableKey>| -> Vec<Lookup<'_, 4>> {
             let join = |i: usize| join(client.rotations[i], server.rotations[i], k);
             let lookup = |(i, key)| Lookup {
                 key,
@@ -95,22 +95,18 @@ fn look_ups_equal_the_clear_lines() {
         };
         let alphas: Vec<u32> = client.keys.iter().map(TableKey::alpha).collect();
         let sums = [
-            look_up::<Client>(lookups(client.keys)).unwrap(),
-            look_up::<Server>(lookups(server.keys)).unwrap(),
+            look_up::<Client, 4>(lookups(client.keys)).unwrap(),
+            look_up::<Server, 4>(lookups(server.keys)).unwrap(),
         ];
         // The same by records, 33 keys and 7; every third looks up in the tables in another order.
-        let front = |r: &Vec<u8>| [&[5, 6, 7], &r[..]].concat();
         let sets = [vec![&wide[0], &wide[1]], vec![&wide[1], &wide[0]]];
         let of = |i: usize| usize::from(i % 3 == 2);
         let keys = |records: &[Vec<u8>]| {
-            let bytes = Wiped::new(records.iter().flat_map(front).collect());
-            TableKeys::new(shape, 3, (bytes, Path::new("made").into())).unwrap()
+            let bytes = Wiped::new(records.concat());
+            TableKeys::new(shape, (bytes, Path::new("made").into())).unwrap()
         };
         let many: Vec<TableKeys> = records[0].chunks(33).map(keys).collect();
-        assert!(many
-            .iter()
-            .flat_map(TableKeys::heads)
-            .eq(alphas.iter().map(|alpha| (&[5, 6, 7][..], *alpha))));
+        assert!(many.iter().flat_map(TableKeys::alphas).eq(alphas));
         let rotations: Vec<u32> = (0..n).map(|i| join(client.rotations[i], server.rotations[i], k)).collect();
         let flat = look_up_all::<Client>(many, &rotations, &sets, of).unwrap();
         for (i, (got, s)) in flat.chunks(4).zip(&sums[0]).enumerate() {

@@ -1,14 +1,17 @@
 //! For fixed secrets, every online message is uniform over the choice of material: what a party
 //! sends tells the peer nothing.
 
+use std::collections::BTreeSet;
+
 use cryptogen_party::Role;
+use cryptogen_ring::exponential::PRIMES;
 
 use super::dealer::insecure_deal;
 
 use super::steps::{run_step, Step, STEPS};
 use super::tiny::{tiny, Tiny, BOTH};
 use super::{integers, rng};
-use crate::model::{Scalar, Site};
+use crate::model::{Scalar, Site, NET_BITS};
 
 const RUNS: usize = 48;
 const ROWS: usize = 2;
@@ -20,8 +23,10 @@ pub enum Part {
     Triples(usize),
     /// rotations modulo `2^k`
     Rotations(usize, u32),
+    /// numbers modulo each of the first primes of A9
+    Residues(usize, usize),
 }
-use Part::{Rotations, Triples, Words};
+use Part::{Residues, Rotations, Triples, Words};
 
 fn ranges(s: &Scalar, n: usize) -> Vec<Part> {
     let all = [Some(&s.hi), s.lo.as_ref()];
@@ -46,13 +51,22 @@ pub(super) fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
         }
         Step::Attention(l) => {
             // row 1 alone runs the softmax, over two rows
-            let (s, k) = (&plan.attention[l].heads[0].scalar, plan.attention[l].k);
+            let s = &plan.attention[l].heads[0].scalar;
             let (n, e) = (m.heads, 2 * m.heads);
+            let factors = plan.attention[l].heads.iter().map(|head| Residues(2, head.primes)).collect();
+            let net = || vec![Rotations(1, NET_BITS)];
             vec![
-                (server, vec![Words(ROWS * (m.q_dim() + 2 * m.kv_dim()) + e), Rotations(e, k)]),
-                (client, vec![Words(e), Rotations(e, k), Words(e)]),
-                (server, chain(vec![Words(e)], ranges(s, n), vec![])),
-                (client, chain(ranges(s, n), vec![fine(s, n)], vec![Words(m.q_dim())])),
+                (server, vec![Words(ROWS * (m.q_dim() + 2 * m.kv_dim()))]),
+                (client, vec![Words(e)]),
+                (server, chain(factors, ranges(s, n), net())),
+                (
+                    client,
+                    chain(
+                        chain(vec![Words(e)], ranges(s, n), net()),
+                        vec![fine(s, n)],
+                        vec![Words(m.q_dim())],
+                    ),
+                ),
                 (server, vec![fine(s, n), Words(n + m.q_dim())]),
                 (client, vec![Words(n + ROWS * m.q_dim())]),
             ]
@@ -134,6 +148,24 @@ pub fn check_message(messages: &[&[u8]], parts: &[Part], what: &str) {
                     assert_eq!(seen.len(), messages.len(), "{what}: word {word} at byte {at} is not fresh");
                 }
                 at += 8 * n;
+            }
+            Residues(numbers, primes) => {
+                for (i, prime) in PRIMES[..primes].iter().enumerate() {
+                    let mut counts = vec![0usize; 16];
+                    for word in (i..numbers * primes).step_by(primes) {
+                        let mut seen = BTreeSet::new();
+                        for message in messages {
+                            let bytes = message[at + 8 * word..][..8].try_into().expect("8 bytes");
+                            let x = u64::from_le_bytes(bytes);
+                            assert!(x < *prime, "{what}: residue {word} is not reduced");
+                            counts[(u128::from(x) * 16 / u128::from(*prime)) as usize] += 1;
+                            seen.insert(x);
+                        }
+                        assert_eq!(seen.len(), messages.len(), "{what}: residue {word} is not fresh");
+                    }
+                    check_uniform(&counts, &format!("{what}, residues modulo {prime}"));
+                }
+                at += 8 * numbers * primes;
             }
             // Too short for all of them to differ.
             Triples(n) => {

@@ -13,7 +13,7 @@ mod butterfly;
 mod carryless;
 mod chain;
 mod counter;
-mod field_transform;
+pub(crate) mod field_transform;
 mod gemm;
 mod matvec;
 mod panel;
@@ -168,8 +168,8 @@ kernel! {
 }
 
 kernel! {
-    /// `out[i] = (x[i] as a number in (−p/2, p/2)) mod q`.
-    centred_residues, centred_residues_on(modulus: &Modulus, x: &[Fp], out: &mut [u32]),
+    /// `out[i] = (x[i] as a number in (−t/2, t/2)) mod q`, `x` canonical modulo the odd `t`.
+    centred_residues, centred_residues_on(modulus: &Modulus, t: u64, x: &[u64], out: &mut [u32]),
     pointwise::centred_residues, pointwise::avx2::centred_residues, pointwise::avx512::centred_residues
 }
 
@@ -262,6 +262,12 @@ kernel! {
     /// several cores.
     matvec_i16_rows, matvec_i16_rows_on(w: &[i16], x: &SplitInput, out: &mut [Fp]),
     matvec::rows, matvec::rows, matvec::rows
+}
+
+/// The canonical representatives.
+pub fn values(x: &[Fp]) -> &[u64] {
+    // SAFETY: `Fp` is a transparent `u64`.
+    unsafe { core::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
 /// `out[t][o] = Σ_i w[o][i]·x[t][i] mod p` on one core; `w` is `[d_out][d_in]`, `x` `[T][d_in]`,

@@ -3,7 +3,6 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::field::{Fp, P};
 use crate::modulus::{Factor, Modulus};
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{avx2, avx512};
@@ -25,14 +24,13 @@ pub(super) fn multiply(q: &Modulus, x: &[u32], y: &[u32], out: &mut [u32]) {
 }
 
 #[inline(always)]
-pub(super) fn centred_residues(q: &Modulus, x: &[Fp], out: &mut [u32]) {
+pub(super) fn centred_residues(q: &Modulus, t: u64, x: &[u64], out: &mut [u32]) {
     assert!(x.len() == out.len(), "lengths disagree");
-    let p = q.reduce(P);
-    for (o, x) in out.iter_mut().zip(x) {
-        let x = x.value();
-        // p is subtracted from the upper half; a mask instead of a branch, since x may be secret.
-        let mask = ((x > P / 2) as u32).wrapping_neg();
-        *o = q.sub(q.reduce(x), p & mask);
+    let t_mod = q.reduce(t);
+    for (o, &x) in out.iter_mut().zip(x) {
+        // t is subtracted from the upper half; a mask instead of a branch, since x may be secret.
+        let mask = ((x > t / 2) as u32).wrapping_neg();
+        *o = q.sub(q.reduce(x), t_mod & mask);
     }
 }
 

@@ -84,8 +84,21 @@ fn pointwise_loops_agree_with_the_definition() {
         assert!((0..n).all(|i| out[i] as u64 == (x[i] as u64 * y[i] as u64 + z[i] as u64) % Q as u64));
         multiply_on(isa, &q, &x, &y, &mut out);
         assert!((0..n).all(|i| out[i] as u64 == x[i] as u64 * y[i] as u64 % Q as u64));
-        centred_residues_on(isa, &q, &fp, &mut out);
+        centred_residues_on(isa, &q, P, values(&fp), &mut out);
         assert!((0..n).all(|i| out[i] as i64 == fp[i].to_i64().rem_euclid(Q as i64)));
+        for t in crate::exponential::PRIMES {
+            let words: Vec<u64> = fp
+                .iter()
+                .enumerate()
+                .map(|(i, x)| match i {
+                    0..4 => t / 2 + i as u64 - 1,
+                    _ => x.value() % t,
+                })
+                .collect();
+            centred_residues_on(isa, &q, t, &words, &mut out);
+            let centred = |x: u64| if x > t / 2 { x as i128 - t as i128 } else { x as i128 };
+            assert!((0..n).all(|i| out[i] as i128 == centred(words[i]).rem_euclid(Q as i128)));
+        }
         out.copy_from_slice(&z);
         drop_limb_on(isa, &q, &last, w, &dropped, &mut out);
         for i in 0..n {

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -80,10 +81,12 @@ fn unread_pieces_stay_until_they_are_read() {
     assert_eq!(at(&pool), (0, 5));
     // Of three records: a whole one, one in two pieces, one in one piece with what is empty in
     // front.
-    let mut pieces = pool.take_unread(3, &[8, 1, 7, 0, 8]).unwrap();
+    let pieces = pool.take_unread(3, &[8, 1, 7, 0, 8]).unwrap();
     assert_eq!(pieces.iter().map(Unread::len).collect::<Vec<_>>(), [8, 1, 7, 0, 8]);
     assert_eq!(at(&pool), (3, 5), "spent, read or not");
-    let mut read = |i: usize| pieces.remove(i).read().unwrap().to_vec();
+    let pieces = RefCell::new(pieces);
+    let read = |i: usize| pieces.borrow_mut().remove(i).read().unwrap().to_vec();
+    let look = |i: usize| pieces.borrow()[i].look().unwrap().to_vec();
     assert_eq!((read(1), read(0)), (vec![2], vec![1, 0, 0, 0, 0, 0, 0, 0]));
     assert_eq!(numbers(&pool.take(2).unwrap()), [4, 5]);
     let file = fs::read(&path).unwrap();
@@ -93,6 +96,7 @@ fn unread_pieces_stay_until_they_are_read() {
     );
     // A batch goes behind, though nothing is left: unread pieces keep their places.
     fill(&pool, 1);
+    assert_eq!(look(2), [3, 0, 0, 0, 0, 0, 0, 0], "a look leaves it where it is");
     assert_eq!((read(0), read(0), read(0)), (vec![0; 7], vec![], vec![3, 0, 0, 0, 0, 0, 0, 0]));
     assert_eq!(numbers(&pool.take(1).unwrap()), [6]);
     assert_eq!(fs::metadata(&path).unwrap().len(), 16, "an empty pool gives its room back");
@@ -295,6 +299,7 @@ fn a_child_neither_spends_nor_wipes() {
         forked(pool.begin_batch(1).err());
         forked(batch.write(0, 0, &[1; 8]).err());
         forked(batch.commit().err());
+        forked(pieces[0].look().err());
         forked(pieces.remove(0).read().err());
         drop((pieces, pool, store));
     });

@@ -1,14 +1,14 @@
-//! The part of preparation that makes look-up tables: activations with their products, scalars,
-//! exponentials.
+//! The part of preparation that makes look-up tables: activations with their products, scalars, the
+//! net under a layer's weights.
 
 use cryptogen_ot::TableShape;
 use cryptogen_party::{Party, Role};
-use cryptogen_ring::{Fp, Seed, Wiped, Word};
+use cryptogen_ring::{Fp, Seed, Word};
 
 use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
-    activation_shape, exp_shape, hi_shape, lo_shape, masks, masks_words, record_alpha, MaskLabel, HI_MASKS,
+    activation_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel, HI_MASKS,
 };
 use crate::model::Scalar;
 use crate::offline::tables;
@@ -54,7 +54,7 @@ impl<P: Party> Preparer<'_, P> {
         let shape = activation_shape(self.plan, layer);
         let mut alphas = Vec::with_capacity(n * ff);
         let at = self.layout.activation_tables(layer);
-        tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+        tables::make::<P>(self.ch, self.ot, (shape, n * ff), &betas, self.rng, &mut |first, records| {
             alphas.extend(records.chunks(shape.record_bytes()).map(record_alpha));
             write_grouped(sink, shape, (ff, at), first, records)
         })?;
@@ -96,7 +96,7 @@ impl<P: Party> Preparer<'_, P> {
         }
     }
 
-    /// Keys of every norm and every 1/σ, all layers together.
+    /// Keys of every norm, every 1/σ and every layer's net, all layers together.
     pub(super) fn scalar_tables(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
         let (plan, heads) = (self.plan, self.plan.model.heads);
         for (i, norm) in plan.norms.iter().enumerate() {
@@ -116,7 +116,11 @@ impl<P: Party> Preparer<'_, P> {
             let at = self.layout.sigma_tables(l);
             self.scalar_pair(spec, (MaskLabel::SigmaHi, MaskLabel::SigmaLo), l, heads, at, seeds, sink)?;
         }
-        Ok(())
+        let (shape, layers, at) = (net_shape(), plan.model.layers, self.layout.net_table(0));
+        let all = (shape, layers * seeds.len());
+        tables::make::<P>(self.ch, self.ot, all, &[], self.rng, &mut |first, records| {
+            write_grouped(sink, shape, (layers, at), first, records)
+        })
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -131,7 +135,7 @@ impl<P: Party> Preparer<'_, P> {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let shape = hi_shape(spec);
-        let payloads = shape.payloads() as usize;
+        let (payloads, n) = (shape.payloads() as usize, seeds.len() * per_row);
         let betas = masks_words(seeds, what.0, index, HI_MASKS * per_row);
         let betas = betas.chunks(HI_MASKS).flat_map(|b| &b[..payloads]).copied().collect();
         let mut groups = vec![(shape, betas, at.0)];
@@ -139,29 +143,11 @@ impl<P: Party> Preparer<'_, P> {
             groups.push((shape, masks_words(seeds, what.1, index, per_row), at.1));
         }
         for (shape, betas, at) in groups {
-            tables::make::<P>(self.ch, self.ot, shape, &betas, self.rng, &mut |first, records| {
+            tables::make::<P>(self.ch, self.ot, (shape, n), &betas, self.rng, &mut |first, records| {
                 write_grouped(sink, shape, (per_row, at), first, records)
             })?;
         }
         Ok(())
-    }
-
-    /// `n` exponential tables: records of an 8-byte payload share and a key.
-    ///
-    /// # Errors
-    /// As [`Preparer::rows`].
-    pub fn exponentials(&mut self, n: usize, sink: &mut dyn Sink) -> Result<()> {
-        let shape = exp_shape(self.plan, 0);
-        let betas = self.rng.word_vec(n);
-        let betas_ref = &betas;
-        tables::make::<P>(self.ch, self.ot, shape, betas_ref, self.rng, &mut |first, records| {
-            let mut bytes = Wiped::new(Vec::with_capacity(records.len() + 8 * n));
-            for (i, record) in records.chunks(shape.record_bytes()).enumerate() {
-                bytes.extend_from_slice(&betas_ref[first + i].0.to_le_bytes());
-                bytes.extend_from_slice(record);
-            }
-            sink.write_records(first, &bytes)
-        })
     }
 }
 

@@ -7,7 +7,6 @@ use super::{of_pairs, Call};
 use crate::error::Result;
 use crate::material::MaskLabel;
 use crate::model::Site;
-use crate::online::products::Awaited;
 use crate::online::scalar::{first_message, second_message, start};
 use crate::online::{Online, Turn};
 use crate::share::{Kind, Opened, Opening, Tensor};
@@ -28,34 +27,36 @@ impl Online<Client> {
         let (heads, d) = (m.heads, call.d);
         let specs = call.specs(&plan);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
+        let softmax_rows = call.softmax_rows().count();
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w3, r3) = first_message(scalar, pairs);
 
         // 1.
+        let factors = self.factors(&call)?;
         let new = self.new_rows(qkv);
-        let next = Awaited { words: call.entries, rotations: call.entries };
-        let (scores, mut m1) = self.products.scores(ch, &call, &self.active, &new, next)?;
-        let mine = self.exponentials(&call, layer, &scores)?;
+        let scores = self.products.scores(ch, &call, &self.active, &new)?;
 
         // 2.
-        let (deltas, rotations) = (m1.ring_words(call.entries)?, m1.rotations(call.entries)?);
         let mut m2 = Opening::new();
-        m2.differences(&mine.deltas).rotations(&mine.rotations);
-        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
-        let next = Awaited { words: w3, rotations: r3 };
-        let (sums, mut m3) = self.products.values(ch, &call, &self.active, &weights, m2, next)?;
+        self.fix_scores(&call, &scores, &factors, &mut m2)?;
+        m2.send(ch)?;
 
         // 3.
-        let (o, sigma) = self.outputs(&call, layer, sums, &weights);
-        let keys = self.sigma_keys(&call, layer)?;
-        let started = start::<Client>(specs, &sigma, keys);
-        self.trace.truncated(o.iter().copied());
-        started.log(&mut self.trace);
+        let mut m3 = Opened::recv(ch, call.factors(&plan) + w3, r3 + softmax_rows)?;
+        let weights = self.weights(&call, factors, &mut m3)?;
+        let sigma = call.sigmas(&weights);
+        let net = self.net(&call, &sigma)?;
+        let started = start::<Client>(specs, &sigma, self.sigma_keys(&call, layer)?);
 
         // 4.
         let mut m4 = Opening::new();
+        let sums = self.products.values(ch, &call, &self.active, &weights, &mut m4)?;
+        let o = self.outputs(&call, sums);
+        started.log(&mut self.trace);
         started.push(&mut m4);
+        net.push(&mut m4);
         let evaluated = started.evaluate::<Client>(&plan, &mut m3)?;
+        let rotations = m3.rotations(softmax_rows)?;
         evaluated.push(&mut m4);
         m4.masked(
             &o,
@@ -70,6 +71,7 @@ impl Online<Client> {
         let (rho, events) = evaluated.finish::<Client>(&mut m5)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
+        self.haul(&call, net, &rotations)?;
         let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
 
         // 6.

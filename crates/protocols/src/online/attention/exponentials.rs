@@ -1,96 +1,137 @@
-//! Exponentials of scores (A5.5a, A5.5b): relative to their anchor, looked up, truncated; with the
-//! range events they meet.
+//! Exponentials of scores (A5.5a, A9): relative to their anchor, as a product of one factor of each
+//! party modulo every prime, brought back to `F_p`.
 
-use std::iter::repeat_n;
-
-use cryptogen_ot::Table;
-use cryptogen_party::{Party, Role};
-use cryptogen_ring::word::words_from_bytes;
-use cryptogen_ring::{Fp, Word};
+use cryptogen_party::{Client, Party, Role, Server};
+use cryptogen_ring::exponential::{factors_server, multiply_add, weight_client, MAX_PRIMES};
+use cryptogen_ring::{Fp, Wiped};
+use rayon::prelude::*;
+use zeroize::Zeroizing;
 
 use super::Call;
 use crate::error::{ProtocolError, Result};
-use crate::material::{exp_shape, TableKeys};
-use crate::model::Anchor;
+use crate::material::HeadFactors;
+use crate::model::{Anchor, F};
 use crate::online::products::Side;
-use crate::online::tables::{line, look_up_all};
 use crate::online::Online;
-use crate::share::local::{index, join, lift, rotation, sub_public, trunc, trunc_word};
-
-/// Exponentials prepared for opening: keys, rotation share and argument share of every (head, j).
-pub(super) struct Exponentials {
-    keys: Vec<TableKeys>,
-    pub(super) rotations: Vec<u32>,
-    pub(super) deltas: Vec<Word>,
-}
+use crate::share::local::trunc;
+use crate::share::{Opened, Opening};
 
 impl<P: Side> Online<P> {
-    /// This party's half of the exponentials of its scores `[entries]`.
-    pub(super) fn exponentials(&mut self, call: &Call, layer: usize, scores: &[Fp]) -> Result<Exponentials> {
-        let plan = self.plan.clone();
-        let spec = &plan.attention[layer];
-        let shape = exp_shape(&plan, layer);
-        let heads = plan.model.heads;
-        let malformed = || ProtocolError::bug("exponentials of a row", "one per score", "another number");
-        let mut out = Exponentials {
-            keys: Vec::with_capacity(self.active.len()),
-            rotations: Vec::with_capacity(call.entries),
-            deltas: Vec::with_capacity(call.entries),
-        };
-        let (mut reduced, mut indices) = (Vec::with_capacity(call.entries), Vec::with_capacity(call.entries));
-        let mut scores = scores;
-        for row in self.active.iter_mut().filter(|row| row.position > 0) {
-            let per_head = row.position + 1;
-            let keys = TableKeys::new(shape, 8, row.attention[layer].exp.take()?)?;
-            if keys.len() != heads * per_head {
-                return Err(malformed());
-            }
-            let (now, later) = scores.split_at_checked(keys.len()).ok_or_else(malformed)?;
-            scores = later;
-            for (n, ((front, alpha), s)) in keys.heads().zip(now).enumerate() {
-                let head = &spec.heads[n / per_head];
-                let beta = words_from_bytes(front).ok_or_else(malformed)?[0];
-                let run = &now[n / per_head * per_head..][..per_head];
-                let x = trunc::<P>(relative::<P>(*s, run, head.anchor), head.anchor.shift());
-                let i = index::<P>(sub_public::<P>(x, head.offset), head.h, spec.k);
-                out.rotations.push(rotation(i, alpha, spec.k));
-                out.deltas.push(lift::<P>(sub_public::<P>(x, head.center)) - beta);
-                reduced.push(x);
-                indices.push(i);
-            }
-            out.keys.push(keys);
+    /// This party's shares of the scores relative to their anchors, `[entries]` at scale F.
+    pub(super) fn relative_scores(&mut self, call: &Call, scores: &[Fp]) -> Result<Wiped<Fp>> {
+        if scores.len() != call.entries {
+            return Err(ProtocolError::bug("scores of a layer", call.entries, scores.len()));
         }
-        self.trace.truncated(reduced);
-        self.trace.index(indices, spec.k);
-        Ok(out)
+        let heads = &self.plan.attention[call.layer].heads;
+        let mut out = Vec::with_capacity(call.entries);
+        for (&(_, g, t), &at) in call.pairs.iter().zip(&call.starts) {
+            let (run, anchor) = (&scores[at..=at + t], heads[g].anchor);
+            out.extend(run.iter().map(|s| trunc::<P>(relative::<P>(*s, run, anchor), anchor.shift())));
+        }
+        self.trace.truncated(out.iter().copied());
+        Ok(Wiped::new(out))
     }
 
-    /// This party's shares of `e'`, `[entries]`.
+    /// What the material holds for every pair, in their order. It leaves once, before anything of
+    /// these rows is opened.
+    pub(super) fn factors(&mut self, call: &Call) -> Result<Vec<HeadFactors>> {
+        let (mut out, per_number) = (Vec::with_capacity(call.pairs.len()), |primes: usize| match P::ROLE {
+            Role::Client => 1 + 2 * primes,
+            Role::Server => primes,
+        });
+        for i in call.softmax_rows() {
+            let cached = call.positions[i] + 1;
+            out.extend(self.active[i].attention[call.layer].exponentials.take::<P>(cached)?);
+        }
+        let heads = &self.plan.attention[call.layer].heads;
+        let fits = |(f, &(_, g, t)): (&HeadFactors, &(usize, usize, usize))| {
+            f.primes == heads[g].primes && f.words.len() == (t + 1) * per_number(f.primes)
+        };
+        if out.len() != call.pairs.len() || !out.iter().zip(&call.pairs).all(fits) {
+            return Err(ProtocolError::bug("exponentials of a layer", "those of its heads", "others"));
+        }
+        Ok(out)
+    }
+}
+
+impl Online<Client> {
+    /// Step 2: opens its scores under the shares `c` that its material fixed, which they are from
+    /// then on.
+    pub(super) fn fix_scores(
+        &mut self,
+        call: &Call,
+        scores: &[Fp],
+        factors: &[HeadFactors],
+        message: &mut Opening,
+    ) -> Result<()> {
+        let x = self.relative_scores(call, scores)?;
+        let mut fixed = Wiped::new(Vec::with_capacity(call.entries));
+        for f in factors {
+            fixed.extend(f.words.chunks_exact(1 + 2 * f.primes).map(|record| Fp::new(record[0])));
+        }
+        self.trace.fractions(fixed.iter().map(|c| c.value() & ((1 << F) - 1)));
+        message.masked(&x, &fixed);
+        Ok(())
+    }
+
+    /// Step 3: its shares of `e'`, `[entries]`, from the server's opened factors.
     pub(super) fn weights(
         &mut self,
         call: &Call,
-        layer: usize,
-        mine: Exponentials,
-        deltas: &[Word],
-        rotations: &[u32],
-    ) -> Result<Vec<Fp>> {
+        factors: Vec<HeadFactors>,
+        opened: &mut Opened,
+    ) -> Result<Wiped<Fp>> {
         let plan = self.plan.clone();
-        let spec = &plan.attention[layer];
-        let rotations: Vec<u32> =
-            mine.rotations.iter().zip(rotations).map(|(a, b)| join(*a, *b, spec.k)).collect();
-        let tables: Vec<Vec<&Table>> =
-            spec.heads.iter().map(|h| [h.a, h.b, h.g].map(|t| plan.look_up_table(t)).to_vec()).collect();
-        let heads: Vec<usize> = call.pairs.iter().flat_map(|&(_, g, t)| repeat_n(g, t + 1)).collect();
-        let sums = look_up_all::<P>(mine.keys, &rotations, &tables, |n| heads[n])?;
-        let weights: Vec<Fp> = (sums.chunks_exact(6).zip(mine.deltas.iter().zip(deltas)).zip(&heads))
-            .map(|((sums, (a, b)), g)| trunc_word::<P>(line(*a + *b, sums, 2), spec.heads[*g].e_shift))
-            .collect();
-        for (&(i, _, t), start) in call.pairs.iter().zip(&call.starts) {
-            let guards = sums[6 * start..6 * (start + t + 1)].chunks_exact(6).map(|sums| sums[4]);
-            self.add_events(i, t + 1, guards);
+        let heads = &plan.attention[call.layer].heads;
+        let (mut out, mut tasks) = (Wiped::zeros(call.entries), Vec::with_capacity(factors.len()));
+        let mut rest = &mut out[..];
+        for (f, &(_, g, t)) in factors.into_iter().zip(&call.pairs) {
+            let (weights, others) = std::mem::take(&mut rest).split_at_mut(t + 1);
+            rest = others;
+            tasks.push((opened.residues(f.primes, t + 1)?, f, heads[g].shift, weights));
         }
+        tasks.into_par_iter().for_each(|(opened, f, shift, weights)| {
+            let n = f.primes;
+            let mut z = Zeroizing::new([0; MAX_PRIMES]);
+            let records = f.words.chunks_exact(1 + 2 * n).zip(opened.chunks_exact(n));
+            for (weight, (record, epsilon)) in weights.iter_mut().zip(records) {
+                let (a, w) = record[1..].split_at(n);
+                for (i, z) in z[..n].iter_mut().enumerate() {
+                    *z = multiply_add(i, w[i], a[i], epsilon[i]);
+                }
+                *weight = weight_client(&z[..n], shift);
+            }
+        });
+        self.trace.truncated(out.iter().copied());
+        Ok(out)
+    }
+}
+
+impl Online<Server> {
+    /// Its shares of `e'`, `[entries]`, which its material alone determines.
+    pub(super) fn weights(&mut self, call: &Call) -> Wiped<Fp> {
+        let weights = call.weight_masks(&self.active);
+        self.trace.fractions(std::iter::repeat_n(0, call.entries));
         self.trace.truncated(weights.iter().copied());
-        Ok(weights)
+        weights
+    }
+
+    /// Step 3: opens its factors for its shares `x` of the scores, `[entries]`, under `masks`.
+    pub(super) fn open_factors(&self, call: &Call, x: &[Fp], masks: &[HeadFactors], message: &mut Opening) {
+        let heads = &self.plan.attention[call.layer].heads;
+        let factors: Vec<Wiped<u64>> = (call.pairs.par_iter().zip(&call.starts))
+            .map(|(&(_, g, t), &at)| {
+                let n = heads[g].primes;
+                let mut factors = Wiped::zeros((t + 1) * n);
+                for (x, factors) in x[at..=at + t].iter().zip(factors.chunks_exact_mut(n)) {
+                    factors_server(*x, heads[g].bottom, factors);
+                }
+                factors
+            })
+            .collect();
+        for (factors, masks) in factors.iter().zip(masks) {
+            message.masked_residues(masks.primes, factors, &masks.words);
+        }
     }
 }
 
@@ -99,7 +140,7 @@ impl<P: Side> Online<P> {
 ///
 /// Of the anchor itself both shares would be 0, and those truncate wrongly: they add up to 0, not
 /// to p (A1). So the parties shift all differences alike, by shares of 0 that give the nearest
-/// outcomes: 0 and, at any offset, the upper index.
+/// outcome, 0.
 fn relative<P: Party>(s: Fp, run: &[Fp], anchor: Anchor) -> Fp {
     let (first, own) = (run[0], run[run.len() - 1]);
     let x = match anchor {
@@ -114,19 +155,15 @@ fn relative<P: Party>(s: Fp, run: &[Fp], anchor: Anchor) -> Fp {
 }
 
 /// The client's share of 0 in [`relative`]: far from both ends of the field, and such that the
-/// anchor becomes exactly 0 and meets the lower of its two pieces, for every shift of A5.5a and
-/// pieces of `2^3` and more. Calibration makes that piece right at 0.
+/// anchor becomes exactly 0, for every shift of A5.5a.
 const ZERO_SHARE: u64 = (1 << 63) + (1 << 14) + 2;
 
 #[cfg(test)]
 mod tests {
-    use cryptogen_party::{Client, Server};
-
     use super::*;
-    use crate::model::F;
 
     #[test]
-    fn the_anchor_is_zero_and_meets_the_piece_before_it() {
+    fn the_anchor_is_zero() {
         let scores = [Fp::from_i64(-77), Fp::from_i64(5)];
         for (anchor, at, shift) in [(Anchor::First, 0, F), (Anchor::Own, 1, F), (Anchor::Both, 0, F + 1)] {
             // The server's shares are 0: the scores are the client's, and all that is met is the
@@ -134,13 +171,7 @@ mod tests {
             let run = if anchor == Anchor::Both { [scores[0]; 2] } else { scores };
             let client = trunc::<Client>(relative::<Client>(run[at], &run, anchor), shift);
             let server = trunc::<Server>(relative::<Server>(Fp::ZERO, &[Fp::ZERO; 2], anchor), shift);
-            assert_eq!((client + server).to_i64(), 0);
-            for h in 3..=16 {
-                let offset = -(300 << h);
-                let mine = index::<Client>(client, h, 9);
-                let theirs = index::<Server>(sub_public::<Server>(server, offset), h, 9);
-                assert_eq!(join(mine, theirs, 9), 299, "{anchor:?} {h}");
-            }
+            assert_eq!((client + server).to_i64(), 0, "{anchor:?}");
         }
     }
 }

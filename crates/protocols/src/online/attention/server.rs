@@ -7,6 +7,7 @@ use super::{of_pairs, Call};
 use crate::error::Result;
 use crate::material::MaskLabel;
 use crate::model::Site;
+use crate::online::products::Awaited;
 use crate::online::scalar::{first_message, second_message, start};
 use crate::online::{Online, Turn};
 use crate::share::{Kind, Opened, Opening, Tensor};
@@ -27,37 +28,39 @@ impl Online<Server> {
         let (heads, d) = (m.heads, call.d);
         let specs = call.specs(&plan);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
+        let softmax_rows = call.softmax_rows().count();
         let scalar = &plan.attention[layer].heads[0].scalar;
-        let (w3, r3) = first_message(scalar, pairs);
+        let (w4, r4) = first_message(scalar, pairs);
 
         // 1.
+        let masks = self.factors(&call)?;
         let new = self.new_rows(qkv);
-        let mut m1 = Opening::new();
-        let scores = self.products.scores(ch, &call, &self.active, &new, &mut m1)?;
-        let mine = self.exponentials(&call, layer, &scores)?;
-        m1.differences(&mine.deltas).rotations(&mine.rotations);
-        m1.send(ch)?;
+        let scores = self.products.scores(ch, &call, &self.active, &new)?;
+        let mut x = self.relative_scores(&call, &scores)?;
 
         // 2.
-        let opened = self.products.opened_weights(&call);
-        let mut m2 = Opened::recv(ch, call.entries + opened, call.entries)?;
-        let (deltas, rotations) = (m2.ring_words(call.entries)?, m2.rotations(call.entries)?);
-        let weights = self.weights(&call, layer, mine, &deltas, &rotations)?;
+        let opened = Opened::recv(ch, call.entries, 0)?.words(call.entries)?;
+        x.iter_mut().zip(&opened).for_each(|(x, d)| *x += *d);
 
         // 3.
+        let weights = self.weights(&call);
+        let sigma = call.sigmas(&weights);
+        let net = self.net(&call, &sigma)?;
+        let started = start::<Server>(specs, &sigma, self.sigma_keys(&call, layer)?);
         let mut m3 = Opening::new();
-        let sums = self.products.values(ch, &call, &self.active, &weights, &mut m2, &mut m3)?;
-        let (o, sigma) = self.outputs(&call, layer, sums, &weights);
-        let keys = self.sigma_keys(&call, layer)?;
-        let started = start::<Server>(specs, &sigma, keys);
-        self.trace.truncated(o.iter().copied());
-        started.log(&mut self.trace);
+        self.open_factors(&call, &x, &masks, &mut m3);
         started.push(&mut m3);
+        net.push(&mut m3);
         m3.send(ch)?;
 
         // 4.
-        let mut m4 = Opened::recv(ch, w3 + second_message(scalar, pairs) + columns, r3)?;
+        let words = w4 + second_message(scalar, pairs) + columns;
+        let next = Awaited { words, rotations: r4 + softmax_rows };
+        let (sums, mut m4) = self.products.values(ch, &call, &self.active, &weights, next)?;
+        let o = self.outputs(&call, sums);
+        started.log(&mut self.trace);
         let evaluated = started.evaluate::<Server>(&plan, &mut m4)?;
+        let rotations = m4.rotations(softmax_rows)?;
 
         // 5.
         let mut m5 = Opening::new();
@@ -65,6 +68,7 @@ impl Online<Server> {
         let (rho, events) = evaluated.finish::<Server>(&mut m4)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
+        self.haul(&call, net, &rotations)?;
         let open_o = m4.words(columns)?;
         let scale_masks =
             of_pairs(&call, |i| self.active[i].material.expand_mask(MaskLabel::AttentionScale, layer, heads));

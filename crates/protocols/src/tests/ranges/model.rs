@@ -4,9 +4,11 @@
 use std::collections::VecDeque;
 use std::num::Wrapping;
 
+use cryptogen_ring::exponential::{MANTISSA_BITS, MODULUS_BITS};
 use cryptogen_ring::{Fp, Word, P};
 
-use crate::model::{Anchor, Range, Scalar, Site, F};
+use super::exp2;
+use crate::model::{Anchor, Head, Range, Scalar, Site, F, NET_BITS, NET_SEGMENT, NET_SHIFT};
 use crate::testing::tiny::Tiny;
 
 /// The client's and the server's share of a number modulo p.
@@ -79,18 +81,38 @@ fn is_tr_word(x: Word, k: u32, [c, s]: &Pair) -> bool {
     possible(x, TWO64, k, int(*c), int(*s + field((TWO64 >> k) - 1)))
 }
 
+/// The argument of a scalar, by what the test knows of it.
+#[derive(Clone, Copy)]
+enum Argument<'a> {
+    /// whose shares are fresh
+    Values(&'a [Fp]),
+    /// sums of shares that were logged
+    Shares(&'a [Pair]),
+}
+
 pub struct Wild<'a> {
     tiny: &'a Tiny,
     log: VecDeque<(u64, u64)>,
     /// of every row
     pub events: Vec<u64>,
+    /// what its exponentials met
+    pub met: Met,
+}
+
+/// Scores by where they lie, and rows that the net caught.
+#[derive(Default)]
+pub struct Met {
+    pub below: usize,
+    pub inside: usize,
+    pub above: usize,
+    pub caught: usize,
 }
 
 impl<'a> Wild<'a> {
     /// With the logs of both parties.
     pub fn new(tiny: &'a Tiny, client: Vec<u64>, server: Vec<u64>) -> Wild<'a> {
         assert_eq!(client.len(), server.len());
-        Wild { tiny, log: client.into_iter().zip(server).collect(), events: vec![] }
+        Wild { tiny, log: client.into_iter().zip(server).collect(), events: vec![], met: Met::default() }
     }
 
     pub fn finish(&self) {
@@ -126,14 +148,15 @@ impl<'a> Wild<'a> {
     }
 
     /// TR of known shares.
-    fn tr_shares(&mut self, x: &[Pair], k: u32) -> Vec<Pair> {
-        let one = |[c, s]: &Pair| {
+    fn tr_shares(&mut self, x: &[Pair], k: impl Fn(usize) -> u32) -> Vec<Pair> {
+        let one = |(i, [c, s]): (usize, &Pair)| {
+            let k = k(i);
             let server = if k == 0 { int(*s) } else { (int(*s) >> k) - p_shifted(k) + 1 };
             let cut = [field(int(*c) >> k), field(server)];
             assert_eq!(self.next_pair(), cut, "TR({c:?}, {s:?}, {k})");
             cut
         };
-        x.iter().map(one).collect()
+        x.iter().enumerate().map(one).collect()
     }
 
     /// IDX of known shares.
@@ -168,16 +191,38 @@ impl<'a> Wild<'a> {
         word(self.tiny.plan.table(table)[j])
     }
 
+    /// A9: an exponential of a score `x`, whose shares may have wrapped the other way too.
+    fn weight(&mut self, x: Fp, phi: u64, head: &Head) -> Pair {
+        assert!(phi < 1 << F);
+        let got = self.next_pair();
+        let allowed = sums(i128::from(x.to_i64()), i128::from(P)).into_iter().flat_map(|sum| {
+            let y = sum - i128::from(P) + (i128::from(head.bottom) << F);
+            exp2::truncated(y, phi, head)
+        });
+        assert!(allowed.clone().any(|e| value(&got) == e), "EXP2({x:?}) cannot be {got:?}");
+        let above = i128::from(MODULUS_BITS[head.primes] + 1 - 2 * MANTISSA_BITS);
+        match (i128::from(x.to_i64()) >> F) + i128::from(head.bottom) {
+            ..1 => self.met.below += 1,
+            y if y < above => self.met.inside += 1,
+            _ => self.met.above += 1,
+        }
+        got
+    }
+
     /// A4: shares of `ρ`, and events.
-    fn scalar(&mut self, specs: &[&Scalar], m: &[Fp]) -> (Vec<Pair>, Vec<u64>) {
+    fn scalar(&mut self, specs: &[&Scalar], m: Argument<'_>) -> (Vec<Pair>, Vec<u64>) {
         let ranges = [
             specs.iter().map(|s| Some(&s.hi)).collect::<Vec<_>>(),
             specs.iter().map(|s| s.lo.as_ref()).collect(),
         ];
         let ranges: Vec<Vec<&Range>> =
             ranges.into_iter().map(|r| r.into_iter().flatten().collect()).collect();
-        let m: Vec<Vec<Pair>> =
-            ranges.iter().map(|r| if r.is_empty() { vec![] } else { self.tr(m, |i| r[i].mu) }).collect();
+        let mut reduce = |r: &Vec<&Range>| match m {
+            _ if r.is_empty() => vec![],
+            Argument::Values(m) => self.tr(m, |i| r[i].mu),
+            Argument::Shares(m) => self.tr_shares(m, |i| r[i].mu),
+        };
+        let m: Vec<Vec<Pair>> = ranges.iter().map(&mut reduce).collect();
         let j: Vec<Vec<usize>> = (ranges.iter().zip(&m))
             .map(|(r, m)| r.first().map_or(vec![], |first| self.idx(m, |i| r[i].h, first.k)))
             .collect();
@@ -202,9 +247,9 @@ impl<'a> Wild<'a> {
     pub fn norm(&mut self, h: &[Pair], site: Site) -> Vec<Fp> {
         let plan = &self.tiny.plan;
         let (d, spec) = (plan.model.d, &plan.norms[plan.norm_before(site).expect("a norm")]);
-        let reduced = self.tr_shares(h, spec.pre_shift);
+        let reduced = self.tr_shares(h, |_| spec.pre_shift);
         let m: Vec<Fp> = reduced.chunks(d).map(|r| r.iter().map(|x| value(x) * value(x)).sum()).collect();
-        let (rho, events) = self.scalar(&vec![&spec.scalar; m.len()], &m);
+        let (rho, events) = self.scalar(&vec![&spec.scalar; m.len()], Argument::Values(&m));
         self.events = events;
         h.iter().enumerate().map(|(i, h)| value(h) * value(&rho[i / d])).collect()
     }
@@ -227,7 +272,7 @@ impl<'a> Wild<'a> {
                 })
             })
             .collect();
-        self.tr_shares(&rotated, rope.bits)
+        self.tr_shares(&rotated, |_| rope.bits)
     }
 
     /// `x̂` of rows `0..` in an empty cache.
@@ -262,31 +307,29 @@ impl<'a> Wild<'a> {
             shifts.push(shift);
         }
         let s = self.tr(&s, |i| shifts[i]);
-        // The server's share carries public constants.
-        let less = |i: usize, by: i64| [s[i][0], s[i][1] - Fp::from_i64(by)];
-        let shifted: Vec<Pair> = (0..s.len()).map(|i| less(i, head(i).offset)).collect();
-        let j = self.idx(&shifted, |i| head(i).h, spec.k);
-        let e: Vec<Word> = (0..s.len())
-            .map(|i| {
-                self.entry(head(i).a, j[i]) * lift(&less(i, head(i).center)) + self.entry(head(i).b, j[i])
-            })
-            .collect();
         self.events = vec![0; rows];
-        for (i, (t, ..)) in of.iter().enumerate() {
-            self.events[*t] += self.entry(head(i).g, j[i]).0;
-        }
-        let e: Vec<Fp> = self.tr_words(&e, |i| head(i).e_shift).iter().map(value).collect();
+        let phi: Vec<u64> = of.iter().map(|_| self.next().0).collect();
+        let e: Vec<Pair> = (0..s.len()).map(|i| self.weight(value(&s[i]), phi[i], head(i))).collect();
 
         let (mut sigma, mut o, mut at) = (vec![], vec![], 0);
         for &(t, g) in &pairs {
             let e = &e[at..=at + t];
             at += t + 1;
-            sigma.push(e.iter().copied().sum());
-            o.extend((0..d).map(|c| (0..=t).map(|j| e[j] * value(&v[cached(j, g) + c])).sum::<Fp>()));
+            sigma.push([0, 1].map(|p| e.iter().map(|e| e[p]).sum::<Fp>()));
+            o.extend((0..d).map(|c| (0..=t).map(|j| value(&e[j]) * value(&v[cached(j, g) + c])).sum::<Fp>()));
         }
         let o = self.tr(&o, |c| spec.heads[pairs[c / d].1].o_shift);
         let scalars: Vec<&Scalar> = pairs.iter().map(|(_, g)| &spec.heads[*g].scalar).collect();
-        let (rho, events) = self.scalar(&scalars, &sigma);
+        let (rho, events) = self.scalar(&scalars, Argument::Shares(&sigma));
+        let sums = |row: &[Pair]| [0, 1].map(|p| row.iter().map(|sigma| sigma[p]).sum::<Fp>());
+        let sums: Vec<Pair> = sigma.chunks(m.heads).map(sums).collect();
+        let sums = self.tr_shares(&sums, |_| NET_SHIFT);
+        let j = self.idx(&sums, |_| NET_SEGMENT, NET_BITS);
+        for (t, j) in (1..rows).zip(j) {
+            let caught = usize::from(j != 0 && j + 1 != 1 << NET_BITS);
+            self.events[t] += caught as u64;
+            self.met.caught += caught;
+        }
         pairs.iter().zip(events).for_each(|((t, _), n)| self.events[*t] += n);
         let shifts = &plan.linear(Site::O(layer)).in_shift;
         let first =

@@ -2,7 +2,7 @@
 //! portable one.
 
 use super::super::vector::{narrow, wide};
-use super::{Factor, Fp, Modulus, P};
+use super::{Factor, Modulus};
 
 macro_rules! variant {
     ($variant:ident, $features:literal, $ops:ident) => {
@@ -49,19 +49,19 @@ macro_rules! variant {
             }
 
             #[target_feature(enable = $features)]
-            pub(in super::super::super) fn centred_residues(q: &Modulus, x: &[Fp], out: &mut [u32]) {
+            pub(in super::super::super) fn centred_residues(q: &Modulus, t: u64, x: &[u64], out: &mut [u32]) {
                 assert!(x.len() == out.len(), "lengths disagree");
-                let (k, p) = (constants(q), splat(q.reduce(P)));
+                let (k, t_mod) = (constants(q), splat(q.reduce(t)));
                 let ((x, x_rest), (out, rest)) = (x.as_chunks::<LANES>(), out.as_chunks_mut());
                 for (o, x) in out.iter_mut().zip(x) {
-                    let [a, b] = load_wide(&x.map(Fp::value));
+                    let [a, b] = load_wide(x);
                     let (lows, highs) = separate(a, b);
                     let residue = canonical(&k, reduce_halves(&k, lows, highs));
-                    // p is subtracted from the upper half.
-                    let upper = where_greater64(a, b, P / 2, p);
+                    // t is subtracted from the upper half.
+                    let upper = where_greater64(a, b, t / 2, t_mod);
                     store(o, below(sub(add(residue, k.q), upper), k.q));
                 }
-                super::super::centred_residues(q, x_rest, rest);
+                super::super::centred_residues(q, t, x_rest, rest);
             }
 
             /// `x` in `(−l/2, l/2)` as a number below `3q`, for `x < 2q`.
