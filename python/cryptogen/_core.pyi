@@ -6,7 +6,7 @@ Every method that talks releases the GIL, can be interrupted by Ctrl-C, and rais
 the same time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Generic, NoReturn, Protocol, TypeVar, final
 
 import numpy as np
@@ -50,8 +50,8 @@ class CheckedPlan:
 
 @final
 class ServerModelBuilder:
-    """Takes the integer weights of a plan, rows after rows, and keeps the only copy. A row too
-    many, or a name that the plan does not have, raises `ProtocolError`'s subclass for callers."""
+    """Takes the integer weights of a plan, rows after rows, and keeps the only copy. What the plan
+    does not have, rows too many, and what is missing in the end raise `InputError`."""
 
     def __new__(cls, plan: CheckedPlan) -> ServerModelBuilder: ...
     # "embed" [n, d], "pos" [n, d]

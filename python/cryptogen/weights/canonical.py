@@ -241,4 +241,5 @@ def _slices(matrix: Array) -> Iterator[Array]:
 
 def _centred(rows: Array) -> Array:
     wide = rows.astype(np.float64)
-    return (wide - wide.mean(axis=1, keepdims=True)).astype(np.float32)
+    wide -= wide.mean(axis=1, keepdims=True)
+    return wide.astype(np.float32)

@@ -120,9 +120,7 @@ def _stored(path: Path, tensor: Any) -> Stored:
     return Stored(shape, partial(_expand, path, tensor.name, tensor.tensor_type, place))
 
 
-def _expand(
-    path: Path, name: str, kind: gguf.GGMLQuantizationType, place: tuple[str, tuple[int, ...], int]
-) -> Array:
+def _expand(path: Path, name: str, kind: gguf.GGMLQuantizationType, place: tuple[str, tuple[int, ...], int]) -> Array:
     """Float32 values of one tensor."""
     try:
         return read_converted(path, *place, lambda rows: gguf.dequantize(rows, kind))

@@ -29,8 +29,8 @@ class Stored:
 
 class Tensors(Mapping[str, Array]):
     """Stored tensors by name. Each is read whenever it is asked for, and nothing is kept but its
-    SHA-256: what is read later has to be what was read first, so that a file that changes in between
-    does not give a model of two halves, or another one than the digest says.
+    SHA-256: what is read later has to be what was read first, so that a file that changes in
+    between does not give a model of two halves, or another one than the digest says.
 
     Asking for a tensor raises `TensorMismatch` (NaN, infinity) and `MalformedFile` (changed, or cut
     off).
