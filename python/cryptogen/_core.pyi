@@ -6,7 +6,7 @@ Every method that talks releases the GIL, can be interrupted by Ctrl-C, and rais
 the same time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Generic, NoReturn, Protocol, TypeVar, final
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 __all__ = [
     "KERNELS", "PARAMETERS", "STORE_FORMAT", "VERSION",
     "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
-    "Listener", "ServerConnection", "ServerEndpoint", "ServerModel", "ServerTensor",
+    "Listener", "ServerConnection", "ServerEndpoint", "ServerModel", "ServerModelBuilder", "ServerTensor",
 ]  # fmt: skip
 VERSION: str
 KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
@@ -49,18 +49,21 @@ class CheckedPlan:
     def exponential_bytes(self) -> tuple[int, float]: ...  # of a pair of rows: in a store, on the wire
 
 @final
-class ServerModel:
-    """Integer weights: matrices int16 [d_out, d_in], biases int64, embed and positions int64 [.,
-    d]."""
+class ServerModelBuilder:
+    """Takes the integer weights of a plan, rows after rows, and keeps the only copy. What the plan
+    does not have, rows too many, and what is missing in the end raise `InputError`."""
 
-    def __new__(
-        cls,
-        plan: CheckedPlan,
-        matrices: Mapping[str, NDArray[np.int16]],
-        biases: Mapping[str, NDArray[np.int64]],
-        embed: NDArray[np.int64],
-        positions: NDArray[np.int64] | None,
-    ) -> ServerModel: ...
+    def __new__(cls, plan: CheckedPlan) -> ServerModelBuilder: ...
+    # "embed" [n, d], "pos" [n, d]
+    def table(self, name: str, rows: NDArray[np.int32]) -> None: ...
+    def weight(self, site: str, rows: NDArray[np.int16]) -> None: ...  # [n, d_in]
+    def bias(self, site: str, bias: NDArray[np.int64]) -> None: ...  # [d_out]
+    def finish(self) -> ServerModel: ...  # once
+
+@final
+class ServerModel:
+    """The server's integer weights."""
+
     # files read, written; warnings
     def load_encoded(self, plan: CheckedPlan, folder: str) -> tuple[int, int, list[str]]: ...
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 import cryptogen
+from cryptogen.backends.private import server_model
 from cryptogen.bench.shapes import quick_plan
 from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import quantise
@@ -89,7 +90,7 @@ def open_parties(folder: Path, path: Path, protocol: str = PREPROCESSED) -> Part
     checkpoint = cryptogen.load(path)
     numeric, canonical = quick_plan(checkpoint), canonicalise(checkpoint)
     weights, checked = quantise(canonical, numeric), _core.CheckedPlan(numeric.to_json(), tables(numeric))
-    model = _core.ServerModel(checked, weights.matrices, weights.biases, weights.embed, weights.pos)
+    model = server_model(_core.ServerModelBuilder(checked), weights.parts())
     identity = _core.Identity.load_or_create(str(folder / "identity"))
     listener = _core.Listener("127.0.0.1:0", identity)
     served: list[Any] = []

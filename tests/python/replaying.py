@@ -20,7 +20,7 @@ import pytest
 from cryptogen.backends.exponential import Powers
 from cryptogen.backends.field import Ints, add_field, from_field
 from cryptogen.backends.fixed import FixedBackend
-from cryptogen.backends.private import ClientBackend, ServerBackend
+from cryptogen.backends.private import ClientBackend, ServerBackend, server_model
 from cryptogen.backends.rounding import LEADING_BITS, Replay, Shift
 from cryptogen.errors import NumericFailure, ReplayError
 from cryptogen.models.decoder import Want, forward, sampled_of
@@ -195,7 +195,7 @@ def _private_run(
     the client got."""
     logs: dict[str, np.ndarray] = {}
     listener = core.Listener("127.0.0.1:0", identity := core.Identity.load_or_create(str(folder / "identity")))
-    model = core.ServerModel(agreed.plan, weights.matrices, weights.biases, weights.embed, weights.pos)
+    model = server_model(core.ServerModelBuilder(agreed.plan), weights.parts())
 
     def serve() -> None:
         connection = accepted(listener)

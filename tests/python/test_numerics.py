@@ -25,7 +25,7 @@ from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantiss
 from cryptogen.numerics.pieces import F, fit, make
 from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights import load
-from cryptogen.weights.canonical import canonicalise
+from cryptogen.weights.canonical import Balance, canonicalise
 from tiny import tiny_gpt2, tiny_llama
 
 
@@ -521,7 +521,8 @@ def test_balanced_heads_compute_the_same(make_model: Any, tmp_path: Path, monkey
             tensors[f"layers.{i}.qkv.bias"] = tensors[f"layers.{i}.qkv.bias"] * rows
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     balanced = canonicalise(checkpoint)
-    monkeypatch.setattr("cryptogen.weights.canonical._balance", lambda *_: None)
+    ones = Balance(np.ones(config.qkv_width, np.float32), np.ones(config.q_width, np.float32))
+    monkeypatch.setattr("cryptogen.weights.canonical.balance_of", lambda *_: ones)
     plain = canonicalise(checkpoint)
     tokens = list(range(3, 40))
     want, got = (forward(FloatBackend(model), config, tokens, "all") for model in (plain, balanced))

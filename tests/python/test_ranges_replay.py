@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import cryptogen
 from cryptogen.backends.exponential import Powers
@@ -147,11 +148,11 @@ class Mutilation:
 def louder(weights: IntegerModel, rng: np.random.Generator, wild: bool) -> IntegerModel:
     """Tokens of any size; wild: some matrices and biases as large as they can be."""
 
-    def embedding(rows: Ints | None, bits: int) -> Ints | None:
+    def embedding(rows: NDArray[np.int32] | None, bits: int) -> NDArray[np.int32] | None:
         if rows is None:
             return None
         factor = 2.0 ** rng.uniform(-6, 12 if wild else 6, (len(rows), 1))
-        return np.clip(np.rint(rows * factor), 1 - 2**bits, 2**bits - 1).astype(np.int64)
+        return np.clip(np.rint(rows * factor), 1 - 2**bits, 2**bits - 1).astype(np.int32)
 
     matrices, biases = dict(weights.matrices), dict(weights.biases)
     for site, matrix in matrices.items():

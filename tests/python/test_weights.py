@@ -18,7 +18,7 @@ from cryptogen.backends.float import FloatBackend
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
 from cryptogen.weights import load, packages, tensor_shapes
-from cryptogen.weights.reader import half_rotation
+from cryptogen.weights.tensors import half_rotation
 from tiny import interleaved, tiny_gpt2, tiny_llama, write_gguf, write_llama2c
 
 Rewrite = Callable[[dict[str, np.ndarray]], None]
@@ -64,7 +64,7 @@ def test_folder_with_one_gguf(tmp_path: Path) -> None:
 
 def test_shards(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
-    whole = load(folder)
+    digest = load(folder).digest
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -73,7 +73,7 @@ def test_shards(tmp_path: Path) -> None:
         save_file({n: tensors[n] for n in names if weight_map[n] == shard}, folder / shard)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    assert load(folder).digest == whole.digest
+    assert load(folder).digest == digest
     index.write_text(json.dumps({"weight_map": weight_map | {names[0]: "../elsewhere.safetensors"}}))
     with pytest.raises(errors.MalformedFile, match="outside the folder"):
         load(folder)
@@ -84,15 +84,15 @@ def test_shards(tmp_path: Path) -> None:
 
 def test_half_precision(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
-    whole = load(folder)
+    whole = load(folder).held
     edit_tensors(folder, lambda t: t.update({n: x.astype(np.float16) for n, x in t.items()}))
     for name, tensor in load(folder).tensors.items():
-        np.testing.assert_array_equal(tensor, whole.tensors[name].astype(np.float16).astype(np.float32))
+        np.testing.assert_array_equal(tensor, whole[name].astype(np.float16).astype(np.float32))
 
 
 def test_bfloat16(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
-    whole, path = load(folder), folder / "model.safetensors"
+    whole, path = load(folder).held, folder / "model.safetensors"
     halves = {n: (np.ascontiguousarray(x).view("<u4") >> 16).astype("<u2") for n, x in load_file(path).items()}
     header, data, at = {}, b"", 0
     for name, half in halves.items():
@@ -101,7 +101,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     for name, tensor in load(folder).tensors.items():
-        np.testing.assert_allclose(tensor, whole.tensors[name], rtol=2**-7)
+        np.testing.assert_allclose(tensor, whole[name], rtol=2**-7)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
@@ -184,7 +184,7 @@ def test_missing_unexpected_and_wrong_tensors(tmp_path: Path) -> None:
 
     def fails(rewrite: Rewrite, error: type[Exception], match: str) -> None:
         with pytest.raises(error, match=match):
-            load(edit_tensors(tiny_llama(tmp_path / "m"), rewrite))
+            assert load(edit_tensors(tiny_llama(tmp_path / "m"), rewrite)).held
 
     fails(lambda t: t.__delitem__(name), errors.MissingTensor, name)
     fails(lambda t: t.update({name: t[name].T.copy()}), errors.TensorMismatch, r"shape is \[64, 176\]")
@@ -196,9 +196,9 @@ def test_missing_unexpected_and_wrong_tensors(tmp_path: Path) -> None:
 
 def test_buffers_of_old_files_are_ignored(tmp_path: Path) -> None:
     folder = tiny_gpt2(tmp_path / "m")
-    whole = load(folder)
+    digest = load(folder).digest
     edit_tensors(folder, lambda t: t.update({"transformer.h.0.attn.bias": np.ones((1, 1, 4, 4), np.float32)}))
-    assert load(folder).digest == whole.digest
+    assert load(folder).digest == digest
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -1])

@@ -18,7 +18,8 @@ use crate::errors;
 use crate::model::ServerModel;
 use crate::shared::{lock, parse};
 
-fn site(name: &str) -> PyResult<Site> {
+/// A linear layer by its name.
+pub fn site(name: &str) -> PyResult<Site> {
     let unknown = || ProtocolError::caller("site", "layers.N.qkv|o|up|down or head", name);
     Site::parse(name).ok_or_else(|| errors::protocol(unknown()))
 }

@@ -1,7 +1,6 @@
 //! Public plan and server weights as opaque handles.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cryptogen_protocols::endpoint::{exponential_bytes, exponentials_needed};
 use cryptogen_protocols::material::RowLayout;
@@ -11,7 +10,7 @@ use numpy::{PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 
 use crate::encrypted::{Choice, Weights};
-use crate::errors;
+use crate::{endpoint, errors};
 
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
@@ -62,33 +61,66 @@ pub struct ServerModel {
     pub encoded: Weights,
 }
 
+/// Takes the server's integer weights some rows at a time.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct ServerModelBuilder {
+    inner: Mutex<Option<model::ServerModelBuilder>>,
+}
+
+impl ServerModelBuilder {
+    fn open(&self) -> MutexGuard<'_, Option<model::ServerModelBuilder>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with(
+        &self,
+        put: impl FnOnce(&mut model::ServerModelBuilder) -> Result<(), ProtocolError>,
+    ) -> PyResult<()> {
+        self.open().as_mut().ok_or_else(finished).and_then(put).map_err(errors::protocol)
+    }
+}
+
 #[pymethods]
-impl ServerModel {
+impl ServerModelBuilder {
     #[new]
-    fn new(
-        plan: &CheckedPlan,
-        matrices: HashMap<String, PyReadonlyArray2<'_, i16>>,
-        biases: HashMap<String, PyReadonlyArray1<'_, i64>>,
-        embed: PyReadonlyArray2<'_, i64>,
-        positions: Option<PyReadonlyArray2<'_, i64>>,
-    ) -> PyResult<ServerModel> {
-        let weights =
-            matrices.iter().map(|(k, v)| (k.clone(), v.as_array().iter().copied().collect())).collect();
-        let biases = biases.iter().map(|(k, v)| (k.clone(), v.as_array().to_vec())).collect();
-        let embed = narrow(embed)?;
-        let positions = positions.map(narrow).transpose()?;
-        let inner = model::ServerModel::new(&plan.inner, weights, biases, embed, positions)
-            .map_err(errors::protocol)?;
+    fn new(plan: &CheckedPlan) -> ServerModelBuilder {
+        let builder = model::ServerModelBuilder::new(plan.inner.clone());
+        ServerModelBuilder { inner: Mutex::new(Some(builder)) }
+    }
+
+    fn table(&self, name: &str, rows: PyReadonlyArray2<'_, i32>) -> PyResult<()> {
+        let rows = contiguous(rows.as_slice())?;
+        self.with(|builder| match name {
+            "embed" => builder.embed(rows),
+            "pos" => builder.positions(rows),
+            _ => Err(ProtocolError::caller("table", "embed or pos", name)),
+        })
+    }
+
+    fn weight(&self, site: &str, rows: PyReadonlyArray2<'_, i16>) -> PyResult<()> {
+        let (site, rows) = (endpoint::site(site)?, contiguous(rows.as_slice())?);
+        self.with(|builder| builder.weight(site, rows))
+    }
+
+    fn bias(&self, site: &str, bias: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
+        let (site, bias) = (endpoint::site(site)?, contiguous(bias.as_slice())?);
+        self.with(|builder| builder.bias(site, bias))
+    }
+
+    fn finish(&self) -> PyResult<ServerModel> {
+        let builder = self.open().take().ok_or_else(finished);
+        let inner = builder.and_then(model::ServerModelBuilder::finish).map_err(errors::protocol)?;
         Ok(ServerModel { inner: Arc::new(inner), encoded: Arc::default() })
     }
 }
 
-fn narrow(a: PyReadonlyArray2<'_, i64>) -> PyResult<Vec<i32>> {
-    let wrong = |v: &i64| errors::protocol(ProtocolError::caller("embedding entry", "32 bits", v));
-    // Collecting results would not know the length and take three times the memory.
-    let mut out = Vec::with_capacity(a.as_array().len());
-    for v in a.as_array() {
-        out.push(i32::try_from(*v).map_err(|_| wrong(v))?);
-    }
-    Ok(out)
+fn finished() -> ProtocolError {
+    ProtocolError::caller("the server's weights", "not finished yet", "finished")
+}
+
+/// Rows as they lie in memory.
+fn contiguous<T, E>(rows: Result<&[T], E>) -> PyResult<&[T]> {
+    rows.map_err(|_| {
+        errors::protocol(ProtocolError::caller("rows of weights", "a C-contiguous array", "another order"))
+    })
 }

@@ -89,7 +89,7 @@ class FixedBackend:
         self._pending += int(self._rows.sum())
         self._rows = np.zeros(len(tokens), dtype=np.int64)
         self._start, self._end = self._end, self._end + len(tokens)
-        h = self._model.embed[np.asarray(tokens)]  # [T, d]
+        h = self._model.embed[np.asarray(tokens)].astype(np.int64)  # [T, d]
         if self._model.pos is not None:
             h = h + self._model.pos[self._start : self._end]
         return self.rounding.truncate(h, self.plan.embed.shift, self._off_embed)

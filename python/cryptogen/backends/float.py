@@ -3,7 +3,7 @@ against it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class FloatBackend:
     def embed(self, tokens: Sequence[int], sampled: int) -> Array:
         self._start, self._end = self._end, self._end + len(tokens)
         h: Array = self._weights.embed[np.asarray(tokens)]  # [T, d]
-        if self._weights.pos is not None:
-            h = h + self._weights.pos[self._start : self._end]
+        if (pos := self._weights.pos) is not None:
+            h = h + pos[self._start : self._end]
         self._observe("embed", h)
         return h
 
@@ -141,20 +141,28 @@ class _Weights:
         canonical = isinstance(model, Canonical)
         self.centred = not canonical and model.config.arch == "gpt2"
         self.score_scale = np.float32(1.0 if canonical else model.config.head_dim**-0.5)
-        self.embed: Array = model.embed if isinstance(model, Canonical) else model.tensors["embed"]
-        self.pos: Array | None = model.pos if isinstance(model, Canonical) else model.tensors.get("pos")
+        # A pass reads every tensor: an ordinary checkpoint's stay in memory.
+        self._tensors: Mapping[str, Array] = {} if isinstance(model, Canonical) else model.held
+
+    @property
+    def embed(self) -> Array:
+        return self._model.embed if isinstance(self._model, Canonical) else self._tensors["embed"]
+
+    @property
+    def pos(self) -> Array | None:
+        return self._model.pos if isinstance(self._model, Canonical) else self._tensors.get("pos")
 
     def norm(self, site: str) -> tuple[Array | None, Array | None]:
         if isinstance(self._model, Canonical):
             return None, None
-        return self._model.tensors[f"{site}.gain"], self._model.tensors.get(f"{site}.bias")
+        return self._tensors[f"{site}.gain"], self._tensors.get(f"{site}.bias")
 
     def linear(self, site: str) -> tuple[Array, Array | None]:
         if isinstance(self._model, Canonical):
             return self._model.weight[site], self._model.bias[site]
         if site == "head":
-            return self._model.head, None
-        return self._model.tensors[f"{site}.weight"], self._model.tensors.get(f"{site}.bias")
+            return self._tensors[self._model.head_name], None
+        return self._tensors[f"{site}.weight"], self._tensors.get(f"{site}.bias")
 
 
 def _no_rows(config: ModelConfig) -> Array:

@@ -7,7 +7,7 @@ only their number. What each step does and costs: `docs/protocols/`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -15,9 +15,17 @@ from numpy.typing import NDArray
 
 from cryptogen.errors import NumericFailure
 from cryptogen.numerics.plan import NumericPlan
+from cryptogen.numerics.quantise import Part
 
 if TYPE_CHECKING:
-    from cryptogen._core import ClientEndpoint, ClientTensor, ServerEndpoint, ServerModel, ServerTensor
+    from cryptogen._core import (
+        ClientEndpoint,
+        ClientTensor,
+        ServerEndpoint,
+        ServerModel,
+        ServerModelBuilder,
+        ServerTensor,
+    )
 
 Share = TypeVar("Share")  # a handle to one party's share of activations
 
@@ -109,6 +117,18 @@ class ServerBackend(_Party["ServerTensor"]):
     def logits(self, x: ServerTensor) -> None:
         """Sends the server's share; returns nothing."""
         self._endpoint.logits(self._model, x)
+
+
+def server_model(builder: ServerModelBuilder, parts: Iterable[Part]) -> ServerModel:
+    """The server's weights, from parts that are handed over and forgotten one by one."""
+    for name, kind, _, numbers in parts:
+        if kind == "table":
+            builder.table(name, numbers)
+        elif kind == "weight":
+            builder.weight(name, numbers)
+        else:
+            builder.bias(name, numbers)
+    return builder.finish()
 
 
 def _after_norm(site: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cryptogen.calibration.choose import calibrate
 from cryptogen.errors import InputError
@@ -14,6 +14,7 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.plan import NumericPlan
 from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
+from cryptogen.weights.tensors import Array, Stored, Tensors
 
 SHAPES = {
     "gpt2": ModelConfig(
@@ -23,6 +24,10 @@ SHAPES = {
     "smollm2": ModelConfig(
         arch="llama", layers=30, d=576, heads=9, kv_heads=3, head_dim=64, ff=1536, gated=True, rope=True,
         rope_theta=100000.0, vocab=49152, context=2048, norm_eps=1e-5, activation="silu", tied=True,
+    ),
+    "llama-1b": ModelConfig(
+        arch="llama", layers=16, d=2048, heads=32, kv_heads=8, head_dim=64, ff=8192, gated=True, rope=True,
+        rope_theta=500000.0, vocab=128256, context=2048, norm_eps=1e-5, activation="silu", tied=True,
     ),
     "tiny": ModelConfig(
         arch="llama", layers=3, d=64, heads=4, kv_heads=2, head_dim=16, ff=128, gated=True, rope=True,
@@ -44,18 +49,22 @@ def shape(name: str, blocks: int | None = None) -> ModelConfig:
 def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
     """Normal weights, scaled so that every layer's output is about as large as its input; gains
     around 1."""
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, size in tensor_shapes(config).items():
-        values: NDArray[np.float32] = rng.standard_normal(size, dtype=np.float32)
-        if name.endswith(".gain"):
-            values = np.float32(1) + values / np.float32(10)
-        elif name.endswith(".weight"):
-            values /= np.float32(size[1] ** 0.5)
-        elif name.endswith(".bias"):
-            values /= np.float32(10)
-        tensors[name] = values
-    return Checkpoint(config, tensors, None, Path(f"random-{config.arch}"))
+    source = Path(f"random-{config.arch}")
+    stored = {name: Stored(size, partial(_normal, name, size, seed)) for name, size in tensor_shapes(config).items()}
+    return Checkpoint(config, Tensors(stored, source), None, source)
+
+
+def _normal(name: str, size: tuple[int, ...], seed: int) -> Array:
+    """Each tensor has a seed of its own, so that it can be made when it is asked for."""
+    values: Array = np.random.default_rng([seed, *name.encode()]).standard_normal(size, dtype=np.float32)
+    if name.endswith(".gain"):
+        values /= np.float32(10)
+        values += np.float32(1)
+    elif name.endswith(".weight"):
+        values /= np.float32(size[1] ** 0.5)
+    elif name.endswith(".bias"):
+        values /= np.float32(10)
+    return values
 
 
 def random_tokens(config: ModelConfig, n: int, seed: int = 0) -> list[int]:
@@ -66,4 +75,4 @@ def random_tokens(config: ModelConfig, n: int, seed: int = 0) -> list[int]:
 def quick_plan(checkpoint: Checkpoint, tokens: int = 64) -> NumericPlan:
     """Calibrated on one window of random tokens: enough for random weights."""
     window = random_tokens(checkpoint.config, min(tokens, checkpoint.config.context), seed=1)
-    return calibrate(canonicalise(checkpoint), [window], model_digest=checkpoint.digest)
+    return calibrate(canonicalise(checkpoint, keep=False), [window], model_digest=checkpoint.digest)

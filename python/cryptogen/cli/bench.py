@@ -18,7 +18,7 @@ from .options import BatchTokens, Json, LinearTokens, PlanFile, Protocol, existi
 
 @bench.command("decode")
 def bench_decode(
-    shape: Annotated[str, typer.Option(help="gpt2, smollm2 (random weights), or a model's path")] = "gpt2",
+    shape: Annotated[str, typer.Option(help="gpt2, smollm2, llama-1b (random weights), or a model's path")] = "gpt2",
     context: Annotated[int, typer.Option(min=1)] = 128,
     tokens: Annotated[int, typer.Option(min=1)] = 16,
     batch_tokens: BatchTokens = None,

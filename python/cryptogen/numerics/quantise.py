@@ -1,41 +1,80 @@
 """Canonical float weights → integers (`docs/protocols/arithmetic.md`, A5)."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
-from cryptogen.weights.canonical import LOG2_E, Canonical
+from cryptogen.weights.canonical import LOG2_E, Canonical, blocks
 
 from .pieces import F
 from .plan import MAX_WEIGHT_BITS, ModelShape, NumericPlan
 
 WEIGHT_LIMIT = 1 << 15  # |W| stays below
-ROWS = 4096  # rounded at a time: float64 copies of a whole embedding would be most of a server's memory
+TABLE_LIMIT = 1 << 31  # entries of the embedding and of positions
+
+
+class Part(NamedTuple):
+    """Some rows of one of the server's integer arrays, or all of a bias. Those of an array come one
+    behind the other, and an array is complete before the next one begins."""
+
+    name: str  # embed, pos, or a site
+    kind: str  # table: int32; weight: int16, each row at the plan's scale; bias: int64
+    shape: tuple[int, ...]  # of the whole array
+    numbers: NDArray[Any]
 
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """What the server computes with. Matrices [d_out, d_in] int16, each row at the plan's scale;
-    the rest int64."""
+    """What the server computes with. Matrices [d_out, d_in] int16, each row at the plan's scale."""
 
-    embed: NDArray[np.int64]  # [vocab, d], scale F + shift
-    pos: NDArray[np.int64] | None  # [context, d]
+    embed: NDArray[np.int32]  # [vocab, d], scale F + shift
+    pos: NDArray[np.int32] | None  # [context, d]
     matrices: dict[str, NDArray[np.int16]]
     biases: dict[str, NDArray[np.int64]]  # [d_out], 2^F times the rows' scales; absent where there is none
 
+    def parts(self) -> Iterator[Part]:
+        """The same as `integer_parts` gives, each array in one part."""
+        for name, table in (("embed", self.embed), ("pos", self.pos)):
+            if table is not None:
+                yield Part(name, "table", table.shape, table)
+        for site, matrix in self.matrices.items():
+            yield Part(site, "weight", matrix.shape, matrix)
+            if site in self.biases:
+                yield Part(site, "bias", self.biases[site].shape, self.biases[site])
+
     def digest(self) -> str:
-        """SHA-256 over names, shapes and contents, hex."""
-        digest = hashlib.sha256()
-        matrices, biases = sorted(self.matrices.items()), sorted(self.biases.items())
-        arrays = [("embed", self.embed), ("pos", self.pos), *matrices, *biases]
-        for name, array in arrays:
-            if array is not None:
-                digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        """See `ModelDigest`."""
+        digest = ModelDigest()
+        for _ in digest.of(self.parts()):
+            pass
+        return digest.hex()
+
+
+@dataclass
+class ModelDigest:
+    """SHA-256 over names, shapes and contents of an integer model, which goes by in parts."""
+
+    _sha: Any = field(default_factory=hashlib.sha256)
+    _array: tuple[str, str] | None = None
+
+    def of(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Hands parts on and takes note of them."""
+        for part in parts:
+            if self._array != (part.name, part.kind):
+                self._array = (part.name, part.kind)
+                self._sha.update(f"{part.name} {part.kind} {part.numbers.dtype.str}{part.shape}".encode())
+            self._sha.update(np.ascontiguousarray(part.numbers).data)
+            yield part
+
+    def hex(self) -> str:
+        """Of what has gone by."""
+        digest: str = self._sha.hexdigest()
+        return digest
 
 
 def row_factors(shape: ModelShape, site: str) -> NDArray[np.float64]:
@@ -60,36 +99,70 @@ def weight_bits(matrix: NDArray[np.float32], factors: NDArray[np.float64]) -> ND
     return bits
 
 
-def quantise(model: Canonical, plan: NumericPlan, *, consume: bool = False) -> IntegerModel:
-    """Rounds every weight to the scales of the plan. `consume`: takes the matrices out of `model`,
-    to save memory.
+def quantise(model: Canonical, plan: NumericPlan) -> IntegerModel:
+    """Rounds every weight to the scales of the plan.
 
     Raises PlanError if they do not fit the model.
     """
-    bits = {site: np.array(linear.out_shift)[:, None] for site, linear in plan.linears.items()}  # [1 or d_out, 1]
-    bits["head"] = np.array([[plan.logit_bits - F]])
-    matrices, biases = {}, {}
-    for site, (d_in, d_out) in plan.model.sites().items():
-        weight = model.weight.pop(site) if consume else model.weight[site]
-        if weight.shape != (d_out, d_in):
-            raise PlanError(site, (d_out, d_in), weight.shape)
-        matrices[site] = np.empty((d_out, d_in), np.int16)
-        scales = row_factors(plan.model, site)[:, None] * 2.0 ** bits[site]  # [d_out, 1]
-        for i in range(0, d_out, ROWS):
-            scaled = np.rint(weight[i : i + ROWS].astype(np.float64) * scales[i : i + ROWS])
-            if (largest := float(np.abs(scaled).max())) >= WEIGHT_LIMIT:
-                raise PlanError(f"{site}: weight", "below 2^15 at the scale of its row", largest)
-            matrices[site][i : i + ROWS] = scaled
+    arrays: dict[tuple[str, str], NDArray[Any]] = {}
+    filled = 0
+    for part in integer_parts(model, plan):
+        if (part.name, part.kind) not in arrays:
+            arrays[part.name, part.kind], filled = np.empty(part.shape, part.numbers.dtype), 0
+        arrays[part.name, part.kind][filled : filled + len(part.numbers)] = part.numbers
+        filled += len(part.numbers)
+    of = {kind: {name: a for (name, k), a in arrays.items() if k == kind} for kind in ("table", "weight", "bias")}
+    return IntegerModel(of["table"]["embed"], of["table"].get("pos"), of["weight"], of["bias"])
+
+
+def integer_parts(model: Canonical, plan: NumericPlan) -> Iterator[Part]:
+    """The same some rows at a time, the largest arrays first: while they are read as floats, little
+    else is in memory."""
+    shape = plan.model
+    for name, rows in (("embed", shape.vocab), ("pos", shape.context)):
+        if name in model.tables:
+            yield from _table(model, name, (rows, shape.d), F + plan.embed.shift)
+    sites = shape.sites()
+    for site in ("head", *(site for site in sites if site != "head")):
+        bits = [plan.logit_bits - F] if site == "head" else plan.linears[site].out_shift
+        d_in, d_out = sites[site]
+        scales = row_factors(shape, site) * 2.0 ** np.array(bits)  # [d_out]
+        yield from _matrix(model, site, (d_out, d_in), scales)
         if (bias := model.bias[site]) is not None:
-            biases[site] = np.rint(bias.astype(np.float64) * 2.0**F * scales[:, 0]).astype(np.int64)
-    scale = F + plan.embed.shift
-    pos = None if model.pos is None else integers(model.pos, scale)
-    return IntegerModel(integers(model.embed, scale), pos, matrices, biases)
+            rounded = np.rint(bias.astype(np.float64) * 2.0**F * scales).astype(np.int64)
+            yield Part(site, "bias", rounded.shape, rounded)
 
 
-def integers(values: NDArray[np.float32], bits: int) -> NDArray[np.int64]:
-    """`round(values · 2^bits)`."""
-    out = np.empty(values.shape, np.int64)
-    for i in range(0, len(values), ROWS):
-        out[i : i + ROWS] = np.rint(values[i : i + ROWS].astype(np.float64) * 2.0**bits)
-    return out
+def _table(model: Canonical, name: str, shape: tuple[int, int], bits: int) -> Iterator[Part]:
+    for at, rows in _rows(model.tables, name, shape):
+        rounded = np.rint(rows.astype(np.float64) * 2.0**bits)
+        _below(TABLE_LIMIT, f"{name}: row {at} or a later one", rounded)
+        yield Part(name, "table", shape, rounded.astype(np.int32))
+
+
+def _matrix(model: Canonical, site: str, shape: tuple[int, int], scales: NDArray[np.float64]) -> Iterator[Part]:
+    for at, rows in _rows(model.weight, site, shape):
+        rounded = np.rint(rows.astype(np.float64) * scales[at : at + len(rows), None])
+        _below(WEIGHT_LIMIT, f"{site}: weight", rounded)
+        yield Part(site, "weight", shape, rounded.astype(np.int16))
+
+
+def _rows(
+    matrices: Mapping[str, NDArray[np.float32]], name: str, shape: tuple[int, int]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Blocks of rows and where each begins. PlanError unless they make up a matrix of this
+    shape."""
+    at = 0
+    for rows in blocks(matrices, name):
+        if rows.shape[1] != shape[1] or at + len(rows) > shape[0]:
+            raise PlanError(name, shape, (at + len(rows), rows.shape[1]))
+        yield at, rows
+        at += len(rows)
+    if at != shape[0]:
+        raise PlanError(name, shape, (at, shape[1]))
+
+
+def _below(limit: int, what: str, rounded: NDArray[np.float64]) -> None:
+    largest = float(max(rounded.max(initial=0.0), -rounded.min(initial=0.0)))
+    if largest >= limit:
+        raise PlanError(what, f"below 2^{limit.bit_length() - 1} at the scale of its row", largest)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptogen import _core
-from cryptogen.backends.private import ServerBackend
+from cryptogen.backends.private import ServerBackend, server_model
 from cryptogen.defaults import ADDRESS
 from cryptogen.errors import (
     Busy,
@@ -28,7 +28,7 @@ from cryptogen.errors import (
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward, want_of
 from cryptogen.numerics.plan import NumericPlan, tables, tables_digest
-from cryptogen.numerics.quantise import quantise
+from cryptogen.numerics.quantise import ModelDigest, integer_parts
 from cryptogen.paths import data_folder
 from cryptogen.protocols import ENCRYPTED_CACHE, store_name
 from cryptogen.weights import Checkpoint, load
@@ -127,16 +127,15 @@ class Server:
 
     def _prepare_model(self, checkpoint: Checkpoint) -> None:
         made = tables(self.plan)
-        weights = quantise(canonicalise(checkpoint), self.plan, consume=True)
         self._checked_plan = _core.CheckedPlan(self.plan.to_json(), made)
-        self._weights = _core.ServerModel(
-            self._checked_plan, weights.matrices, weights.biases, weights.embed, weights.pos
-        )
+        digest = ModelDigest()
+        parts = digest.of(integer_parts(canonicalise(checkpoint, keep=False), self.plan))
+        self._weights = server_model(_core.ServerModelBuilder(self._checked_plan), parts)
         self._documents = {"plan": self.plan.to_json().encode()}
         tokenizer = checkpoint.tokenizer
         if tokenizer is not None:
             self._documents["tokenizer"] = tokenizer.to_json().encode()
-        digests = (weights.digest(), tables_digest(made))
+        digests = (digest.hex(), tables_digest(made))
         self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._documents)
 
     @property

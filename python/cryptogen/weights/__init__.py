@@ -21,7 +21,9 @@ def load(path: str | Path) -> Checkpoint:
             llama2.c .bin file. `~` is the home folder.
 
     Returns:
-        Weights, shape and tokenizer; every tensor fits the shape.
+        Weights, shape and tokenizer; every tensor fits the shape. A tensor is read when it is asked
+        for: one that is not finite, or has changed since, raises `TensorMismatch` or
+        `MalformedFile` then.
 
     Raises:
         WeightsError: As one of `MissingFile`, `MalformedFile`, `InvalidConfig`, `UnsupportedModel`,

@@ -12,12 +12,13 @@ nothing changes:
 - queries, keys and values of a head by powers of two, the other factor of their product by the
   inverse: matrices are rounded at one scale each, and a head's small values would lose most to it
   (as in Nagel et al. 2019, §4.1).
-The fold is what SliceGPT (Ashkboos et al. 2024, §3.2) uses. Cost: one pass over the weights.
+The fold is what SliceGPT (Ashkboos et al. 2024, §3.2) uses. Cost: a few passes over the weights,
+some rows at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +26,9 @@ from numpy.typing import NDArray
 
 from cryptogen.models.config import ModelConfig
 from cryptogen.weights.checkpoint import Checkpoint
+from cryptogen.weights.tensors import NUMBERS, Array
 
-Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
-ROWS = 4096  # rewritten at a time
 LOG2_E = float(np.log2(np.e))  # queries are rounded times that (`numerics/quantise.py`)
 
 
@@ -38,75 +38,185 @@ class Canonical:
     `config.linear_shapes()`."""
 
     config: ModelConfig
-    embed: Array  # [vocab, d]
-    pos: Array | None  # [context, d]
-    weight: dict[str, Array]  # site -> [d_out, d_in]; "head" is always present, tied or not
-    bias: dict[str, Array | None]  # site -> [d_out]
+    tables: Mapping[str, Array]  # "embed" [vocab, d], and "pos" [context, d] if there are positions
+    weight: Mapping[str, Array]  # site -> [d_out, d_in]; "head" is always present, tied or not
+    bias: Mapping[str, Array | None]  # site -> [d_out]
+
+    @property
+    def embed(self) -> Array:
+        """[vocab, d]."""
+        return self.tables["embed"]
+
+    @property
+    def pos(self) -> Array | None:
+        """[context, d]."""
+        return self.tables.get("pos")
 
 
-def canonicalise(checkpoint: Checkpoint) -> Canonical:
+def canonicalise(checkpoint: Checkpoint, *, keep: bool = True) -> Canonical:
     """Rewrite a checkpoint; the float backend computes the same logits on either, up to float32
-    rounding."""
-    config, tensors = checkpoint.config, checkpoint.tensors
-    centre = config.arch == "gpt2"
-    weight: dict[str, Array] = {}
-    bias: dict[str, Array | None] = {}
-    for site in config.linear_shapes():
-        w = checkpoint.head if site == "head" else tensors[f"{site}.weight"]
-        stored = tensors.get(f"{site}.bias")
-        b: Wide | None = None if stored is None else stored.astype(np.float64)
-        gain: Wide | None = None  # [d_in]
-        mean: Wide | None = None  # [d_in]
-        scale: Wide | None = None  # [d_out]
-        if (norm := _norm_before(site)) is not None:
-            if (beta := tensors.get(f"{norm}.bias")) is not None:
-                folded = np.concatenate([rows @ beta.astype(np.float64) for rows in _wide(w)])
-                b = folded + (0.0 if b is None else b)
-            gain = tensors[f"{norm}.gain"].astype(np.float64)
-        elif centre:  # `o` and `down` write the residual stream
-            mean = w.mean(axis=0, dtype=np.float64)
-            b = None if b is None else b - b.mean()
-        if site.endswith(".qkv"):
-            scale = np.ones(config.qkv_width)
-            scale[: config.q_width] = config.head_dim**-0.5
-            b = None if b is None else b * scale
-        weight[site] = np.empty(w.shape, np.float32)
-        for i, rows in enumerate(_wide(w)):
-            at = slice(i * ROWS, i * ROWS + len(rows))
+    rounding.
+
+    Without `keep` nothing is held in memory: every matrix is read and rewritten when it is asked
+    for, each time anew. It is then best taken with `blocks`, some rows at a time.
+    """
+    config, rewriting = checkpoint.config, _Rewriting(checkpoint)
+    sites = config.linear_shapes()
+    tables, weight = _Made(_table_shapes(config), rewriting.table), _Made(sites, rewriting.rows)
+    made = Canonical(config, tables, weight, _Biases(list(sites), rewriting.bias))
+    return Canonical(config, dict(made.tables), dict(made.weight), dict(made.bias)) if keep else made
+
+
+def blocks(matrices: Mapping[str, Array], name: str) -> Iterator[Array]:
+    """A matrix of `Canonical`, some rows at a time: a whole copy would be most of a server's
+    memory."""
+    if isinstance(matrices, _Made):
+        yield from matrices.blocks(name)
+    else:
+        yield from _slices(matrices[name])
+
+
+class _Made(Mapping[str, Array]):
+    """Matrices that are made when they are asked for, and not kept."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], make: Callable[[str], Iterator[Array]]) -> None:
+        self._shapes, self.blocks = shapes, make
+
+    def __getitem__(self, name: str) -> Array:
+        out, at = np.empty(self._shapes[name], np.float32), 0
+        for rows in self.blocks(name):
+            out[at : at + len(rows)] = rows
+            at += len(rows)
+        return out
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+class _Biases(Mapping[str, Array | None]):
+    """Biases that are made when they are asked for."""
+
+    def __init__(self, sites: list[str], make: Callable[[str], Array | None]) -> None:
+        self._sites, self._make = sites, make
+
+    def __getitem__(self, site: str) -> Array | None:
+        return self._make(site)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+class _Rewriting:
+    """Makes the rewritten matrices of a checkpoint. Holds the tensor that was read last, and no
+    other."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self._config = checkpoint, checkpoint.config
+        self._centre = checkpoint.config.arch == "gpt2"
+        self._last: tuple[str, Array] | None = None
+        self._balances: dict[int, Balance] = {}
+
+    def table(self, name: str) -> Iterator[Array]:
+        """Rows of `embed` or `pos`."""
+        for rows in _slices(self._tensor(name)):
+            yield _centred(rows) if self._centre else rows
+
+    def rows(self, site: str) -> Iterator[Array]:
+        """Rows of a site's matrix."""
+        layer, _, kind = site.rpartition(".")
+        balance = self._layer_balance(layer) if kind in ("qkv", "o") else None
+        at = 0
+        for rows in self._plain(site):
+            if balance is not None and kind == "qkv":
+                rows *= balance.rows[at : at + len(rows), None]
+            elif balance is not None:
+                rows /= balance.lift
+            at += len(rows)
+            yield rows
+
+    def bias(self, site: str) -> Array | None:
+        """A site's bias, [d_out]."""
+        config, vectors = self._config, self._checkpoint.tensors
+        name, norm = f"{site}.bias", _norm_before(site)
+        b: Wide | None = vectors[name].astype(np.float64) if name in vectors else None
+        if norm is not None and f"{norm}.bias" in vectors:
+            beta = vectors[f"{norm}.bias"].astype(np.float64)
+            folded = np.concatenate([rows.astype(np.float64) @ beta for rows in _slices(self._source(site))])
+            b = folded if b is None else b + folded
+        elif b is not None and self._centre:  # `o` and `down`
+            b -= b.mean()
+        if b is None:
+            return None
+        if not site.endswith(".qkv"):
+            return b.astype(np.float32)
+        b[: config.q_width] *= config.head_dim**-0.5
+        return b.astype(np.float32) * self._layer_balance(site.rpartition(".")[0]).rows
+
+    def _plain(self, site: str) -> Iterator[Array]:
+        """Rows without the balance of heads."""
+        config, w, norm, at = self._config, self._source(site), _norm_before(site), 0
+        gain = None if norm is None else self._checkpoint.tensors[f"{norm}.gain"].astype(np.float64)  # [d_in]
+        # `o` and `down` write the residual stream
+        mean = w.mean(axis=0, dtype=np.float64) if self._centre and norm is None else None  # [d_in]
+        for part in _slices(w):
+            rows = part.astype(np.float64)
             if gain is not None:
                 rows *= gain
             if mean is not None:
                 rows -= mean
-            if scale is not None:
-                rows *= scale[at, None]
-            weight[site][at] = rows
-        bias[site] = None if b is None else b.astype(np.float32)
-    for i in range(config.layers):
-        _balance(config, weight[f"layers.{i}.qkv"], bias[f"layers.{i}.qkv"], weight[f"layers.{i}.o"])
-    pos = tensors.get("pos")
-    embed = tensors["embed"]
-    if centre:
-        embed = _centred(embed)
-        pos = None if pos is None else _centred(pos)
-    return Canonical(config, embed, pos, weight, bias)
+            if site.endswith(".qkv"):
+                rows[: max(config.q_width - at, 0)] *= config.head_dim**-0.5
+            at += len(rows)
+            yield rows.astype(np.float32)
+
+    def _layer_balance(self, layer: str) -> Balance:
+        i = int(layer.rpartition(".")[2])
+        if i not in self._balances:
+            peaks = [np.maximum(rows.max(axis=1), -rows.min(axis=1)) for rows in self._plain(f"{layer}.qkv")]
+            self._balances[i] = balance_of(self._config, np.concatenate(peaks))
+        return self._balances[i]
+
+    def _source(self, site: str) -> Array:
+        return self._tensor(self._checkpoint.head_name if site == "head" else f"{site}.weight")
+
+    def _tensor(self, name: str) -> Array:
+        if self._last is None or self._last[0] != name:
+            self._last = None  # gone before the next one comes
+            self._last = (name, self._checkpoint.tensors[name])
+        return self._last[1]
 
 
-def _balance(config: ModelConfig, qkv: Array, bias: Array | None, o: Array) -> None:
+@dataclass(frozen=True)
+class Balance:
+    """Powers of two that make the heads of a layer equally large."""
+
+    rows: Array  # [qkv_width], times the rows of qkv
+    lift: Array  # [q_width], of the values: the columns of o are divided by it
+
+
+def balance_of(config: ModelConfig, peaks: Array) -> Balance:
     """Of every key head: queries and keys about equally large, values as large as the matrix's
-    largest entries."""
-    largest, width = float(np.abs(qkv).max()), config.head_dim
+    largest entries. `peaks` [qkv_width]: the largest entry of each row."""
+    largest, width = float(peaks.max()), config.head_dim
+    balance = Balance(np.ones(config.qkv_width, np.float32), np.ones(config.q_width, np.float32))
     for g in range(config.kv_heads):
         q = slice(g * config.queries_per_kv_head * width, (g + 1) * config.queries_per_kv_head * width)
         k = slice(config.q_width + g * width, config.q_width + (g + 1) * width)
         v = slice(k.start + config.kv_width, k.stop + config.kv_width)
-        peak = {rows.start: max(float(np.abs(qkv[rows]).max()), 2.0**-40) for rows in (q, k, v)}
-        turn = 2.0 ** round(np.log2(peak[k.start] / (peak[q.start] * LOG2_E)) / 2)
-        lift = 2.0 ** np.floor(np.log2(largest / peak[v.start]))
-        for rows, factor in ((q, turn), (k, 1 / turn), (v, lift)):
-            qkv[rows] *= np.float32(factor)
-            if bias is not None:
-                bias[rows] *= np.float32(factor)
-        o[:, q] /= np.float32(lift)
+        of_q, of_k, of_v = (max(float(peaks[rows].max()), 2.0**-40) for rows in (q, k, v))
+        turn = 2.0 ** round(np.log2(of_k / (of_q * LOG2_E)) / 2)
+        balance.rows[q], balance.rows[k] = turn, 1 / turn
+        balance.rows[v] = balance.lift[q] = 2.0 ** np.floor(np.log2(largest / of_v))
+    return balance
 
 
 def _norm_before(site: str) -> str | None:
@@ -117,12 +227,19 @@ def _norm_before(site: str) -> str | None:
     return {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm"}.get(name)
 
 
-def _wide(matrix: Array) -> Iterator[Wide]:
-    """Float64 copies of some rows at a time: of a whole output matrix they would be most of a
-    server's memory."""
-    for i in range(0, len(matrix), ROWS):
-        yield matrix[i : i + ROWS].astype(np.float64)
+def _table_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    tables: dict[str, tuple[int, ...]] = {"embed": (config.vocab, config.d)}
+    return tables if config.rope else tables | {"pos": (config.context, config.d)}
 
 
-def _centred(matrix: Array) -> Array:
-    return np.concatenate([(w - w.mean(axis=1, keepdims=True)).astype(np.float32) for w in _wide(matrix)])
+def _slices(matrix: Array) -> Iterator[Array]:
+    """Some rows at a time."""
+    step = max(NUMBERS // matrix.shape[1], 1)
+    for i in range(0, len(matrix), step):
+        yield matrix[i : i + step]
+
+
+def _centred(rows: Array) -> Array:
+    wide = rows.astype(np.float64)
+    wide -= wide.mean(axis=1, keepdims=True)
+    return wide.astype(np.float32)

@@ -1,4 +1,4 @@
-"""A model in memory, one layout whatever file it came from.
+"""A model, one layout whatever file it came from.
 
 Tensors are float32, matrices `[d_out, d_in]`, q/k rows in the half-rotation RoPE layout. Names:
 `embed` [vocab, d], `pos` [context, d] (gpt2), and per site of the decoder `{norm}.gain`,
@@ -16,19 +16,18 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cryptogen.errors import MissingTensor, TensorMismatch, UnexpectedTensor
 from cryptogen.models.config import ModelConfig
 from cryptogen.tokens.tokenizer import Tokenizer
-
-Array = NDArray[np.float32]
+from cryptogen.weights.tensors import Array, Tensors, check_finite
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, shape and tokenizer of one model. Every tensor is checked against the configuration
-    when made."""
+    """Weights, shape and tokenizer of one model. When made, names and shapes of all tensors are
+    checked against the configuration. What comes from a file is read when a tensor is asked for,
+    each time anew, and checked then: see `Tensors` for what that raises."""
 
     config: ModelConfig
     tensors: Mapping[str, Array]
@@ -43,30 +42,41 @@ class Checkpoint:
         for name, shape in shapes.items():
             if name not in self.tensors:
                 raise MissingTensor(name, self.source)
-            tensor = self.tensors[name]
-            if tensor.shape != shape:
-                raise TensorMismatch(name, "shape", list(shape), list(tensor.shape))
-            if tensor.dtype != np.float32:
-                raise TensorMismatch(name, "dtype", "float32", tensor.dtype)
-            if not np.isfinite(tensor).all():
-                raise TensorMismatch(name, "content", "finite numbers", "NaN or infinity")
+            stored = self.tensors if isinstance(self.tensors, Tensors) else None
+            found = stored.shape(name) if stored else self.tensors[name].shape
+            if found != shape:
+                raise TensorMismatch(name, "shape", list(shape), list(found))
+            if stored is None:
+                _check_numbers(name, self.tensors[name])
         if extra := set(self.tensors) - set(shapes):
             raise UnexpectedTensor(extra, self.source)
 
     @property
-    def head(self) -> Array:
-        """The output matrix [vocab, d]; the embedding itself when tied."""
-        return self.tensors["embed" if self.config.tied else "head.weight"]
+    def head_name(self) -> str:
+        """The tensor that is the output matrix [vocab, d]: the embedding itself when tied."""
+        return "embed" if self.config.tied else "head.weight"
+
+    @cached_property
+    def held(self) -> Mapping[str, Array]:
+        """All tensors in memory, for as long as this object lives: for what computes with them
+        again and again."""
+        return dict(self.tensors)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over configuration and tensors (not the tokenizer): equal models have equal
-        digests."""
+        digests. Reads every tensor, one at a time."""
         h = hashlib.sha256(json.dumps(self.config.as_dict(), sort_keys=True).encode())
         for name in tensor_shapes(self.config):
             h.update(name.encode() + b"\0")
             h.update(np.ascontiguousarray(self.tensors[name], dtype="<f4").data)
         return h.hexdigest()
+
+
+def _check_numbers(name: str, tensor: Array) -> None:
+    if tensor.dtype != np.float32:
+        raise TensorMismatch(name, "dtype", "float32", tensor.dtype)
+    check_finite(name, tensor)
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

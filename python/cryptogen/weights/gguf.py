@@ -18,7 +18,8 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.gguf_tokenizer import read_tokenizer
-from cryptogen.weights.reader import Array, TensorReader, half_rotation
+from cryptogen.weights.reader import TensorReader
+from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_converted, stacked
 
 
 def load_gguf(path: Path) -> Checkpoint:
@@ -34,7 +35,8 @@ def load_gguf(path: Path) -> Checkpoint:
         raise MalformedFile(path, f"a complete GGUF file expected; its header does not fit its {size} bytes") from e
     tensors = {tensor.name: tensor for tensor in file.tensors}
     config = _read_config(values, tensors)
-    reader = TensorReader(path, {name: partial(_expand, tensor) for name, tensor in tensors.items()})
+    refused = {name: _refusal(tensor) for name, tensor in tensors.items() if not _known(tensor.tensor_type)}
+    reader = TensorReader(path, {n: _stored(path, t) for n, t in tensors.items() if n not in refused}, refused)
     out = _tensors(reader, config)
     reader.finish()
     fields = ConfigFields(values)
@@ -44,7 +46,9 @@ def load_gguf(path: Path) -> Checkpoint:
     stop = {*eos, *fields.token_ids("tokenizer.ggml.eot_token_id")}
     if tokenizer is not None and tokenizer.chat is not None:
         stop.add(tokenizer.chat.end_id)
-    return Checkpoint(config, out, tokenizer, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop))
+    return Checkpoint(
+        config, Tensors(out, path), tokenizer, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop)
+    )
 
 
 def _read_config(values: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:
@@ -77,17 +81,17 @@ def _decimal(value: float) -> float:
     return float(np.format_float_scientific(np.float32(value)))
 
 
-def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
     out = {"embed": reader.take("token_embd.weight", c.vocab, c.d)}
     for i in range(c.layers):
         take = reader.under(f"blk.{i}.", ".weight")
         out[f"layers.{i}.attn_norm.gain"] = take("attn_norm", c.d)
         out[f"layers.{i}.mlp_norm.gain"] = take("ffn_norm", c.d)
-        q = half_rotation(take("attn_q", c.q_width, c.d), c.heads)
-        k = half_rotation(take("attn_k", c.kv_width, c.d), c.kv_heads)
-        out[f"layers.{i}.qkv.weight"] = np.concatenate([q, k, take("attn_v", c.kv_width, c.d)])
+        q = half_rotated(take("attn_q", c.q_width, c.d), c.heads)
+        k = half_rotated(take("attn_k", c.kv_width, c.d), c.kv_heads)
+        out[f"layers.{i}.qkv.weight"] = stacked(q, k, take("attn_v", c.kv_width, c.d))
         out[f"layers.{i}.o.weight"] = take("attn_output", c.d, c.q_width)
-        out[f"layers.{i}.up.weight"] = np.concatenate([take("ffn_gate", c.ff, c.d), take("ffn_up", c.ff, c.d)])
+        out[f"layers.{i}.up.weight"] = stacked(take("ffn_gate", c.ff, c.d), take("ffn_up", c.ff, c.d))
         out[f"layers.{i}.down.weight"] = take("ffn_down", c.d, c.ff)
     out["final_norm.gain"] = reader.take("output_norm.weight", c.d)
     if not c.tied:
@@ -95,12 +99,30 @@ def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
     return out
 
 
-def _expand(tensor: Any) -> Array:
-    """Float32 values of one tensor, [d_out, d_in]."""
+def _known(kind: gguf.GGMLQuantizationType) -> bool:
+    """Whether `gguf.dequantize` can expand this type."""
     try:
-        plain = np.asarray(tensor.data)  # without the memmap subclass, whose slices are slow
-        return np.asarray(gguf.dequantize(plain, tensor.tensor_type), dtype=np.float32)
-    except NotImplementedError as e:
-        raise UnsupportedModel("tensor type", tensor.tensor_type.name, ["what gguf.dequantize supports"]) from e
+        gguf.dequantize(np.zeros(gguf.GGML_QUANT_SIZES[kind][1], dtype=np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _refusal(tensor: Any) -> UnsupportedModel:
+    return UnsupportedModel("tensor type", tensor.tensor_type.name, ["what gguf.dequantize supports"])
+
+
+def _stored(path: Path, tensor: Any) -> Stored:
+    """A tensor by its place in the file: the reader's own arrays would keep all that was read
+    mapped."""
+    shape = tuple(int(n) for n in reversed(tensor.shape))
+    place = (tensor.data.dtype.str, tensor.data.shape, int(tensor.data_offset))
+    return Stored(shape, partial(_expand, path, tensor.name, tensor.tensor_type, place))
+
+
+def _expand(path: Path, name: str, kind: gguf.GGMLQuantizationType, place: tuple[str, tuple[int, ...], int]) -> Array:
+    """Float32 values of one tensor."""
+    try:
+        return read_converted(path, *place, lambda rows: gguf.dequantize(rows, kind))
     except ValueError as e:
-        raise TensorMismatch(tensor.name, "content", f"{tensor.tensor_type.name} blocks", str(e)) from e
+        raise TensorMismatch(name, "content", f"{kind.name} blocks", str(e)) from e

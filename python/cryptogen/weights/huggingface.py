@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.huggingface_config import read_config
-from cryptogen.weights.reader import Array, TensorReader
+from cryptogen.weights.reader import TensorReader
+from cryptogen.weights.tensors import Array, Stored, Tensors, read_converted, read_numbers, stacked, transposed
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 # Buffers that old versions of transformers stored beside the weights; they hold no parameters.
@@ -31,7 +32,10 @@ def load_folder(folder: Path) -> Checkpoint:
     """Read a folder. Errors: the `WeightsError` family."""
     values = _json(folder / "config.json", "model configuration")
     config = read_config(values)
-    reader = TensorReader(folder, _tensors(folder), _BUFFERS)
+    entries = _tensors(folder)
+    refused = {name: entry.refusal(name) for name, entry in entries.items() if entry.dtype not in _DTYPES}
+    stored = {name: entry.stored() for name, entry in entries.items() if name not in refused}
+    reader = TensorReader(folder, stored, refused, _BUFFERS)
     tensors = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
     reader.finish()
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
@@ -44,10 +48,10 @@ def load_folder(folder: Path) -> Checkpoint:
     if tokenizer is not None and tokenizer.chat is not None:
         stop.add(tokenizer.chat.end_id)
     first, last = bos[0] if bos else None, eos[0] if eos else None
-    return Checkpoint(config, tensors, tokenizer, folder, first, last, frozenset(stop))
+    return Checkpoint(config, Tensors(tensors, folder), tokenizer, folder, first, last, frozenset(stop))
 
 
-def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
     prefix = "transformer." if "transformer.wte.weight" in reader else ""
     take = reader.under(prefix)
     out = {"embed": take("wte.weight", c.vocab, c.d), "pos": take("wpe.weight", c.context, c.d)}
@@ -58,13 +62,13 @@ def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
         for site, name in (("qkv", "attn.c_attn"), ("o", "attn.c_proj"), ("up", "mlp.c_fc"), ("down", "mlp.c_proj")):
             d_out, d_in = c.linear_shapes()[f"layers.{i}.{site}"]
             stored = take(f"h.{i}.{name}.weight", d_in, d_out)  # GPT-2's Conv1D is [d_in, d_out]
-            out[f"layers.{i}.{site}.weight"] = np.ascontiguousarray(stored.T)
+            out[f"layers.{i}.{site}.weight"] = transposed(stored)
             out[f"layers.{i}.{site}.bias"] = take(f"h.{i}.{name}.bias", d_out)
     out["final_norm.gain"], out["final_norm.bias"] = take("ln_f.weight", c.d), take("ln_f.bias", c.d)
     return out | _head(reader, c)
 
 
-def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
     out = {"embed": reader.take("model.embed_tokens.weight", c.vocab, c.d)}
     for i in range(c.layers):
         take = reader.under(f"model.layers.{i}.", ".weight")
@@ -72,41 +76,58 @@ def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
         out[f"layers.{i}.mlp_norm.gain"] = take("post_attention_layernorm", c.d)
         q = take("self_attn.q_proj", c.q_width, c.d)
         k, v = (take(f"self_attn.{n}_proj", c.kv_width, c.d) for n in "kv")
-        out[f"layers.{i}.qkv.weight"] = np.concatenate([q, k, v])
+        out[f"layers.{i}.qkv.weight"] = stacked(q, k, v)
         out[f"layers.{i}.o.weight"] = take("self_attn.o_proj", c.d, c.q_width)
         gate, up = (take(f"mlp.{n}_proj", c.ff, c.d) for n in ("gate", "up"))
-        out[f"layers.{i}.up.weight"] = np.concatenate([gate, up])
+        out[f"layers.{i}.up.weight"] = stacked(gate, up)
         out[f"layers.{i}.down.weight"] = take("mlp.down_proj", c.d, c.ff)
     out["final_norm.gain"] = reader.take("model.norm.weight", c.d)
     return out | _head(reader, c)
 
 
-def _head(reader: TensorReader, c: ModelConfig) -> dict[str, Array]:
+def _head(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
     if c.tied:
         reader.skip("lm_head.weight")  # some files repeat the embedding
         return {}
     return {"head.weight": reader.take("lm_head.weight", c.vocab, c.d)}
 
 
-def _tensors(folder: Path) -> dict[str, Callable[[], NDArray[Any]]]:
-    """Name -> reader of every tensor in the folder."""
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor of a safetensors file: where its numbers are and what they are."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def refusal(self, name: str) -> TensorMismatch:
+        """Of a tensor whose numbers are of another type."""
+        return TensorMismatch(name, "dtype", f"one of {', '.join(_DTYPES)}", self.dtype)
+
+    def stored(self) -> Stored:
+        return Stored(self.shape, partial(_numbers, self))
+
+
+def _tensors(folder: Path) -> dict[str, _Entry]:
+    """Every tensor in the folder by name."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if single.exists() or not index.exists():
         return _file_tensors(single)
     shard_of = _json(index, "shard index").get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise MalformedFile(index, "weight_map is not a mapping of tensor names to file names")
-    found: dict[str, Callable[[], NDArray[Any]]] = {}
+    found: dict[str, _Entry] = {}
     for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard:
             raise MalformedFile(index, f"shard {shard!r} lies outside the folder")
-        found |= {name: load for name, load in _file_tensors(folder / shard).items() if shard_of.get(name) == shard}
+        found |= {name: entry for name, entry in _file_tensors(folder / shard).items() if shard_of.get(name) == shard}
     return found
 
 
-def _file_tensors(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
-    """Tensors of one safetensors file. The library checks header and size; the bytes are then
-    mapped, because its numpy side has no bfloat16."""
+def _file_tensors(path: Path) -> dict[str, _Entry]:
+    """Tensors of one safetensors file. The library checks header and size; the bytes are read
+    without it, because its numpy side has no bfloat16."""
     if not path.exists():
         raise MissingFile(path, "weights")
     try:
@@ -118,20 +139,24 @@ def _file_tensors(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     except (SafetensorError, OSError, ValueError, struct.error) as e:
         raise MalformedFile(path, f"not a complete safetensors file ({e})") from e
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    return {name: partial(_map_tensor, path, 8 + size, name, entry) for name, entry in entries.items()}
+    return {
+        name: _Entry(path, entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    }
 
 
-def _map_tensor(path: Path, base: int, name: str, entry: dict[str, Any]) -> NDArray[Any]:
-    if entry["dtype"] not in _DTYPES:
-        raise TensorMismatch(name, "dtype", f"one of {', '.join(_DTYPES)}", entry["dtype"])
-    begin, _ = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    if 0 in shape:
-        return np.empty(shape, dtype=np.float32)
-    raw = np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=base + begin, shape=shape)
-    if entry["dtype"] == "BF16":  # the upper half of a float32
-        return (raw.astype("<u4") << 16).view("<f4")
-    return raw
+def _numbers(entry: _Entry) -> Array:
+    place = (entry.path, _DTYPES[entry.dtype], entry.shape, entry.offset)
+    if entry.dtype == "F32":
+        return read_numbers(*place)
+    return read_converted(*place, _from_bfloat16 if entry.dtype == "BF16" else lambda raw: raw)
+
+
+def _from_bfloat16(raw: NDArray[Any]) -> Array:
+    """The upper half of a float32."""
+    wide = raw.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -8,6 +8,8 @@ interleaved for RoPE.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
 from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
-from cryptogen.weights.reader import Array, half_rotation
+from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_numbers, stacked
 
 _HEADER = struct.Struct("<7i")
 _VERSIONED = 0x616B3432  # "ak42": versions 1 and 2, other layouts
@@ -33,14 +35,14 @@ def load_bin(path: Path) -> Checkpoint:
     expected = _HEADER.size + 4 * sum(int(np.prod(shape)) for _, shape in stacks)
     if (actual := path.stat().st_size) != expected:
         raise WrongFileSize(path, expected, actual)
-    flat = np.memmap(path, dtype="<f4", mode="r", offset=_HEADER.size)
-    raw, at = {}, 0
+    raw, at = {}, _HEADER.size
     for name, shape in stacks:
-        raw[name] = np.array(flat[at : at + int(np.prod(shape))], dtype=np.float32).reshape(shape)
-        at += int(np.prod(shape))
+        raw[name] = _Stack(path, shape, at)
+        at += 4 * int(np.prod(shape))
     found = (path.with_name(n) for n in (f"tok{config.vocab}.bin", "tokenizer.bin"))
     tokenizer = next((read_tokenizer(p, config.vocab) for p in found if p.exists()), None)
-    return Checkpoint(config, _tensors(raw, config), tokenizer, path, _BOS, _EOS, frozenset({_BOS, _EOS}))
+    tensors = Tensors(_tensors(raw, config), path)
+    return Checkpoint(config, tensors, tokenizer, path, _BOS, _EOS, frozenset({_BOS, _EOS}))
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -72,18 +74,38 @@ def _stacks(c: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
     return stacks if c.tied else [*stacks, ("head", (c.vocab, c.d))]
 
 
-def _tensors(raw: dict[str, Array], c: ModelConfig) -> dict[str, Array]:
-    out = {"embed": raw["embed"], "final_norm.gain": raw["final_norm"]}
+@dataclass(frozen=True)
+class _Stack:
+    """Tensors of one kind, of all layers one behind the other."""
+
+    path: Path
+    shape: tuple[int, ...]
+    offset: int
+
+    def whole(self) -> Stored:
+        return Stored(self.shape, partial(_numbers, self.path, self.shape, self.offset))
+
+    def layer(self, i: int) -> Stored:
+        shape = self.shape[1:]
+        return Stored(shape, partial(_numbers, self.path, shape, self.offset + 4 * i * int(np.prod(shape))))
+
+
+def _numbers(path: Path, shape: tuple[int, ...], offset: int) -> Array:
+    return np.ascontiguousarray(read_numbers(path, "<f4", shape, offset), dtype=np.float32)
+
+
+def _tensors(raw: dict[str, _Stack], c: ModelConfig) -> dict[str, Stored]:
+    out = {"embed": raw["embed"].whole(), "final_norm.gain": raw["final_norm"].whole()}
     for i in range(c.layers):
-        q, k = half_rotation(raw["q"][i], c.heads), half_rotation(raw["k"][i], c.kv_heads)
-        out[f"layers.{i}.attn_norm.gain"] = raw["attn_norm"][i]
-        out[f"layers.{i}.mlp_norm.gain"] = raw["mlp_norm"][i]
-        out[f"layers.{i}.qkv.weight"] = np.concatenate([q, k, raw["v"][i]])
-        out[f"layers.{i}.o.weight"] = raw["o"][i]
-        out[f"layers.{i}.up.weight"] = np.concatenate([raw["gate"][i], raw["up"][i]])
-        out[f"layers.{i}.down.weight"] = raw["down"][i]
+        q, k = half_rotated(raw["q"].layer(i), c.heads), half_rotated(raw["k"].layer(i), c.kv_heads)
+        out[f"layers.{i}.attn_norm.gain"] = raw["attn_norm"].layer(i)
+        out[f"layers.{i}.mlp_norm.gain"] = raw["mlp_norm"].layer(i)
+        out[f"layers.{i}.qkv.weight"] = stacked(q, k, raw["v"].layer(i))
+        out[f"layers.{i}.o.weight"] = raw["o"].layer(i)
+        out[f"layers.{i}.up.weight"] = stacked(raw["gate"].layer(i), raw["up"].layer(i))
+        out[f"layers.{i}.down.weight"] = raw["down"].layer(i)
     if not c.tied:
-        out["head.weight"] = raw["head"]
+        out["head.weight"] = raw["head"].whole()
     return out
 
 

@@ -1,47 +1,49 @@
-"""Taking tensors out of a file: each once, as float32, with the shape that the configuration
-promises."""
+"""Taking tensors out of a file: each once, with the shape that the configuration promises. What is
+taken is read later."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cryptogen.errors import MissingTensor, TensorMismatch, UnexpectedTensor
-
-Array = NDArray[np.float32]
+from cryptogen.weights.tensors import Stored
 
 
 class TensorReader:
-    """Named tensors of one file, read on demand. `finish` refuses what nobody took: it would be
-    another model."""
+    """Named tensors of one file. `finish` refuses what nobody took: it would be another model.
 
-    def __init__(self, source: Path, load: Mapping[str, Callable[[], NDArray[Any]]], ignored: str = "") -> None:
-        self._source, self._load = source, dict(load)
-        self._left = {name for name in load if not (ignored and re.fullmatch(ignored, name))}
+    `refused`: for tensors whose type cannot be read, the error that says so; it is raised when such
+    a tensor is taken.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        stored: Mapping[str, Stored],
+        refused: Mapping[str, Exception] | None = None,
+        ignored: str = "",
+    ) -> None:
+        self._source, self._stored, self._refused = source, dict(stored), dict(refused or {})
+        self._left = {name for name in self._names() if not (ignored and re.fullmatch(ignored, name))}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._load
+        return name in self._names()
 
-    def take(self, name: str, *shape: int) -> Array:
-        """The tensor as contiguous float32; `MissingTensor`, or `TensorMismatch` on another shape
-        or dtype."""
-        if name not in self._load:
+    def take(self, name: str, *shape: int) -> Stored:
+        """The tensor; `MissingTensor`, or `TensorMismatch` on another shape or dtype."""
+        if name in self._refused:
+            raise self._refused[name]
+        if name not in self._stored:
             raise MissingTensor(name, self._source)
         self._left.discard(name)
-        tensor = self._load[name]()
-        if tensor.shape != shape:
-            raise TensorMismatch(name, "shape", list(shape), list(tensor.shape))
-        if tensor.dtype.kind != "f":
-            raise TensorMismatch(name, "dtype", "a floating-point type", tensor.dtype)
-        # A copy, not a view of the mapped file: the file may change under a running server.
-        return np.array(tensor, dtype=np.float32, order="C")
+        stored = self._stored[name]
+        if stored.shape != shape:
+            raise TensorMismatch(name, "shape", list(shape), list(stored.shape))
+        return stored
 
-    def under(self, prefix: str, suffix: str = "") -> Callable[..., Array]:
+    def under(self, prefix: str, suffix: str = "") -> Callable[..., Stored]:
         """`take` for names between `prefix` and `suffix`."""
         return lambda name, *shape: self.take(f"{prefix}{name}{suffix}", *shape)
 
@@ -54,13 +56,5 @@ class TensorReader:
         if self._left:
             raise UnexpectedTensor(self._left, self._source)
 
-
-def half_rotation(rows: Array, heads: int) -> Array:
-    """Interleaved RoPE rows (pairs 2i, 2i+1) to half-rotation rows (pairs i, i + head_dim/2), per
-    head.
-
-    rows: [heads·head_dim, d_in]. llama2.c and GGUF store the former, Hugging Face and this package
-    the latter.
-    """
-    paired = rows.reshape(heads, -1, 2, *rows.shape[1:])  # [heads, head_dim/2, 2, d_in]
-    return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(rows.shape))
+    def _names(self) -> set[str]:
+        return {*self._stored, *self._refused}

@@ -15,4 +15,4 @@ pub use plan::{
     F, NET_BITS, NET_SEGMENT, NET_SHIFT,
 };
 pub use site::Site;
-pub use weights::ServerModel;
+pub use weights::{ServerModel, ServerModelBuilder};

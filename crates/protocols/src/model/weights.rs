@@ -1,8 +1,9 @@
 //! The server's integer weights, and products with them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput};
+use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput, MAX_D_IN};
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
 
@@ -13,8 +14,8 @@ use crate::error::{ProtocolError, Result};
 
 /// The server's integer weights (A5).
 pub struct ServerModel {
-    weights: HashMap<String, Vec<i16>>,
-    biases: HashMap<String, Vec<i64>>,
+    weights: BTreeMap<Site, Vec<i16>>,
+    biases: BTreeMap<Site, Vec<i64>>,
     /// the transposed embedding `[d, vocab]` at scale `F + shift`, as `high·2^15 + low`
     embed: Embedding,
     /// `[context, d]`, learned positions
@@ -22,6 +23,7 @@ pub struct ServerModel {
 }
 
 /// Numbers of more than 16 bits in two halves, `[d, vocab]` each.
+#[derive(Default)]
 struct Embedding {
     high: Vec<i16>,
     low: Vec<i16>,
@@ -32,67 +34,161 @@ const LOW_BITS: u32 = 15;
 /// Numbers of the embedding are below this in absolute value: larger ones would make `Linear`'s
 /// noise felt.
 const EMBED_LIMIT: i32 = 1 << 27;
+/// Rows of an embedding whose products with it are computed at once: two 32-bit halves of a row's
+/// inputs are as long as the vocabulary each.
+const EMBED_ROWS: usize = 16;
 
 impl Embedding {
-    /// From `[vocab, d]`.
-    fn new(embed: &[i32], d: usize) -> Result<Embedding> {
-        if let Some(large) = embed.iter().find(|x| x.unsigned_abs() >= EMBED_LIMIT as u32) {
+    /// Writes the rows `[n, d]` of the tokens from `first` on.
+    fn put(&mut self, first: usize, rows: &[i32], d: usize, vocab: usize) {
+        let n = rows.len() / d;
+        let each = self.high.par_chunks_mut(vocab).zip(self.low.par_chunks_mut(vocab));
+        each.enumerate().for_each(|(j, (high, low))| {
+            let tokens = rows.chunks_exact(d).map(|row| row[j]);
+            let places = high[first..first + n].iter_mut().zip(&mut low[first..first + n]);
+            places.zip(tokens).for_each(|((high, low), x)| {
+                let upper = (x + (1 << (LOW_BITS - 1))) >> LOW_BITS;
+                (*high, *low) = (upper as i16, (x - (upper << LOW_BITS)) as i16);
+            });
+        });
+    }
+}
+
+/// Takes the server's weights some rows at a time, so that nobody has to hold a second copy of
+/// them.
+pub struct ServerModelBuilder {
+    plan: Arc<Plan>,
+    model: ServerModel,
+    /// rows of the embedding that have come
+    tokens: usize,
+}
+
+impl ServerModelBuilder {
+    /// Nothing yet.
+    pub fn new(plan: Arc<Plan>) -> ServerModelBuilder {
+        let (weights, biases, embed, positions) = Default::default();
+        ServerModelBuilder { plan, model: ServerModel { weights, biases, embed, positions }, tokens: 0 }
+    }
+
+    /// The next rows of a matrix, `[n, d_in]`.
+    ///
+    /// # Errors
+    /// A site that the plan does not have; part of a row, or more rows than the matrix has.
+    pub fn weight(&mut self, site: Site, rows: &[i16]) -> Result<()> {
+        self.known(site)?;
+        let l = self.plan.linear(site);
+        narrow("inputs of a weight matrix", l.d_in)?;
+        let weight = self.model.weights.entry(site).or_insert_with(|| Vec::with_capacity(l.d_in * l.d_out));
+        append("weight matrix", weight, rows, l.d_in, l.d_out)
+    }
+
+    /// The bias of a matrix, `[d_out]`.
+    ///
+    /// # Errors
+    /// A site that the plan does not have, or another length.
+    pub fn bias(&mut self, site: Site, bias: &[i64]) -> Result<()> {
+        self.known(site)?;
+        same("bias", self.plan.linear(site).d_out, bias.len())?;
+        self.model.biases.insert(site, bias.to_vec());
+        Ok(())
+    }
+
+    /// The next rows of the embedding, `[n, d]`.
+    ///
+    /// # Errors
+    /// Part of a row, more rows than there are tokens, numbers of more than 27 bits.
+    pub fn embed(&mut self, rows: &[i32]) -> Result<()> {
+        let (d, vocab) = (self.plan.model.d, self.plan.model.vocab);
+        narrow("tokens of an embedding", vocab)?;
+        fits("embedding", self.tokens, rows.len(), d, vocab)?;
+        if let Some(large) = rows.iter().find(|x| x.unsigned_abs() >= EMBED_LIMIT as u32) {
             return Err(ProtocolError::caller("embedding entry", format!("below {EMBED_LIMIT}"), large));
         }
-        let vocab = embed.len() / d;
-        let high = |x: i32| (x + (1 << (LOW_BITS - 1))) >> LOW_BITS;
-        let transposed = |half: &(dyn Fn(i32) -> i32 + Sync)| -> Vec<i16> {
-            let mut out = vec![0; embed.len()];
-            out.par_chunks_mut(vocab.max(1)).enumerate().for_each(|(j, row)| {
-                row.iter_mut().enumerate().for_each(|(token, x)| *x = half(embed[token * d + j]) as i16);
-            });
-            out
-        };
-        Ok(Embedding { high: transposed(&high), low: transposed(&|x| x - (high(x) << LOW_BITS)) })
+        let embed = &mut self.model.embed;
+        if embed.high.is_empty() {
+            (embed.high, embed.low) = (vec![0; vocab * d], vec![0; vocab * d]);
+        }
+        embed.put(self.tokens, rows, d, vocab);
+        self.tokens += rows.len() / d;
+        Ok(())
+    }
+
+    /// The next rows of the learned positions, `[n, d]`.
+    ///
+    /// # Errors
+    /// Part of a row, more rows than the context has.
+    pub fn positions(&mut self, rows: &[i32]) -> Result<()> {
+        let (d, context) = (self.plan.model.d, self.plan.model.context);
+        append("positions", self.model.positions.get_or_insert_default(), rows, d, context)
+    }
+
+    /// The model, when all of it has come.
+    ///
+    /// # Errors
+    /// Whatever is missing.
+    pub fn finish(self) -> Result<ServerModel> {
+        let m = &self.plan.model;
+        for site in (0..m.layers).flat_map(Site::of_layer).chain([Site::Head]) {
+            let missing = || ProtocolError::caller("the server's weights", site.name(), "none of that name");
+            let l = self.plan.linear(site);
+            let weight = self.model.weights.get(&site).ok_or_else(missing)?;
+            same("rows of a weight matrix", l.d_out, weight.len() / l.d_in)?;
+        }
+        same("rows of the embedding", m.vocab, self.tokens)?;
+        if let Some(positions) = &self.model.positions {
+            same("rows of positions", m.context, positions.len() / m.d)?;
+        }
+        Ok(self.model)
+    }
+
+    fn known(&self, site: Site) -> Result<()> {
+        let layers = self.plan.model.layers;
+        match site {
+            Site::Qkv(l) | Site::O(l) | Site::Up(l) | Site::Down(l) if l >= layers => {
+                Err(ProtocolError::caller("site", format!("one of {layers} layers"), site.name()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Appends whole rows of `width` numbers to an array of `most` rows.
+fn append<T: Copy>(what: &'static str, to: &mut Vec<T>, rows: &[T], width: usize, most: usize) -> Result<()> {
+    fits(what, to.len() / width, rows.len(), width, most)?;
+    to.extend_from_slice(rows);
+    Ok(())
+}
+
+/// Refuses `new` numbers behind `before` rows of `width` unless they are whole rows, `most` in all.
+fn fits(what: &'static str, before: usize, new: usize, width: usize, most: usize) -> Result<()> {
+    match new.is_multiple_of(width) && before + new / width <= most {
+        true => Ok(()),
+        false => {
+            let expected = format!("up to {} rows of {width}", most - before);
+            Err(ProtocolError::caller(what, expected, format!("{new} numbers")))
+        }
+    }
+}
+
+/// Refuses matrices that [`matvec_i16_rows`] cannot multiply.
+fn narrow(what: &'static str, d_in: usize) -> Result<()> {
+    match d_in <= MAX_D_IN {
+        true => Ok(()),
+        false => Err(ProtocolError::caller(what, format!("up to {MAX_D_IN}"), d_in)),
+    }
+}
+
+fn same(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+    match expected == actual {
+        true => Ok(()),
+        false => Err(ProtocolError::caller(what, expected, actual)),
     }
 }
 
 impl ServerModel {
-    /// Checks every matrix against the plan.
-    ///
-    /// # Errors
-    /// Missing or misshapen weights.
-    pub fn new(
-        plan: &Plan,
-        weights: HashMap<String, Vec<i16>>,
-        biases: HashMap<String, Vec<i64>>,
-        embed: Vec<i32>,
-        positions: Option<Vec<i32>>,
-    ) -> Result<ServerModel> {
-        let shape = |what: &'static str, expected: usize, actual: usize| {
-            if expected == actual {
-                Ok(())
-            } else {
-                Err(ProtocolError::caller(what, expected, actual))
-            }
-        };
-        let m = &plan.model;
-        for site in (0..m.layers).flat_map(Site::of_layer).chain([Site::Head]) {
-            let name = site.name();
-            let l = plan.linear(site);
-            let missing = || ProtocolError::caller("the server's weights", &name, "none of that name");
-            let w = weights.get(&name).ok_or_else(missing)?;
-            shape("weight matrix", l.d_in * l.d_out, w.len())?;
-            if let Some(b) = biases.get(&name) {
-                shape("bias", l.d_out, b.len())?;
-            }
-        }
-        shape("embedding", m.vocab * m.d, embed.len())?;
-        if let Some(p) = &positions {
-            shape("positions", m.context * m.d, p.len())?;
-        }
-        let embed = Embedding::new(&embed, m.d)?;
-        Ok(ServerModel { weights, biases, embed, positions })
-    }
-
     /// Row-major `[d_out, d_in]`.
     pub fn weight(&self, site: Site) -> &[i16] {
-        self.weights.get(&site.name()).map_or(&[], Vec::as_slice)
+        self.weights.get(&site).map_or(&[], Vec::as_slice)
     }
 
     /// A row of a matrix, `[d_in]`.
@@ -113,7 +209,7 @@ impl ServerModel {
 
     /// Bias at scale `F + f_w`, if any.
     pub fn bias(&self, site: Site) -> Option<&[i64]> {
-        self.biases.get(&site.name()).map(Vec::as_slice)
+        self.biases.get(&site).map(Vec::as_slice)
     }
 
     /// `W·x` for `rows` rows, `[rows, d_out]`.
@@ -121,16 +217,22 @@ impl ServerModel {
         product(self.weight(site), &SplitInput::new(x, plan.linear(site).d_in), plan.linear(site).d_out, rows)
     }
 
-    /// `Eᵀ·x` for `rows` rows of `vocab` numbers, `[rows, d]`.
-    pub fn embed(&self, plan: &Plan, x: &[Fp], rows: usize) -> Vec<Fp> {
-        let input = SplitInput::new(x, plan.model.vocab);
-        let half = |w: &[i16]| product(w, &input, plan.model.d, rows);
+    /// `Eᵀ·x` for rows of `vocab` numbers, `[rows, d]`.
+    pub fn embed(&self, plan: &Plan, x: &[Fp]) -> Vec<Fp> {
+        let (d, vocab) = (plan.model.d, plan.model.vocab);
         let power = Fp::new(1 << LOW_BITS);
-        half(&self.embed.high)
-            .iter()
-            .zip(half(&self.embed.low))
-            .map(|(high, low)| *high * power + low)
-            .collect()
+        let mut y = Vec::with_capacity(x.len() / vocab * d);
+        for x in x.chunks(EMBED_ROWS * vocab) {
+            let input = SplitInput::new(x, vocab);
+            let half = |w: &[i16]| product(w, &input, d, x.len() / vocab);
+            y.extend(
+                half(&self.embed.high)
+                    .iter()
+                    .zip(half(&self.embed.low))
+                    .map(|(high, low)| *high * power + low),
+            );
+        }
+        y
     }
 }
 

@@ -66,7 +66,7 @@ impl Online<Server> {
         let plan = self.plan.clone();
         let (d, vocab) = (plan.model.d, plan.model.vocab);
         let x = Opened::recv(ch, rows * vocab, 0)?.words(rows * vocab)?;
-        let mut y = model.embed(&plan, &x, rows);
+        let mut y = model.embed(&plan, &x);
         for (row, y) in self.active.iter().zip(y.chunks_mut(d)) {
             let position = model.positions.as_ref().map(|p| &p[row.position * d..(row.position + 1) * d]);
             y.iter_mut()

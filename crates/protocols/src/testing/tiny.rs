@@ -1,7 +1,6 @@
 //! Plans and integer weights small enough for tests. The tables are random: a wrong entry cannot go
 //! unnoticed, and sizes are chosen so that all values stay far below p.
 
-use std::collections::HashMap;
 use std::f64::consts::PI;
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +9,7 @@ use serde_json::{json, Value};
 
 use super::{between, rng};
 use crate::material::RowLayout;
-use crate::model::{Plan, ServerModel, Site};
+use crate::model::{Plan, ServerModel, ServerModelBuilder, Site};
 
 pub const VOCAB: usize = 20;
 /// Heads take turns.
@@ -169,7 +168,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
             "d_in": d_in, "d_out": d_out, "in_shift": in_shift, "out_shift": out_shift,
         });
         linears.insert(site.name(), spec);
-        (site.name(), d_in * d_out, d_out)
+        (site, d_in * d_out, d_out)
     };
     let mut sites = vec![];
     for l in 0..layers {
@@ -190,20 +189,25 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     change(&mut plan, &mut t.list);
     let plan = Plan::parse(&plan.to_string(), t.list).expect("a valid plan");
 
+    let plan = Arc::new(plan);
     let mut rng = t.rng;
     let mut matrix =
         |n: usize, bound: i64| -> Vec<i64> { (0..n).map(|_| between(&mut rng, 1 - bound, bound)).collect() };
-    let weights: HashMap<_, _> = sites
-        .iter()
-        .map(|(name, n, _)| (name.clone(), matrix(*n, s.weights).into_iter().map(|w| w as i16).collect()))
-        .collect();
-    let biases = match s.arch {
-        Arch::Gpt => sites.iter().map(|(name, _, n)| (name.clone(), matrix(*n, 1 << 20))).collect(),
-        Arch::Llama => HashMap::new(),
-    };
+    let mut model = ServerModelBuilder::new(plan.clone());
+    for (site, n, _) in &sites {
+        let weights: Vec<i16> = matrix(*n, s.weights).into_iter().map(|w| w as i16).collect();
+        model.weight(*site, &weights).expect("weights of the plan");
+    }
+    if s.arch == Arch::Gpt {
+        for (site, _, n) in &sites {
+            model.bias(*site, &matrix(*n, 1 << 20)).expect("biases of the plan");
+        }
+    }
     let mut table = |n: usize| matrix(n, 1 << 21).into_iter().map(|e| e as i32).collect::<Vec<i32>>();
-    let positions = (s.arch == Arch::Gpt).then(|| table(context * d));
-    let model =
-        ServerModel::new(&plan, weights, biases, table(s.vocab * d), positions).expect("weights of the plan");
-    Tiny { layout: Arc::new(RowLayout::new(&plan)), plan: Arc::new(plan), model }
+    if s.arch == Arch::Gpt {
+        model.positions(&table(context * d)).expect("positions of the plan");
+    }
+    model.embed(&table(s.vocab * d)).expect("an embedding of the plan");
+    let model = model.finish().expect("weights of the plan");
+    Tiny { layout: Arc::new(RowLayout::new(&plan)), plan, model }
 }

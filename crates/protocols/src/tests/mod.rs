@@ -23,5 +23,6 @@ mod ranges;
 mod steps;
 mod tables;
 mod uniform;
+mod weights;
 
 use crate::testing::{between, channel, clear, elements, integers, rng, tiny};

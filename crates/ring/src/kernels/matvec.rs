@@ -1,12 +1,13 @@
 //! The online linear layer: 16-bit weights times field elements. `x = lo + 2^32·hi` with signed
-//! 32-bit halves, so a product has at most 46 bits and `2^17` of them fit a 64-bit accumulator.
+//! 32-bit halves, so a product is at most `2^46`, and fewer than `2^17` of them fit a 64-bit
+//! accumulator.
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::field::{Fp, P};
 
-/// Longest row whose sums provably fit.
-const MAX_D_IN: usize = 1 << 16;
+/// Longest row whose sums provably fit: of a vocabulary of 131 071 tokens.
+pub const MAX_D_IN: usize = (1 << 17) - 1;
 /// Inputs that share one pass over a row of weights.
 const TILE: usize = 4;
 
@@ -20,7 +21,7 @@ pub struct SplitInput {
 }
 
 impl SplitInput {
-    /// From `[T][d_in]` row-major; panics unless `0 < d_in ≤ 65536` divides the length.
+    /// From `[T][d_in]` row-major; panics unless `0 < d_in < 2^17` divides the length.
     pub fn new(x: &[Fp], d_in: usize) -> SplitInput {
         assert!(
             0 < d_in && d_in <= MAX_D_IN && x.len().is_multiple_of(d_in),

@@ -36,7 +36,7 @@ pub use accept::{accept, accept_on};
 pub use carryless::{carryless_multiply_add, carryless_multiply_add_on, carryless_reduce};
 pub use chain::CHAIN;
 pub use counter::CounterKey;
-pub use matvec::SplitInput;
+pub use matvec::{SplitInput, MAX_D_IN};
 pub use panel::{left_line, right_line, BLOCK};
 
 /// Which compilation of the kernels runs.

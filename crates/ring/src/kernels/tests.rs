@@ -134,6 +134,19 @@ fn linear_layer_agrees_with_field_arithmetic() {
     }
 }
 
+#[test]
+fn the_longest_row_does_not_overflow() {
+    let d_in = MAX_D_IN;
+    for weight in [i16::MIN, i16::MAX] {
+        for value in [P / 2 - 1, P / 2, P / 2 + 1, 0x8000_0000, P - 0x8000_0000] {
+            let (w, x) = (vec![weight; d_in], vec![Fp::new(value); d_in]);
+            let mut out = [Fp::ZERO];
+            matvec_i16(&w, d_in, &x, &mut out);
+            assert_eq!(out[0], Fp::from_i64(i64::from(weight) * d_in as i64) * x[0]);
+        }
+    }
+}
+
 fn slices(rows: &[Vec<u32>]) -> Vec<&[u32]> {
     rows.iter().map(Vec::as_slice).collect()
 }
