@@ -190,7 +190,7 @@ pub fn weight_client(z: &[u64], shift: u32) -> Fp {
 pub fn weight_server(z: &[u64], shift: u32) -> Fp {
     // ((S − Q) >> shift) + 1 = −((Q − 1 − S) >> shift).
     let negative = shifted(z.iter().zip(PRIMES).map(|(z, prime)| prime - 1 - z), shift);
-    Fp::new(P - negative.value())
+    Fp::new(subtract(0, 0, negative.value()))
 }
 
 /// `x >> shift` over `F_p` for the `x` in `[0, Q)` with these residues.
