@@ -175,12 +175,12 @@ class FixedBackend:
         for g in np.flatnonzero(events.any(axis=0)).tolist():
             outside = heads.scalar.outside(sigma[events[:, g] > 0, g], g)
             self._note(Place("sigma", layer, g), events[:, g], outside)
-        self._catch(total(sigma, 1), layer)
+        self._catch(total(times(sigma, heads.net_factors), 1), layer)
         return times(o, rho[:, :, None])
 
     def _catch(self, n: Ints, layer: int) -> None:
         """A5.5e: the net under the exponentials. Garbage of one of them is in the sum n [T] of all
-        σ of a row."""
+        σ of a row, and so is a σ far beyond its window."""
         j = self.rounding.index(self.rounding.truncate(n, NET_SHIFT), NET_H, NET_K)
         events = self._net[j]
         self._rows[-len(n) :] += events
@@ -253,6 +253,7 @@ class _Heads:
         self.anchors = [h.anchor for h in heads]
         self.both = np.array([anchor == "both" for anchor in self.anchors], dtype=np.int64)  # [G]
         self.powers = HeadPowers(attention)
+        self.net_factors = np.int64(1) << np.array(attention.net_lifts(), dtype=np.int64)  # [G]
         self.o_shift = np.array([h.o_shift for h in heads], dtype=np.int64)  # [G]
         self.scalar = ScalarTables([h.scalar for h in heads], made)
 

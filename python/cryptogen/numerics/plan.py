@@ -25,6 +25,8 @@ from .exponential import (
     MANTISSA_BITS,
     MAX_ANCHOR_BITS,
     MODULUS_BITS,
+    NET_H,
+    NET_SHIFT,
     PRIMES,
     RESULT_BITS,
 )
@@ -106,6 +108,11 @@ class Range:
     g: int  # guard
     z: int | None
 
+    @property
+    def end(self) -> int:
+        """log2 of where the window ends."""
+        return self.mu + self.h + self.k
+
 
 @dataclass(frozen=True)
 class Scalar:
@@ -149,6 +156,12 @@ class Head:
 @dataclass(frozen=True)
 class Attention:
     heads: tuple[Head, ...]
+
+    def net_lifts(self) -> list[int]:
+        """How far each head's σ is shifted to the left in front of the net, so that the windows of
+        1/σ of all heads end together, and sums of σ inside of them below the net (A5.5e)."""
+        room = NET_SHIFT + NET_H - (len(self.heads) - 1).bit_length()
+        return [room - head.scalar.hi.end for head in self.heads]
 
 
 @dataclass(frozen=True)
@@ -298,6 +311,7 @@ def check(plan: NumericPlan) -> None:
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
         for g, head in enumerate(attention.heads):
             _check_head(f"attention[{layer}].heads[{g}]", head)
+        _within(f"attention[{layer}]: end of 1/σ, from the net", min(attention.net_lifts()), 0, NET_SHIFT + NET_H)
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
     for layer, activation in enumerate(plan.activations):

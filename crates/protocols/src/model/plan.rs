@@ -124,6 +124,13 @@ pub struct Range {
     pub z: Option<usize>,
 }
 
+impl Range {
+    /// log2 of where the window ends.
+    pub fn end(&self) -> u32 {
+        self.mu + self.h + self.k
+    }
+}
+
 /// A positive scalar function with one or two ranges (A4).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Scalar {
@@ -205,6 +212,19 @@ pub struct Head {
 pub struct Attention {
     /// query heads
     pub heads: Vec<Head>,
+}
+
+impl Attention {
+    /// How far a head's σ is shifted to the left in front of the net, so that the windows of 1/σ of
+    /// all heads end together, and sums of σ inside of them below the net (A5.5e).
+    pub fn net_lift(&self, head: usize) -> u32 {
+        NET_SHIFT + NET_SEGMENT - self.sum_bits() - self.heads[head].scalar.hi.end()
+    }
+
+    /// log2 of the number of heads, rounded up.
+    pub(super) fn sum_bits(&self) -> u32 {
+        self.heads.len().next_power_of_two().ilog2()
+    }
 }
 
 /// A window of an activation (A5.6): segments of `2^h`, as many below 0 as above.

@@ -302,7 +302,9 @@ impl<'a> Clear<'a> {
         for (&(row, _), guard) in pairs.iter().zip(guards) {
             self.events[row] += guard as u64;
         }
-        let sums: Vec<i64> = sigma.chunks(m.heads).map(|row| row.iter().sum()).collect();
+        let lifted = |(g, sigma): (usize, &i64)| product(*sigma, 1 << spec.net_lift(g));
+        let sums: Vec<i64> =
+            sigma.chunks(m.heads).map(|row| row.iter().enumerate().map(lifted).sum()).collect();
         let caught = self.net(&sums);
         for (row, caught) in pairs.iter().step_by(m.heads).map(|(row, _)| row).zip(caught) {
             self.events[*row] += caught;

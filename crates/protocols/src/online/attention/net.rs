@@ -1,5 +1,6 @@
-//! The net under a layer's weights (A9): a guard of the sum of a row's σ, met by the garbage that
-//! exponentials of scores below their window are.
+//! The net under a layer's weights (A5.5e): a guard of the sum of a row's σ, each shifted so that the
+//! windows of 1/σ end together. It is met by the garbage that exponentials of scores below their
+//! bottom are, and by σ far beyond their windows.
 
 use cryptogen_ot::TableKey;
 use cryptogen_ring::Fp;
@@ -42,7 +43,9 @@ impl<P: Side> Online<P> {
         let mut net = Net { keys: vec![], rotations: vec![], reduced: vec![], indices: vec![] };
         for (i, sigma) in call.softmax_rows().zip(sigma.chunks(self.plan.model.heads)) {
             let key = self.active[i].material.table(net_shape(), at, 0)?;
-            let reduced = trunc::<P>(sigma.iter().copied().sum(), NET_SHIFT);
+            let attention = &self.plan.attention[call.layer];
+            let lifted = sigma.iter().enumerate().map(|(g, s)| *s * Fp::new(1 << attention.net_lift(g)));
+            let reduced = trunc::<P>(lifted.sum(), NET_SHIFT);
             let i = index::<P>(reduced, NET_SEGMENT, NET_BITS);
             net.rotations.push(rotation(i, key.alpha(), NET_BITS));
             net.reduced.push(reduced);

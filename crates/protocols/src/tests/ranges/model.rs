@@ -321,7 +321,10 @@ impl<'a> Wild<'a> {
         let o = self.tr(&o, |c| spec.heads[pairs[c / d].1].o_shift);
         let scalars: Vec<&Scalar> = pairs.iter().map(|(_, g)| &spec.heads[*g].scalar).collect();
         let (rho, events) = self.scalar(&scalars, Argument::Shares(&sigma));
-        let sums = |row: &[Pair]| [0, 1].map(|p| row.iter().map(|sigma| sigma[p]).sum::<Fp>());
+        let lifted = |g: usize| Fp::new(1 << spec.net_lift(g));
+        let sums = |row: &[Pair]| {
+            [0, 1].map(|p| row.iter().enumerate().map(|(g, sigma)| sigma[p] * lifted(g)).sum::<Fp>())
+        };
         let sums: Vec<Pair> = sigma.chunks(m.heads).map(sums).collect();
         let sums = self.tr_shares(&sums, |_| NET_SHIFT);
         let j = self.idx(&sums, |_| NET_SEGMENT, NET_BITS);
