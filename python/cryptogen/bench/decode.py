@@ -36,6 +36,7 @@ PARTS = (*POOLS, "attention")  # of the offline phase: material of each kind, an
 LINEAR = (
     "setup_seconds", "setup_bytes", "offline_seconds_per_token", "online_seconds_per_token", "offline_bytes_per_token",
     "online_bytes_per_token", "round_trips_per_token", "offline_round_trips_per_token", "prefill_seconds",
+    "prefill_online_seconds",
     "cpu_seconds_per_token_client", "cpu_seconds_per_token_server",
     *(f"offline_{part}_seconds_per_token" for part in PARTS),
 )  # fmt: skip
@@ -178,6 +179,7 @@ def _measure(client: Client, task: Task, draft: Draft | None, server: int) -> di
             "prefill_seconds": task.context * sum(part.seconds / per for part, per in parts[:2])
             + before.seconds
             + prefill.seconds,
+            "prefill_online_seconds": prefill.wall.online.seconds,
             "batch_tokens": batch,
             "linear_tokens": linears,
         }
