@@ -289,10 +289,10 @@ def test_window_shapes() -> None:
 
 def test_weight_bits() -> None:
     rows = np.array([[0.99, 0.0], [-0.99, 0.5], [1.0, 0.0], [0.0, -2.0], [0.0, 0.0]], dtype=np.float32)
-    assert weight_bits(rows, np.ones(5)).tolist() == [15, 15, 14, 13, 15]
-    assert weight_bits(rows, np.array([1.5, 1, 1, 0.4, 1])).tolist() == [14, 15, 14, 15, 15]
+    assert weight_bits([rows[:2], rows[2:]], np.ones(5)).tolist() == [15, 15, 14, 13, 15]
+    assert weight_bits([rows[:2], rows[2:]], np.array([1.5, 1, 1, 0.4, 1])).tolist() == [14, 15, 14, 15, 15]
     with pytest.raises(PlanError):
-        weight_bits(np.array([[40000.0]], dtype=np.float32), np.ones(1))
+        weight_bits([np.array([[40000.0]], dtype=np.float32)], np.ones(1))
 
 
 @pytest.mark.parametrize("make_model", [tiny_gpt2, tiny_llama])

@@ -6,7 +6,7 @@ use cryptogen_protocols::endpoint::{exponential_bytes, exponentials_needed};
 use cryptogen_protocols::material::RowLayout;
 use cryptogen_protocols::model;
 use cryptogen_protocols::ProtocolError;
-use numpy::{PyReadonlyArray1, PyReadonlyArray2};
+use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::encrypted::{Choice, Weights};
@@ -89,21 +89,22 @@ impl ServerModelBuilder {
     }
 
     fn table(&self, name: &str, rows: PyReadonlyArray2<'_, i32>) -> PyResult<()> {
-        let rows = contiguous(rows.as_slice())?;
+        let (width, rows) = (rows.shape()[1], contiguous(rows.as_array().to_slice())?);
         self.with(|builder| match name {
-            "embed" => builder.embed(rows),
-            "pos" => builder.positions(rows),
+            "embed" => builder.embed(width, rows),
+            "pos" => builder.positions(width, rows),
             _ => Err(ProtocolError::caller("table", "embed or pos", name)),
         })
     }
 
     fn weight(&self, site: &str, rows: PyReadonlyArray2<'_, i16>) -> PyResult<()> {
-        let (site, rows) = (endpoint::site(site)?, contiguous(rows.as_slice())?);
-        self.with(|builder| builder.weight(site, rows))
+        let (site, width) = (endpoint::site(site)?, rows.shape()[1]);
+        let rows = contiguous(rows.as_array().to_slice())?;
+        self.with(|builder| builder.weight(site, width, rows))
     }
 
     fn bias(&self, site: &str, bias: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
-        let (site, bias) = (endpoint::site(site)?, contiguous(bias.as_slice())?);
+        let (site, bias) = (endpoint::site(site)?, contiguous(bias.as_array().to_slice())?);
         self.with(|builder| builder.bias(site, bias))
     }
 
@@ -118,9 +119,8 @@ fn finished() -> ProtocolError {
     ProtocolError::caller("the server's weights", "not finished yet", "finished")
 }
 
-/// Rows as they lie in memory.
-fn contiguous<T, E>(rows: Result<&[T], E>) -> PyResult<&[T]> {
-    rows.map_err(|_| {
-        errors::protocol(ProtocolError::caller("rows of weights", "a C-contiguous array", "another order"))
-    })
+/// Rows one behind the other, as they lie in memory.
+fn contiguous<T>(rows: Option<&[T]>) -> PyResult<&[T]> {
+    let other = || ProtocolError::caller("rows of weights", "a C-contiguous array", "another order");
+    rows.ok_or_else(|| errors::protocol(other()))
 }

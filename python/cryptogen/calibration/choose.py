@@ -43,7 +43,7 @@ from cryptogen.numerics.plan import (
     check,
 )
 from cryptogen.numerics.quantise import row_factors, weight_bits
-from cryptogen.weights.canonical import Canonical
+from cryptogen.weights.canonical import Canonical, blocks
 
 from .observe import Anchored, Extent, Observation, Scores, observe
 from .ranges import SIGMA_K, Ranges, TableSet, ranges, reciprocal, rsqrt
@@ -110,7 +110,7 @@ def plan_of(model: Canonical, seen: Observation, margins: Margins | None = None,
     attention = _attention(seen, margins, tables)
     activations = [_activation(seen, i, margins, limits, tables) for i in range(c.layers)]
     shape = ModelShape.of(c)
-    bits = {site: weight_bits(model.weight[site], row_factors(shape, site)) for site in c.linear_shapes()}
+    bits = {site: weight_bits(blocks(model.weight, site), row_factors(shape, site)) for site in c.linear_shapes()}
     plan = NumericPlan(
         version=VERSION,
         model_digest=model_digest,
@@ -145,7 +145,8 @@ class Limits:
     def _outputs(self, site: str) -> NDArray[np.float64]:
         """Largest |output| of each row of a matrix behind a norm, [d_out]."""
         bias = self._model.bias[site]
-        squares = np.square(self._model.weight[site], dtype=np.float64).sum(axis=1)
+        rows = blocks(self._model.weight, site)
+        squares = np.concatenate([np.square(some, dtype=np.float64).sum(axis=1) for some in rows])
         length: NDArray[np.float64] = np.sqrt(squares * self._config.d)
         return length if bias is None else length + np.abs(bias)
 

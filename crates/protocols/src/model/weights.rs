@@ -70,13 +70,15 @@ impl ServerModelBuilder {
         ServerModelBuilder { plan, model: ServerModel { weights, biases, embed, positions }, tokens: 0 }
     }
 
-    /// The next rows of a matrix, `[n, d_in]`.
+    /// The next rows of a matrix, `[n, width]`.
     ///
     /// # Errors
-    /// A site that the plan does not have; part of a row, or more rows than the matrix has.
-    pub fn weight(&mut self, site: Site, rows: &[i16]) -> Result<()> {
+    /// A site that the plan does not have; another width, part of a row, or more rows than the
+    /// matrix has.
+    pub fn weight(&mut self, site: Site, width: usize, rows: &[i16]) -> Result<()> {
         self.known(site)?;
         let l = self.plan.linear(site);
+        same("inputs of a weight matrix", l.d_in, width)?;
         narrow("inputs of a weight matrix", l.d_in)?;
         let weight = self.model.weights.entry(site).or_insert_with(|| Vec::with_capacity(l.d_in * l.d_out));
         append("weight matrix", weight, rows, l.d_in, l.d_out)
@@ -93,12 +95,13 @@ impl ServerModelBuilder {
         Ok(())
     }
 
-    /// The next rows of the embedding, `[n, d]`.
+    /// The next rows of the embedding, `[n, width]`.
     ///
     /// # Errors
-    /// Part of a row, more rows than there are tokens, numbers of more than 27 bits.
-    pub fn embed(&mut self, rows: &[i32]) -> Result<()> {
+    /// Another width, part of a row, more rows than there are tokens, numbers of more than 27 bits.
+    pub fn embed(&mut self, width: usize, rows: &[i32]) -> Result<()> {
         let (d, vocab) = (self.plan.model.d, self.plan.model.vocab);
+        same("width of an embedding", d, width)?;
         narrow("tokens of an embedding", vocab)?;
         fits("embedding", self.tokens, rows.len(), d, vocab)?;
         if let Some(large) = rows.iter().find(|x| x.unsigned_abs() >= EMBED_LIMIT as u32) {
@@ -113,12 +116,13 @@ impl ServerModelBuilder {
         Ok(())
     }
 
-    /// The next rows of the learned positions, `[n, d]`.
+    /// The next rows of the learned positions, `[n, width]`.
     ///
     /// # Errors
-    /// Part of a row, more rows than the context has.
-    pub fn positions(&mut self, rows: &[i32]) -> Result<()> {
+    /// Another width, part of a row, more rows than the context has.
+    pub fn positions(&mut self, width: usize, rows: &[i32]) -> Result<()> {
         let (d, context) = (self.plan.model.d, self.plan.model.context);
+        same("width of positions", d, width)?;
         append("positions", self.model.positions.get_or_insert_default(), rows, d, context)
     }
 

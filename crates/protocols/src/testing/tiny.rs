@@ -194,9 +194,9 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     let mut matrix =
         |n: usize, bound: i64| -> Vec<i64> { (0..n).map(|_| between(&mut rng, 1 - bound, bound)).collect() };
     let mut model = ServerModelBuilder::new(plan.clone());
-    for (site, n, _) in &sites {
+    for (site, n, d_out) in &sites {
         let weights: Vec<i16> = matrix(*n, s.weights).into_iter().map(|w| w as i16).collect();
-        model.weight(*site, &weights).expect("weights of the plan");
+        model.weight(*site, n / d_out, &weights).expect("weights of the plan");
     }
     if s.arch == Arch::Gpt {
         for (site, _, n) in &sites {
@@ -205,9 +205,9 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     }
     let mut table = |n: usize| matrix(n, 1 << 21).into_iter().map(|e| e as i32).collect::<Vec<i32>>();
     if s.arch == Arch::Gpt {
-        model.positions(&table(context * d)).expect("positions of the plan");
+        model.positions(d, &table(context * d)).expect("positions of the plan");
     }
-    model.embed(&table(s.vocab * d)).expect("an embedding of the plan");
+    model.embed(d, &table(s.vocab * d)).expect("an embedding of the plan");
     let model = model.finish().expect("weights of the plan");
     Tiny { layout: Arc::new(RowLayout::new(&plan)), plan, model }
 }

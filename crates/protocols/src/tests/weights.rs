@@ -10,10 +10,10 @@ use crate::testing::tiny::{tiny, Arch, VOCAB};
 fn model(embed: &[i32], step: usize) -> ServerModel {
     let plan = &tiny(Arch::Llama).plan;
     let mut builder = ServerModelBuilder::new(plan.clone());
-    embed.chunks(step * plan.model.d).for_each(|rows| builder.embed(rows).unwrap());
+    embed.chunks(step * plan.model.d).for_each(|rows| builder.embed(plan.model.d, rows).unwrap());
     for site in (0..plan.model.layers).flat_map(Site::of_layer).chain([Site::Head]) {
         let l = plan.linear(site);
-        (0..l.d_out).for_each(|_| builder.weight(site, &vec![3; l.d_in]).unwrap());
+        (0..l.d_out).for_each(|_| builder.weight(site, l.d_in, &vec![3; l.d_in]).unwrap());
     }
     builder.finish().unwrap()
 }
@@ -49,23 +49,26 @@ fn what_does_not_fit_the_plan_is_refused() {
     let l = plan.linear(last);
     let refused = |put: &dyn Fn(&mut ServerModelBuilder) -> crate::error::Result<()>| {
         let mut builder = ServerModelBuilder::new(plan.clone());
-        builder.weight(last, &vec![0; l.d_in]).unwrap();
+        builder.weight(last, l.d_in, &vec![0; l.d_in]).unwrap();
         let error = put(&mut builder).unwrap_err();
         assert!(matches!(error, ProtocolError::Caller { .. }), "{error}");
         error.to_string()
     };
     for site in [Site::Qkv(plan.model.layers), Site::O(1 << 40), Site::Down(usize::MAX / 8)] {
-        assert!(refused(&|b| b.weight(site, &[])).contains("site"));
+        assert!(refused(&|b| b.weight(site, l.d_in, &[])).contains("site"));
         assert!(refused(&|b| b.bias(site, &[])).contains("site"));
     }
-    refused(&|b| b.weight(last, &vec![0; l.d_in - 1]));
-    refused(&|b| b.weight(last, &vec![0; l.d_in * l.d_out]));
+    refused(&|b| b.weight(last, l.d_in, &vec![0; l.d_in - 1]));
+    refused(&|b| b.weight(last, l.d_in, &vec![0; l.d_in * l.d_out]));
+    refused(&|b| b.weight(last, l.d_in / 2, &vec![0; l.d_in]));
+    refused(&|b| b.embed(d / 2, &vec![0; d]));
+    refused(&|b| b.positions(2 * d, &vec![0; 2 * d]));
     refused(&|b| b.bias(last, &vec![0; l.d_out + 1]));
-    refused(&|b| b.embed(&vec![0; d + 1]));
-    refused(&|b| b.embed(&vec![0; (VOCAB + 1) * d]));
-    refused(&|b| b.embed(&vec![1 << 27; d]));
-    refused(&|b| b.embed(&vec![i32::MIN; d]));
-    refused(&|b| b.positions(&vec![0; (plan.model.context + 1) * d]));
+    refused(&|b| b.embed(d, &vec![0; d + 1]));
+    refused(&|b| b.embed(d, &vec![0; (VOCAB + 1) * d]));
+    refused(&|b| b.embed(d, &vec![1 << 27; d]));
+    refused(&|b| b.embed(d, &vec![i32::MIN; d]));
+    refused(&|b| b.positions(d, &vec![0; (plan.model.context + 1) * d]));
 }
 
 #[test]
@@ -78,17 +81,20 @@ fn what_is_missing_is_named() {
         for site in (0..plan.model.layers).flat_map(Site::of_layer).chain([Site::Head]) {
             let l = plan.linear(site);
             if without != "layers.1.o" || site != Site::O(1) {
-                builder.weight(site, &vec![0; l.d_in * (l.d_out - less(&site.name()))]).unwrap();
+                builder.weight(site, l.d_in, &vec![0; l.d_in * (l.d_out - less(&site.name()))]).unwrap();
             }
         }
-        builder.embed(&vec![0; (VOCAB - less("embed")) * d]).unwrap();
-        builder.positions(&vec![0; (plan.model.context - less("positions")) * d]).unwrap();
+        builder.embed(d, &vec![0; (VOCAB - less("embed")) * d]).unwrap();
+        builder.positions(d, &vec![0; (plan.model.context - less("positions")) * d]).unwrap();
         builder.finish().map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(finished(""), Ok(()));
-    for (without, text) in
-        [("layers.1.o", "layers.1.o"), ("head", "weight matrix"), ("embed", "embedding"), ("positions", "positions")]
-    {
+    for (without, text) in [
+        ("layers.1.o", "layers.1.o"),
+        ("head", "weight matrix"),
+        ("embed", "embedding"),
+        ("positions", "positions"),
+    ] {
         let error = finished(without).unwrap_err();
         assert!(error.contains(text), "{error}");
     }
