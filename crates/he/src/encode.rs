@@ -104,7 +104,7 @@ impl Multipliers {
         params.fp.inverse(&mut transposed, layout.log_f());
         let limb = |i: usize| {
             let mut out = Zeroizing::new(vec![0; f * batch]);
-            kernels::centred_residues(params.modulus(i), P, kernels::values(&transposed), &mut out);
+            kernels::centred_residues(params.modulus(i), P, kernels::integers(&transposed), &mut out);
             params.ntt(i).forward(&mut out, 0..layout.log_f());
             out
         };

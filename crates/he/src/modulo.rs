@@ -307,7 +307,7 @@ mod tests {
         let fp = |x: &[u64]| x.iter().map(|&x| Fp::new(x)).collect::<Vec<_>>();
         let ct = s.sk.encrypt(&fp(&x), slots, &mut s.rng).unwrap();
         let (result, server) = multiply_modulo(s.params, 0, &ct, &y, &s.pk, &mut s.rng).unwrap();
-        let client = kernels::values(&s.sk.share(&result, slots).unwrap()).to_vec();
+        let client = kernels::integers(&s.sk.share(&result, slots).unwrap()).to_vec();
         check(0, &x, &y, &[client, server]);
     }
 

@@ -43,7 +43,7 @@ impl Plaintext {
         let m = coefficients(context, slots)?;
         let mut limbs = Zeroizing::new(vec![0; LIMBS * N]);
         limbs.chunks_exact_mut(N).enumerate().for_each(|(i, out)| {
-            kernels::centred_residues(context.modulus(i), P, kernels::values(&m), out);
+            kernels::centred_residues(context.modulus(i), P, kernels::integers(&m), out);
             context.ntt(i).forward(out, 0..LOG_N);
         });
         Ok(Plaintext { limbs })

@@ -265,7 +265,7 @@ kernel! {
 }
 
 /// The canonical representatives.
-pub fn values(x: &[Fp]) -> &[u64] {
+pub fn integers(x: &[Fp]) -> &[u64] {
     // SAFETY: `Fp` is a transparent `u64`.
     unsafe { core::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }

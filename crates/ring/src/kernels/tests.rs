@@ -84,7 +84,7 @@ fn pointwise_loops_agree_with_the_definition() {
         assert!((0..n).all(|i| out[i] as u64 == (x[i] as u64 * y[i] as u64 + z[i] as u64) % Q as u64));
         multiply_on(isa, &q, &x, &y, &mut out);
         assert!((0..n).all(|i| out[i] as u64 == x[i] as u64 * y[i] as u64 % Q as u64));
-        centred_residues_on(isa, &q, P, values(&fp), &mut out);
+        centred_residues_on(isa, &q, P, integers(&fp), &mut out);
         assert!((0..n).all(|i| out[i] as i64 == fp[i].to_i64().rem_euclid(Q as i64)));
         for t in crate::exponential::PRIMES {
             let words: Vec<u64> = fp
