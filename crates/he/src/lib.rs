@@ -2,7 +2,7 @@
 //! masks, the other party computes linear combinations, and both get shares of these.
 //!
 //! The scheme is BFV (Fan–Vercauteren, ePrint 2012/144) over `R_q = Z_q[X]/(X^N + 1)`, `N = 8192`,
-//! with the plaintext modulus `t = p` of the share field, or one of the other primes of exponentials
+//! with the plaintext modulus `t = p` of the share field, or another prime of exponentials
 //! ([`multiply_modulo`]), in residue number system. Only
 //! ciphertext × plaintext products are needed, so there are no relinearisation or rotation keys.
 //! [`Layout`] says what a plaintext multiplier can do.

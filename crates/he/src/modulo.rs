@@ -2,14 +2,13 @@
 //! each slot, as shares.
 //!
 //! **Function.** The key owner's numbers `x` and the evaluator's `y`, `N` each modulo `t = P_i`,
-//! become `x ⊙ y = z_c + z_s mod t`. Scheme, keys and result are those of [`crate::shares`] with
+//! become `z_c + z_s = x ⊙ y mod t`. Scheme, keys and result are those of [`crate::shares`] with
 //! another plaintext modulus: encryption scales by `q/t`, shares by `t/q`. Every prime is 1 modulo
 //! `2N`, so slots exist, in the order of the transform; those modulo `p` are the slots of
 //! [`Layout`] with `F = N`.
 //! **Hides.** As [`crate::shares`] says; what is pseudorandom there does not depend on `t`.
-//! **Errors.** The moduli are below `2^64`, as large as `p` at most but for `2^−32` of it, so noise
-//! and failures are as in [`crate::noise`] for one product of `N` coefficients: all `N` are exact
-//! but for a probability below `2^−38`.
+//! **Errors.** Moduli are below `2^64`, so noise and failures are bounded as in [`crate::noise`] for
+//! `F = N`: all `N` products are exact but for a probability below `2^−38`.
 //! **Cost.** That of one term and one result of [`Combiner`](crate::Combiner), and two more
 //! transforms modulo `t` for each party.
 
@@ -49,6 +48,7 @@ impl Plain {
 
     /// The polynomial with these slots.
     fn coefficients(&self, slots: &[u64]) -> Wiped<u64> {
+        debug_assert!(slots.iter().all(|&x| x < self.modulus().value()));
         let mut x = Wiped::new(slots.to_vec());
         self.ntt.inverse(&mut x);
         x

@@ -14,6 +14,8 @@
 //! Everything is constant time in factors, shares and scores: no branch, index or division depends
 //! on them. Which prime, how many, `bottom` and `shift` are public.
 
+use core::hint::black_box;
+
 use rand_core::RngCore;
 
 use crate::field::{Fp, P};
@@ -49,18 +51,20 @@ const CUBIC: [u64; 4] = [16775963, 11674113, 3792916, 1308915];
 
 /// What is added to an exponent, so that it is not negative.
 const BIAS: u64 = 1 << (64 - F);
-/// Exponents plus the bias are below `2^EXPONENT_BITS`.
-const EXPONENT_BITS: u32 = 64 - F + 1;
-/// The upper bits of an exponent that a power begins with: `2^31` is below every prime.
-const FIRST_BITS: u32 = 5;
+/// Bits of an exponent that the mantissa is shifted by; the others select powers of two, in pairs.
+const SHIFTED_BITS: u32 = 5;
+/// Pairs of an exponent plus the bias, which is below `2^(64 − F + 1)`.
+const PAIRS: usize = (64 - F + 1 - SHIFTED_BITS) as usize / 2;
 
-/// One of the primes.
+/// One of the primes. Numbers are times `2^64`.
 struct Prime {
     modulus: WideModulus,
-    /// Bits of a reduced exponent.
-    exponent_bits: u32,
-    /// `2^(64·j − BIAS)`: what the squarings, whose products lack powers of `2^64`, leave to do.
-    correction: u64,
+    /// 1 and `2^−BIAS`.
+    one: u64,
+    unbiased: u64,
+    /// `2^(2^k)` for the `k` from `SHIFTED_BITS` on that a reduced exponent has.
+    powers: [[u64; 2]; PAIRS],
+    pairs: usize,
     /// `1/(P_k ⋯ P_(i−1))` at index `k < i`, for Chinese remainders.
     inverses: [WideFactor; MAX_PRIMES],
 }
@@ -79,21 +83,19 @@ const fn table() -> [Prime; MAX_PRIMES] {
 
 const fn prime(i: usize) -> Prime {
     let modulus = WideModulus::new(PRIMES[i]);
-    let exponent_bits = match i {
-        0 => 8,
-        1 | 2 => 14,
-        _ => EXPONENT_BITS,
-    };
-    // A Montgomery square divides by 2^64: from x on, k of them give x^(2^k)/2^(64·(2^k − 1)), and
-    // two products with constants are still to come.
-    let mut correction = modulus.reduce(1 << 64);
-    let mut step = FIRST_BITS;
-    while step < exponent_bits {
-        correction = modulus.mul(correction, correction);
-        step += 1;
+    let one = modulus.reduce(1 << 64);
+    let unbiased = modulus.mul(one, modulus.inv(modulus.pow(2, BIAS)));
+    let (mut powers, mut k) = ([[0; 2]; PAIRS], 0);
+    while k < 2 * PAIRS {
+        powers[k / 2][k % 2] = modulus.mul(one, modulus.pow(2, 1 << (SHIFTED_BITS + k as u32)));
+        k += 1;
     }
-    correction = modulus.mul(correction, modulus.reduce(1 << 64));
-    correction = modulus.mul(correction, modulus.inv(modulus.pow(2, BIAS)));
+    // 8, 14 and all bits.
+    let pairs = match i {
+        0 => 2,
+        1 | 2 => 5,
+        _ => PAIRS,
+    };
     let mut inverses = [modulus.factor(0); MAX_PRIMES];
     let (mut product, mut k) = (1, i);
     while k > 0 {
@@ -101,7 +103,7 @@ const fn prime(i: usize) -> Prime {
         product = modulus.mul(PRIMES[k], product);
         inverses[k] = modulus.factor(modulus.inv(product));
     }
-    Prime { modulus, exponent_bits, correction, inverses }
+    Prime { modulus, one, unbiased, powers, pairs, inverses }
 }
 
 impl Prime {
@@ -109,16 +111,19 @@ impl Prime {
     #[inline(always)]
     fn scaled(&self, mantissa: u64, exponent: u64) -> u64 {
         let q = &self.modulus;
-        let rest = self.exponent_bits - FIRST_BITS;
-        let mut power = 1 << (exponent >> rest);
-        for bit in (0..rest).rev() {
-            power = q.montgomery(power as u128 * power as u128);
-            let twice = q.add(power, power);
-            let mask = (exponent >> bit & 1).wrapping_neg();
-            power ^= (power ^ twice) & mask;
+        // Two products at once, which do not wait for each other.
+        let mut parts = [mantissa << (exponent % (1 << SHIFTED_BITS)), self.unbiased];
+        let mut bits = exponent >> SHIFTED_BITS;
+        for powers in &self.powers[..self.pairs] {
+            // Where LLVM knows that a mask comes from one bit, it makes a branch.
+            let masks = black_box([0, 1].map(|bit| (bits >> bit & 1).wrapping_neg()));
+            for ((part, power), mask) in parts.iter_mut().zip(powers).zip(masks) {
+                let factor = self.one ^ ((self.one ^ power) & mask);
+                *part = q.montgomery(*part as u128 * factor as u128);
+            }
+            bits >>= 2;
         }
-        let power = q.montgomery(power as u128 * self.correction as u128);
-        q.montgomery(power as u128 * mantissa as u128)
+        q.montgomery(parts[0] as u128 * parts[1] as u128)
     }
 }
 
@@ -190,7 +195,7 @@ pub fn weight_client(z: &[u64], shift: u32) -> Fp {
 pub fn weight_server(z: &[u64], shift: u32) -> Fp {
     // ((S − Q) >> shift) + 1 = −((Q − 1 − S) >> shift).
     let negative = shifted(z.iter().zip(PRIMES).map(|(z, prime)| prime - 1 - z), shift);
-    Fp::new(P - negative.value())
+    Fp::new(subtract(0, 0, negative.value()))
 }
 
 /// `x >> shift` over `F_p` for the `x` in `[0, Q)` with these residues.
@@ -342,8 +347,8 @@ mod tests {
                 1 | 2 => assert!(two_to(1 << 13) == n - 1),
                 _ => {}
             }
-            // A power begins with 2^31 at most.
-            assert!(n > 1 << 31);
+            // A mantissa may be shifted by 31.
+            assert!(n > 1 << (MANTISSA_BITS + 1 + 31));
         }
         assert!(!is_prime(u64::MAX) && !is_prime(P - 2));
         MODULUS_BITS.iter().enumerate().for_each(|(n, &bits)| assert_eq!(bits, product(n).log2()));

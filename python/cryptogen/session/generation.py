@@ -68,10 +68,10 @@ class Cached:
     def expect(self, passes: int, rows: int) -> None:
         link, text = self._link, self._link.text
         link.settle()
-        tables = link.checked_plan.exponentials_needed
-        if not link.has(Need(rows - text.ready_rows, rows - text.ready_logits, tables(text.length, rows))):
+        pairs = link.checked_plan.exponentials_needed
+        if not link.has(Need(rows - text.ready_rows, rows - text.ready_logits, pairs(text.length, rows))):
             middle = max((text.length + self._answer.stop - rows) // 2, text.length)
-            link.ensure(Need(passes * rows, passes * rows, passes * tables(middle, rows)))
+            link.ensure(Need(passes * rows, passes * rows, passes * pairs(middle, rows)))
 
 
 class Recomputed:
@@ -94,9 +94,9 @@ class Recomputed:
 
     def expect(self, passes: int, rows: int) -> None:
         link, whole = self._link, self._link.text.length + rows
-        tables = link.checked_plan.exponentials_needed(0, whole)
-        if not link.has(Need(whole, rows, tables)):
-            link.ensure(Need(passes * whole, passes * rows, passes * tables))
+        pairs = link.checked_plan.exponentials_needed(0, whole)
+        if not link.has(Need(whole, rows, pairs)):
+            link.ensure(Need(passes * whole, passes * rows, passes * pairs))
 
 
 def feed_drafted(link: Link, tokens: list[int], drafted: list[int]) -> Rows:

@@ -28,9 +28,9 @@ impl Record {
 }
 
 /// Part of a record or consecutive records, taken and never to be taken again, but still in the
-/// file: whoever uses it reads it, once, and may have looked at it before. No Clone, Debug or codec. The file is wiped up to the
-/// first record that has unread pieces, by whatever changes the pool next, or when the store is
-/// closed.
+/// file: whoever uses it reads it, once, and may have looked at it before. No Clone, Debug or
+/// codec. The file is wiped up to the first record that has unread pieces, by whatever changes the
+/// pool next, or when the store is closed.
 pub struct Unread {
     pub(super) file: Arc<PoolFile>,
     /// where in the file

@@ -56,7 +56,8 @@ pub struct Stock {
     pub rows: u64,
     /// material for the logits of one row each
     pub logits: u64,
-    /// exponentials of one pair of rows each, a new one and any up to it: of all heads of all layers
+    /// exponentials of one pair of rows each, a new one and any up to it: of all heads of all
+    /// layers
     pub exponentials: u64,
 }
 
@@ -243,7 +244,8 @@ impl<P: Side> Endpoint<P> {
 
     /// Makes material and commits it on both sides: `linears` first, of which `rows` spend one
     /// each, and as many exponentials at least. Runs in chunks, so an interruption loses only the
-    /// chunk in progress, and the records of `linears` that it was made of. The server brings its `weights`.
+    /// chunk in progress, and the records of `linears` that it was made of. The server brings its
+    /// `weights`.
     ///
     /// # Errors
     /// Connection and store failures, interruption; `Short` if rows lack `linears`.

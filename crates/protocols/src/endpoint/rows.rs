@@ -87,8 +87,8 @@ impl<P: Side> Endpoint<P> {
         (0..n).map(material).collect()
     }
 
-    /// Takes the exponentials of `n` rows from position `first` on, `[rows][layers]`, of which row 0
-    /// has none.
+    /// Takes the exponentials of `n` rows from position `first` on, `[rows][layers]`, of which row
+    /// 0 has none.
     fn take_exponentials(&mut self, first: usize, n: usize) -> Result<Vec<Vec<Exponentials>>> {
         let layers = self.plan.model.layers;
         let mut runs: Vec<Vec<Vec<Run>>> = (0..n).map(|_| (0..layers).map(|_| vec![]).collect()).collect();
@@ -218,8 +218,8 @@ fn parse_logits(bytes: &[u8], vocab: usize, file: &Path) -> Result<LogitsMateria
     })
 }
 
-/// Distributes a block's material over its rows and layers: exponentials, `[rows][layers]`, weights,
-/// `[rows][layers][heads][t+1]`, and products, where the protocol prepares them.
+/// Distributes a block's material over its rows and layers: exponentials, `[rows][layers]`,
+/// weights, `[rows][layers][heads][t+1]`, and products, where the protocol prepares them.
 fn assemble<P: Party>(
     plan: &Plan,
     first: usize,

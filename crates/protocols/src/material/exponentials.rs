@@ -86,8 +86,8 @@ impl Exponentials {
         Ok(heads.into_iter().map(|(_, factors)| factors).collect())
     }
 
-    /// Server: its weights `e'_s` for `cached` rows, `[heads][cached]`, which follow from its shares
-    /// of the products alone (A9). The records stay where they are.
+    /// Server: its weights `e'_s` for `cached` rows, `[heads][cached]`, which follow from its
+    /// shares of the products alone (A9). The records stay where they are.
     ///
     /// # Errors
     /// As [`Exponentials::take`].

@@ -19,8 +19,8 @@ pub struct RowAttention {
     pub score: Wiped<Fp>,
     /// shares of `Σ_j a_j·w_j + b_j·v_c,j`, `[heads·head_dim]`
     pub value: Wiped<Fp>,
-    /// `[heads][t+1]`: the client's masks `a` of its weights; the server's weights `e'_s`, which are
-    /// their own masks
+    /// `[heads][t+1]`: the client's masks `a` of its weights; the server's weights `e'_s`, which
+    /// are their own masks
     pub weight_mask: Wiped<Fp>,
     /// of every head and cached row
     pub exponentials: Exponentials,

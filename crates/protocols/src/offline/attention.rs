@@ -5,10 +5,11 @@
 //! and, summed over `j`, of `a_j·w_j + b_j·v_c,j`: the cross terms of `online/attention.rs`.
 //! Source: `docs/protocols/preprocessed.md` §3.5; CryptoGen's slot-aware concatenation (a new block
 //! of rows is appended, older ciphertexts never change).
-//! Inputs: client `q_c`, `k_c`, `v_c`, rotated, and masks `a` of the weights; server the masks `u`,
-//! `m_k`, `w`, `b` of the same. Queries `[rows][layers·heads·head_dim]`, keys and values
-//! `[rows][layers·kv_heads·head_dim]`, weights `[rows][layers][heads][t + 1]`, over `F_p`; `q_c`,
-//! `k_c`, `v_c` are shares at scale F.
+//! Inputs: client `q_c`, `k_c`, `v_c`, rotated, and masks `a` of its weights; server the masks `u`,
+//! `m_k`, `w` of the same and, as `b`, its shares of the weights: its material alone determines
+//! them, so they need no masks of their own. Queries `[rows][layers·heads·head_dim]`, keys and
+//! values `[rows][layers·kv_heads·head_dim]`, weights `[rows][layers][heads][t + 1]`, over `F_p`;
+//! `q_c`, `k_c`, `v_c` are shares at scale F.
 //! Cost: C→S a message with the new rows' keys, values and queries, and for each group of weights
 //! one per 32 cached rows; S→C one per group of weights, and for each group of queries, of values
 //! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there,
@@ -58,7 +59,7 @@ pub struct NewRows {
     pub keys: Vec<Vec<Fp>>,
     /// alike
     pub values: Vec<Vec<Fp>>,
-    /// `[rows][layers][heads][t+1]`
+    /// `[rows][layers][heads][t+1]`, the client's masks or the server's own
     pub weights: Vec<Vec<Fp>>,
 }
 

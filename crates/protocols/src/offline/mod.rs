@@ -2,8 +2,8 @@
 //!
 //! The client encrypts, under keys of the connection, and the server computes: `linear` makes
 //! shares of `W·r'`; `cross` makes shares of products of masks, `exponentials` of factors of
-//! exponentials; `tables` makes secret look-up tables; `attention` makes what a row at a known position needs; `prepare` runs all of it, layer
-//! by layer, into the store.
+//! exponentials; `tables` makes secret look-up tables; `attention` makes what a row at a known
+//! position needs; `prepare` runs all of it, layer by layer, into the store.
 
 pub mod attention;
 pub mod cross;

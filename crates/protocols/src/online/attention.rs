@@ -93,7 +93,7 @@ impl Call {
     }
 
     /// Numbers of 8 bytes by which the server opens its factors.
-    fn factors(&self, plan: &Plan) -> usize {
+    fn opened_factors(&self, plan: &Plan) -> usize {
         let heads = &plan.attention[self.layer].heads;
         self.pairs.iter().map(|&(_, g, t)| heads[g].primes * (t + 1)).sum()
     }

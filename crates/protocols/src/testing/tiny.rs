@@ -15,7 +15,7 @@ pub const VOCAB: usize = 20;
 /// Heads take turns.
 const ANCHORS: [&str; 3] = ["first", "own", "both"];
 /// Primes of the heads of a layer: of one number, and of two.
-const PRIMES: [[usize; 2]; 2] = [[2, 3], [2, 2]];
+const PRIMES: [[usize; 2]; 2] = [[3, 2], [2, 2]];
 /// Windows of each layer's activation, and whether they have guards.
 const WINDOWS: [[[usize; 2]; 2]; 2] = [[[1, 0], [3, 1]], [[2, 1], [3, 0]]];
 

@@ -2,20 +2,23 @@
 //! the declared cost.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cryptogen_he::N;
 use cryptogen_mpc::session::Connection;
 use cryptogen_mpc::store::{Binding, Pool, Store};
-use cryptogen_party::{Client, Party, Role};
+use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::exponential::{multiply_add, subtract, weight_server};
 use cryptogen_ring::trunc::trunc_client;
-use cryptogen_ring::Fp;
+use cryptogen_ring::{Fp, Wiped};
 
 use super::clear::Clear;
 use super::tiny::{tiny, Arch, Tiny, BOTH};
-use crate::endpoint::{exponentials_needed, Endpoint, Stock};
+use crate::endpoint::{exponential_bytes, exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
-use crate::material::{exponential_record_bytes, HeadFactors, MaskLabel, Row, RowAttention};
+use crate::material::{
+    exponential_record_bytes, Deferred, Exponentials, HeadFactors, MaskLabel, Row, RowAttention, Run,
+};
 use crate::model::{Plan, Site};
 use crate::online;
 use crate::online::products::Side;
@@ -256,6 +259,57 @@ fn an_interruption_between_two_pools_of_exponentials_costs_nothing() {
     let full = exponentials(bought(&tiny.plan, 3));
     assert_eq!((client, server), ([exponentials(0), full, full], client));
     assert_eq!(made(), vec![N as u64; counts.len()]);
+}
+
+#[test]
+fn exponentials_cost_what_is_said_of_them() {
+    let tiny = tiny(Arch::Gpt);
+    let (in_store, on_wire) = exponential_bytes(&tiny.plan);
+    // As many pairs of rows fill ciphertexts of every pool.
+    fn party<P: Side>(conn: Connection<P>, tiny: &Tiny, dir: &Path) -> u64 {
+        let mut e = open(conn, tiny, dir, false).unwrap();
+        let offline = |e: &mut Endpoint<P>| {
+            let offline = e.connection().stats().offline;
+            offline.bytes_sent - 5 * offline.messages_sent // every message is one frame here
+        };
+        let before = offline(&mut e);
+        e.prepare(exponentials(N as u64), None, &mut |_, _, _| true).unwrap();
+        assert_eq!(e.stock(), exponentials(N as u64));
+        offline(&mut e) - before
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (client, server) = pair(|c| party(c, tiny, dir.path()), |c| party(c, tiny, dir.path()));
+    // Beside, a byte by which each party says that a batch is there.
+    let batches = tiny.plan.prime_counts().len() as u64;
+    assert_eq!((client + server - 2 * batches) as f64, N as f64 * on_wire);
+    let stored = |primes: &usize| {
+        let (_store, pool) = pool(dir.path(), *primes);
+        pool.available() * pool.record_bytes() as u64
+    };
+    assert_eq!(tiny.plan.prime_counts().iter().map(stored).sum::<u64>(), (N * in_store) as u64);
+}
+
+#[test]
+fn a_damaged_record_of_exponentials_names_its_file() {
+    fn check<P: Party>(words: usize) {
+        let file: Arc<Path> = Path::new("exponentials-2.records").into();
+        let of = |words: &[u64]| {
+            let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let records = Deferred::Here(Wiped::new(bytes), file.clone());
+            Exponentials::new(vec![Run { primes: 2, heads: vec![0], records }])
+        };
+        assert!(of(&vec![7; 2 * words]).take::<P>(2).is_ok());
+        assert!(matches!(of(&vec![7; 2 * words + 1]).take::<P>(2).err(), Some(ProtocolError::Bug { .. })));
+        for at in 0..2 * words {
+            let mut damaged = vec![7; 2 * words];
+            // p, the larger of the two primes: no number may be as large.
+            damaged[at] = cryptogen_ring::P;
+            let error = of(&damaged).take::<P>(2).err().expect("a number above its modulus");
+            assert!(error.to_string().contains("exponentials-2.records"), "{error}");
+        }
+    }
+    check::<Client>(5);
+    check::<Server>(4);
 }
 
 #[test]

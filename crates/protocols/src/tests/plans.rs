@@ -40,9 +40,9 @@ fn wrong_values_are_refused() {
         (gpt, "/attention/0/heads/1/primes", json!(7), "primes"),
         (llama, "/attention/1/heads/0/bottom", json!(0), "bottom"),
         // 125 bits of two primes, less 30 and two mantissas.
-        (gpt, "/attention/0/heads/0/bottom", json!(76), "bottom"),
+        (gpt, "/attention/0/heads/1/bottom", json!(76), "bottom"),
         (gpt, "/attention/0/heads/0/shift", json!(0), "shift"),
-        (gpt, "/attention/0/heads/0/shift", json!(68), "shift"),
+        (gpt, "/attention/0/heads/1/shift", json!(68), "shift"),
         (gpt, "/attention/0/heads/0/shift", json!(60), "bits of a weight"),
         (llama, "/attention/0/heads/1/shift", json!(36), "bits of a weight"),
         (llama, "/attention/0/heads/1/o_shift", json!(33), "o_shift"),
@@ -112,7 +112,7 @@ fn heads_are_listed_by_their_primes() {
     let plan = &tiny(Arch::Gpt).plan;
     assert_eq!(plan.prime_counts(), [2, 3]);
     let heads = |l, n| plan.heads_with(l, n).collect::<Vec<_>>();
-    assert_eq!([heads(0, 2), heads(0, 3), heads(0, 4)], [vec![0], vec![1], vec![]]);
+    assert_eq!([heads(0, 2), heads(0, 3), heads(0, 4)], [vec![1], vec![0], vec![]]);
     assert_eq!([heads(1, 2), heads(1, 3)], [vec![0, 1], vec![]]);
 }
 

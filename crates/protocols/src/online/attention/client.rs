@@ -42,7 +42,7 @@ impl Online<Client> {
         m2.send(ch)?;
 
         // 3.
-        let mut m3 = Opened::recv(ch, call.factors(&plan) + w3, r3 + softmax_rows)?;
+        let mut m3 = Opened::recv(ch, call.opened_factors(&plan) + w3, r3 + softmax_rows)?;
         let weights = self.weights(&call, factors, &mut m3)?;
         let sigma = call.sigmas(&weights);
         let net = self.net(&call, &sigma)?;
@@ -71,7 +71,7 @@ impl Online<Client> {
         let (rho, events) = evaluated.finish::<Client>(&mut m5)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
-        self.haul(&call, net, &rotations)?;
+        self.add_net_events(&call, net, &rotations)?;
         let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
 
         // 6.

@@ -52,8 +52,8 @@ impl<P: Side> Online<P> {
         Ok(net)
     }
 
-    /// With the peer's half: adds this party's shares of what the net catches to the rows' events.
-    pub(super) fn haul(&mut self, call: &Call, net: Net, rotations: &[u32]) -> Result<()> {
+    /// With the peer's half: adds this party's shares of the guards to the events of the rows.
+    pub(super) fn add_net_events(&mut self, call: &Call, net: Net, rotations: &[u32]) -> Result<()> {
         net.log(&mut self.trace);
         let tables = [self.plan.net_guard()];
         let joined = net.rotations.iter().zip(rotations).map(|(a, b)| join(*a, *b, NET_BITS));

@@ -68,7 +68,7 @@ impl Online<Server> {
         let (rho, events) = evaluated.finish::<Server>(&mut m4)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
-        self.haul(&call, net, &rotations)?;
+        self.add_net_events(&call, net, &rotations)?;
         let open_o = m4.words(columns)?;
         let scale_masks =
             of_pairs(&call, |i| self.active[i].material.expand_mask(MaskLabel::AttentionScale, layer, heads));
