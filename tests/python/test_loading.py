@@ -23,7 +23,7 @@ from cryptogen.models.decoder import forward
 from cryptogen.numerics import quantise
 from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import ModelDigest, integer_parts
-from cryptogen.weights import Checkpoint, load
+from cryptogen.weights import Checkpoint, load, tensor_shapes
 from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.tensors import Stored, Tensors
 from tiny import tiny_gpt2, tiny_llama, write_gguf, write_llama2c
@@ -191,6 +191,11 @@ def test_random_tensors_do_not_depend_on_their_order() -> None:
     assert one.digest == two.digest != random_checkpoint(config, seed=1).digest
     same_size = [t for n in names if (t := one.tensors[n]).shape == one.tensors["layers.0.o.weight"].shape]
     assert len({t.tobytes() for t in same_size}) == len(same_size) >= config.layers
+
+
+def test_the_large_shape_is_that_of_llama_3_2_1b() -> None:
+    sizes = tensor_shapes(shape("llama-1b"))
+    assert sum(int(np.prod(size)) for size in sizes.values()) == 1_235_814_400  # of its model card
 
 
 # --- files that change

@@ -14,7 +14,6 @@ def main() -> None:
     listen = where[0] if where else "127.0.0.1:0"
     checkpoint = random_checkpoint(shape(name, int(blocks)))
     server = Server(checkpoint, quick_plan(checkpoint), data_dir=data_dir)
-    del checkpoint  # the server keeps integers only
     server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 
 
