@@ -159,9 +159,10 @@ class Attention:
 
     def net_lifts(self) -> list[int]:
         """How far each head's σ is shifted to the left in front of the net, so that the windows of
-        1/σ of all heads end together, and sums of σ inside of them below the net (A5.5e)."""
+        1/σ of all heads end together, and sums of σ inside of them below the net (A5.5e). Not at
+        all for windows that reach further, which calibration does not choose."""
         room = NET_SHIFT + NET_H - (len(self.heads) - 1).bit_length()
-        return [room - head.scalar.hi.end for head in self.heads]
+        return [max(room - head.scalar.hi.end, 0) for head in self.heads]
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,6 @@ def check(plan: NumericPlan) -> None:
         _equal(f"attention[{layer}].heads", m.heads, len(attention.heads))
         for g, head in enumerate(attention.heads):
             _check_head(f"attention[{layer}].heads[{g}]", head)
-        _within(f"attention[{layer}]: end of 1/σ, from the net", min(attention.net_lifts()), 0, NET_SHIFT + NET_H)
         kinds = {(h.scalar.hi.k, h.scalar.lo.k if h.scalar.lo else None) for h in attention.heads}
         _equal(f"attention[{layer}]: scalar classes", 1, len(kinds))
     for layer, activation in enumerate(plan.activations):

@@ -2,7 +2,7 @@
 
 use cryptogen_ring::exponential::{MANTISSA_BITS, MAX_PRIMES, MODULUS_BITS};
 
-use super::plan::{Activation, Head, Plan, Scalar, MAX_ENTRY, MAX_SHIFT, NET_SEGMENT, NET_SHIFT};
+use super::plan::{Activation, Head, Plan, Scalar, MAX_ENTRY, MAX_SHIFT};
 use crate::error::PlanError;
 
 /// Most windows of a layer's activations.
@@ -40,8 +40,6 @@ impl Plan {
                 check_window(&name, head)?;
                 shift_ok(&format!("{name}.o_shift"), head.o_shift)?;
                 self.check_scalar(&name, &head.scalar)?;
-                let most = (NET_SHIFT + NET_SEGMENT).saturating_sub(a.sum_bits());
-                within(&format!("{name}: end of 1/σ"), head.scalar.hi.end() as i64, 1, most as i64)?;
                 expect(&format!("{name}.scalar.hi.k"), first.hi.k as i64, head.scalar.hi.k as i64)?;
                 let (k0, k1) = (first.lo.as_ref().map(|r| r.k), head.scalar.lo.as_ref().map(|r| r.k));
                 if k0 != k1 {

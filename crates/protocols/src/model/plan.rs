@@ -216,14 +216,11 @@ pub struct Attention {
 
 impl Attention {
     /// How far a head's σ is shifted to the left in front of the net, so that the windows of 1/σ of
-    /// all heads end together, and sums of σ inside of them below the net (A5.5e).
+    /// all heads end together, and sums of σ inside of them below the net (A5.5e). Not at all for
+    /// windows that reach further, which calibration does not choose.
     pub fn net_lift(&self, head: usize) -> u32 {
-        NET_SHIFT + NET_SEGMENT - self.sum_bits() - self.heads[head].scalar.hi.end()
-    }
-
-    /// log2 of the number of heads, rounded up.
-    pub(super) fn sum_bits(&self) -> u32 {
-        self.heads.len().next_power_of_two().ilog2()
+        let heads = self.heads.len().next_power_of_two().ilog2();
+        (NET_SHIFT + NET_SEGMENT - heads).saturating_sub(self.heads[head].scalar.hi.end())
     }
 }
 

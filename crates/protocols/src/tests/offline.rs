@@ -383,6 +383,6 @@ fn offline_transcripts_are_reproducible() {
     assert_eq!([of_factors.hash(), to_factors.hash()], ["8f2cfc7c7bcbf4af", "fba78b6067496ba8"]);
     assert_eq!(
         [of_client.hash(), of_server.hash(), client.hash(), server.hash()],
-        ["9bf311fb1d5f576d", "d9ae0dad917571bf", "cad6f17246eea26e", "8feb2fae993633e2"]
+        ["9bf311fb1d5f576d", "b35e91e0487c547e", "cad6f17246eea26e", "8feb2fae993633e2"]
     );
 }

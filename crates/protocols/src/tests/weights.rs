@@ -22,8 +22,10 @@ fn model(embed: &[i32], step: usize) -> ServerModel {
 fn an_embedding_is_the_same_in_whatever_pieces_it_comes() {
     let plan = &tiny(Arch::Llama).plan;
     let d = plan.model.d;
-    let edges = [0, 1 << 14, (1 << 14) - 1, -(1 << 14), -(1 << 14) - 1, (1 << 27) - 1, 1 - (1 << 27)];
-    let embed: Vec<i32> = (0..VOCAB * d).map(|i| edges[i % edges.len()] ^ (i as i32 >> 3)).collect();
+    let limit = (1 << 27) - 1;
+    let edges = [0, 1 << 14, (1 << 14) - 1, -(1 << 14), -(1 << 14) - 1, limit, -limit];
+    let number = |i: usize| (edges[i % edges.len()] ^ (i as i32 >> 3)).clamp(-limit, limit);
+    let embed: Vec<i32> = (0..VOCAB * d).map(number).collect();
     for step in [1, 3, VOCAB] {
         let model = model(&embed, step);
         for j in 0..d {
