@@ -7,8 +7,8 @@
 //! `2N`, so slots exist, in the order of the transform; those modulo `p` are the slots of
 //! [`Layout`] with `F = N`.
 //! **Hides.** As [`crate::shares`] says; what is pseudorandom there does not depend on `t`.
-//! **Errors.** Moduli are below `2^64`, so noise and failures are bounded as in [`crate::noise`] for
-//! `F = N`: all `N` products are exact but for a probability below `2^−38`.
+//! **Errors.** Moduli are below `2^64`, so noise and failures are bounded as in [`crate::noise`]
+//! for `F = N`: all `N` products are exact but for a probability below `2^−38`.
 //! **Cost.** That of one term and one result of [`Combiner`](crate::Combiner), and two more
 //! transforms modulo `t` for each party.
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use cryptogen_mpc::{Home, SessionError};
 use cryptogen_party::{Client, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Stock};
-use cryptogen_protocols::model::{ServerModel as Weights, Site};
+use cryptogen_protocols::model::ServerModel as Weights;
 use cryptogen_protocols::share::Tensor;
-use cryptogen_protocols::{ProtocolError, Result};
+use cryptogen_protocols::Result;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -16,13 +16,7 @@ use pyo3::types::PyDict;
 use crate::encrypted::Kept;
 use crate::errors;
 use crate::model::ServerModel;
-use crate::shared::{lock, parse};
-
-/// A linear layer by its name.
-pub fn site(name: &str) -> PyResult<Site> {
-    let unknown = || ProtocolError::caller("site", "layers.N.qkv|o|up|down or head", name);
-    Site::parse(name).ok_or_else(|| errors::protocol(unknown()))
-}
+use crate::shared::{self, lock, parse};
 
 /// A Python progress callback as a Rust one; its exception stops the work and is raised afterwards.
 struct Reporter {
@@ -210,7 +204,7 @@ macro_rules! endpoint {
                 self.read(|e| e.state().ready_logits())
             }
             fn norm(&self, py: Python<'_>, h: &$tensor, into: &str) -> PyResult<$tensor> {
-                let into = site(into)?;
+                let into = shared::site(into)?;
                 self.tensor(py, |e| {
                     let (online, ch) = e.online();
                     online.norm(ch, &h.0, into)
@@ -294,7 +288,7 @@ impl ServerEndpoint {
         x: &ServerTensor,
         site: &str,
     ) -> PyResult<ServerTensor> {
-        let site = self::site(site)?;
+        let site = shared::site(site)?;
         self.tensor(py, |e| {
             if let Some(handle) = &self.kept {
                 handle.share_encoded(&model.encoded);
@@ -321,7 +315,7 @@ impl ClientEndpoint {
         self.tensor(py, |e| e.embed(&tokens, sampled))
     }
     fn linear(&self, py: Python<'_>, x: &ClientTensor, site: &str) -> PyResult<ClientTensor> {
-        let site = self::site(site)?;
+        let site = shared::site(site)?;
         self.tensor(py, |e| {
             let (online, ch) = e.online();
             online.linear(ch, &x.0, site)

@@ -10,7 +10,7 @@ use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::encrypted::{Choice, Weights};
-use crate::{endpoint, errors};
+use crate::{errors, shared};
 
 /// A checked plan with its tables.
 #[pyclass(frozen, module = "cryptogen._core")]
@@ -98,13 +98,13 @@ impl ServerModelBuilder {
     }
 
     fn weight(&self, site: &str, rows: PyReadonlyArray2<'_, i16>) -> PyResult<()> {
-        let (site, width) = (endpoint::site(site)?, rows.shape()[1]);
+        let (site, width) = (shared::site(site)?, rows.shape()[1]);
         let rows = contiguous(rows.as_array().to_slice())?;
         self.with(|builder| builder.weight(site, width, rows))
     }
 
     fn bias(&self, site: &str, bias: PyReadonlyArray1<'_, i64>) -> PyResult<()> {
-        let (site, bias) = (endpoint::site(site)?, contiguous(bias.as_array().to_slice())?);
+        let (site, bias) = (shared::site(site)?, contiguous(bias.as_array().to_slice())?);
         self.with(|builder| builder.bias(site, bias))
     }
 

@@ -411,8 +411,8 @@ impl Plan {
         self.look_up_tables[id].get_or_init(|| Table::new(&self.tables[id]))
     }
 
-    /// The guard of the sum of a layer's σ (A9): 0 for the two indices that small sums meet, else 1.
-    /// The same for every model; made on first use.
+    /// The guard of the sum of a layer's σ (A9): 0 for the two indices that small sums meet, else
+    /// 1. The same for every model; made on first use.
     pub fn net_guard(&self) -> &Table {
         self.net_guard.get_or_init(|| {
             let last = (1usize << NET_BITS) - 1;

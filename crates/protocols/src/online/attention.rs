@@ -12,8 +12,8 @@
 //! `32·q_dim + 16·kv_dim + 4 + heads·(16·(t + 1) + s) + 8·primes·(t + 1)`, `s` 36, or 88 for a
 //! `1/σ` of two ranges, `primes` those of all heads together; of row 0 `16·q_dim + 16·kv_dim`. By
 //! message: `docs/protocols/attention.md`.
-//! Material: [`crate::material::RowAttention`] with the exponentials of every (head, j); per row and
-//! head the keys of `1/σ`, per row the key of the net and a share of `a₂·v₂ + b₂·u₂`.
+//! Material: [`crate::material::RowAttention`] with the exponentials of every (head, j); per row
+//! and head the keys of `1/σ`, per row the key of the net and a share of `a₂·v₂ + b₂·u₂`.
 //! Leaks: nothing.
 //!
 //! `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`: the server opens `k_s − m_k` once, when the row

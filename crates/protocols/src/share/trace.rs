@@ -1,8 +1,8 @@
 //! Truncation outcomes, for the oracle's replay. Test builds only (`insecure-trace`); otherwise it
 //! records nothing.
 //!
-//! Each event is one share per value (of φ_c in A9 the value itself, beside a 0), in the order of `docs/protocols/arithmetic.md`; adding both
-//! parties' logs gives the outcomes.
+//! Each event is one share per value (of φ_c in A9 the value itself, beside a 0), in the order of
+//! `docs/protocols/arithmetic.md`; adding both parties' logs gives the outcomes.
 
 use cryptogen_ring::{Fp, Word};
 

@@ -55,8 +55,8 @@ impl Opening {
         self
     }
 
-    /// Appends `share − mask` of numbers that are shared modulo each of the first `primes` primes of
-    /// A9, `[n][primes]`.
+    /// Appends `share − mask` of numbers that are shared modulo each of the first `primes` primes
+    /// of A9, `[n][primes]`.
     pub fn masked_residues(&mut self, primes: usize, share: &[u64], mask: &[u64]) -> &mut Opening {
         debug_assert_eq!(share.len(), mask.len());
         self.bytes.reserve(share.len() * 8);

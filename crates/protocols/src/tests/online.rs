@@ -155,7 +155,8 @@ fn exponentials_are_used_once() {
     let (mut client, mut server) = session.active(tiny, 0..2);
     let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares());
     assert!(c.result.is_ok() && s.result.is_ok());
-    // Each party again, as if it were the step's turn once more, with a peer whose material is there.
+    // Each party again, as if it were the step's turn once more, with a peer whose material is
+    // there.
     let (mut fresh_client, mut fresh_server) = session.active(tiny, 0..2);
     let (c, _) = run_step(tiny, step, [None, None], (&mut client, &mut fresh_server), shares());
     assert!(matches!(c.result.err(), Some(ProtocolError::Spent { what: "exponentials" })));

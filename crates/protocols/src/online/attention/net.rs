@@ -1,6 +1,6 @@
-//! The net under a layer's weights (A5.5e): a guard of the sum of a row's σ, each shifted so that the
-//! windows of 1/σ end together. It is met by the garbage that exponentials of scores below their
-//! bottom are, and by σ far beyond their windows.
+//! The net under a layer's weights (A5.5e): a guard of the sum of a row's σ, each shifted so that
+//! the windows of 1/σ end together. It is met by the garbage that exponentials of scores below
+//! their bottom are, and by σ far beyond their windows.
 
 use cryptogen_ot::TableKey;
 use cryptogen_ring::Fp;
