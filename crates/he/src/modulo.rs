@@ -160,23 +160,7 @@ mod tests {
 
     use super::*;
     use crate::noise::{combine_noise_bound, ERROR_BOUND};
-    use crate::params::ParamSet;
-    use crate::shares::Nonces;
-
-    struct Setup {
-        params: &'static Params,
-        sk: SecretKey,
-        pk: PublicKey,
-        rng: Prg,
-    }
-
-    fn setup(seed: u8) -> Setup {
-        let params = Params::get(ParamSet::N8192Q196);
-        let mut rng = Prg::new(&Seed::from_bytes([seed; 32]));
-        let sk = SecretKey::generate(params, &mut rng);
-        let pk = sk.public_key(&Nonces { client: [1; 32], server: [2; 32] }, &mut rng);
-        Setup { params, sk, pk, rng }
-    }
+    use crate::tests::{setup, Setup, NONCES};
 
     fn uniform(prime: usize, rng: &mut Prg) -> Vec<u64> {
         (0..N).map(|_| exponential::uniform(prime, rng)).collect()
@@ -343,8 +327,7 @@ mod tests {
         let error = multiply_modulo(s.params, 1, &ct, &[0; N], &s.pk, &mut s.rng);
         assert_eq!(error, Err(HeError::LayoutMismatch { expected: LOG_N, actual: 3 }));
         let foreign = crate::linear::Params::get().ring();
-        let nonces = Nonces { client: [1; 32], server: [2; 32] };
-        let key = PublicKey::from_bytes(foreign, &nonces, &vec![0; PublicKey::bytes(foreign)]).unwrap();
+        let key = PublicKey::from_bytes(foreign, &NONCES, &vec![0; PublicKey::bytes(foreign)]).unwrap();
         let ct = s.sk.encrypt_modulo(1, &[0; N], &mut s.rng).unwrap();
         assert!(multiply_modulo(s.params, 1, &ct, &[0; N], &key, &mut s.rng).is_err());
     }

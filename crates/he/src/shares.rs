@@ -409,27 +409,8 @@ mod tests {
     use crate::encode::Scaled;
     use crate::modulo::Plain;
     use crate::params::{ParamSet, Params, LOG_N};
-    use crate::tests::excess;
+    use crate::tests::{excess, setup, Setup, NONCES};
     use crate::{Ciphertext, Combiner};
-
-    struct Setup {
-        params: &'static Params,
-        sk: SecretKey,
-        pk: PublicKey,
-        rng: Prg,
-    }
-
-    const NONCES: Nonces = Nonces { client: [1; 32], server: [2; 32] };
-
-    fn setup(seed: u8) -> Setup {
-        let params = Params::get(ParamSet::N8192Q196);
-        let mut rng = Prg::new(&Seed::from_bytes([seed; 32]));
-        let sk = SecretKey::generate(params, &mut rng);
-        let sent = sk.public_key(&NONCES, &mut rng).to_bytes();
-        assert_eq!(sent.len(), PublicKey::bytes(params.ring()));
-        let pk = PublicKey::from_bytes(params.ring(), &NONCES, &sent).unwrap();
-        Setup { params, sk, pk, rng }
-    }
 
     fn encrypt(s: &mut Setup, layout: Layout, messages: &[Vec<Fp>]) -> Vec<Ciphertext> {
         let one = |m: &Vec<Fp>| s.sk.encrypt(m, layout, &mut s.rng).unwrap().expand(s.params);

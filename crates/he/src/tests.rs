@@ -4,19 +4,24 @@ use cryptogen_ring::{Fp, Prg, Seed, P};
 
 use crate::*;
 
-struct Setup {
-    params: &'static Params,
-    sk: SecretKey,
-    pk: shares::PublicKey,
-    rng: Prg,
+pub(crate) const NONCES: shares::Nonces = shares::Nonces { client: [1; 32], server: [2; 32] };
+
+/// Both parties' keys for results in slots.
+pub(crate) struct Setup {
+    pub params: &'static Params,
+    pub sk: SecretKey,
+    pub pk: shares::PublicKey,
+    pub rng: Prg,
 }
 
-fn setup(seed: u8) -> Setup {
+/// The public key goes through the bytes that travel.
+pub(crate) fn setup(seed: u8) -> Setup {
     let params = Params::get(ParamSet::N8192Q196);
     let mut rng = Prg::new(&Seed::from_bytes([seed; 32]));
     let sk = SecretKey::generate(params, &mut rng);
-    let nonces = shares::Nonces { client: [1; 32], server: [2; 32] };
-    let pk = sk.public_key(&nonces, &mut rng);
+    let sent = sk.public_key(&NONCES, &mut rng).to_bytes();
+    assert_eq!(sent.len(), shares::PublicKey::bytes(params.ring()));
+    let pk = shares::PublicKey::from_bytes(params.ring(), &NONCES, &sent).unwrap();
     Setup { params, sk, pk, rng }
 }
 

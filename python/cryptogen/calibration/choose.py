@@ -22,10 +22,9 @@ from cryptogen.numerics.exponential import (
     LEAST_PRIMES,
     MANTISSA_BITS,
     MODULUS_BITS,
-    NET_H,
-    NET_SHIFT,
     PRIMES,
     RESULT_BITS,
+    sigma_room,
 )
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import (
@@ -276,7 +275,7 @@ class _Sketch:
         reach = min(max(high + margins.score_top / nats + margins.sigma_top, needed), spread)
         mean, most = (math.log2(max(value, 2.0**-8)) for value in (values.mean, values.largest))
         weighted = WEIGHTED_BITS - F - most - min(largest, reach)
-        netted = NET_SHIFT + NET_H - math.ceil(math.log2(heads)) - (reach + 1)
+        netted = sigma_room(heads) - (reach + 1)
         bits = max(math.floor(min(weighted, netted, SIGMA_BITS)), LEAST_SIGMA_BITS)
         least = math.ceil(-low + margins.score_bottom / nats) + 1  # one for the carry of the fractions
         wished = max(least, math.ceil(-low + (high - low) * margins.score_spread) + 1)

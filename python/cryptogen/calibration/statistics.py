@@ -73,9 +73,8 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
             scores, value = seen.scores[i][g], seen.values[i][g // seen.config.queries_per_kv_head].mean
-            end = head.scalar.hi.mu + head.scalar.hi.h + head.scalar.hi.k  # rows beyond are flagged
             exact = scores.by_anchor[head.anchor].log_sum / math.log(2) + head.bits
-            sigma = 2.0 ** np.minimum(exact.astype(np.float64), end)
+            sigma = 2.0 ** np.minimum(exact.astype(np.float64), head.scalar.hi.end)  # rows beyond are flagged
             r = shift + head.o_shift
             absolute = scores.absolute / math.log(2) / max(scores.pairs, 1)
             parts["score"] += 2 * length * absolute * 2.0 ** (2 * F)

@@ -26,6 +26,12 @@ NET_SHIFT, NET_H, NET_K = 32, 12, 13  # the net of a row looks up bits 44–56 o
 _CUBIC = (1308915, 3792916, 11674113, 16775963)  # 2^24·2^z on [0, 1), highest power first
 
 
+def sigma_room(heads: int) -> int:
+    """log2 of where the windows of 1/σ of so many heads may end at most, so that sums of σ inside
+    of them do not reach the net (A5.5e)."""
+    return NET_SHIFT + NET_H - (heads - 1).bit_length()
+
+
 def mantissas() -> IntTable:
     """`m(φ) ≈ 2^(t + φ/2^F)`, [2^F], in `[2^t, 2^(t+1)]`: the integer cubic that both parties
     compute, relative error at most 5.5e-4."""

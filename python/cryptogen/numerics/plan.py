@@ -25,10 +25,9 @@ from .exponential import (
     MANTISSA_BITS,
     MAX_ANCHOR_BITS,
     MODULUS_BITS,
-    NET_H,
-    NET_SHIFT,
     PRIMES,
     RESULT_BITS,
+    sigma_room,
 )
 from .functions import check_function
 from .pieces import MAX_ENTRY, F, IntTable, make
@@ -161,7 +160,7 @@ class Attention:
         """How far each head's σ is shifted to the left in front of the net, so that the windows of
         1/σ of all heads end together, and sums of σ inside of them below the net (A5.5e). Not at
         all for windows that reach further, which calibration does not choose."""
-        room = NET_SHIFT + NET_H - (len(self.heads) - 1).bit_length()
+        room = sigma_room(len(self.heads))
         return [max(room - head.scalar.hi.end, 0) for head in self.heads]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
-from cryptogen.weights.canonical import LOG2_E, Canonical, blocks
+from cryptogen.weights.canonical import LOG2_E, Canonical, blocks, row_peaks
 
 from .pieces import F
 from .plan import MAX_WEIGHT_BITS, ModelShape, NumericPlan
@@ -90,8 +90,7 @@ def row_factors(shape: ModelShape, site: str) -> NDArray[np.float64]:
 def weight_bits(matrix: Iterable[NDArray[np.float32]], factors: NDArray[np.float64]) -> NDArray[np.int64]:
     """Of each row, times its factor, the largest `f_w ≤ 15` with `|round(W·2^f_w)| < 2^15`, for a
     matrix that comes some rows at a time. Raises PlanError if 0 is too much."""
-    peaks = [np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)) for rows in matrix]
-    largest = np.concatenate(peaks).astype(np.float64) * factors
+    largest = row_peaks(matrix).astype(np.float64) * factors
     scales = 2.0 ** np.arange(MAX_WEIGHT_BITS + 1)
     bits: NDArray[np.int64] = (np.rint(largest[:, None] * scales) < WEIGHT_LIMIT).sum(axis=1) - 1
     if bits.min() < 0:

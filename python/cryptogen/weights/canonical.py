@@ -18,7 +18,7 @@ some rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cryptogen.models.config import ModelConfig
 from cryptogen.weights.checkpoint import Checkpoint
-from cryptogen.weights.tensors import NUMBERS, Array
+from cryptogen.weights.tensors import NUMBERS, Array, Made, filled
 
 Wide = NDArray[np.float64]
 LOG2_E = float(np.log2(np.e))  # queries are rounded times that (`numerics/quantise.py`)
@@ -62,57 +62,31 @@ def canonicalise(checkpoint: Checkpoint, *, keep: bool = True) -> Canonical:
     """
     config, rewriting = checkpoint.config, _Rewriting(checkpoint)
     sites = config.linear_shapes()
-    tables, weight = _Made(_table_shapes(config), rewriting.table), _Made(sites, rewriting.rows)
-    made = Canonical(config, tables, weight, _Biases(list(sites), rewriting.bias))
+    tables, weight = _Matrices(_table_shapes(config), rewriting.table), _Matrices(sites, rewriting.rows)
+    made = Canonical(config, tables, weight, Made(sites, rewriting.bias))
     return Canonical(config, dict(made.tables), dict(made.weight), dict(made.bias)) if keep else made
 
 
 def blocks(matrices: Mapping[str, Array], name: str) -> Iterator[Array]:
     """A matrix of `Canonical`, some rows at a time: a whole copy would be most of a server's
     memory."""
-    if isinstance(matrices, _Made):
+    if isinstance(matrices, _Matrices):
         yield from matrices.blocks(name)
     else:
         yield from _slices(matrices[name])
 
 
-class _Made(Mapping[str, Array]):
-    """Matrices that are made when they are asked for, and not kept."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], make: Callable[[str], Iterator[Array]]) -> None:
-        self._shapes, self.blocks = shapes, make
-
-    def __getitem__(self, name: str) -> Array:
-        out, at = np.empty(self._shapes[name], np.float32), 0
-        for rows in self.blocks(name):
-            out[at : at + len(rows)] = rows
-            at += len(rows)
-        return out
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
+def row_peaks(matrix: Iterable[Array]) -> Array:
+    """The largest |entry| of each row of a matrix that comes some rows at a time, [d_out]."""
+    return np.concatenate([np.maximum(rows.max(axis=1), -rows.min(axis=1)) for rows in matrix])
 
 
-class _Biases(Mapping[str, Array | None]):
-    """Biases that are made when they are asked for."""
+class _Matrices(Made[Array]):
+    """Matrices that are made some rows at a time."""
 
-    def __init__(self, sites: list[str], make: Callable[[str], Array | None]) -> None:
-        self._sites, self._make = sites, make
-
-    def __getitem__(self, site: str) -> Array | None:
-        return self._make(site)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sites)
-
-    def __len__(self) -> int:
-        return len(self._sites)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], blocks: Callable[[str], Iterator[Array]]) -> None:
+        super().__init__(shapes, lambda name: filled(shapes[name], blocks(name)))
+        self.blocks = blocks
 
 
 class _Rewriting:
@@ -181,8 +155,7 @@ class _Rewriting:
     def _layer_balance(self, layer: str) -> Balance:
         i = int(layer.rpartition(".")[2])
         if i not in self._balances:
-            peaks = [np.maximum(rows.max(axis=1), -rows.min(axis=1)) for rows in self._plain(f"{layer}.qkv")]
-            self._balances[i] = balance_of(self._config, np.concatenate(peaks))
+            self._balances[i] = balance_of(self._config, row_peaks(self._plain(f"{layer}.qkv")))
         return self._balances[i]
 
     def _source(self, site: str) -> Array:

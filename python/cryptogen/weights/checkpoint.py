@@ -39,10 +39,10 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         shapes = tensor_shapes(self.config)
+        stored = self.tensors if isinstance(self.tensors, Tensors) else None
         for name, shape in shapes.items():
             if name not in self.tensors:
                 raise MissingTensor(name, self.source)
-            stored = self.tensors if isinstance(self.tensors, Tensors) else None
             found = stored.shape(name) if stored else self.tensors[name].shape
             if found != shape:
                 raise TensorMismatch(name, "shape", list(shape), list(found))

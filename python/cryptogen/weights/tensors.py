@@ -4,10 +4,10 @@ in memory."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cryptogen.errors import MalformedFile, TensorMismatch
 
 Array = NDArray[np.float32]
+Value = TypeVar("Value")
 NUMBERS = 1 << 21  # worked on at a time: a few copies of a whole embedding would be most of a server's memory
 
 
@@ -27,7 +28,28 @@ class Stored:
     read: Callable[[], Array]
 
 
-class Tensors(Mapping[str, Array]):
+class Made(Mapping[str, Value]):
+    """Named things that are made when they are asked for, each time anew, and not kept."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Value]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Tensors(Made[Array]):
     """Stored tensors by name. Each is read whenever it is asked for, and nothing is kept but its
     SHA-256: what is read later has to be what was read first, so that a file that changes in
     between does not give a model of two halves, or another one than the digest says.
@@ -37,25 +59,17 @@ class Tensors(Mapping[str, Array]):
     """
 
     def __init__(self, stored: Mapping[str, Stored], source: Path) -> None:
+        super().__init__(stored, self._read)
         self._stored, self._source = dict(stored), source
         self._digests: dict[str, bytes] = {}
 
-    def __getitem__(self, name: str) -> Array:
+    def _read(self, name: str) -> Array:
         tensor = self._stored[name].read()
         check_finite(name, tensor)
         digest = hashlib.sha256(tensor.data).digest()
         if self._digests.setdefault(name, digest) != digest:
             raise MalformedFile(self._source, f"tensor {name!r} has changed since it was first read")
         return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Without reading it."""
@@ -99,18 +113,19 @@ def read_converted(
     return np.empty(shape, dtype=np.float32) if out is None else out
 
 
+def filled(shape: tuple[int, ...], blocks: Iterable[Array]) -> Array:
+    """The array whose rows come in blocks, of which one at a time is in memory beside it."""
+    out, at = np.empty(shape, dtype=np.float32), 0
+    for rows in blocks:
+        out[at : at + len(rows)] = rows
+        at += len(rows)
+    return out
+
+
 def stacked(*parts: Stored) -> Stored:
     """Matrices of one width, one below the other."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-
-    def read() -> Array:
-        out, at = np.empty(shape, dtype=np.float32), 0
-        for part in parts:
-            out[at : at + part.shape[0]] = part.read()
-            at += part.shape[0]
-        return out
-
-    return Stored(shape, read)
+    return Stored(shape, lambda: filled(shape, (part.read() for part in parts)))
 
 
 def transposed(matrix: Stored) -> Stored:

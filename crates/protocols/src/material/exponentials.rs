@@ -48,6 +48,17 @@ pub struct HeadFactors {
     pub words: Wiped<u64>,
 }
 
+impl HeadFactors {
+    /// Numbers for one cached row: all of the client's record, of the server's `b` alone, which is
+    /// in front.
+    pub fn numbers<P: Party>(primes: usize) -> usize {
+        match P::ROLE {
+            Role::Client => front::<P>() + 2 * primes,
+            Role::Server => primes,
+        }
+    }
+}
+
 /// The exponentials of a row and layer. They stay in the store until [`Exponentials::take`]. No
 /// Clone, Debug or codec.
 #[derive(Default)]
@@ -74,8 +85,8 @@ impl Exponentials {
         for mut run in runs {
             let taken = run.records.take(WHAT)?;
             let words = words::<P>(&run, cached, taken)?;
-            let numbers = words.len() / (run.heads.len() * cached);
-            let used = if P::ROLE == Role::Client { numbers } else { run.primes };
+            let numbers = exponential_record_bytes::<P>(run.primes) / WORD;
+            let used = HeadFactors::numbers::<P>(run.primes);
             for (head, records) in run.heads.iter().zip(words.chunks_exact(cached * numbers)) {
                 let mut words = Wiped::new(Vec::with_capacity(cached * used));
                 records.chunks_exact(numbers).for_each(|record| words.extend_from_slice(&record[..used]));

@@ -59,7 +59,7 @@ pub fn activation_shape(plan: &Plan, layer: usize) -> TableShape {
     shape(plan.activations[layer].k, if plan.model.gated { 2 } else { 1 })
 }
 
-/// Table class of the net under a layer's weights (A9): no payload but the constant one.
+/// Table class of the net under a layer's weights (A5.5e): no payload but the constant one.
 pub fn net_shape() -> TableShape {
     shape(NET_BITS, 0)
 }

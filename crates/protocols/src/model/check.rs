@@ -8,7 +8,7 @@ use crate::error::PlanError;
 /// Most windows of a layer's activations.
 const MAX_WINDOWS: usize = 64;
 /// Bits that the shares of an exponential are longer than its weight's shift: those of garbage are
-/// then far above what the guard of the net takes for small (A9).
+/// then far above what the guard of the net takes for small (A5.5e).
 const LEAST_SHARES: i64 = 58;
 /// Bits of a product of primes that are above its exponentials' largest in the window, which fail
 /// with that probability (A9).

@@ -17,7 +17,7 @@ use crate::error::PlanError;
 const VERSION: i64 = 4;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
-/// Truncation of the sum of a layer's σ in front of its guard (A9).
+/// Truncation of the sum of a layer's σ in front of its guard (A5.5e).
 pub const NET_SHIFT: u32 = 32;
 /// log2 of a segment of what is left.
 pub const NET_SEGMENT: u32 = 12;
@@ -411,7 +411,8 @@ impl Plan {
         self.look_up_tables[id].get_or_init(|| Table::new(&self.tables[id]))
     }
 
-    /// The guard of the sum of a layer's σ (A9): 0 for the two indices that small sums meet, else
+    /// The guard of the sum of a layer's σ (A5.5e): 0 for the two indices that small sums meet,
+    /// else
     /// 1. The same for every model; made on first use.
     pub fn net_guard(&self) -> &Table {
         self.net_guard.get_or_init(|| {

@@ -3,7 +3,7 @@
 //! Functionality: for every record and each of its primes `P_i`, shares `w_c + w_s = A_c·b mod P_i`
 //! (A9), where `A_c` is the factor of the client's share of a score, which it draws here, and `b` a
 //! uniform mask of the server's factor.
-//! Source: `docs/protocols/preprocessed.md` §3.4; Kelkar, Le, Raykova, Seth, "Secure Poisson
+//! Source: `docs/protocols/preprocessed.md` §3.3; Kelkar, Le, Raykova, Seth, "Secure Poisson
 //! Regression", USENIX Security 2022; BFV with one value per slot.
 //! Inputs: client a share `c` of each record, `[n]`, uniform modulo p, a score at scale F, and from
 //! it `A_c`, `[n][primes]`; server `b`, alike. The products are exact but for an error of

@@ -345,7 +345,7 @@ impl<'a> Clear<'a> {
         phi as i64
     }
 
-    /// The guards of the sums of σ of some rows (A9).
+    /// The guards of the sums of σ of some rows (A5.5e).
     fn net(&mut self, sums: &[i64]) -> Vec<u64> {
         let reduced = self.tr(sums, 32);
         let small = [0, (1 << 13) - 1];

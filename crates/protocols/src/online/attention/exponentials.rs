@@ -35,17 +35,14 @@ impl<P: Side> Online<P> {
     /// What the material holds for every pair, in their order. It leaves once, before anything of
     /// these rows is opened.
     pub(super) fn factors(&mut self, call: &Call) -> Result<Vec<HeadFactors>> {
-        let (mut out, per_number) = (Vec::with_capacity(call.pairs.len()), |primes: usize| match P::ROLE {
-            Role::Client => 1 + 2 * primes,
-            Role::Server => primes,
-        });
+        let mut out = Vec::with_capacity(call.pairs.len());
         for i in call.softmax_rows() {
             let cached = call.positions[i] + 1;
             out.extend(self.active[i].attention[call.layer].exponentials.take::<P>(cached)?);
         }
         let heads = &self.plan.attention[call.layer].heads;
         let fits = |(f, &(_, g, t)): (&HeadFactors, &(usize, usize, usize))| {
-            f.primes == heads[g].primes && f.words.len() == (t + 1) * per_number(f.primes)
+            f.primes == heads[g].primes && f.words.len() == (t + 1) * HeadFactors::numbers::<P>(f.primes)
         };
         if out.len() != call.pairs.len() || !out.iter().zip(&call.pairs).all(fits) {
             return Err(ProtocolError::bug("exponentials of a layer", "those of its heads", "others"));
@@ -67,7 +64,8 @@ impl Online<Client> {
         let x = self.relative_scores(call, scores)?;
         let mut fixed = Wiped::new(Vec::with_capacity(call.entries));
         for f in factors {
-            fixed.extend(f.words.chunks_exact(1 + 2 * f.primes).map(|record| Fp::new(record[0])));
+            let records = f.words.chunks_exact(HeadFactors::numbers::<Client>(f.primes));
+            fixed.extend(records.map(|record| Fp::new(record[0])));
         }
         self.trace.fractions(fixed.iter().map(|c| c.value() & ((1 << F) - 1)));
         message.masked(&x, &fixed);
@@ -93,7 +91,7 @@ impl Online<Client> {
         tasks.into_par_iter().for_each(|(opened, f, shift, weights)| {
             let n = f.primes;
             let mut z = Zeroizing::new([0; MAX_PRIMES]);
-            let records = f.words.chunks_exact(1 + 2 * n).zip(opened.chunks_exact(n));
+            let records = f.words.chunks_exact(HeadFactors::numbers::<Client>(n)).zip(opened.chunks_exact(n));
             for (weight, (record, epsilon)) in weights.iter_mut().zip(records) {
                 let (a, w) = record[1..].split_at(n);
                 for (i, z) in z[..n].iter_mut().enumerate() {
