@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cryptogen.numerics.exponential import NET_H, NET_K, NET_SHIFT, net
+from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import Attention, NumericPlan, tables
 from cryptogen.numerics.quantise import IntegerModel
@@ -27,12 +27,11 @@ from .scalars import ScalarTables
 
 OFF = 256  # units that prepared shares of products with a matrix of 16 bits are off by at most (A5.3)
 ROWS = 64  # of one head at a time where order does not matter: what fits in a processor's cache
-NET_END = 2.0 ** (NET_SHIFT + NET_H)  # sums of σ below are never flagged
 
 
 class Place(NamedTuple):
-    """Where look-ups left their range: `kind` is norm, sigma, net (the sum of all σ of a layer) or
-    activation; `head` where there is one."""
+    """Where look-ups left their range: `kind` is norm, sigma or activation; `head` where there is
+    one."""
 
     kind: str
     layer: int
@@ -62,9 +61,11 @@ class FixedBackend:
         self._tables = tables(plan)
         sites = plan.model.norm_sites()
         self._plan_norms = dict(zip(sites, plan.norms, strict=True))
-        self._norms = {site: ScalarTables([norm.scalar], self._tables) for site, norm in self._plan_norms.items()}
+        self._norms = {
+            site: ScalarTables([norm.scalar], self._tables, cleared=site != "final_norm")
+            for site, norm in self._plan_norms.items()
+        }
         self._heads = [_Heads(a, self._tables) for a in plan.attention]
-        self._net = net()
         self._neurons = [_Neurons(plan, i, self._tables) for i in range(plan.model.layers)]
         self._in_shift = {site: np.array(linear.in_shift, dtype=np.int64) for site, linear in plan.linears.items()}
         self._out_shift = {site: np.array(linear.out_shift, dtype=np.int64) for site, linear in plan.linears.items()}
@@ -175,23 +176,13 @@ class FixedBackend:
         for g in np.flatnonzero(events.any(axis=0)).tolist():
             outside = heads.scalar.outside(sigma[events[:, g] > 0, g], g)
             self._note(Place("sigma", layer, g), events[:, g], outside)
-        self._catch(total(times(sigma, heads.net_factors), 1), layer)
         return times(o, rho[:, :, None])
-
-    def _catch(self, n: Ints, layer: int) -> None:
-        """A5.5e: the net under the exponentials. Garbage of one of them is in the sum n [T] of all
-        σ of a row, and so is a σ far beyond its window."""
-        j = self.rounding.index(self.rounding.truncate(n, NET_SHIFT), NET_H, NET_K)
-        events = self._net[j]
-        self._rows[-len(n) :] += events
-        if events.any():
-            self._note(Place("net", layer), events, float(np.abs(n / NET_END)[events > 0].max()))
 
     def _exponentials(self, s: Ints, head: NDArray[np.int64] | int, layer: int) -> Ints:
         """`e'` of scores [N] of one head, or of the heads [N], relative to their anchors, scale 2F:
         A5.5a, b."""
         heads = self._heads[layer]
-        x = self.rounding.truncate(s, F + heads.both[head])  # scale F
+        x = self.rounding.truncate(s, F + heads.anchor_bits[head])  # scale F
         fraction = self.rounding.fraction(x)
         return self.rounding.exponential(heads.powers.of(x, fraction, head))
 
@@ -235,14 +226,11 @@ class FixedBackend:
         self.excess[place] = max(self.excess.get(place, 0.0), outside)
 
 
-def _relative(s: Ints, last: NDArray[np.int64], anchor: str) -> Ints:
-    """Scores [T, L] of one head relative to its anchor: A5.5a, before the truncation."""
-    own = s[np.arange(len(s)), last][:, None]
-    if anchor == "first":
-        return minus(s, s[:, :1])
-    if anchor == "own":
-        return minus(s, own)
-    return minus(minus(plus(s, s), s[:, :1]), own)
+def _relative(s: Ints, own: NDArray[np.int64], anchor: str) -> Ints:
+    """Scores [T, L] of one head relative to its anchor: A5.5a, before the truncation. `own` [T]:
+    the rows' own positions."""
+    level = total(np.take_along_axis(s, anchor_rows(anchor, own), axis=1), 1)[:, None]  # [T, 1]
+    return minus(times(s, np.int64(1) << ANCHORS[anchor]), level)
 
 
 class _Heads:
@@ -251,9 +239,8 @@ class _Heads:
     def __init__(self, attention: Attention, made: list[NDArray[np.int64]]) -> None:
         heads = attention.heads
         self.anchors = [h.anchor for h in heads]
-        self.both = np.array([anchor == "both" for anchor in self.anchors], dtype=np.int64)  # [G]
+        self.anchor_bits = np.array([ANCHORS[anchor] for anchor in self.anchors], dtype=np.int64)  # [G]
         self.powers = HeadPowers(attention)
-        self.net_factors = np.int64(1) << np.array(attention.net_lifts(), dtype=np.int64)  # [G]
         self.o_shift = np.array([h.o_shift for h in heads], dtype=np.int64)  # [G]
         self.scalar = ScalarTables([h.scalar for h in heads], made)
 

@@ -3,10 +3,10 @@ being one head."""
 
 import numpy as np
 
-from cryptogen.numerics.pieces import IntTable
+from cryptogen.numerics.pieces import NET_K, NET_SHIFT, IntTable, net
 from cryptogen.numerics.plan import Range, Scalar
 
-from .field import Ints
+from .field import Ints, times
 from .rounding import Rounding
 
 
@@ -32,28 +32,36 @@ class RangeTables:
 
 
 class ScalarTables:
-    """`ρ = SCALAR_g(m)` for m [N, G]. Events: TR hi, [TR lo], IDX hi, [IDX lo], TR y, each [N, G]
-    in C order."""
+    """`ρ = SCALAR_g(m)` for m [N, G]. Events: TR hi, [TR lo], TR net, IDX hi, [IDX lo], IDX net,
+    TR y, each [N, G] in C order. `cleared`: whether it is 0 outside of the window."""
 
-    def __init__(self, scalars: list[Scalar], tables: list[IntTable]) -> None:
+    def __init__(self, scalars: list[Scalar], tables: list[IntTable], cleared: bool = True) -> None:
+        self._cleared = cleared
         self._hi = RangeTables([s.hi for s in scalars], tables)
         fine = [s.lo for s in scalars if s.lo is not None]
         self._lo = RangeTables(fine, tables) if fine else None
         self._out_shift = np.array([s.out_shift for s in scalars], dtype=np.int64)  # [G]
+        self._net = net()
+        self._net_factors = np.int64(1) << np.array([s.net_lift for s in scalars], dtype=np.int64)  # [G]
+        self._net_h = np.array([s.net_h for s in scalars], dtype=np.int64)  # [G]
 
     def __call__(self, m: Ints, rounding: Rounding) -> tuple[Ints, Ints]:
         """ρ and range events, [N, G]."""
         hi, lo = self._hi, self._lo
         m_hi = rounding.truncate(m, hi.mu)
         m_lo = rounding.truncate(m, lo.mu) if lo else m
+        m_net = rounding.truncate(times(m, self._net_factors), NET_SHIFT)
         j_hi = rounding.index(m_hi, hi.h, hi.k)
-        y, events = hi.line(m_hi, j_hi), hi.pick(hi.g, j_hi)
+        j_lo = rounding.index(m_lo, lo.h, lo.k) if lo else j_hi
+        inside = self._net[rounding.index(m_net, self._net_h, NET_K)]
+        y, events = hi.line(m_hi, j_hi), hi.pick(hi.g, j_hi) + 1 - inside
+        if self._cleared:
+            y = inside * y
         if lo:
-            j_lo = rounding.index(m_lo, lo.h, lo.k)
             z = hi.pick(hi.z, j_hi)
             y = y + z * lo.line(m_lo, j_lo)
             events = events + z * lo.pick(lo.g, j_lo)
-        return rounding.truncate_word(y, self._out_shift), events
+        return rounding.truncate_word(y - 1, self._out_shift), events
 
     def outside(self, m: Ints, g: int) -> float:
         """By which factor the values m [N] of column g lie outside the window's good part; 1 if

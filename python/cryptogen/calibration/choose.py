@@ -24,7 +24,6 @@ from cryptogen.numerics.exponential import (
     MODULUS_BITS,
     PRIMES,
     RESULT_BITS,
-    sigma_room,
 )
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import (
@@ -223,7 +222,7 @@ def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tu
     for i in range(c.layers):
         values = [seen.values[i][g // c.queries_per_kv_head] for g in range(c.heads)]
         for sigma_k in SIGMA_K:
-            layer = [_Sketch.of(s, sigma_k, margins, v, c.heads) for s, v in zip(seen.scores[i], values, strict=True)]
+            layer = [_Sketch.of(s, sigma_k, margins, v) for s, v in zip(seen.scores[i], values, strict=True)]
             if all(head.holds for head in layer):
                 break
         for g, head in enumerate(layer):
@@ -251,16 +250,16 @@ class _Sketch:
     value: float  # log2 of the mean |v|
 
     @staticmethod
-    def of(scores: Scores, sigma_k: int, margins: Margins, values: Extent, heads: int) -> "_Sketch":
-        """With the anchor that leaves the fewest rows' σ beyond its window, then needs the fewest
-        primes, then leaves σ the least to do."""
+    def of(scores: Scores, sigma_k: int, margins: Margins, values: Extent) -> "_Sketch":
+        """With the anchor that leaves the fewest rows' σ beyond its window, then has the margin of σ,
+        then needs the fewest primes, then leaves σ the least to do."""
         if not scores.pairs:  # only first rows were seen
-            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), sigma_k, margins, values, heads)
-        tried = [_Sketch.anchored(name, x, sigma_k, margins, values, heads) for name, x in scores.by_anchor.items()]
-        return min(tried, key=lambda sketch: (sketch.beyond, sketch.primes, sketch.largest))
+            return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), sigma_k, margins, values)
+        tried = [_Sketch.anchored(name, x, sigma_k, margins, values) for name, x in scores.by_anchor.items()]
+        return min(tried, key=lambda sketch: (sketch.beyond, not sketch.holds, sketch.primes, sketch.largest))
 
     @staticmethod
-    def anchored(anchor: str, x: Anchored, sigma_k: int, margins: Margins, values: Extent, heads: int) -> "_Sketch":
+    def anchored(anchor: str, x: Anchored, sigma_k: int, margins: Margins, values: Extent) -> "_Sketch":
         """σ's window, then the scale of e', then the fewest primes that reach below all scores.
 
         What primes have to spare goes below: a score below the bottom is garbage, one above the
@@ -275,8 +274,7 @@ class _Sketch:
         reach = min(max(high + margins.score_top / nats + margins.sigma_top, needed), spread)
         mean, most = (math.log2(max(value, 2.0**-8)) for value in (values.mean, values.largest))
         weighted = WEIGHTED_BITS - F - most - min(largest, reach)
-        netted = sigma_room(heads) - (reach + 1)
-        bits = max(math.floor(min(weighted, netted, SIGMA_BITS)), LEAST_SIGMA_BITS)
+        bits = max(math.floor(min(weighted, SIGMA_BITS)), LEAST_SIGMA_BITS)
         least = math.ceil(-low + margins.score_bottom / nats) + 1  # one for the carry of the fractions
         wished = max(least, math.ceil(-low + (high - low) * margins.score_spread) + 1)
         rooms = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cryptogen.backends.float import FloatBackend
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import forward
-from cryptogen.numerics.plan import ANCHORS
+from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.weights.canonical import Canonical
 
 Array = NDArray[Any]
@@ -104,10 +104,11 @@ class Scores:
         for start in range(1, len(scores), ROWS):
             rows = scores[start : start + ROWS, : start + ROWS]  # [≤ ROWS, L]
             seen = np.isfinite(rows)
-            first, own = rows[:, 0], np.diagonal(scores)[start : start + ROWS]
             high, low = rows.max(axis=1), np.where(seen, rows, np.inf).min(axis=1)
             log_sum = np.log(np.exp(rows - high[:, None]).sum(axis=1)) + high
-            for anchor, level in (("first", first), ("own", own), ("both", (first + own) / 2)):
+            own = np.arange(start, start + len(rows))
+            for anchor in ANCHORS:
+                level = np.take_along_axis(rows, anchor_rows(anchor, own), axis=1).mean(axis=1)
                 parts[anchor].append(self.by_anchor[anchor].add(level, low, high, log_sum))
             self.pairs += int(seen.sum())
             self.absolute += float(np.abs(rows, where=seen, out=np.zeros_like(rows)).sum(dtype=np.float64))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cryptogen.numerics.anchors import ANCHORS
 from cryptogen.numerics.exponential import MODULI
 from cryptogen.numerics.pieces import F
 from cryptogen.numerics.plan import NumericPlan
@@ -77,7 +78,7 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
             sigma = 2.0 ** np.minimum(exact.astype(np.float64), head.scalar.hi.end)  # rows beyond are flagged
             r = shift + head.o_shift
             absolute = scores.absolute / math.log(2) / max(scores.pairs, 1)
-            parts["score"] += 2 * length * absolute * 2.0 ** (2 * F)
+            parts["score"] += 2 * length * absolute * 2.0 ** (2 * F + ANCHORS[head.anchor])
             parts["exponential"] += _mean(sigma) * 2.0**head.shift / MODULI[head.primes] * P
             parts["weighted values"] += _mean(sigma) * (c.head_dim * value * 2.0**F + 2)
             parts["1/sum"] += _mean(1 / sigma) * 2.0 ** (r + head.scalar.out_shift)

@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Any
 
 from cryptogen.errors import PlanError
-from cryptogen.numerics.exponential import NET_K
-from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import ANCHORS, NumericPlan, Scalar
+from cryptogen.numerics.anchors import ANCHORS
+from cryptogen.numerics.pieces import NET_K, F
+from cryptogen.numerics.plan import NumericPlan, Scalar
 
 CLASS_HEADING = "text class        rows  perplexity: ours / float    same token  flagged  largest error of the others"
 
@@ -21,7 +21,6 @@ def materials(plan: NumericPlan) -> dict[str, int]:
         _count_scalar(used, norm.scalar, 1)
     for attention, activation in zip(plan.attention, plan.activations, strict=True):
         _count_scalar(used, attention.heads[0].scalar, c.heads)
-        used[f"k={NET_K}, payloads=0"] += 1
         used[f"k={activation.k}, payloads={2 if c.gated else 1}"] += c.ff
     return dict(used)
 
@@ -63,7 +62,7 @@ def _described(plan: NumericPlan) -> str:
         lines.append(CLASS_HEADING)
         lines += [class_line(name, figures) for name, figures in classes.items()]
     lines += accepted_lines(plan)
-    lines.append("layer  residual        lowest scores (nats)  anchors f/o/b  activation input   activation windows")
+    lines.append("layer  residual        lowest scores (nats)  anchors f/o/b/s/os  activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
         heads, a = plan.attention[i].heads, plan.activations[i]
         bottoms = [-(h.bottom - 1) * math.log(2) for h in heads]  # relative to their anchors
@@ -96,3 +95,4 @@ def _count_scalar(used: Counter[str], scalar: Scalar, n: int) -> None:
     used[f"k={scalar.hi.k}, payloads={3 if scalar.lo else 1}"] += n
     if scalar.lo:
         used[f"k={scalar.lo.k}, payloads=1"] += n
+    used[f"k={NET_K}, payloads=1"] += n

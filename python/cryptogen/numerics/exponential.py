@@ -22,14 +22,7 @@ LEAST_PRIMES = 2
 RESULT_BITS = 58  # log2 of Q over the unit of a result, at least: its shares must be wide enough to be lifted
 FAILURE_BITS = 30  # the truncation of a score at its anchor, or at the calibrated top, fails with 2^-30 at most
 MAX_ANCHOR_BITS = 24  # of the result of a score at its anchor
-NET_SHIFT, NET_H, NET_K = 32, 12, 13  # the net of a row looks up bits 44–56 of the sum of all σ of a layer
 _CUBIC = (1308915, 3792916, 11674113, 16775963)  # 2^24·2^z on [0, 1), highest power first
-
-
-def sigma_room(heads: int) -> int:
-    """log2 of where the windows of 1/σ of so many heads may end at most, so that sums of σ inside
-    of them do not reach the net (A5.5e)."""
-    return NET_SHIFT + NET_H - (heads - 1).bit_length()
 
 
 def mantissas() -> IntTable:
@@ -40,11 +33,3 @@ def mantissas() -> IntTable:
     for c in _CUBIC[1:]:
         u = c + ((u * phi) >> F)
     return (u + (1 << 13)) >> 14
-
-
-def net() -> IntTable:
-    """The guard of a row's sum of all σ of a layer, [2^13]: 1 but for the first piece and the last,
-    which answer for sums below 2^44."""
-    guard = np.ones(1 << NET_K, dtype=np.int64)
-    guard[[0, -1]] = 0
-    return guard

@@ -19,6 +19,9 @@ F = 12
 MAX_ENTRY = 1 << 46
 SHIFT = 5 / 6  # of the way from the chord to the curve
 
+NET_SHIFT, NET_K = 32, 12  # the net of a scalar (A4): of its argument so many bits are cut off, then looked up
+NET_H, NET_INSIDE = 10, 2  # shift of its index, at least; log2 of the segments that a window has
+
 IntTable = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -116,3 +119,11 @@ def make(function: dict[str, Any]) -> list[IntTable]:
     """The tables of one checked entry of the plan's `functions`, in the order of its `tables`
     ids."""
     return MAKERS[function["kind"]](function)
+
+
+def net() -> IntTable:
+    """The selector K of a scalar's net (A4), [2^NET_K]: 1 on the pieces that answer for arguments
+    inside the window alone, and on the last, which answers for small ones, too."""
+    inside = np.zeros(1 << NET_K, dtype=np.int64)
+    inside[: (1 << NET_INSIDE) - 1] = inside[-1] = 1
+    return inside

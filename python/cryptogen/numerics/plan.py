@@ -18,6 +18,7 @@ import numpy as np
 from cryptogen.errors import PlanError
 from cryptogen.models.config import ModelConfig
 
+from .anchors import ANCHORS
 from .document import read
 from .exponential import (
     FAILURE_BITS,
@@ -27,10 +28,9 @@ from .exponential import (
     MODULUS_BITS,
     PRIMES,
     RESULT_BITS,
-    sigma_room,
 )
 from .functions import check_function
-from .pieces import MAX_ENTRY, F, IntTable, make
+from .pieces import MAX_ENTRY, NET_H, NET_INSIDE, NET_K, NET_SHIFT, F, IntTable, make
 
 VERSION = 4
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
@@ -38,7 +38,6 @@ MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
 LOGIT_ROOM = 62  # log2 of what the head's bound is scaled up to at most: half of what the field holds (A8)
 MAX_LOGIT_SHIFT = 40  # the leading 24 bits of a number modulo p are in units of about 2^40
 ARCHITECTURES = ("gpt2", "llama")
-ANCHORS = ("first", "own", "both")
 MAX_WINDOWS = 64  # of one layer's activations
 MAX_ENTRIES = 1 << 26  # of all tables together: 512 MB
 
@@ -119,6 +118,16 @@ class Scalar:
     lo: Range | None
     out_shift: int
 
+    @property
+    def net_lift(self) -> int:
+        """How far an argument is shifted to the left in front of the net (A4)."""
+        return max(NET_SHIFT + NET_H + NET_INSIDE - self.hi.end, 0)
+
+    @property
+    def net_h(self) -> int:
+        """Shift of the net's index: the window is `2^NET_INSIDE` of its segments."""
+        return self.hi.end + self.net_lift - NET_SHIFT - NET_INSIDE
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -155,13 +164,6 @@ class Head:
 @dataclass(frozen=True)
 class Attention:
     heads: tuple[Head, ...]
-
-    def net_lifts(self) -> list[int]:
-        """How far each head's σ is shifted to the left in front of the net, so that the windows of
-        1/σ of all heads end together, and sums of σ inside of them below the net (A5.5e). Not at
-        all for windows that reach further, which calibration does not choose."""
-        room = sigma_room(len(self.heads))
-        return [max(room - head.scalar.hi.end, 0) for head in self.heads]
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,8 @@ def check(plan: NumericPlan) -> None:
         _within(where, shift, 0, MAX_SHIFT)
     for where, shift in _positive_shifts(plan):
         _within(where, shift, 1, MAX_SHIFT)
+    for where, scalar in _scalars(plan):
+        _within(f"{where}.scalar.hi: end", scalar.hi.end, 0, MAX_SHIFT + NET_SHIFT - NET_K + NET_INSIDE)
     for where, h, k, ids in _lookups(plan):
         _within(f"{where}: k", k, 4, 16)
         _within(f"{where}: h + k", h + k, 5, MAX_SHIFT)  # an index modulo 2^k does not depend on how shares wrap
@@ -347,7 +351,7 @@ def check(plan: NumericPlan) -> None:
 
 def _check_head(where: str, head: Head) -> None:
     if head.anchor not in ANCHORS:
-        raise PlanError(f"{where}.anchor", ANCHORS, head.anchor)
+        raise PlanError(f"{where}.anchor", tuple(ANCHORS), head.anchor)
     _within(f"{where}.primes", head.primes, LEAST_PRIMES, len(PRIMES))
     modulus = MODULUS_BITS[head.primes]
     _within(f"{where}.bottom", head.bottom, 1, modulus - 2 * MANTISSA_BITS - FAILURE_BITS)
@@ -363,19 +367,24 @@ def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
         yield from ((f"{site}: shift", s) for s in (*linear.in_shift, *linear.out_shift))
     for i, norm in enumerate(plan.norms):
         yield f"norms[{i}].pre_shift", norm.pre_shift
-        yield from _scalar_shifts(f"norms[{i}]", norm.scalar)
     for i, attention in enumerate(plan.attention):
-        for head in attention.heads:
-            yield f"attention[{i}].o_shift", head.o_shift
-            yield from _scalar_shifts(f"attention[{i}]", head.scalar)
+        yield from ((f"attention[{i}].o_shift", head.o_shift) for head in attention.heads)
+    for where, scalar in _scalars(plan):
+        yield from _scalar_shifts(where, scalar)
     for i, activation in enumerate(plan.activations):
         yield from ((f"activations[{i}].h", window.h) for window in activation.windows)
 
 
 def _positive_shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
-    """Segments of an index (A2), and truncations of scalars, which are lifted: without one, that
-    could fail (A6)."""
-    yield from ((where, s) for where, s in _shifts(plan) if where.endswith((".h", ".mu")))
+    """Segments of an index (A2); truncations of scalars, which are lifted: without one, that could
+    fail (A6); and of their results, where 1 less than nothing becomes 0 (A4)."""
+    yield from ((where, s) for where, s in _shifts(plan) if where.endswith((".h", ".mu", ".scalar.out_shift")))
+
+
+def _scalars(plan: NumericPlan) -> Iterator[tuple[str, Scalar]]:
+    yield from ((f"norms[{i}]", norm.scalar) for i, norm in enumerate(plan.norms))
+    for i, attention in enumerate(plan.attention):
+        yield from ((f"attention[{i}]", head.scalar) for head in attention.heads)
 
 
 def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:
@@ -388,11 +397,8 @@ def _scalar_shifts(where: str, scalar: Scalar) -> Iterator[tuple[str, int]]:
 
 def _lookups(plan: NumericPlan) -> Iterator[tuple[str, int, int, list[int]]]:
     """Where, h, k, ids of tables."""
-    for i, norm in enumerate(plan.norms):
-        yield from _scalar_lookups(f"norms[{i}]", norm.scalar)
-    for i, attention in enumerate(plan.attention):
-        for head in attention.heads:
-            yield from _scalar_lookups(f"attention[{i}]", head.scalar)
+    for where, scalar in _scalars(plan):
+        yield from _scalar_lookups(where, scalar)
     for i, activation in enumerate(plan.activations):
         for window in activation.windows:
             ids = [n for n in (window.a, window.b, window.g) if n is not None]

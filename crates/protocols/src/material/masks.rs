@@ -43,10 +43,14 @@ pub enum MaskLabel {
     NormHi,
     /// The same of a norm's fine range (index: norm).
     NormLo,
+    /// The same of a norm's net (index: norm).
+    NormNet,
     /// The same of 1/σ, its only or coarse range (index: layer).
     SigmaHi,
     /// The same of the fine range of 1/σ (index: layer).
     SigmaLo,
+    /// The same of the net of 1/σ (index: layer).
+    SigmaNet,
     /// The same of an activation (index: layer).
     Activation,
 }

@@ -22,7 +22,9 @@ pub use linears::Linears;
 pub(crate) use masks::{embed_mask, removed};
 pub(crate) use masks::{embed_masks, hi_masks, masks, masks_words, EMBED_COLUMNS, HI_MASKS};
 pub use masks::{expand_mask, mask_words, MaskLabel};
-pub use row_material::{activation_shape, hi_shape, lo_shape, net_shape, RowLayout, RowMaterial, SEED_BYTES};
+pub use row_material::{
+    activation_shape, hi_shape, lo_shape, net_shape, RowLayout, RowMaterial, ScalarPlaces, SEED_BYTES,
+};
 pub use rows::{LogitsMaterial, Row, RowAttention};
 pub(crate) use table_keys::record_alpha;
 pub use table_keys::TableKeys;

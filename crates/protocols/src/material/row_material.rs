@@ -30,13 +30,23 @@ pub struct RowLayout {
     norm_product: Vec<usize>,
     gated: Vec<usize>,
     attention_out: Vec<usize>,
-    norm_tables: Vec<(usize, usize)>,
-    sigma_tables: Vec<(usize, usize)>,
-    net_tables: usize,
+    norm_tables: Vec<ScalarPlaces>,
+    sigma_tables: Vec<ScalarPlaces>,
     embed: usize,
     activation_tables: Vec<usize>,
     activation_deltas: Vec<usize>,
     model: ModelShape,
+}
+
+/// Where the keys of one or more scalars of one class lie, of each range those of all of them.
+#[derive(Clone, Copy)]
+pub struct ScalarPlaces {
+    /// of the only or coarse range
+    pub hi: usize,
+    /// of the fine range
+    pub lo: usize,
+    /// of the net
+    pub net: usize,
 }
 
 fn shape(k: u32, payloads: u32) -> TableShape {
@@ -59,9 +69,17 @@ pub fn activation_shape(plan: &Plan, layer: usize) -> TableShape {
     shape(plan.activations[layer].k, if plan.model.gated { 2 } else { 1 })
 }
 
-/// Table class of the net under a layer's weights (A5.5e): no payload but the constant one.
+/// Table class of a scalar's net: a payload for the coarse value.
 pub fn net_shape() -> TableShape {
-    shape(NET_BITS, 0)
+    shape(NET_BITS, 1)
+}
+
+fn scalar_places(s: &Scalar, n: usize, take: &mut impl FnMut(usize) -> usize) -> ScalarPlaces {
+    ScalarPlaces {
+        hi: take(n * hi_shape(s).record_bytes()),
+        lo: take(n * lo_shape(s).map_or(0, |s| s.record_bytes())),
+        net: take(n * net_shape().record_bytes()),
+    }
 }
 
 impl RowLayout {
@@ -84,7 +102,6 @@ impl RowLayout {
             attention_out: vec![],
             norm_tables: vec![],
             sigma_tables: vec![],
-            net_tables: 0,
             activation_tables: vec![],
             activation_deltas: vec![],
             embed: 0,
@@ -98,18 +115,13 @@ impl RowLayout {
         for norm in &plan.norms {
             layout.norm_square.push(take(WORD));
             layout.norm_product.push(take(m.d * WORD));
-            let hi = take(hi_shape(&norm.scalar).record_bytes());
-            let lo = take(lo_shape(&norm.scalar).map_or(0, |s| s.record_bytes()));
-            layout.norm_tables.push((hi, lo));
+            layout.norm_tables.push(scalar_places(&norm.scalar, 1, &mut take));
         }
-        layout.net_tables = take(m.layers * net_shape().record_bytes());
         for l in 0..m.layers {
             layout.gated.push(take(if m.gated { m.ff * WORD } else { 0 }));
             layout.attention_out.push(take(m.q_dim() * WORD));
-            let s = &plan.attention[l].heads[0].scalar;
-            let hi = take(m.heads * hi_shape(s).record_bytes());
-            let lo = take(m.heads * lo_shape(s).map_or(0, |s| s.record_bytes()));
-            layout.sigma_tables.push((hi, lo));
+            let scalar = &plan.attention[l].heads[0].scalar;
+            layout.sigma_tables.push(scalar_places(scalar, m.heads, &mut take));
             layout.activation_tables.push(take(m.ff * activation_shape(plan, l).record_bytes()));
             layout.activation_deltas.push(take(m.ff * 2));
         }
@@ -164,8 +176,8 @@ impl RowLayout {
     pub fn norm_product(&self, norm: usize) -> usize {
         self.norm_product[norm]
     }
-    /// Where the keys of a norm lie: of the only or coarse range, and of the fine one.
-    pub fn norm_tables(&self, norm: usize) -> (usize, usize) {
+    /// Where the keys of a norm lie.
+    pub fn norm_tables(&self, norm: usize) -> ScalarPlaces {
         self.norm_tables[norm]
     }
     /// Where the shares of `g_c·u_up + up_c·u_g` of a layer lie.
@@ -176,13 +188,9 @@ impl RowLayout {
     pub fn attention_out(&self, layer: usize) -> usize {
         self.attention_out[layer]
     }
-    /// Where the keys of 1/σ of a layer lie, of each range those of all heads.
-    pub fn sigma_tables(&self, layer: usize) -> (usize, usize) {
+    /// Where the keys of 1/σ of a layer's heads lie.
+    pub fn sigma_tables(&self, layer: usize) -> ScalarPlaces {
         self.sigma_tables[layer]
-    }
-    /// Where the key of the net under a layer's weights lies.
-    pub fn net_table(&self, layer: usize) -> usize {
-        self.net_tables + layer * net_shape().record_bytes()
     }
     /// Where the keys of a layer's activation lie, one for each neuron.
     pub fn activation_tables(&self, layer: usize) -> usize {

@@ -2,13 +2,13 @@
 
 use cryptogen_ring::exponential::{MANTISSA_BITS, MAX_PRIMES, MODULUS_BITS};
 
-use super::plan::{Activation, Head, Plan, Scalar, MAX_ENTRY, MAX_SHIFT};
+use super::plan::{Activation, Head, Plan, Scalar, MAX_END, MAX_ENTRY, MAX_SHIFT};
 use crate::error::PlanError;
 
 /// Most windows of a layer's activations.
 const MAX_WINDOWS: usize = 64;
 /// Bits that the shares of an exponential are longer than its weight's shift: those of garbage are
-/// then far above what the guard of the net takes for small (A5.5e).
+/// then far above what the net takes for small (A4).
 const LEAST_SHARES: i64 = 58;
 /// Bits of a product of primes that are above its exponentials' largest in the window, which fail
 /// with that probability (A9).
@@ -80,7 +80,7 @@ impl Plan {
     }
 
     fn check_scalar(&self, name: &str, s: &Scalar) -> Result<(), PlanError> {
-        shift_ok(name, s.out_shift)?;
+        within(&format!("{name}.out_shift"), i64::from(s.out_shift), 1, i64::from(MAX_SHIFT))?;
         for r in [Some(&s.hi), s.lo.as_ref()].into_iter().flatten() {
             lifted_ok(&format!("{name}.mu"), r.mu)?;
             segment_ok(name, r.h, r.k)?;
@@ -88,6 +88,7 @@ impl Plan {
             self.check_table(name, r.b, r.k)?;
             self.check_bits(name, r.g, r.k)?;
         }
+        within(&format!("{name}.hi: end of the window"), i64::from(s.hi.end()), 0, i64::from(MAX_END))?;
         if let Some(z) = s.lo.as_ref().and_then(|r| r.z) {
             return Err(value(format!("{name}.scalar.lo.z"), "none", z));
         }

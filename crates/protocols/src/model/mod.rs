@@ -12,7 +12,7 @@ mod weights;
 pub use matrix::{matrices_of_row, Matrix};
 pub use plan::{
     Activation, Anchor, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Range, Rope, Scalar, Window,
-    F, NET_BITS, NET_SEGMENT, NET_SHIFT,
+    F, NET_BITS, NET_SHIFT,
 };
 pub use site::Site;
 pub use weights::{ServerModel, ServerModelBuilder};

@@ -17,12 +17,16 @@ use crate::error::PlanError;
 const VERSION: i64 = 4;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
-/// Truncation of the sum of a layer's σ in front of its guard (A5.5e).
+/// Truncation of a scalar's argument in front of the net (A4).
 pub const NET_SHIFT: u32 = 32;
-/// log2 of a segment of what is left.
-pub const NET_SEGMENT: u32 = 12;
-/// Index bits of the guard.
-pub const NET_BITS: u32 = 13;
+/// log2 of a segment of what is left, at least.
+const NET_SEGMENT: u32 = 10;
+/// log2 of the segments that a window has.
+const NET_INSIDE: u32 = 2;
+/// Index bits of the net.
+pub const NET_BITS: u32 = 12;
+/// log2 of the largest window that the net can tell from what is beyond.
+pub(super) const MAX_END: u32 = NET_INSIDE + MAX_SHIFT - NET_BITS + NET_SHIFT;
 /// Largest shift for which `p mod 2^k = 1`, on which local truncation relies (A1).
 pub(super) const MAX_SHIFT: u32 = 32;
 /// Largest absolute value of a table entry (A3), so that a dot product with field elements fits in
@@ -142,6 +146,18 @@ pub struct Scalar {
     pub out_shift: u32,
 }
 
+impl Scalar {
+    /// How far an argument is shifted to the left in front of the net (A4).
+    pub fn net_lift(&self) -> u32 {
+        (NET_SHIFT + NET_SEGMENT + NET_INSIDE).saturating_sub(self.hi.end())
+    }
+
+    /// Shift of the net's index: the window is `2^NET_INSIDE` of its segments.
+    pub fn net_segment(&self) -> u32 {
+        self.hi.end() + self.net_lift() - NET_SHIFT - NET_INSIDE
+    }
+}
+
 /// A norm (A5.2).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Norm {
@@ -171,9 +187,9 @@ impl Linear {
     }
 }
 
-/// What the scores of a query are relative to (A5.5a).
+/// What the scores of a query are relative to: the mean of some of them (A5.5a).
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Anchor {
     /// the score of row 0
     First,
@@ -181,12 +197,47 @@ pub enum Anchor {
     Own,
     /// the mean of both
     Both,
+    /// the mean of eight rows, spread evenly up to the query's own
+    Spread,
+    /// the mean of that and of the query's own
+    OwnSpread,
 }
 
+/// Rows of [`Anchor::Spread`].
+const SPREAD: usize = 8;
+
 impl Anchor {
-    /// Shift of relative scores: the mean of two is left doubled until then.
+    /// log2 of the number of [`Anchor::rows`].
+    fn bits(self) -> u32 {
+        match self {
+            Anchor::First | Anchor::Own => 0,
+            Anchor::Both => 1,
+            Anchor::Spread => 3,
+            Anchor::OwnSpread => 4,
+        }
+    }
+
+    /// The rows whose scores make up the anchor of row `t`, some of them several times.
+    pub fn rows(self, t: usize) -> impl Iterator<Item = usize> {
+        let (own, first, spread) = match self {
+            Anchor::First => (0, 1, 0),
+            Anchor::Own => (1, 0, 0),
+            Anchor::Both => (1, 1, 0),
+            Anchor::Spread => (0, 0, SPREAD),
+            Anchor::OwnSpread => (SPREAD, 0, SPREAD),
+        };
+        let spread = (1..=spread).map(move |i| t * i / SPREAD);
+        std::iter::repeat_n(t, own).chain(std::iter::repeat_n(0, first)).chain(spread)
+    }
+
+    /// What scores are multiplied by before the anchor's are subtracted: there are that many.
+    pub fn factor(self) -> u64 {
+        1 << self.bits()
+    }
+
+    /// Shift of relative scores, which are multiples until then.
     pub fn shift(self) -> u32 {
-        F + u32::from(self == Anchor::Both)
+        F + self.bits()
     }
 }
 
@@ -212,16 +263,6 @@ pub struct Head {
 pub struct Attention {
     /// query heads
     pub heads: Vec<Head>,
-}
-
-impl Attention {
-    /// How far a head's σ is shifted to the left in front of the net, so that the windows of 1/σ of
-    /// all heads end together, and sums of σ inside of them below the net (A5.5e). Not at all for
-    /// windows that reach further, which calibration does not choose.
-    pub fn net_lift(&self, head: usize) -> u32 {
-        let heads = self.heads.len().next_power_of_two().ilog2();
-        (NET_SHIFT + NET_SEGMENT - heads).saturating_sub(self.heads[head].scalar.hi.end())
-    }
 }
 
 /// A window of an activation (A5.6): segments of `2^h`, as many below 0 as above.
@@ -289,7 +330,7 @@ pub struct Plan {
     logit_bound: u64,
     pub(super) tables: Vec<Vec<i64>>,
     look_up_tables: Vec<OnceLock<Table>>,
-    net_guard: OnceLock<Table>,
+    net: OnceLock<Table>,
 }
 
 impl Plan {
@@ -371,7 +412,7 @@ impl Plan {
             linears,
             logit_bound: doc.logit_bound,
             look_up_tables: tables.iter().map(|_| OnceLock::new()).collect(),
-            net_guard: OnceLock::new(),
+            net: OnceLock::new(),
             tables,
             model: doc.model,
         };
@@ -411,13 +452,13 @@ impl Plan {
         self.look_up_tables[id].get_or_init(|| Table::new(&self.tables[id]))
     }
 
-    /// The guard of the sum of a layer's σ (A5.5e): 0 for the two indices that small sums meet,
-    /// else
-    /// 1. The same for every model; made on first use.
-    pub fn net_guard(&self) -> &Table {
-        self.net_guard.get_or_init(|| {
-            let last = (1usize << NET_BITS) - 1;
-            Table::new(&(0..=last).map(|j| i64::from(j != 0 && j != last)).collect::<Vec<_>>())
+    /// The selector K of a scalar's net (A4): 1 for the indices that arguments inside of the window
+    /// alone meet, and for the last, which small ones meet, too. The same for every model; made on
+    /// first use.
+    pub fn net(&self) -> &Table {
+        self.net.get_or_init(|| {
+            let (inside, last) = ((1usize << NET_INSIDE) - 1, (1usize << NET_BITS) - 1);
+            Table::new(&(0..=last).map(|j| i64::from(j < inside || j == last)).collect::<Vec<_>>())
         })
     }
 

@@ -9,11 +9,11 @@
 //! F; the client's is known offline. Of earlier rows both have kept their shares of `k` and `v`,
 //! the client also what was opened of them.
 //! Cost: 6 messages (S→C, C→S, …), 3 round trips, whatever `T` and `t`. Bytes of row `t`:
-//! `32·q_dim + 16·kv_dim + 4 + heads·(16·(t + 1) + s) + 8·primes·(t + 1)`, `s` 36, or 88 for a
-//! `1/σ` of two ranges, `primes` those of all heads together; of row 0 `16·q_dim + 16·kv_dim`. By
+//! `32·q_dim + 16·kv_dim + heads·(16·(t + 1) + s) + 8·primes·(t + 1)`, `s` 56, or 108 for a `1/σ`
+//! of two ranges, `primes` those of all heads together; of row 0 `16·q_dim + 16·kv_dim`. By
 //! message: `docs/protocols/attention.md`.
 //! Material: [`crate::material::RowAttention`] with the exponentials of every (head, j); per row
-//! and head the keys of `1/σ`, per row the key of the net and a share of `a₂·v₂ + b₂·u₂`.
+//! and head the keys of `1/σ`, and a share of `a₂·v₂ + b₂·u₂`.
 //! Leaks: nothing.
 //!
 //! `q·k = q_c·k_c + q_s·k_s + q_c·k_s + q_s·k_c`: the server opens `k_s − m_k` once, when the row
@@ -21,16 +21,16 @@
 //!
 //! 1. S→C `q_s − u`, `k_s − m_k`, `v_s − w` of the new rows.
 //! 2. C→S `c_actual − c` of every score: its share becomes the one that the material fixed.
-//! 3. S→C `ε`, its factor of every exponential less a mask; its half of `1/σ` and of the net.
-//! 4. C→S `e'_c − a`; its half of `1/σ` and of the net, masked fine value and guard; `o'_c − a₂`.
-//! 5. S→C masked fine value and guard; `ρ_s − v₂`, `o'_s − u₂`.
+//! 3. S→C `ε`, its factor of every exponential less a mask; its half of `1/σ`.
+//! 4. C→S `e'_c − a`; its half of `1/σ`, masked coarse value, fine value and guard; `o'_c − a₂`.
+//! 5. S→C masked coarse value, fine value and guard; `ρ_s − v₂`, `o'_s − u₂`.
 //! 6. C→S `ρ_c − b₂`; `x̂_c − r`.
 //!
 //! Row 0 attends to itself alone: `x̂ = v_0·2^in_shift`. Its `q`, `k` and `v` are opened in step 1
 //! like those of other rows, then only the re-mask of step 6 concerns it.
 //!
 //! The server's weights `e'_s` follow from its material alone (A9), so nothing is opened of them:
-//! its share of σ, its half of `1/σ` and of the net are known before the client's first message.
+//! its share of σ and its half of `1/σ` are known before the client's first message.
 //!
 //! The scores and the sums of values are a protocol's ([`super::products`]), and with them the
 //! openings of q, k, v (1) and e' (4), which are those of [`super::preprocessed`]. All else is the
@@ -38,17 +38,16 @@
 
 mod client;
 mod exponentials;
-mod net;
 mod server;
 
 use cryptogen_party::Role;
 use cryptogen_ring::{Fp, Word};
 
 use super::products::{Call, Side};
-use super::scalar::{first_bytes, second_message, ScalarKeys};
+use super::scalar::{first_bytes, second_message, Outside, ScalarKeys};
 use super::Online;
 use crate::error::Result;
-use crate::material::{hi_masks, hi_shape, lo_shape, MaskLabel, HI_MASKS};
+use crate::material::{hi_masks, hi_shape, lo_shape, net_shape, MaskLabel, RowMaterial, HI_MASKS};
 use crate::model::{Plan, Scalar, Site};
 use crate::share::local::trunc;
 use crate::share::qkv::{split_qkv, NewRows};
@@ -76,12 +75,11 @@ pub fn shared_cost(plan: &Plan, layer: usize, positions: std::ops::Range<usize>)
     let primes: usize = spec.heads.iter().map(|head| head.primes).sum();
     let (pairs, columns) = (softmax_rows * m.heads, softmax_rows * m.q_dim());
     let scalar = &spec.heads[0].scalar;
-    let (first, second) = (first_bytes(scalar, pairs), 8 * second_message(scalar, pairs));
-    let net = 2 * softmax_rows;
+    let (first, second) = (first_bytes(scalar, pairs), 8 * second_message(scalar, Outside::Zero, pairs));
     Cost::of(&[
         (Role::Client, 8 * m.heads * cached),
-        (Role::Server, 8 * primes * cached + first + net),
-        (Role::Client, first + net + second + 8 * columns),
+        (Role::Server, 8 * primes * cached + first),
+        (Role::Client, first + second + 8 * columns),
         (Role::Server, second + 8 * pairs + 8 * columns),
         (Role::Client, 8 * pairs + 8 * rows * m.q_dim()),
     ])
@@ -114,21 +112,20 @@ impl<P: Side> Online<P> {
         let plan = self.plan.clone();
         let heads = plan.model.heads;
         let spec = &plan.attention[layer].heads[0].scalar;
-        let (hi_at, lo_at) = self.layout.sigma_tables(layer);
+        let at = self.layout.sigma_tables(layer);
         let mut keys = Vec::with_capacity(call.pairs.len());
         for &(i, g, _) in &call.pairs {
             let material = &mut self.active[i].material;
             let words = material.mask_words(MaskLabel::SigmaHi, layer, HI_MASKS * heads);
             let [hi_beta, fine_betas @ ..] = hi_masks(&words, g);
+            let beta = |material: &RowMaterial<P>, what| material.mask_words(what, layer, heads)[g];
             let lo = match lo_shape(spec) {
-                Some(shape) => Some((
-                    material.table(shape, lo_at, g)?,
-                    material.mask_words(MaskLabel::SigmaLo, layer, heads)[g],
-                )),
+                Some(shape) => Some((material.table(shape, at.lo, g)?, beta(material, MaskLabel::SigmaLo))),
                 None => None,
             };
-            let hi = material.table(hi_shape(spec), hi_at, g)?;
-            keys.push(ScalarKeys { hi, hi_beta, fine_betas, lo });
+            let net = (material.table(net_shape(), at.net, g)?, beta(material, MaskLabel::SigmaNet));
+            let hi = material.table(hi_shape(spec), at.hi, g)?;
+            keys.push(ScalarKeys { hi, hi_beta, fine_betas, lo, net });
         }
         Ok(keys)
     }

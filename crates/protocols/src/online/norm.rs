@@ -6,32 +6,42 @@
 //! re-mask.
 //! Inputs: client `h_c`, server `h_s`, `[T, d]`, over `F_p` at scale F; `h_c` is known offline.
 //! Cost: 4 messages (S→C, C→S, S→C, C→S), 2 round trips. Bytes per row, with two ranges:
-//! `16d + 20`, `20 + 16`, `16 + 8`, `8 + 8d`; with one, 10 for 20 and nothing for 16.
+//! `16d + 22`, `22 + 24`, `24 + 8`, `8 + 8d`; with one, 12 for 22 and 8 for 24; of the last norm, in
+//! front of the head, 8 less than 24 and 8.
 //! Material: per row shares of `Σ h'_c·u'`, one number, and of `h_c·v + b·u`, `[d]`; a key per
-//! range.
+//! range and one for the net.
 //! Leaks: nothing.
 //!
-//! 1. S→C `h'_s − u'`, `h_s − u`, its half of the look-up of `m`.
-//! 2. C→S its half of the look-up, masked fine value and guard.
-//! 3. S→C masked fine value and guard, `ρ_s − v`.
+//! 1. S→C `h'_s − u'`, `h_s − u`, its half of the look-ups of `m`.
+//! 2. C→S its half of the look-ups, masked coarse value, fine value and guard.
+//! 3. S→C masked coarse value, fine value and guard, `ρ_s − v`.
 //! 4. C→S `ρ_c − b`, `x̂_c − r`.
 
 use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::products::Side;
-use super::scalar::{first_bytes, first_message, second_message, start, ScalarKeys};
+use super::scalar::{first_bytes, first_message, second_message, start, Outside, ScalarKeys};
 use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
-use crate::material::{hi_masks, hi_shape, lo_shape, MaskLabel, Row, HI_MASKS};
+use crate::material::{hi_masks, hi_shape, lo_shape, net_shape, MaskLabel, Row, RowMaterial, HI_MASKS};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Kind, Opened, Opening, Tensor};
 
+/// What 1/rms is outside of its window: the last norm's result is seen by the head alone.
+fn outside(plan: &Plan, norm: usize) -> Outside {
+    if norm + 1 == plan.norms.len() {
+        Outside::Arbitrary
+    } else {
+        Outside::Zero
+    }
+}
+
 /// Messages and bytes of `rows` rows of norm number `norm` ([`Plan::norms`]).
 pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {
     let (d, scalar) = (plan.model.d, &plan.norms[norm].scalar);
-    let (first, second) = (first_bytes(scalar, rows), 8 * second_message(scalar, rows));
+    let (first, second) = (first_bytes(scalar, rows), 8 * second_message(scalar, outside(plan, norm), rows));
     Cost::of(&[
         (Role::Server, 16 * d * rows + first),
         (Role::Client, first + second),
@@ -43,16 +53,16 @@ pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {
 impl<P: Side> Online<P> {
     fn norm_keys(&mut self, norm: usize, row: usize) -> Result<ScalarKeys> {
         let spec = &self.plan.norms[norm].scalar;
-        let (hi, lo) = self.layout.norm_tables(norm);
+        let at = self.layout.norm_tables(norm);
         let material = &mut self.active[row].material;
         let [hi_beta, fine_betas @ ..] = hi_masks(&material.mask_words(MaskLabel::NormHi, norm, HI_MASKS), 0);
-        let lo_key = match lo_shape(spec) {
-            Some(shape) => {
-                Some((material.table(shape, lo, 0)?, material.mask_words(MaskLabel::NormLo, norm, 1)[0]))
-            }
+        let beta = |material: &RowMaterial<P>, what| material.mask_words(what, norm, 1)[0];
+        let lo = match lo_shape(spec) {
+            Some(shape) => Some((material.table(shape, at.lo, 0)?, beta(material, MaskLabel::NormLo))),
             None => None,
         };
-        Ok(ScalarKeys { hi: material.table(hi_shape(spec), hi, 0)?, hi_beta, fine_betas, lo: lo_key })
+        let net = (material.table(net_shape(), at.net, 0)?, beta(material, MaskLabel::NormNet));
+        Ok(ScalarKeys { hi: material.table(hi_shape(spec), at.hi, 0)?, hi_beta, fine_betas, lo, net })
     }
 
     /// First active row of `h`: 0, or where the rows begin whose logits are wanted.
@@ -91,7 +101,7 @@ impl Online<Client> {
             m.push(sum);
             keys.push(self.norm_keys(norm, start_row + i)?);
         }
-        let started = start::<Client>(vec![&spec.scalar; n], &m, keys);
+        let started = start::<Client>(vec![&spec.scalar; n], outside(&plan, norm), &m, keys);
         self.trace.truncated(h.data.iter().map(|x| trunc::<Client>(*x, spec.pre_shift)));
         started.log(&mut self.trace);
 
@@ -103,7 +113,7 @@ impl Online<Client> {
         m2.send(ch)?;
 
         // 3.
-        let mut m3 = Opened::recv(ch, second_message(&spec.scalar, n) + n, 0)?;
+        let mut m3 = Opened::recv(ch, second_message(&spec.scalar, outside(&plan, norm), n) + n, 0)?;
         let (rho, events) = evaluated.finish::<Client>(&mut m3)?;
         self.add_events(start_row, 1, events.iter().copied());
         self.trace.truncated(rho.iter().copied());
@@ -156,14 +166,14 @@ impl Online<Server> {
                 &self.active[start_row + i].material.expand_mask(MaskLabel::NormInput, norm, d),
             );
         }
-        let started = start::<Server>(vec![&spec.scalar; n], &m, keys);
+        let started = start::<Server>(vec![&spec.scalar; n], outside(&plan, norm), &m, keys);
         self.trace.truncated(h.data.iter().map(|x| trunc::<Server>(*x, spec.pre_shift)));
         started.log(&mut self.trace);
         started.push(&mut m1);
         m1.send(ch)?;
 
         // 2.
-        let mut m2 = Opened::recv(ch, w1 + second_message(&spec.scalar, n), r1)?;
+        let mut m2 = Opened::recv(ch, w1 + second_message(&spec.scalar, outside(&plan, norm), n), r1)?;
         let evaluated = started.evaluate::<Server>(&plan, &mut m2)?;
 
         // 3.

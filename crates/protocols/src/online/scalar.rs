@@ -1,24 +1,26 @@
 //! A positive scalar function (1/rms, 1/σ) of shared values, for a batch (A4): a part of norm and
 //! attention.
 //!
-//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)` and of its range events.
+//! Functionality: shares of `m` → shares of `ρ = SCALAR(m)`, 0 outside of its window, and of its
+//! range events.
 //! Source: `docs/protocols/preprocessed.md` §4.2; A4.
 //! Inputs: client `m_c`, server `m_s`, one number a scalar, over `F_p` at the scale of `h'²` or of
 //! `e'`. Result: `ρ` over `F_p` at a scale of the plan.
-//! Cost: no message of its own. (1) In the caller's, from each party 10 bytes per range: rotation
-//! and argument; (2) with two ranges 16 more: masked fine value and masked guard of the fine range.
-//! Material: a key per range; of two ranges that of the coarse one has payloads for the argument,
-//! the fine value and its guard.
+//! Cost: no message of its own. (1) In the caller's, from each party 10 bytes per range, rotation
+//! and argument, and 2 for the net; (2) the masked coarse value, 8, if it shall be 0 outside, and
+//! with two ranges 16 more: masked fine value and masked guard of the fine range.
+//! Material: a key per range and one for the net; of two ranges that of the coarse one has payloads
+//! for the argument, the fine value and its guard; that of the net has one for the coarse value.
 //! Leaks: nothing. All that is opened is one-time padded.
 
 use cryptogen_ot::TableKey;
-use cryptogen_party::Party;
+use cryptogen_party::{Party, Role};
 use cryptogen_ring::{Fp, Word};
 use zeroize::Zeroizing;
 
 use super::tables::{line, look_up, Lookup};
 use crate::error::Result;
-use crate::model::{Plan, Range, Scalar};
+use crate::model::{Plan, Range, Scalar, NET_BITS, NET_SHIFT};
 use crate::share::local::{index, join, lift, rotation, trunc, trunc_word};
 use crate::share::{Opened, Opening, Trace};
 
@@ -33,6 +35,8 @@ pub struct ScalarKeys {
     pub fine_betas: [Word; 2],
     /// key of the fine range, and the payload share that pads its argument
     pub lo: Option<(TableKey, Word)>,
+    /// key of the net, and the payload share that pads the coarse value
+    pub net: (TableKey, Word),
 }
 
 struct Argument {
@@ -43,18 +47,38 @@ struct Argument {
     index: u32,
 }
 
+/// What a scalar is whose argument lies outside of its window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Outside {
+    /// 0: what it would multiply is garbage or means nothing, and no later row shall meet that
+    Zero,
+    /// arbitrary: in front of the head, where logits shall be absurd, for the client to see it (A8)
+    Arbitrary,
+}
+
+/// Whether a scalar's argument is inside of its window at all.
+struct Inside {
+    key: TableKey,
+    beta: Word,
+    rotation: u32,
+    reduced: Fp,
+    index: u32,
+}
+
 /// After the local part of step 1: everything is ready to be opened.
 pub struct Started<'a> {
     specs: Vec<&'a Scalar>,
+    outside: Outside,
     hi: Vec<Argument>,
     lo: Vec<Argument>,
+    net: Vec<Inside>,
     fine_betas: Vec<[Word; 2]>,
 }
 
 /// Words and rotations of the first message for `n` scalars.
 pub fn first_message(spec: &Scalar, n: usize) -> (usize, usize) {
     let ranges = 1 + usize::from(spec.lo.is_some());
-    (ranges * n, ranges * n)
+    (ranges * n, (ranges + 1) * n)
 }
 
 /// Bytes of the first message of each party for `n` scalars.
@@ -63,18 +87,19 @@ pub(crate) fn first_bytes(spec: &Scalar, n: usize) -> usize {
     8 * words + 2 * rotations
 }
 
-/// Words of the second message for `n` scalars.
-pub fn second_message(spec: &Scalar, n: usize) -> usize {
-    if spec.lo.is_some() {
-        2 * n
-    } else {
-        0
-    }
+/// Words of the second message of each party for `n` scalars.
+pub fn second_message(spec: &Scalar, outside: Outside, n: usize) -> usize {
+    (usize::from(outside == Outside::Zero) + if spec.lo.is_some() { 2 } else { 0 }) * n
 }
 
 /// Step 1, local: truncate, index, subtract the masks. `specs`, `m`, `keys` run over the batch; all
 /// specs must agree on having a fine range.
-pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKeys>) -> Started<'a> {
+pub fn start<'a, P: Party>(
+    specs: Vec<&'a Scalar>,
+    outside: Outside,
+    m: &[Fp],
+    keys: Vec<ScalarKeys>,
+) -> Started<'a> {
     let argument = |r: &Range, m: Fp, key: TableKey, beta: Word| {
         let reduced = trunc::<P>(m, r.mu);
         let i = index::<P>(reduced, r.h, r.k);
@@ -86,12 +111,18 @@ pub fn start<'a, P: Party>(specs: Vec<&'a Scalar>, m: &[Fp], keys: Vec<ScalarKey
             index: i,
         }
     };
-    let mut out = Started { hi: vec![], lo: vec![], fine_betas: vec![], specs };
+    let inside = |spec: &Scalar, m: Fp, (key, beta): (TableKey, Word)| {
+        let reduced = trunc::<P>(m * Fp::new(1 << spec.net_lift()), NET_SHIFT);
+        let i = index::<P>(reduced, spec.net_segment(), NET_BITS);
+        Inside { rotation: rotation(i, key.alpha(), NET_BITS), key, beta, reduced, index: i }
+    };
+    let mut out = Started { hi: vec![], lo: vec![], net: vec![], fine_betas: vec![], specs, outside };
     for ((spec, &m), k) in out.specs.iter().zip(m).zip(keys) {
         out.hi.push(argument(&spec.hi, m, k.hi, k.hi_beta));
         if let (Some(range), Some((key, beta))) = (&spec.lo, k.lo) {
             out.lo.push(argument(range, m, key, beta));
         }
+        out.net.push(inside(spec, m, k.net));
         out.fine_betas.push(k.fine_betas);
     }
     out
@@ -103,9 +134,11 @@ impl<'a> Started<'a> {
         for range in [&self.hi, &self.lo] {
             trace.truncated(range.iter().map(|a| a.reduced));
         }
+        trace.truncated(self.net.iter().map(|a| a.reduced));
         if let Some(spec) = self.specs.first() {
             trace.index(self.hi.iter().map(|a| a.index), spec.hi.k);
             trace.index(self.lo.iter().map(|a| a.index), spec.lo.as_ref().map_or(0, |r| r.k));
+            trace.index(self.net.iter().map(|a| a.index), NET_BITS);
         }
     }
 
@@ -115,9 +148,10 @@ impl<'a> Started<'a> {
             message.differences(&range.iter().map(|a| a.delta).collect::<Vec<_>>());
             message.rotations(&range.iter().map(|a| a.rotation).collect::<Vec<_>>());
         }
+        message.rotations(&self.net.iter().map(|a| a.rotation).collect::<Vec<_>>());
     }
 
-    /// Step 2: with the peer's message 1, look up both ranges.
+    /// Step 2: with the peer's message 1, look up all ranges and the net.
     pub fn evaluate<P: Party>(self, plan: &'a Plan, peer: &mut Opened) -> Result<Evaluated<'a>> {
         let (specs, n, two) = (self.specs, self.hi.len(), !self.lo.is_empty());
         let mut values = Vec::with_capacity(n + self.lo.len());
@@ -151,8 +185,22 @@ impl<'a> Started<'a> {
         let mask = |shares: &[Word], payload: usize| -> Vec<Word> {
             shares.iter().zip(&self.fine_betas).map(|(y, betas)| *y - betas[payload]).collect()
         };
-        let masked = [mask(&fine, 0), mask(&fine_guards, 1)];
-        Ok(Evaluated { specs, coarse: values, guards, select, masked })
+        let masked_fine = [mask(&fine, 0), mask(&fine_guards, 1)];
+        let masked_coarse = match self.outside {
+            Outside::Zero => values.iter().zip(&self.net).map(|(y, a)| *y - a.beta).collect(),
+            Outside::Arbitrary => vec![],
+        };
+        let (tables, rotations) = ([plan.net()], peer.rotations(n)?);
+        let joined = |(a, theirs): (Inside, u32)| Lookup {
+            rotation: join(a.rotation, theirs, NET_BITS),
+            key: a.key,
+            tables,
+        };
+        let inside = look_up::<P, 1>(self.net.into_iter().zip(rotations).map(joined).collect())?;
+        for (guard, inside) in guards.iter_mut().zip(&inside) {
+            *guard += constant::<P>(1) - inside[0];
+        }
+        Ok(Evaluated { specs, coarse: values, inside, guards, select, masked_coarse, masked_fine })
     }
 }
 
@@ -162,36 +210,55 @@ struct Select {
     z_betas: [Word; 2],
 }
 
-/// Between the two messages: coarse values and guards, selector shares, masked fine values and
-/// guards.
+/// Between the two messages: coarse values, shares of K and of its products with their masks,
+/// guards, selector shares; masked coarse values, if K multiplies them, and fine values and guards.
 pub struct Evaluated<'a> {
     specs: Vec<&'a Scalar>,
     coarse: Vec<Word>,
+    inside: Vec<Vec<Word>>,
     guards: Zeroizing<Vec<Word>>,
     select: Vec<Select>,
-    masked: [Vec<Word>; 2],
+    masked_coarse: Vec<Word>,
+    masked_fine: [Vec<Word>; 2],
 }
 
 impl Evaluated<'_> {
-    /// Appends this party's part of message 2 (nothing with a single range).
+    /// Appends this party's part of message 2.
     pub fn push(&self, message: &mut Opening) {
-        self.masked.iter().for_each(|masked| {
+        message.differences(&self.masked_coarse);
+        self.masked_fine.iter().for_each(|masked| {
             message.differences(masked);
         });
     }
 
     /// Step 3: select and truncate. Returns shares of `ρ` and of the range events of every scalar.
     pub fn finish<P: Party>(mut self, peer: &mut Opened) -> Result<(Vec<Fp>, Zeroizing<Vec<Word>>)> {
-        for (payload, (masked, sums)) in
-            self.masked.iter().zip([&mut self.coarse, &mut self.guards]).enumerate()
-        {
+        let mut open = |masked: &[Word]| -> Result<Vec<Word>> {
             let theirs = peer.ring_words(masked.len())?;
-            let opened = masked.iter().zip(theirs).map(|(mine, theirs)| *mine + theirs);
-            for ((sum, select), opened) in sums.iter_mut().zip(&self.select).zip(opened) {
+            Ok(masked.iter().zip(theirs).map(|(mine, theirs)| *mine + theirs).collect())
+        };
+        // Less 1, so that nothing becomes exactly 0 when it is truncated, never 1.
+        let less = constant::<P>(1);
+        for ((y, k), opened) in self.coarse.iter_mut().zip(&self.inside).zip(open(&self.masked_coarse)?) {
+            *y = opened * k[0] + k[1];
+        }
+        self.coarse.iter_mut().for_each(|y| *y -= less);
+        for (payload, (masked, sums)) in
+            self.masked_fine.iter().zip([&mut self.coarse, &mut *self.guards]).enumerate()
+        {
+            for ((sum, select), opened) in sums.iter_mut().zip(&self.select).zip(open(masked)?) {
                 *sum += opened * select.z + select.z_betas[payload];
             }
         }
         let rho = self.coarse.iter().zip(&self.specs).map(|(y, spec)| trunc_word::<P>(*y, spec.out_shift));
         Ok((rho.collect(), self.guards))
+    }
+}
+
+/// This party's share of a public number: the server's is all of it.
+fn constant<P: Party>(x: u64) -> Word {
+    match P::ROLE {
+        Role::Client => Word::default(),
+        Role::Server => std::num::Wrapping(x),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use cryptogen_ring::{Fp, P};
 
 use super::tiny::Tiny;
-use crate::model::{Anchor, Head, Matrix, Range, Scalar, Site, F};
+use crate::model::{Anchor, Head, Matrix, Range, Scalar, Site, F, NET_BITS, NET_SHIFT};
 
 /// A clear session: keys and values of its rows.
 pub struct Clear<'a> {
@@ -20,6 +20,8 @@ pub struct Clear<'a> {
     pub events: Vec<u64>,
     /// range events of rows that were not sampled
     pending: u64,
+    /// scalars outside of their window, and inside
+    scalars: [usize; 2],
 }
 
 fn fit(x: i128) -> i64 {
@@ -66,7 +68,7 @@ impl<'a> Clear<'a> {
         let layers = tiny.plan.model.layers;
         let outcomes = client.into_iter().zip(server).collect();
         let cache = || vec![vec![]; layers];
-        Clear { tiny, outcomes, k: cache(), v: cache(), events: vec![], pending: 0 }
+        Clear { tiny, outcomes, k: cache(), v: cache(), events: vec![], pending: 0, scalars: [0; 2] }
     }
 
     /// Forgets rows `rows…`.
@@ -75,8 +77,10 @@ impl<'a> Clear<'a> {
         self.k.iter_mut().chain(&mut self.v).for_each(|x| x.truncate(len));
     }
 
-    /// Every outcome must have been used.
+    /// Every outcome must have been used, and most scalars must not have been 0.
     pub fn finish(&self) {
+        let [outside, inside] = self.scalars;
+        assert!(inside >= outside, "{outside} scalars are outside of their windows, {inside} inside");
         assert!(self.outcomes.is_empty(), "{} events were not expected", self.outcomes.len());
     }
 
@@ -181,27 +185,35 @@ impl<'a> Clear<'a> {
         let (d, spec) = (plan.model.d, &plan.norms[plan.norm_before(site).expect("a norm")]);
         let reduced = self.tr(h, spec.pre_shift);
         let m: Vec<i64> = reduced.chunks(d).map(|r| dot(r.iter().zip(r))).collect();
-        let (rho, guards) = self.scalar(&vec![&spec.scalar; m.len()], &m);
+        let (rho, guards) = self.scalar(&vec![&spec.scalar; m.len()], &m, site == Site::Head);
         self.count(m.len(), &guards);
         h.iter().enumerate().map(|(i, h)| product(*h, rho[i / d])).collect()
     }
 
-    /// A4, with the events of each.
-    pub fn scalar(&mut self, specs: &[&Scalar], m: &[i64]) -> (Vec<i64>, Vec<i64>) {
+    /// A4, with the events of each. `kept`: not 0 outside of the window.
+    pub fn scalar(&mut self, specs: &[&Scalar], m: &[i64], kept: bool) -> (Vec<i64>, Vec<i64>) {
         let hi: Vec<&Range> = specs.iter().map(|s| &s.hi).collect();
         let lo: Vec<&Range> = specs.iter().filter_map(|s| s.lo.as_ref()).collect();
         let hi_m = self.tr_by(m, |i| hi[i].mu);
         let lo_m = if lo.is_empty() { vec![] } else { self.tr_by(m, |i| lo[i].mu) };
+        let lifted: Vec<i64> = m.iter().zip(specs).map(|(m, s)| product(*m, 1 << s.net_lift())).collect();
+        let net_m = self.tr(&lifted, NET_SHIFT);
         let hi_j = hi.first().map_or(vec![], |r| self.idx(&hi_m, |i| hi[i].h, r.k));
         let lo_j = lo.first().map_or(vec![], |r| self.idx(&lo_m, |i| lo[i].h, r.k));
+        let net_j = self.idx(&net_m, |i| specs[i].net_segment(), NET_BITS);
         let plan = &self.tiny.plan;
         let line = |r: &Range, j: usize, x: i64| product(plan.table(r.a)[j], x) + plan.table(r.b)[j];
         let (y, guards): (Vec<i64>, Vec<i64>) = (0..m.len())
             .map(|i| {
-                let coarse = (line(hi[i], hi_j[i], hi_m[i]), plan.table(hi[i].g)[hi_j[i]]);
+                // Three of the segments of a window's four lie inside of it for sure; the last
+                // segment is met by small arguments.
+                let inside = net_j[i] < 3 || net_j[i] == (1 << NET_BITS) - 1;
+                self.scalars[usize::from(inside)] += 1;
+                let coarse = if inside || kept { line(hi[i], hi_j[i], hi_m[i]) } else { 0 };
+                let guard = plan.table(hi[i].g)[hi_j[i]] + i64::from(!inside);
                 match hi[i].z.map_or(0, |z| plan.table(z)[hi_j[i]]) {
-                    0 => coarse,
-                    _ => (coarse.0 + line(lo[i], lo_j[i], lo_m[i]), coarse.1 + plan.table(lo[i].g)[lo_j[i]]),
+                    0 => (coarse - 1, guard),
+                    _ => (coarse + line(lo[i], lo_j[i], lo_m[i]) - 1, guard + plan.table(lo[i].g)[lo_j[i]]),
                 }
             })
             .unzip();
@@ -274,11 +286,15 @@ impl<'a> Clear<'a> {
         let s: Vec<i64> = of
             .iter()
             .map(|&(i, g, j)| {
-                let [s, s_0, s_t] = [j, 0, first + i].map(|j| score(i, g, j));
+                let t = first + i;
+                let of = |j: usize| score(i, g, j);
+                let spread: i64 = (1..9).map(|n| of(t * n / 8)).sum();
                 match spec.heads[g].anchor {
-                    Anchor::First => s - s_0,
-                    Anchor::Own => s - s_t,
-                    Anchor::Both => 2 * s - s_0 - s_t,
+                    Anchor::First => of(j) - of(0),
+                    Anchor::Own => of(j) - of(t),
+                    Anchor::Both => 2 * of(j) - of(0) - of(t),
+                    Anchor::Spread => 8 * of(j) - spread,
+                    Anchor::OwnSpread => 16 * of(j) - 8 * of(t) - spread,
                 }
             })
             .collect();
@@ -298,16 +314,9 @@ impl<'a> Clear<'a> {
         }
         let o = self.tr_by(&o, |c| spec.heads[pairs[c / d].1].o_shift);
         let scalars: Vec<&Scalar> = pairs.iter().map(|(_, g)| &spec.heads[*g].scalar).collect();
-        let (rho, guards) = self.scalar(&scalars, &sigma);
+        let (rho, guards) = self.scalar(&scalars, &sigma, false);
         for (&(row, _), guard) in pairs.iter().zip(guards) {
             self.events[row] += guard as u64;
-        }
-        let lifted = |(g, sigma): (usize, &i64)| product(*sigma, 1 << spec.net_lift(g));
-        let sums: Vec<i64> =
-            sigma.chunks(m.heads).map(|row| row.iter().enumerate().map(lifted).sum()).collect();
-        let caught = self.net(&sums);
-        for (row, caught) in pairs.iter().step_by(m.heads).map(|(row, _)| row).zip(caught) {
-            self.events[*row] += caught;
         }
         let mut x_hat: Vec<i64> = vec![];
         if first == 0 {
@@ -343,13 +352,6 @@ impl<'a> Clear<'a> {
         let (phi, server) = self.outcomes.pop_front().expect("an outcome");
         assert!(phi < 1 << F && server == 0, "{phi} and {server} are no fraction");
         phi as i64
-    }
-
-    /// The guards of the sums of σ of some rows (A5.5e).
-    fn net(&mut self, sums: &[i64]) -> Vec<u64> {
-        let reduced = self.tr(sums, 32);
-        let small = [0, (1 << 13) - 1];
-        self.idx(&reduced, |_| 12, 13).iter().map(|j| u64::from(!small.contains(j))).collect()
     }
 
     pub fn activation(&mut self, u: &[i64], layer: usize) -> Vec<i64> {

@@ -13,7 +13,7 @@ use crate::model::{Plan, ServerModel, ServerModelBuilder, Site};
 
 pub const VOCAB: usize = 20;
 /// Heads take turns.
-const ANCHORS: [&str; 3] = ["first", "own", "both"];
+const ANCHORS: [&str; 5] = ["first", "own", "both", "spread", "own_spread"];
 /// Primes of the heads of a layer: of one number, and of two.
 const PRIMES: [[usize; 2]; 2] = [[3, 2], [2, 2]];
 /// Windows of each layer's activation, and whether they have guards.
@@ -124,15 +124,15 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
         json!({"bits": 14, "cos": t.push(scaled(f64::cos)), "sin": t.push(scaled(f64::sin))})
     });
     let norms: Vec<Value> =
-        (0..2 * layers + 1).map(|_| json!({"pre_shift": 2, "scalar": t.scalar(8, two)})).collect();
+        (0..2 * layers + 1).map(|_| json!({"pre_shift": 2, "scalar": t.scalar(23, two)})).collect();
     let attention: Vec<Value> = (0..layers)
         .map(|l| {
             let heads: Vec<Value> = (0..heads)
                 .map(|g| {
                     json!({
-                        "anchor": ANCHORS[(s.arch as usize + l * heads + g) % 3],
+                        "anchor": ANCHORS[(s.arch as usize + l * heads + g) % 5],
                         "primes": PRIMES[(s.arch as usize + l) % 2][g % 2], "bottom": 40 + g, "shift": 48 + l,
-                        "o_shift": 11 + g, "scalar": t.scalar(4, two),
+                        "o_shift": 11 + g, "scalar": t.scalar(8, two),
                     })
                 })
                 .collect();

@@ -134,20 +134,20 @@ fn transcripts_are_reproducible() {
     };
     const CHANGED: &str = "the wire format or the derivation of a mask has changed";
     let gpt = [
-        ["7a9cc3cb4b4a8074", "5ab99edc4b344682"],
-        ["49fd1b105b4995aa", "c4490a33212e0997"],
-        ["6bf2e91af16dd1cc", "2edb9edd8f5a27db"],
-        ["86a8511d8a58db2c", "6efbe0ed4b566411"],
-        ["fe023bb41d708b25", "4b8876835d3d1ce0"],
+        ["247f478afe319eff", "c964d40deac538db"],
+        ["3729ccfb3f54b3b0", "d45e4655ec4395a7"],
+        ["31ad16908b44f435", "b27f94ba562b37e8"],
+        ["0f18bb3ad0c2b2d1", "c13f7ab45f9ef0fb"],
+        ["baa42c2bcbd64b74", "3439bf7df1272980"],
         ["e3b0c44298fc1c14", "54e077999847f42f"],
     ];
     assert_eq!(hashes(Arch::Gpt), gpt, "{CHANGED}");
     let llama = [
-        ["2aaa29dd1a084d98", "23ea02fcaa8e781f"],
-        ["7201a71f178e4518", "48604967dff29b85"],
-        ["7f2671352bd6bc84", "db0c2f6f5eb9aff6"],
-        ["a18dd3680036db89", "8f47cdba5fbb7fea"],
-        ["97e9d6242d2289f2", "09b93e2b180ca454"],
+        ["f8068c6ff83e8b14", "5ff94ec88a520758"],
+        ["9b13b41b871e1c2c", "084b728c807c2d57"],
+        ["def1515f93990c97", "6af4cebbaad02bca"],
+        ["226dae8ec84da225", "c61b5452896c95c0"],
+        ["1bb3ba0bf593e347", "47f6fb8c4fd5f9f6"],
         ["e3b0c44298fc1c14", "f316fe08aa60f4f8"],
     ];
     assert_eq!(hashes(Arch::Llama), llama, "{CHANGED}");

@@ -11,6 +11,7 @@ use cryptogen_ring::{Fp, Seed, Word};
 use super::tiny::Tiny;
 use crate::material::{
     activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, net_shape, MaskLabel,
+    ScalarPlaces,
 };
 use crate::model::{Matrix, Scalar, Site};
 use crate::share::local::client_index;
@@ -107,7 +108,7 @@ pub fn record(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matr
         let product = sums(&products(&h, &v), &products(&b, &sm(MaskLabel::NormInput, norm, d)));
         ideal.sums.push((layout.norm_product(norm), product));
         ideal.known.norms.push(h.clone());
-        let what = (MaskLabel::NormHi, MaskLabel::NormLo);
+        let what = [MaskLabel::NormHi, MaskLabel::NormLo, MaskLabel::NormNet];
         ideal.scalar(&spec.scalar, what, (norm, 1), layout.norm_tables(norm), seeds);
 
         // Two sites follow every norm but the last, between them attention or an activation.
@@ -145,20 +146,23 @@ impl Ideal {
     fn scalar(
         &mut self,
         spec: &Scalar,
-        what: (MaskLabel, MaskLabel),
+        [hi_label, lo_label, net_label]: [MaskLabel; 3],
         (index, n): (usize, usize),
-        at: (usize, usize),
+        at: ScalarPlaces,
         seeds: &Pair<Seed>,
     ) {
         let (hi, lo) = (hi_shape(spec), lo_shape(spec));
         for i in 0..n {
-            let hi_masks = [0, 1].map(|p| mask_words(&seeds[p], what.0, index, 3 * n));
+            let hi_masks = [0, 1].map(|p| mask_words(&seeds[p], hi_label, index, 3 * n));
             let betas = hi_masks.map(|m| m[3 * i..][..hi.payloads() as usize].to_vec());
-            self.tables.push(Table { at: at.0 + i * hi.record_bytes(), shape: hi, betas });
+            self.tables.push(Table { at: at.hi + i * hi.record_bytes(), shape: hi, betas });
             if let Some(lo) = lo {
-                let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], what.1, index, n)[i]]);
-                self.tables.push(Table { at: at.1 + i * lo.record_bytes(), shape: lo, betas });
+                let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], lo_label, index, n)[i]]);
+                self.tables.push(Table { at: at.lo + i * lo.record_bytes(), shape: lo, betas });
             }
+            let (at, shape) = (at.net + i * net_shape().record_bytes(), net_shape());
+            let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], net_label, index, n)[i]]);
+            self.tables.push(Table { at, shape, betas });
         }
     }
 
@@ -170,10 +174,8 @@ impl Ideal {
         let product = sums(&products(&out[0], &scale[1]), &products(&scale[0], &out[1]));
         self.sums.push((layout.attention_out(layer), product));
         let spec = &tiny.plan.attention[layer].heads[0].scalar;
-        let what = (MaskLabel::SigmaHi, MaskLabel::SigmaLo);
+        let what = [MaskLabel::SigmaHi, MaskLabel::SigmaLo, MaskLabel::SigmaNet];
         self.scalar(spec, what, (layer, m.heads), layout.sigma_tables(layer), seeds);
-        let at = layout.net_table(layer);
-        self.tables.push(Table { at, shape: net_shape(), betas: [vec![], vec![]] });
     }
 
     fn activation(&mut self, tiny: &Tiny, layer: usize, seeds: &Pair<Seed>) {

@@ -11,6 +11,7 @@ use super::tiny::{tiny, Arch, Tiny, BOTH};
 use super::uniform::{format, Part};
 use super::{integers, rng};
 use crate::material::MaskLabel::{self, *};
+use crate::model::Site;
 
 /// Sessions of the same secrets.
 const RUNS: usize = 3;
@@ -19,7 +20,7 @@ const ROWS: usize = 2;
 /// make up to `2^23` of a scalar; the masks that vary least, truncated ones, go up to `2^46`.
 const NEAR: u64 = 1 << 26;
 
-const LABELS: [MaskLabel; 19] = [
+const LABELS: [MaskLabel; 21] = [
     Embed,
     Remask,
     NormScalar,
@@ -36,8 +37,10 @@ const LABELS: [MaskLabel; 19] = [
     UpPayload,
     NormHi,
     NormLo,
+    NormNet,
     SigmaHi,
     SigmaLo,
+    SigmaNet,
     Activation,
 ];
 
@@ -60,7 +63,8 @@ fn hides(what: MaskLabel, tiny: &Tiny, step: Masked) -> [bool; 2] {
         (Remask, _) => server,
         (NormScalar, Step::Norm(_)) => server,
         (NormSquare | NormInput | NormScale, Step::Norm(_)) => client,
-        (NormHi, Step::Norm(_)) | (SigmaHi, Step::Attention(_)) => [true; 2],
+        (NormHi, Step::Norm(_)) | (SigmaHi | SigmaNet, Step::Attention(_)) => [true; 2],
+        (NormNet, Step::Norm(site)) => [site != Site::Head; 2],
         (NormLo, Step::Norm(_)) | (SigmaLo, Step::Attention(_)) => [two_ranges; 2],
         (Query | Key | Value, Step::Attention(_)) => client,
         (AttentionOut | AttentionScale, Step::Attention(_)) => [true; 2],
@@ -129,14 +133,16 @@ fn views(arch: Arch, tiny: &Tiny, session: &Session, step: Masked) -> [View; 2] 
     let (Ok(Out::Tensor(client_has)), Ok(Some(server_has))) = (c.result, s.result) else {
         panic!("{step:?}")
     };
-    let got = [words(&s.sent, of(Role::Server)), words(&c.sent, of(Role::Client))];
+    let sent = [words(&c.sent, of(Role::Client)), words(&s.sent, of(Role::Server))];
+    let got = [sent[1].clone(), sent[0].clone()];
     let ends = [values(&client_has.data), values(&server_has.data)];
     let traces = [client.trace.insecure_take(), server.trace.insecure_take()];
     let mut views = [View::default(), View::default()];
-    for (view, (((got, end), own), trace)) in
-        views.iter_mut().zip(got.into_iter().zip(ends).zip(own).zip(traces))
+    for (view, ((((got, sent), end), own), trace)) in
+        views.iter_mut().zip(got.into_iter().zip(sent).zip(ends).zip(own).zip(traces))
     {
-        *view = View { got: [got, end].concat(), own: [own, trace].concat() };
+        // What it sent is a share, too, where nothing masked it.
+        *view = View { got: [got, end].concat(), own: [own, trace, sent].concat() };
     }
     views
 }

@@ -250,7 +250,7 @@ fn damaged_and_spent_material_are_told_apart() {
     let spent = |error: Option<ProtocolError>| {
         assert!(matches!(error, Some(ProtocolError::Spent { .. })), "{error:?}");
     };
-    let (shape, at) = (hi_shape(&plan.norms[0].scalar), layout.norm_tables(0).0);
+    let (shape, at) = (hi_shape(&plan.norms[0].scalar), layout.norm_tables(0).hi);
     // Numbers above the modulus, and indices outside of every table.
     let mut damaged = whole(0xff);
     corrupt(damaged.words(layout.linear(Site::Qkv(0)), 1).err());

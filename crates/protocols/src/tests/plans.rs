@@ -47,6 +47,9 @@ fn wrong_values_are_refused() {
         (llama, "/attention/0/heads/1/shift", json!(36), "bits of a weight"),
         (llama, "/attention/0/heads/1/o_shift", json!(33), "o_shift"),
         (gpt, "/activations/1/windows/1/h", json!(26), "segment shift"),
+        (gpt, "/norms/1/scalar/out_shift", json!(0), "out_shift"),
+        // 23 + 26 + 6 bits: one more than the net reaches.
+        (gpt, "/norms/1/scalar/hi/h", json!(26), "end of the window"),
         (gpt, "/norms/1/scalar/hi/mu", json!(0), "mu: shift of what is lifted"),
         (llama, "/norms/1/scalar/lo/mu", json!(0), "mu: shift of what is lifted"),
         (llama, "/attention/0/heads/1/scalar/lo/mu", json!(33), "mu: shift of what is lifted"),

@@ -39,10 +39,11 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
         33 - k.as_i64().expect("a number")
     }
     fn scalar(s: &mut Value, pick: &mut impl FnMut(i64, i64) -> i64, bits: &mut Vec<Value>) {
-        s["out_shift"] = json!(pick(0, 33));
+        s["out_shift"] = json!(pick(1, 33));
         for range in ["hi", "lo"].into_iter().filter(|r| !s[*r].is_null()).collect::<Vec<_>>() {
-            let h = segment(&s[range]["k"]);
-            (s[range]["mu"], s[range]["h"]) = (json!(pick(1, 33)), json!(pick(1, h)));
+            let (h, k) = (pick(1, segment(&s[range]["k"])), s[range]["k"].as_i64().expect("a number"));
+            // The net reaches to 2^54.
+            (s[range]["mu"], s[range]["h"]) = (json!(pick(1, 33.min(55 - h - k))), json!(h));
             bits.extend([s[range]["g"].clone(), s[range]["z"].clone()]);
         }
     }
@@ -54,7 +55,7 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
     for l in 0..list(&mut plan["attention"]) {
         for g in 0..list(&mut plan["attention"][l]["heads"]) {
             let head = &mut plan["attention"][l]["heads"][g];
-            head["anchor"] = json!(["first", "own", "both"][pick(0, 3) as usize]);
+            head["anchor"] = json!(["first", "own", "both", "spread", "own_spread"][pick(0, 5) as usize]);
             scalar(&mut head["scalar"], &mut pick, &mut bits);
             let primes = pick(2, MAX_PRIMES as i64 + 1);
             // Weights of 1 to 24 bits, whose shares are 58 bits and longer.

@@ -30,22 +30,26 @@ use Part::{Residues, Rotations, Triples, Words};
 
 fn ranges(s: &Scalar, n: usize) -> Vec<Part> {
     let all = [Some(&s.hi), s.lo.as_ref()];
-    all.into_iter().flatten().flat_map(|r| [Words(n), Rotations(n, r.k)]).collect()
+    let ranges = all.into_iter().flatten().flat_map(|r| [Words(n), Rotations(n, r.k)]);
+    ranges.chain([Rotations(n, NET_BITS)]).collect()
 }
 
 /// The messages of a step of rows 0 and 1, as in the headers of the protocols.
 pub(super) fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
     let (plan, m) = (&tiny.plan, &tiny.plan.model);
     let (client, server) = (Role::Client, Role::Server);
-    let fine = |s: &Scalar, n: usize| Words(if s.lo.is_some() { 2 * n } else { 0 });
+    let values = |s: &Scalar, n: usize| {
+        let coarse = if step == Step::Norm(Site::Head) { 0 } else { n };
+        Words(coarse + if s.lo.is_some() { 2 * n } else { 0 })
+    };
     let chain = |a: Vec<Part>, b: Vec<Part>, c: Vec<Part>| a.into_iter().chain(b).chain(c).collect();
     match step {
         Step::Norm(site) => {
             let s = &plan.norms[plan.norm_before(site).expect("a norm")].scalar;
             vec![
                 (server, chain(vec![Words(2 * ROWS * m.d)], ranges(s, ROWS), vec![])),
-                (client, chain(ranges(s, ROWS), vec![fine(s, ROWS)], vec![])),
-                (server, vec![fine(s, ROWS), Words(ROWS)]),
+                (client, chain(ranges(s, ROWS), vec![values(s, ROWS)], vec![])),
+                (server, vec![values(s, ROWS), Words(ROWS)]),
                 (client, vec![Words(ROWS * (m.d + 1))]),
             ]
         }
@@ -54,20 +58,12 @@ pub(super) fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
             let s = &plan.attention[l].heads[0].scalar;
             let (n, e) = (m.heads, 2 * m.heads);
             let factors = plan.attention[l].heads.iter().map(|head| Residues(2, head.primes)).collect();
-            let net = || vec![Rotations(1, NET_BITS)];
             vec![
                 (server, vec![Words(ROWS * (m.q_dim() + 2 * m.kv_dim()))]),
                 (client, vec![Words(e)]),
-                (server, chain(factors, ranges(s, n), net())),
-                (
-                    client,
-                    chain(
-                        chain(vec![Words(e)], ranges(s, n), net()),
-                        vec![fine(s, n)],
-                        vec![Words(m.q_dim())],
-                    ),
-                ),
-                (server, vec![fine(s, n), Words(n + m.q_dim())]),
+                (server, chain(factors, ranges(s, n), vec![])),
+                (client, chain(vec![Words(e)], ranges(s, n), vec![values(s, n), Words(m.q_dim())])),
+                (server, vec![values(s, n), Words(n + m.q_dim())]),
                 (client, vec![Words(n + ROWS * m.q_dim())]),
             ]
         }

@@ -1,5 +1,4 @@
-//! The part of preparation that makes look-up tables: activations with their products, scalars, the
-//! net under a layer's weights.
+//! The part of preparation that makes look-up tables: activations with their products, scalars.
 
 use cryptogen_ot::TableShape;
 use cryptogen_party::{Party, Role};
@@ -8,7 +7,8 @@ use cryptogen_ring::{Fp, Seed, Word};
 use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
-    activation_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel, HI_MASKS,
+    activation_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel,
+    ScalarPlaces, HI_MASKS,
 };
 use crate::model::Scalar;
 use crate::offline::tables;
@@ -96,59 +96,68 @@ impl<P: Party> Preparer<'_, P> {
         }
     }
 
-    /// Keys of every norm, every 1/σ and every layer's net, all layers together.
+    /// Keys of every norm and every 1/σ.
     pub(super) fn scalar_tables(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
-        let (plan, heads) = (self.plan, self.plan.model.heads);
+        let plan = self.plan;
         for (i, norm) in plan.norms.iter().enumerate() {
-            let (hi, lo) = self.layout.norm_tables(i);
-            self.scalar_pair(
-                &norm.scalar,
-                (MaskLabel::NormHi, MaskLabel::NormLo),
-                i,
-                1,
-                (hi, lo),
-                seeds,
-                sink,
-            )?;
+            let groups = scalar_groups(&norm.scalar, NORM, (i, 1), self.layout.norm_tables(i), seeds);
+            self.make_groups(groups, 1, seeds.len(), sink)?;
         }
-        for l in 0..plan.model.layers {
-            let spec = &plan.attention[l].heads[0].scalar;
-            let at = self.layout.sigma_tables(l);
-            self.scalar_pair(spec, (MaskLabel::SigmaHi, MaskLabel::SigmaLo), l, heads, at, seeds, sink)?;
+        for (l, attention) in plan.attention.iter().enumerate() {
+            let (spec, heads) = (&attention.heads[0].scalar, plan.model.heads);
+            let groups = scalar_groups(spec, SIGMA, (l, heads), self.layout.sigma_tables(l), seeds);
+            self.make_groups(groups, heads, seeds.len(), sink)?;
         }
-        let (shape, layers, at) = (net_shape(), plan.model.layers, self.layout.net_table(0));
-        let all = (shape, layers * seeds.len());
-        tables::make::<P>(self.ch, self.ot, all, &[], self.rng, &mut |first, records| {
-            write_grouped(sink, shape, (layers, at), first, records)
-        })
+        Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn scalar_pair(
+    fn make_groups(
         &mut self,
-        spec: &Scalar,
-        what: (MaskLabel, MaskLabel),
-        index: usize,
+        groups: Vec<Group>,
         per_row: usize,
-        at: (usize, usize),
-        seeds: &[Seed],
+        rows: usize,
         sink: &mut dyn Sink,
     ) -> Result<()> {
-        let shape = hi_shape(spec);
-        let (payloads, n) = (shape.payloads() as usize, seeds.len() * per_row);
-        let betas = masks_words(seeds, what.0, index, HI_MASKS * per_row);
-        let betas = betas.chunks(HI_MASKS).flat_map(|b| &b[..payloads]).copied().collect();
-        let mut groups = vec![(shape, betas, at.0)];
-        if let Some(shape) = lo_shape(spec) {
-            groups.push((shape, masks_words(seeds, what.1, index, per_row), at.1));
-        }
-        for (shape, betas, at) in groups {
-            tables::make::<P>(self.ch, self.ot, (shape, n), &betas, self.rng, &mut |first, records| {
+        for Group { shape, betas, at } in groups {
+            let all = (shape, per_row * rows);
+            tables::make::<P>(self.ch, self.ot, all, &betas, self.rng, &mut |first, records| {
                 write_grouped(sink, shape, (per_row, at), first, records)
             })?;
         }
         Ok(())
     }
+}
+
+/// Labels of the payload shares of a kind of scalar: of the only or coarse range, of the fine one,
+/// of the net.
+type ScalarLabels = [MaskLabel; 3];
+const NORM: ScalarLabels = [MaskLabel::NormHi, MaskLabel::NormLo, MaskLabel::NormNet];
+const SIGMA: ScalarLabels = [MaskLabel::SigmaHi, MaskLabel::SigmaLo, MaskLabel::SigmaNet];
+
+/// Keys of one class: a scalar's range or net, of all rows.
+struct Group {
+    shape: TableShape,
+    betas: Vec<Word>,
+    at: usize,
+}
+
+/// The keys of scalar or scalars number `index`, of which a row has `per_row`.
+fn scalar_groups(
+    spec: &Scalar,
+    [hi, lo, net]: ScalarLabels,
+    (index, per_row): (usize, usize),
+    at: ScalarPlaces,
+    seeds: &[Seed],
+) -> Vec<Group> {
+    let shape = hi_shape(spec);
+    let betas = masks_words(seeds, hi, index, HI_MASKS * per_row);
+    let betas = betas.chunks(HI_MASKS).flat_map(|b| &b[..shape.payloads() as usize]).copied().collect();
+    let mut groups = vec![Group { shape, betas, at: at.hi }];
+    if let Some(shape) = lo_shape(spec) {
+        groups.push(Group { shape, betas: masks_words(seeds, lo, index, per_row), at: at.lo });
+    }
+    groups.push(Group { shape: net_shape(), betas: masks_words(seeds, net, index, per_row), at: at.net });
+    groups
 }
 
 /// Writes consecutive table records that lie `per_row` to a row, from layout offset `at`.

@@ -7,7 +7,7 @@ use super::{of_pairs, Call};
 use crate::error::Result;
 use crate::material::MaskLabel;
 use crate::model::Site;
-use crate::online::scalar::{first_message, second_message, start};
+use crate::online::scalar::{first_message, second_message, start, Outside};
 use crate::online::{Online, Turn};
 use crate::share::{Kind, Opened, Opening, Tensor};
 
@@ -27,7 +27,6 @@ impl Online<Client> {
         let (heads, d) = (m.heads, call.d);
         let specs = call.specs(&plan);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
-        let softmax_rows = call.softmax_rows().count();
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w3, r3) = first_message(scalar, pairs);
 
@@ -42,11 +41,10 @@ impl Online<Client> {
         m2.send(ch)?;
 
         // 3.
-        let mut m3 = Opened::recv(ch, call.opened_factors(&plan) + w3, r3 + softmax_rows)?;
+        let mut m3 = Opened::recv(ch, call.opened_factors(&plan) + w3, r3)?;
         let weights = self.weights(&call, factors, &mut m3)?;
         let sigma = call.sigmas(&weights);
-        let net = self.net(&call, &sigma)?;
-        let started = start::<Client>(specs, &sigma, self.sigma_keys(&call, layer)?);
+        let started = start::<Client>(specs, Outside::Zero, &sigma, self.sigma_keys(&call, layer)?);
 
         // 4.
         let mut m4 = Opening::new();
@@ -54,9 +52,7 @@ impl Online<Client> {
         let o = self.outputs(&call, sums);
         started.log(&mut self.trace);
         started.push(&mut m4);
-        net.push(&mut m4);
         let evaluated = started.evaluate::<Client>(&plan, &mut m3)?;
-        let rotations = m3.rotations(softmax_rows)?;
         evaluated.push(&mut m4);
         m4.masked(
             &o,
@@ -67,11 +63,10 @@ impl Online<Client> {
         m4.send(ch)?;
 
         // 5.
-        let mut m5 = Opened::recv(ch, second_message(scalar, pairs) + pairs + columns, 0)?;
+        let mut m5 = Opened::recv(ch, second_message(scalar, Outside::Zero, pairs) + pairs + columns, 0)?;
         let (rho, events) = evaluated.finish::<Client>(&mut m5)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
-        self.add_net_events(&call, net, &rotations)?;
         let (open_rho, open_o) = (m5.words(pairs)?, m5.words(columns)?);
 
         // 6.

@@ -25,8 +25,7 @@ impl<P: Side> Online<P> {
         let heads = &self.plan.attention[call.layer].heads;
         let mut out = Vec::with_capacity(call.entries);
         for (&(_, g, t), &at) in call.pairs.iter().zip(&call.starts) {
-            let (run, anchor) = (&scores[at..=at + t], heads[g].anchor);
-            out.extend(run.iter().map(|s| trunc::<P>(relative::<P>(*s, run, anchor), anchor.shift())));
+            out.extend(relative::<P>(&scores[at..=at + t], heads[g].anchor));
         }
         self.trace.truncated(out.iter().copied());
         Ok(Wiped::new(out))
@@ -133,23 +132,21 @@ impl Online<Server> {
     }
 }
 
-/// This party's share of a score relative to the anchor of its run, which for [`Anchor::Both`] is
-/// left doubled (A5.5a).
+/// This party's shares of the scores of a query `[t + 1]` relative to their anchor (A5.5a).
 ///
 /// Of the anchor itself both shares would be 0, and those truncate wrongly: they add up to 0, not
 /// to p (A1). So the parties shift all differences alike, by shares of 0 that give the nearest
 /// outcome, 0.
-fn relative<P: Party>(s: Fp, run: &[Fp], anchor: Anchor) -> Fp {
-    let (first, own) = (run[0], run[run.len() - 1]);
-    let x = match anchor {
-        Anchor::First => s - first,
-        Anchor::Own => s - own,
-        Anchor::Both => s + s - first - own,
-    };
-    match P::ROLE {
-        Role::Client => x + Fp::new(ZERO_SHARE),
-        Role::Server => x - Fp::new(ZERO_SHARE),
-    }
+fn relative<P: Party>(run: &[Fp], anchor: Anchor) -> impl Iterator<Item = Fp> + '_ {
+    let level: Fp = anchor.rows(run.len() - 1).map(|j| run[j]).sum();
+    run.iter().map(move |s| {
+        let x = *s * Fp::new(anchor.factor()) - level;
+        let shifted = match P::ROLE {
+            Role::Client => x + Fp::new(ZERO_SHARE),
+            Role::Server => x - Fp::new(ZERO_SHARE),
+        };
+        trunc::<P>(shifted, anchor.shift())
+    })
 }
 
 /// The client's share of 0 in [`relative`]: far from both ends of the field, and such that the
@@ -160,16 +157,33 @@ const ZERO_SHARE: u64 = (1 << 63) + (1 << 14) + 2;
 mod tests {
     use super::*;
 
+    const ALL: [Anchor; 5] = [Anchor::First, Anchor::Own, Anchor::Both, Anchor::Spread, Anchor::OwnSpread];
+
     #[test]
     fn the_anchor_is_zero() {
-        let scores = [Fp::from_i64(-77), Fp::from_i64(5)];
-        for (anchor, at, shift) in [(Anchor::First, 0, F), (Anchor::Own, 1, F), (Anchor::Both, 0, F + 1)] {
-            // The server's shares are 0: the scores are the client's, and all that is met is the
-            // anchor itself.
-            let run = if anchor == Anchor::Both { [scores[0]; 2] } else { scores };
-            let client = trunc::<Client>(relative::<Client>(run[at], &run, anchor), shift);
-            let server = trunc::<Server>(relative::<Server>(Fp::ZERO, &[Fp::ZERO; 2], anchor), shift);
-            assert_eq!((client + server).to_i64(), 0, "{anchor:?}");
+        for anchor in ALL {
+            // All scores that an anchor is made of are alike, and all others are not. The server's
+            // shares are 0: the scores are the client's.
+            let mut scores = vec![Fp::from_i64(-77); 20];
+            let rows: Vec<usize> = anchor.rows(19).collect();
+            assert_eq!(rows.len() as u64, anchor.factor());
+            rows.iter().for_each(|j| scores[*j] = Fp::from_i64(5 << 20));
+            let client: Vec<Fp> = relative::<Client>(&scores, anchor).collect();
+            let server: Vec<Fp> = relative::<Server>(&[Fp::ZERO; 20], anchor).collect();
+            for (j, (c, s)) in client.iter().zip(&server).enumerate() {
+                let expected = if rows.contains(&j) { 0 } else { -(5 << 8) - 1 };
+                assert!([expected, expected + 1].contains(&(*c + *s).to_i64()), "{anchor:?}, row {j}");
+                assert!(expected != 0 || *c + *s == Fp::ZERO, "{anchor:?}, row {j}");
+            }
         }
+    }
+
+    #[test]
+    fn anchors_are_where_the_note_says() {
+        let rows = |anchor: Anchor, t| anchor.rows(t).collect::<Vec<_>>();
+        assert_eq!(rows(Anchor::Both, 5), [5, 0]);
+        assert_eq!(rows(Anchor::Spread, 17), [2, 4, 6, 8, 10, 12, 14, 17]);
+        assert_eq!(rows(Anchor::Spread, 1), [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(rows(Anchor::OwnSpread, 9), [9, 9, 9, 9, 9, 9, 9, 9, 1, 2, 3, 4, 5, 6, 7, 9]);
     }
 }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::material::MaskLabel;
 use crate::model::Site;
 use crate::online::products::Awaited;
-use crate::online::scalar::{first_message, second_message, start};
+use crate::online::scalar::{first_message, second_message, start, Outside};
 use crate::online::{Online, Turn};
 use crate::share::{Kind, Opened, Opening, Tensor};
 
@@ -28,7 +28,6 @@ impl Online<Server> {
         let (heads, d) = (m.heads, call.d);
         let specs = call.specs(&plan);
         let (pairs, columns) = (call.pairs.len(), call.pairs.len() * d);
-        let softmax_rows = call.softmax_rows().count();
         let scalar = &plan.attention[layer].heads[0].scalar;
         let (w4, r4) = first_message(scalar, pairs);
 
@@ -45,22 +44,19 @@ impl Online<Server> {
         // 3.
         let weights = self.weights(&call);
         let sigma = call.sigmas(&weights);
-        let net = self.net(&call, &sigma)?;
-        let started = start::<Server>(specs, &sigma, self.sigma_keys(&call, layer)?);
+        let started = start::<Server>(specs, Outside::Zero, &sigma, self.sigma_keys(&call, layer)?);
         let mut m3 = Opening::new();
         self.open_factors(&call, &x, &masks, &mut m3);
         started.push(&mut m3);
-        net.push(&mut m3);
         m3.send(ch)?;
 
         // 4.
-        let words = w4 + second_message(scalar, pairs) + columns;
-        let next = Awaited { words, rotations: r4 + softmax_rows };
+        let words = w4 + second_message(scalar, Outside::Zero, pairs) + columns;
+        let next = Awaited { words, rotations: r4 };
         let (sums, mut m4) = self.products.values(ch, &call, &self.active, &weights, next)?;
         let o = self.outputs(&call, sums);
         started.log(&mut self.trace);
         let evaluated = started.evaluate::<Server>(&plan, &mut m4)?;
-        let rotations = m4.rotations(softmax_rows)?;
 
         // 5.
         let mut m5 = Opening::new();
@@ -68,7 +64,6 @@ impl Online<Server> {
         let (rho, events) = evaluated.finish::<Server>(&mut m4)?;
         self.add_sigma_events(&call, &events);
         self.trace.truncated(rho.iter().copied());
-        self.add_net_events(&call, net, &rotations)?;
         let open_o = m4.words(columns)?;
         let scale_masks =
             of_pairs(&call, |i| self.active[i].material.expand_mask(MaskLabel::AttentionScale, layer, heads));

@@ -8,7 +8,7 @@ use cryptogen_ring::exponential::{MANTISSA_BITS, MODULUS_BITS};
 use cryptogen_ring::{Fp, Word, P};
 
 use super::exp2;
-use crate::model::{Anchor, Head, Range, Scalar, Site, F, NET_BITS, NET_SEGMENT, NET_SHIFT};
+use crate::model::{Anchor, Head, Range, Scalar, Site, F, NET_BITS, NET_SHIFT};
 use crate::testing::tiny::Tiny;
 
 /// The client's and the server's share of a number modulo p.
@@ -99,7 +99,7 @@ pub struct Wild<'a> {
     pub met: Met,
 }
 
-/// Scores by where they lie, and rows that the net caught.
+/// Scores by where they lie, and scalars outside of their window.
 #[derive(Default)]
 pub struct Met {
     pub below: usize,
@@ -209,8 +209,8 @@ impl<'a> Wild<'a> {
         got
     }
 
-    /// A4: shares of `ρ`, and events.
-    fn scalar(&mut self, specs: &[&Scalar], m: Argument<'_>) -> (Vec<Pair>, Vec<u64>) {
+    /// A4: shares of `ρ`, and events. `kept`: not 0 outside of the window.
+    fn scalar(&mut self, specs: &[&Scalar], m: Argument<'_>, kept: bool) -> (Vec<Pair>, Vec<u64>) {
         let ranges = [
             specs.iter().map(|s| Some(&s.hi)).collect::<Vec<_>>(),
             specs.iter().map(|s| s.lo.as_ref()).collect(),
@@ -222,22 +222,41 @@ impl<'a> Wild<'a> {
             Argument::Values(m) => self.tr(m, |i| r[i].mu),
             Argument::Shares(m) => self.tr_shares(m, |i| r[i].mu),
         };
-        let m: Vec<Vec<Pair>> = ranges.iter().map(&mut reduce).collect();
-        let j: Vec<Vec<usize>> = (ranges.iter().zip(&m))
+        let reduced: Vec<Vec<Pair>> = ranges.iter().map(&mut reduce).collect();
+        let lift_of = |i: usize| Fp::new(1 << specs[i].net_lift());
+        let net = match m {
+            Argument::Values(m) => {
+                let lifted: Vec<Fp> = m.iter().enumerate().map(|(i, m)| *m * lift_of(i)).collect();
+                self.tr(&lifted, |_| NET_SHIFT)
+            }
+            Argument::Shares(m) => {
+                let lifted: Vec<Pair> =
+                    m.iter().enumerate().map(|(i, m)| m.map(|share| share * lift_of(i))).collect();
+                self.tr_shares(&lifted, |_| NET_SHIFT)
+            }
+        };
+        let j: Vec<Vec<usize>> = (ranges.iter().zip(&reduced))
             .map(|(r, m)| r.first().map_or(vec![], |first| self.idx(m, |i| r[i].h, first.k)))
             .collect();
+        let net = self.idx(&net, |i| specs[i].net_segment(), NET_BITS);
+        // Segments that answer for arguments inside of the window alone, or for small ones.
+        let inside: Vec<bool> = net.iter().map(|j| *j < 3 || j + 1 == 1 << NET_BITS).collect();
+        self.met.caught += inside.iter().filter(|inside| !**inside).count();
         let line = |range: usize, i: usize| {
             let (r, j) = (ranges[range][i], j[range][i]);
-            (self.entry(r.a, j) * lift(&m[range][i]) + self.entry(r.b, j), self.entry(r.g, j))
+            (self.entry(r.a, j) * lift(&reduced[range][i]) + self.entry(r.b, j), self.entry(r.g, j))
         };
         let (y, events): (Vec<Word>, Vec<u64>) = (0..specs.len())
             .map(|i| {
                 let (mut y, mut events) = line(0, i);
+                if !inside[i] {
+                    (y, events) = (if kept { y } else { word(0) }, events + word(1));
+                }
                 if let Some(z) = specs[i].hi.z {
                     let (z, fine) = (self.entry(z, j[0][i]), line(1, i));
                     (y, events) = (y + z * fine.0, events + z * fine.1);
                 }
-                (y, events.0)
+                (y - word(1), events.0)
             })
             .unzip();
         (self.tr_words(&y, |i| specs[i].out_shift), events)
@@ -249,7 +268,8 @@ impl<'a> Wild<'a> {
         let (d, spec) = (plan.model.d, &plan.norms[plan.norm_before(site).expect("a norm")]);
         let reduced = self.tr_shares(h, |_| spec.pre_shift);
         let m: Vec<Fp> = reduced.chunks(d).map(|r| r.iter().map(|x| value(x) * value(x)).sum()).collect();
-        let (rho, events) = self.scalar(&vec![&spec.scalar; m.len()], Argument::Values(&m));
+        let (rho, events) =
+            self.scalar(&vec![&spec.scalar; m.len()], Argument::Values(&m), site == Site::Head);
         self.events = events;
         h.iter().enumerate().map(|(i, h)| value(h) * value(&rho[i / d])).collect()
     }
@@ -298,10 +318,14 @@ impl<'a> Wild<'a> {
 
         let (mut s, mut shifts) = (vec![], vec![]);
         for &(t, g, j) in &of {
+            let times = |n: u64, j: usize| Fp::new(n) * dot(t, g, j);
+            let spread: Fp = (1..9).map(|n| dot(t, g, t * n / 8)).sum();
             let (shift, relative) = match spec.heads[g].anchor {
                 Anchor::First => (F, dot(t, g, j) - dot(t, g, 0)),
                 Anchor::Own => (F, dot(t, g, j) - dot(t, g, t)),
-                Anchor::Both => (F + 1, dot(t, g, j) + dot(t, g, j) - dot(t, g, 0) - dot(t, g, t)),
+                Anchor::Both => (F + 1, times(2, j) - dot(t, g, 0) - dot(t, g, t)),
+                Anchor::Spread => (F + 3, times(8, j) - spread),
+                Anchor::OwnSpread => (F + 4, times(16, j) - times(8, t) - spread),
             };
             s.push(relative);
             shifts.push(shift);
@@ -320,19 +344,7 @@ impl<'a> Wild<'a> {
         }
         let o = self.tr(&o, |c| spec.heads[pairs[c / d].1].o_shift);
         let scalars: Vec<&Scalar> = pairs.iter().map(|(_, g)| &spec.heads[*g].scalar).collect();
-        let (rho, events) = self.scalar(&scalars, Argument::Shares(&sigma));
-        let lifted = |g: usize| Fp::new(1 << spec.net_lift(g));
-        let sums = |row: &[Pair]| {
-            [0, 1].map(|p| row.iter().enumerate().map(|(g, sigma)| sigma[p] * lifted(g)).sum::<Fp>())
-        };
-        let sums: Vec<Pair> = sigma.chunks(m.heads).map(sums).collect();
-        let sums = self.tr_shares(&sums, |_| NET_SHIFT);
-        let j = self.idx(&sums, |_| NET_SEGMENT, NET_BITS);
-        for (t, j) in (1..rows).zip(j) {
-            let caught = usize::from(j != 0 && j + 1 != 1 << NET_BITS);
-            self.events[t] += caught as u64;
-            self.met.caught += caught;
-        }
+        let (rho, events) = self.scalar(&scalars, Argument::Shares(&sigma), false);
         pairs.iter().zip(events).for_each(|((t, _), n)| self.events[*t] += n);
         let shifts = &plan.linear(Site::O(layer)).in_shift;
         let first =
