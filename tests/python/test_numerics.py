@@ -21,8 +21,10 @@ from cryptogen.evaluate.report import inspect_plan
 from cryptogen.models.decoder import forward
 from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
-from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas, net
-from cryptogen.numerics.pieces import F, fit, make
+from cryptogen.numerics.anchors import ANCHORS, anchor_rows
+from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas
+from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, make, net
+from cryptogen.numerics.plan import Range, Scalar
 from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights import load
 from cryptogen.weights.canonical import Balance, canonicalise
@@ -114,8 +116,23 @@ def test_mantissas_are_powers_of_two() -> None:
     assert np.abs(error).max() < 5.5e-4 and error.std() < 2.2e-4 and abs(error.mean()) < 1e-5
 
 
-def test_the_net_is_one_where_sums_are_too_large() -> None:
-    assert np.flatnonzero(net() == 0).tolist() == [0, 2**13 - 1] and net().max() == 1 and len(net()) == 2**13
+def test_the_net_lets_pass_what_is_inside_the_window() -> None:
+    """Three of the four segments that a window has, and the last, which small arguments meet."""
+    assert np.flatnonzero(net()).tolist() == [0, 1, 2, 2**12 - 1] and net().max() == 1 and len(net()) == 2**12
+    for end in (18, 33, 44, 45, 54):  # bits of a window
+        scalar = Scalar(Range(end - 10, 4, 6, 0, 0, 0, None), None, 8)
+        segment = NET_SHIFT + scalar.net_h - scalar.net_lift
+        assert segment == end - 2 and scalar.net_h + NET_K <= 32 and scalar.net_lift >= 0
+
+
+def test_an_anchor_is_a_mean_of_scores() -> None:
+    own = np.arange(1, 40)
+    for anchor, bits in ANCHORS.items():
+        rows = anchor_rows(anchor, own)
+        assert rows.shape == (39, 2**bits) and (rows >= 0).all() and (rows <= own[:, None]).all()
+    assert anchor_rows("both", own)[4].tolist() == [0, 5]
+    assert anchor_rows("spread", own)[16].tolist() == [2, 4, 6, 8, 10, 12, 14, 17]
+    assert anchor_rows("own_spread", own)[8].tolist() == [9] * 8 + [1, 2, 3, 4, 5, 6, 7, 9]
 
 
 RECIPROCAL = {
@@ -579,7 +596,10 @@ def test_scores_are_observed_as_their_definition_says(size: int, spread: float) 
     rows, own = scores[1:].astype(np.float64), np.diagonal(scores)[1:].astype(np.float64)
     assert found.pairs == np.isfinite(rows).sum()
     assert found.absolute == pytest.approx(np.abs(rows[np.isfinite(rows)]).sum(), rel=1e-5)
-    for anchor, level in (("first", rows[:, 0]), ("own", own), ("both", (rows[:, 0] + own) / 2)):
+    t = np.arange(1, size)
+    spread = np.mean([rows[t - 1, t * n // 8] for n in range(1, 9)], axis=0)
+    levels = (rows[:, 0], own, (rows[:, 0] + own) / 2, spread, (own + spread) / 2)
+    for anchor, level in zip(ANCHORS, levels, strict=True):
         x, seen = rows - level[:, None], found.by_anchor[anchor]
         assert np.allclose(seen.log_sum, np.log(np.exp(x).sum(axis=1)), atol=1e-4)
         assert seen.high == pytest.approx(x.max(), abs=1e-4)
@@ -590,7 +610,7 @@ def anchored(low: float, high: float, sums: list[float], value: float = 1.0, sig
     """What is chosen for a head with these scores and sums of exponentials, in bits."""
     nats = math.log(2)
     x = Anchored(low * nats, high * nats, [np.array(sums, dtype=np.float32) * nats])
-    return _Sketch.anchored("own", x, sigma_k, Margins(), values(value), 4)
+    return _Sketch.anchored("own", x, sigma_k, Margins(), values(value))
 
 
 def values(largest: float) -> Extent:
@@ -630,7 +650,6 @@ def test_exponentials_have_fewer_bits_where_their_sums_are_large() -> None:
         sketch = anchored(-20, top, [0.0, top], 8.0, 16)
         weighted = sketch.bits + F + 3 + min(top, sketch.reach)
         assert weighted <= 48 or sketch.bits == 8
-        assert 4 * 2.0 ** (sketch.bits + sketch.reach + 1) <= 2.0**44  # no good σ is caught in the net
 
 
 def test_windows_of_sums_hold_what_was_seen_with_a_margin() -> None:
@@ -647,11 +666,13 @@ def test_windows_of_sums_hold_what_was_seen_with_a_margin() -> None:
 def test_the_anchor_that_leaves_the_least_to_do_is_taken() -> None:
     def of(**heads: tuple[float, float, float]) -> str:
         scores = Scores(pairs=1)
-        for name, (low, high, largest) in heads.items():
+        for name in ANCHORS:
+            low, high, largest = heads.get(name, (-400, 40, 40))
             sums = [np.array([0.0, largest], np.float32) * math.log(2)]
             scores.by_anchor[name] = Anchored(low * math.log(2), high * math.log(2), sums)
-        return _Sketch.of(scores, 14, Margins(), values(1.0), 4).anchor
+        return _Sketch.of(scores, 14, Margins(), values(1.0)).anchor
 
     assert of(first=(-20, 30, 30), own=(-80, 10, 10), both=(-20, 30, 31)) == "own"  # no row's σ beyond its window
     assert of(first=(-20, 12, 12), own=(-80, 10, 10), both=(-50, 10, 11)) == "first"  # fewer primes
     assert of(first=(-20, 12, 12), own=(-20, 10, 10), both=(-20, 10, 11)) == "own"
+    assert of(first=(-20, 17, 19), own=(-80, 10, 10)) == "own"  # its σ has its margin

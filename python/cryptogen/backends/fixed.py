@@ -230,7 +230,7 @@ def _relative(s: Ints, own: NDArray[np.int64], anchor: str) -> Ints:
     """Scores [T, L] of one head relative to its anchor: A5.5a, before the truncation. `own` [T]:
     the rows' own positions."""
     level = total(np.take_along_axis(s, anchor_rows(anchor, own), axis=1), 1)[:, None]  # [T, 1]
-    return minus(times(s, np.int64(1) << ANCHORS[anchor]), level)
+    return minus(times(s, np.array(1 << ANCHORS[anchor])), level)
 
 
 class _Heads:

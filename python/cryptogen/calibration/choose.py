@@ -55,14 +55,14 @@ GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is a
 # without need
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
-NORMED_BITS = 40  # of what enters a matrix behind a norm: shares of more than that wrap too often
+NORMED_BITS = 38  # of what enters a matrix behind a norm: shares of more than that wrap too often
 # log2 of e' of a score at the anchor; fewer where a column of Σ e'·v might pass WEIGHTED_BITS: its
 # truncation fails once in 2^16 there, and a row so lost is lost to all that attend to it (white
 # space and words in turn have many such rows). Eight still are right to thousandths of the least σ.
 SIGMA_BITS, LEAST_SIGMA_BITS, WEIGHTED_BITS = 12, 8, 48
 SIGMA_SPREAD = (8, 6)  # σ's window ends so many bits short of 2k above its least; the second costs some precision
 RARE, GAP_BITS = 1000, 4  # rows are of two kinds if fewer than one in so many is in between; how far apart at least
-PRODUCT_CEILING = 24  # in_shift of `o`: more, and its truncation fails too often
+PRODUCT_CEILING = 22  # in_shift of `o`: more, and its truncation fails too often
 ROUNDED = 1 + 2.0**-6  # what rounding may add to a bound that follows from the weights
 
 
@@ -251,7 +251,7 @@ class _Sketch:
 
     @staticmethod
     def of(scores: Scores, sigma_k: int, margins: Margins, values: Extent) -> "_Sketch":
-        """With the anchor that leaves the fewest rows' σ beyond its window, then has the margin of σ,
+        """With the anchor that leaves the fewest rows' σ beyond its window, then has σ's margin,
         then needs the fewest primes, then leaves σ the least to do."""
         if not scores.pairs:  # only first rows were seen
             return _Sketch.anchored("own", Anchored(low=0.0, high=0.0), sigma_k, margins, values)

@@ -62,7 +62,8 @@ def _described(plan: NumericPlan) -> str:
         lines.append(CLASS_HEADING)
         lines += [class_line(name, figures) for name, figures in classes.items()]
     lines += accepted_lines(plan)
-    lines.append("layer  residual        lowest scores (nats)  anchors f/o/b/s/os  activation input   activation windows")
+    lines.append("heads by anchor: " + "/".join(ANCHORS))
+    lines.append("layer  residual        lowest scores (nats)  heads         activation input   activation windows")
     for i, row in enumerate(s.get("layers", [])):
         heads, a = plan.attention[i].heads, plan.activations[i]
         bottoms = [-(h.bottom - 1) * math.log(2) for h in heads]  # relative to their anchors

@@ -1,4 +1,5 @@
-"""Which scores of a row the others are taken relative to (`docs/protocols/arithmetic.md`, A5.5a)."""
+"""Which scores of a row the others are taken relative to: A5.5a of
+`docs/protocols/arithmetic.md`."""
 
 import numpy as np
 from numpy.typing import NDArray
