@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cryptogen.backends.exact import product, scores_of, weighted_values
 from cryptogen.backends.exponential import HeadPowers, Powers
-from cryptogen.backends.field import P, minus, plus, times, total
+from cryptogen.backends.field import Ints, P, minus, plus, times, total
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import (
@@ -553,6 +553,52 @@ def test_what_lies_outside_its_window_becomes_nothing(model: Model, integers: In
         passed = 4 / 2**12 + (0.0 if scalar.hi.z is None else float(made[scalar.hi.z].mean()))
         assert (rho != 0).mean() == pytest.approx(passed, rel=0.3)
         assert (events == 0).mean() < passed
+
+
+class Failing(Nearest):
+    """The next truncation of its first number fails, when it shall: shares wrapped the other way
+    (A1)."""
+
+    fails = False
+
+    def truncate(self, x: Ints, k: Any, off: int = 0) -> Ints:
+        y = super().truncate(x, k, off)
+        if self.fails:
+            y.flat[0] += P >> int(np.ravel(k)[0])
+            self.fails = False
+        return y
+
+
+class FailingBackend(FixedBackend):
+    """One number that enters the matrix `site` is truncated wrongly, once."""
+
+    site = ""
+
+    def linear(self, x: Ints, site: str) -> Ints:
+        if site == self.site and isinstance(self.rounding, Failing):
+            self.rounding.fails, self.site = True, ""
+        return super().linear(x, site)
+
+
+@pytest.mark.parametrize("site", ["layers.0.o", "layers.0.up", "layers.1.o"])
+def test_a_row_that_is_lost_stays_alone(model: Model, integers: IntegerModel, site: str) -> None:
+    """A truncation fails in row 6: its logits are absurd, no later row is flagged, and all are what
+    they would be but for one row that they cannot attend to."""
+    canonical, plan = model
+    right = FixedBackend(integers, plan, Nearest())
+    lost = FailingBackend(integers, plan, Failing())
+    for backend in (right, lost):
+        forward(backend, canonical.config, TOKENS[:6], "none")
+    lost.site = site
+    expected = np.asarray(forward(right, canonical.config, TOKENS[6:7], "last"))
+    forward(lost, canonical.config, TOKENS[6:7], "last")
+    assert lost.range_events[0] > 0 and not lost.rounding.fails  # type: ignore[attr-defined]
+    assert np.abs(lost.raw_logits).max() > plan.coarse_logit_bound
+    expected, got = (np.asarray(forward(b, canonical.config, TOKENS[7:12], "all")) for b in (right, lost))
+    assert lost.range_events == [0] * 5
+    spread = expected.std(axis=1)
+    assert (np.abs(got - expected).max(axis=1) < 2 * spread).all()
+    assert all(np.corrcoef(a, b)[0, 1] > 0.9 for a, b in zip(got, expected, strict=True))
 
 
 def test_sums_outside_their_window_are_counted(model: Model, integers: IntegerModel) -> None:
