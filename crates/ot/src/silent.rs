@@ -10,7 +10,7 @@
 //! code of `code` and these numbers (`crates/ot/params`), and that of the trees, see
 //! [`crate::dpf`].
 //! Cost, in groves of 1024 transfers of which 992 are new: 448 bytes each and 32 from the sender,
-//! 48 from the receiver. About 33 groves serve for the secret and the check.
+//! 48 from the receiver. About 41 groves serve for the secret and the check.
 //! Leaks: nothing to a receiver, nor to a sender that follows the protocol; one that deviates can
 //! guess where the noise of single trees is, with probability `2^-7` or less each, and is caught
 //! if it guesses wrong.
@@ -29,7 +29,7 @@
 //!    `x = Σ ψ_m·χ_j` over its noise, masked by the choices of 128 correlations, and the sender
 //!    answers the hash of `Σ ψ_m·χ_j·v_mj ⊕ Σ ξ^i·q_i ⊕ x·Δ`, which must be that of
 //!    `Σ ψ_m·χ_j·w_mj ⊕ Σ ξ^i·t_i`, `ξ` the field's generator.
-//! 3. `q_p = v_p ⊕ Σ_c s_{p,c}`, ten elements of a secret of `2^15` correlations at the public
+//! 3. `q_p = v_p ⊕ Σ_c s_{p,c}`, ten elements of a secret of 40 960 correlations at the public
 //!    places of row `p` of the code; the receiver the same with `w` and the secret's `t`. So the
 //!    choices are `A·r ⊕ e`, `e` the noise of weight 1 in every 256.
 //!

@@ -25,7 +25,7 @@
 //! `2k + 7` messages, independent of `n`, the client beginning and ending; bytes from each party
 //! (exactly: [`cost`]) those of `k + 1` transfers and about `16(k−1) + 1/8 + 40m` for each table,
 //! and `k(k−1)/16` more for each table from the server; a transfer takes 0.45 bytes where they are
-//! silent, and 14 937 for the batch, else 3.9 and 576.
+//! silent, and 18 636 for the batch, else 3.9 and 576.
 //!
 //! Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS 2016): a leaf `s[j]`
 //! stands for the entries `j` and `j + 2^{k−1}`, its two *halves*, and is converted for each. So a

@@ -7,7 +7,7 @@
 //! Inputs: both their shares of the payloads, `[n][payloads]`, modulo `2^64`, at the scale of what
 //! they pad.
 //! Cost: `2k + 7` messages a batch of `2^25` leaves; bytes from each party about `0.5(k + 1) + 16(k
-//! − 1) + 40m` a key and 15 000 a batch, and `k(k − 1)/16` more a key from the server. Few keys:
+//! − 1) + 40m` a key and 19 000 a batch, and `k(k − 1)/16` more a key from the server. Few keys:
 //! `3.9(k + 1)` and 576. Once for a connection, with the first batch of 32 768 transfers or more,
 //! `cryptogen_ot::RESERVE_COST`.
 //! Material: spends `k + 1` transfers a key in each direction; makes the keys.
