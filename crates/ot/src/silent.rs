@@ -1,8 +1,8 @@
 //! Silent extension: many random correlated transfers from few, in one direction, with a message
 //! that is shorter than they are.
 //!
-//! Functionality: from a reserve of correlations `q_i`, `t_i = q_i ⊕ r_i·Δ` with random `r_i`, which
-//! it fills up again, the sender gets `n` new `q_i` and the receiver the `r_i` and `t_i`.
+//! Functionality: from a reserve of correlations `q_i`, `t_i = q_i ⊕ r_i·Δ` with random `r_i`,
+//! which it fills up again, the sender gets `n` new `q_i` and the receiver the `r_i` and `t_i`.
 //! Source: Yang, Weng, Lan, Zhang, Wang, "Ferret: Fast Extension for Correlated OT with Small
 //! Communication", CCS 2020, with regular noise and the consistency check of its figure 7;
 //! single-point correlations by correlated trees: Guo, Yang, Wang, Zhang, Xie, Liu, Zhao,
@@ -115,7 +115,7 @@ pub(crate) struct Sown {
     delta: Zeroizing<u128>,
 }
 
-/// The receiver's, which has drawn its challenge.
+/// The receiver's, before the check.
 pub(crate) struct Reaped(Growth);
 
 impl Reserve {

@@ -33,9 +33,9 @@
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
 //! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 3 messages (7 the first
-//!    time that they are silent), from where on the server speaks first in every exchange. The choice bits of the first `k`, the server's
-//!    flipped, are the XOR shares of the index, least significant bit first. Root: `Δ_b` and a
-//!    number used once.
+//!    time that they are silent), from where on the server speaks first in every exchange. The
+//!    choice bits of the first `k`, the server's flipped, are the XOR shares of the index, least
+//!    significant bit first. Root: `Δ_b` and a number used once.
 //! 2. Level `i`: a node `s` has the children `H(s) ⊕ t·CW_i` and `H(s) ⊕ s ⊕ t·CW_i`, `t` its last
 //!    bit. `H` has an AES key for each level of each tree, `Conv` one for each tree's leaves. Nodes
 //!    off the path are equal on both sides, that on the path differs by `Δ`; so `z_b = ⊕ H(s)` over
