@@ -266,3 +266,26 @@ fn a_spoilt_word_passes_by_a_guess_of_the_noise_alone() {
         assert_eq!(passing, [guess & 127, guess | 128], "{level}");
     }
 }
+
+/// An error in any one leaf moves the sum by a weight of its own, which the seed decides.
+#[test]
+fn every_leaf_has_a_weight_of_its_own() {
+    let check = |place: usize, seed: u8| {
+        let (tag, code) = silent_tag(&SESSION, Role::Server, 0);
+        let mut leaves = Zeroizing::new(vec![0; LEAVES]);
+        leaves[place] = 1;
+        let mask = Zeroizing::new(vec![0; MASK]);
+        Growth { tag, code, leaves, secret: Zeroizing::default(), mask, n: 0 }.check([seed; 32])
+    };
+    let mut weights: Vec<u128> = (1..3)
+        .flat_map(|seed| (0..LEAVES).map(move |place| (place, seed)))
+        .map(|(place, seed)| {
+            let (sum, noise) = check(place, seed);
+            assert_eq!(sum, noise);
+            sum
+        })
+        .collect();
+    weights.sort_unstable();
+    weights.dedup();
+    assert_eq!(weights.len(), 2 * LEAVES);
+}
