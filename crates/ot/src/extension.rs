@@ -1,5 +1,6 @@
 //! OT extension: as many random oblivious transfers as wanted from 128 base transfers, in both
-//! directions.
+//! directions. [`SILENT_FROM`] and more at once are made by [`crate::silent`], from a reserve that
+//! comes from here; fewer as follows.
 //!
 //! Functionality: the sender has `Δ` and gets `q_i`, the receiver gets random bits `r_i` and
 //! `t_i = q_i ⊕ r_i·Δ`; hashed, the sender has random pads `(m_0, m_1)` and the receiver `m_r`.
@@ -58,6 +59,7 @@ use crate::bits;
 use crate::error::OtError;
 use crate::fixed_key::{tag_of, Tag, TransferHash, LABEL_BITS};
 use crate::puncture::{self, Seeds, BLOCKS, DEPTH, LEAVES, MESSAGE_BYTES};
+use crate::silent::{self, Order, Reserve};
 use crate::transpose::transpose128;
 
 /// Transfers in one bit matrix.
@@ -73,18 +75,37 @@ const GROUP: usize = 8;
 /// Pads hashed at once: they stay in the first-level cache.
 const TASK: usize = 256;
 
-/// Transfers in one extension at most: bounds memory and keeps the index far from its 56 bits.
-pub const MAX_EXTEND: usize = 1 << 26;
+/// Transfers in one extension at most: bounds memory, and is what the assumption of silent ones was
+/// estimated for.
+pub const MAX_EXTEND: usize = silent::MAX_NEW;
+/// Transfers from which on an extension is silent. That saves bytes from 5300 on, but costs the
+/// work of 41 000 transfers whatever their number.
+pub const SILENT_FROM: usize = 1 << 15;
 
 /// Bytes of the receiver's message for `n` transfers and those that pad the check.
-pub(crate) const fn message_bytes(n: usize) -> usize {
+const fn message_bytes(n: usize) -> usize {
     matrices(n) * MATRIX_BYTES
 }
 
-/// Bytes that each party sends for `n` transfers in each direction, everything included.
-pub const fn bytes(n: usize) -> usize {
+/// Bytes that each party sends for `n` transfers in each direction that are not silent.
+const fn seeded_bytes(n: usize) -> usize {
     message_bytes(n) + CHALLENGE_BYTES + PROOF_BYTES
 }
+
+/// Bytes that each party sends for `n` transfers in each direction, everything included but
+/// [`RESERVE_BYTES`].
+pub const fn bytes(n: usize) -> usize {
+    if n < SILENT_FROM {
+        return seeded_bytes(n);
+    }
+    silent::message_bytes(n) + silent::CHALLENGE_BYTES + silent::PROOF_BYTES
+}
+
+/// Bytes that each party sends in [`RESERVE_MESSAGES`] messages of both before the first silent
+/// extension of a pair.
+pub const RESERVE_BYTES: usize = seeded_bytes(silent::RESERVE);
+/// Messages of both parties, client and server in turn.
+pub const RESERVE_MESSAGES: usize = 4;
 
 /// Matrices of `n` transfers and those that pad the check.
 const fn matrices(n: usize) -> usize {
@@ -97,8 +118,17 @@ pub struct OtPair {
     role: Role,
     sender: OtSender,
     receiver: OtReceiver,
+    reserves: Option<Reserves>,
     /// an extension or what used it has begun and not come to its end
     unsettled: bool,
+}
+
+/// Reserves of silent extensions.
+struct Reserves {
+    /// of the direction in which we send
+    own: Reserve,
+    /// of that in which we choose
+    peers: Reserve,
 }
 
 /// Both directions of an extension, as far as [`OtPair::extend`] gets.
@@ -106,23 +136,40 @@ pub(crate) enum Extended {
     /// At the client: the server's proof is in front of its next message.
     Unproved(Unproved),
     /// At the server: its proof belongs in front of its next message.
-    Proved(RotSent, RotReceived, [u8; PROOF_BYTES]),
+    Proved(RotSent, RotReceived, Vec<u8>),
 }
 
 /// Transfers that must not be used before the peer has proved that it followed the protocol.
 pub(crate) struct Unproved {
     sent: RotSent,
     received: RotReceived,
-    expected: Expected,
+    expected: Proof,
+}
+
+/// What judges the peer's proof.
+enum Proof {
+    Seeded(Expected),
+    Silent([u8; silent::PROOF_BYTES]),
 }
 
 impl Unproved {
+    /// Bytes of the proof.
+    pub(crate) fn proof_bytes(&self) -> usize {
+        match self.expected {
+            Proof::Seeded(_) => PROOF_BYTES,
+            Proof::Silent(_) => silent::PROOF_BYTES,
+        }
+    }
+
     /// The transfers, if `proof` is right.
     ///
     /// # Errors
     /// [`OtError::Inconsistent`].
     pub(crate) fn verify(self, proof: &[u8]) -> Result<(RotSent, RotReceived), OtError> {
-        self.expected.verify(proof)?;
+        match self.expected {
+            Proof::Seeded(expected) => expected.verify(proof)?,
+            Proof::Silent(expected) => verify_silent(&expected, proof)?,
+        }
         Ok((self.sent, self.received))
     }
 }
@@ -151,6 +198,7 @@ impl OtPair {
             role,
             sender: OtSender { session, delta: *delta, seeds: punctured, matrices: 0 },
             receiver: OtReceiver { session, seeds: held, matrices: 0 },
+            reserves: None,
             unsettled: false,
         })
     }
@@ -161,9 +209,9 @@ impl OtPair {
     }
 
     /// `n` transfers in each direction with uniform choices. Three messages, client, server,
-    /// client; [`bytes`]`(n)` from each party, the server's last [`PROOF_BYTES`] being still to be
-    /// sent. The pair is good for nothing more until [`OtPair::settle`] says that all of it went
-    /// well.
+    /// client; [`bytes`]`(n)` from each party, the server's proof being still to be sent; before
+    /// the first silent extension [`RESERVE_MESSAGES`] more. The pair is good for nothing more
+    /// until [`OtPair::settle`] says that all of it went well.
     ///
     /// # Errors
     /// [`OtError::Channel`]; [`OtError::Range`] if `n >` [`MAX_EXTEND`]; [`OtError::Failed`];
@@ -178,6 +226,93 @@ impl OtPair {
         if core::mem::replace(&mut self.unsettled, true) {
             return Err(OtError::Failed);
         }
+        if n < SILENT_FROM {
+            return self.extend_from_seeds(channel, n, rng);
+        }
+        if self.reserves.is_none() {
+            self.reserves = Some(self.reserve(channel, rng)?);
+        }
+        self.extend_silently(channel, n, rng)
+    }
+
+    fn reserve(
+        &mut self,
+        channel: &mut (impl Channel + ?Sized),
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Reserves, OtError> {
+        let (sent, received) = match self.extend_from_seeds(channel, silent::RESERVE, rng)? {
+            Extended::Proved(sent, received, proof) => {
+                channel.send(&proof)?;
+                (sent, received)
+            }
+            Extended::Unproved(unproved) => {
+                let proof = channel.recv(unproved.proof_bytes())?;
+                unproved.verify(&proof)?
+            }
+        };
+        let all = 0..silent::RESERVE;
+        Ok(Reserves {
+            own: Reserve::of_sender(sent.correlated(all.clone())),
+            peers: Reserve::of_receiver(received.correlated(all), |i| received.choice(i)),
+        })
+    }
+
+    fn extend_silently(
+        &mut self,
+        channel: &mut (impl Channel + ?Sized),
+        n: usize,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Extended, OtError> {
+        let Some(Reserves { own, peers }) = &mut self.reserves else { return Err(OtError::Failed) };
+        let OtSender { session, delta, ref mut matrices, .. } = self.sender;
+        let batch = Batch::new(&session, *matrices);
+        let order = |sender| Order { session, sender, first: batch.first, n };
+        // Both directions count alike.
+        *matrices += (silent::groves(n) * silent::LEAVES / ROWS) as u64;
+        self.receiver.matrices = *matrices;
+
+        let (length, (mut message, sown)) = (silent::message_bytes(n), own.sow(&order(self.role), delta));
+        let mut seed = [0; CHALLENGE_BYTES];
+        let mut reap = |from_peer: &[u8]| {
+            let reaped = peers.reap(&order(self.role.other()), from_peer);
+            // Drawn when the peer can no longer change what it is about.
+            rng.fill_bytes(&mut seed);
+            let (challenge, expected) = reaped.challenge(seed);
+            (reaped, challenge, expected)
+        };
+        let sent = |q| RotSent { q, delta, batch: batch.clone(), n };
+        let received = |t| RotReceived::from_odd(t, self.role.other(), batch.clone());
+        match self.role {
+            Role::Client => {
+                channel.send(&message)?;
+                let from_peer = channel.recv(length + silent::CHALLENGE_BYTES)?;
+                let (words, for_us) = from_peer.split_at(length);
+                let (reaped, challenge, expected) = reap(words);
+                let proof = sown.prove(for_us.try_into().expect("a challenge"));
+                channel.send(&[&proof[..], &challenge].concat())?;
+                let (sent, received) = (sent(sown.finish(own)), received(reaped.finish(peers)));
+                Ok(Extended::Unproved(Unproved { sent, received, expected: Proof::Silent(expected) }))
+            }
+            Role::Server => {
+                let (reaped, challenge, expected) = reap(&channel.recv(length)?);
+                message.extend_from_slice(&challenge);
+                channel.send(&message)?;
+                let received = received(reaped.finish(peers));
+                let answer = channel.recv(silent::PROOF_BYTES + silent::CHALLENGE_BYTES)?;
+                let (proof, for_us) = answer.split_at(silent::PROOF_BYTES);
+                verify_silent(&expected, proof)?;
+                let proof = sown.prove(for_us.try_into().expect("a challenge")).to_vec();
+                Ok(Extended::Proved(sent(sown.finish(own)), received, proof))
+            }
+        }
+    }
+
+    fn extend_from_seeds(
+        &mut self,
+        channel: &mut (impl Channel + ?Sized),
+        n: usize,
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Result<Extended, OtError> {
         let (mut message, committed) = self.receiver.commit(n);
         let mut challenge = [0; CHALLENGE_BYTES];
         let length = message_bytes(n);
@@ -191,7 +326,7 @@ impl OtPair {
                 let (proof, received) = committed.prove(for_us.as_slice().try_into().expect("a challenge"));
                 channel.send(&[&proof[..], &challenge].concat())?;
                 let (sent, expected) = self.sender.finish(&from_peer, n, &challenge);
-                Ok(Extended::Unproved(Unproved { sent, received, expected }))
+                Ok(Extended::Unproved(Unproved { sent, received, expected: Proof::Seeded(expected) }))
             }
             Role::Server => {
                 let from_peer = channel.recv(length)?;
@@ -203,7 +338,7 @@ impl OtPair {
                 let (proof, for_us) = answer.split_at(PROOF_BYTES);
                 expected.verify(proof)?;
                 let (proof, received) = committed.prove(for_us.try_into().expect("a challenge"));
-                Ok(Extended::Proved(sent, received, proof))
+                Ok(Extended::Proved(sent, received, proof.to_vec()))
             }
         }
     }
@@ -427,6 +562,25 @@ pub(crate) struct RotReceived {
 }
 
 impl RotReceived {
+    /// From words whose last bits are the choices, as if `Δ` were odd; that of `sender` is what its
+    /// role says.
+    fn from_odd(mut t: Zeroizing<Vec<u128>>, sender: Role, batch: Batch) -> RotReceived {
+        let clear = sender.index() as u128 | !1;
+        let mut choices = Zeroizing::new(Vec::with_capacity(t.len().div_ceil(ROWS)));
+        for words in t.chunks_mut(ROWS) {
+            let mut bits = [0u64; 2];
+            for (bits, words) in bits.iter_mut().zip(words.chunks_mut(ROWS / 2)) {
+                for (i, word) in words.iter_mut().enumerate() {
+                    *bits |= (*word as u64 & 1) << i;
+                    *word &= clear;
+                }
+            }
+            choices.push((bits[1] as u128) << 64 | bits[0] as u128);
+        }
+        let n = t.len();
+        RotReceived { t, choices, batch, n }
+    }
+
     /// The choice bit of transfer `i`, 0 or 1.
     ///
     /// # Panics
@@ -456,6 +610,13 @@ impl RotReceived {
         hash_all(&self.batch.hash, &mut pads, first, label);
         pads
     }
+}
+
+fn verify_silent(expected: &[u8], proof: &[u8]) -> Result<(), OtError> {
+    if proof != expected {
+        return Err(OtError::Inconsistent("silent transfers"));
+    }
+    Ok(())
 }
 
 fn check_count(n: usize) -> Result<(), OtError> {

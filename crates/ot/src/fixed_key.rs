@@ -20,6 +20,7 @@
 //!   payloads.
 //! - `stream`: block `i` of the stream of a seed, `MMO_S(s ⊕ i)`.
 
+use cryptogen_party::Role;
 use cryptogen_ring::kernels::{FixedKey, FixedKeys, Keys, Table, TREES};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +43,19 @@ pub(crate) fn tag_of(session: &[u8; 32], first: u64) -> Tag {
         .chain_update(first.to_le_bytes())
         .finalize();
     *digest.first_chunk().expect("a digest of 32 bytes")
+}
+
+/// The tag of the trees of a silent extension, and the permutation that its code is made of:
+/// `sender` names the direction, `first` the first new transfer.
+pub(crate) fn silent_tag(session: &[u8; 32], sender: Role, first: u64) -> (Tag, FixedKey) {
+    let digest = Sha256::new()
+        .chain_update(b"cryptogen silent extension")
+        .chain_update(session)
+        .chain_update([sender.index() as u8])
+        .chain_update(first.to_le_bytes())
+        .finalize();
+    let tag = *digest.first_chunk().expect("a digest of 32 bytes");
+    (tag, FixedKey::new(digest.last_chunk().expect("a digest of 32 bytes")))
 }
 
 fn aes_key(tag: Tag, purpose: &[u8; 8]) -> [u8; 16] {

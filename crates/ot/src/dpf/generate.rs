@@ -16,10 +16,10 @@ use zeroize::{Zeroize, Zeroizing};
 use super::index::index_message_bytes;
 use super::key::RecordWriter;
 use super::tree::Grove;
-use super::{TableBatch, TableShape, MAX_LEAVES, MAX_WORDS};
+use super::{TableBatch, TableShape, MAX_WORDS};
 use crate::bits;
 use crate::error::OtError;
-use crate::extension::{Extended, OtPair, RotReceived, RotSent, PROOF_BYTES};
+use crate::extension::{Extended, OtPair, RotReceived, RotSent};
 use crate::fixed_key::Tag;
 
 // Label of the pads of one transfer; 1 is `index::INDEX`, `halves::HALF` lies above.
@@ -43,7 +43,7 @@ pub fn generate(
     betas: &[Word],
     rng: &mut (impl RngCore + CryptoRng),
 ) -> Result<TableBatch, OtError> {
-    let max = MAX_LEAVES >> shape.k();
+    let max = shape.max_batch();
     if n > max {
         return Err(OtError::Range { what: "tables in a batch", min: 0, max, actual: n });
     }
@@ -91,9 +91,9 @@ fn begin(
     let (sent, received, first) = match ot.extend(channel, (shape.k() as usize + 1) * n, rng)? {
         Extended::Proved(sent, received, proof) => (sent, received, First::Proof(proof)),
         Extended::Unproved(unproved) => {
-            let bytes = PROOF_BYTES + first_bytes(shape, n, Role::Server);
-            let mut message = channel.recv(bytes)?;
-            let opened = message.split_off(PROOF_BYTES);
+            let of_proof = unproved.proof_bytes();
+            let mut message = channel.recv(of_proof + first_bytes(shape, n, Role::Server))?;
+            let opened = message.split_off(of_proof);
             let (sent, received) = unproved.verify(&message)?;
             (sent, received, First::Opened(opened))
         }
@@ -111,7 +111,7 @@ fn later_turn(role: Role) -> Turn {
 /// What the server's proof is sent with.
 enum First {
     /// At the server: the proof that goes in front of our first words.
-    Proof([u8; PROOF_BYTES]),
+    Proof(Vec<u8>),
     /// At the client: the server's first words, which came behind its proof.
     Opened(Vec<u8>),
 }

@@ -4,7 +4,9 @@ use cryptogen_ring::Word;
 use rand_core::RngCore;
 use sha2::{Digest, Sha256};
 
-use super::{rng, run_over, setup};
+use super::{extend, rng, run_over, setup};
+use crate::extension::SILENT_FROM;
+use crate::silent::message_bytes;
 use crate::{generate, OtError, Table, TableBatch, TableKey, TableShape};
 
 /// What to do with the bytes of one message on its way.
@@ -144,6 +146,37 @@ fn inconsistent_transfers_are_the_peers_fault() {
             );
         }
     }
+}
+
+/// The same of silent transfers: a word of a tree, the challenge's masked sum, the answer. A party
+/// whose own challenge was changed on its way sees an answer to another one.
+#[test]
+fn inconsistent_silent_transfers_are_the_peers_fault() {
+    let spoil = |spoiler: Role, fault: Fault, at: usize| {
+        run_over(
+            |role, inner| {
+                let fault = if role == spoiler { fault } else { Fault::None };
+                Spoiled { inner, fault, at, sent: 0, transcript: Sha256::new() }
+            },
+            |role, channel| {
+                let (mut pair, mut rng) = setup(role, channel, 21).expect("honest set-up");
+                extend(&mut pair, channel, SILENT_FROM, &mut rng).err()
+            },
+        )
+    };
+    // After three messages of the set-up and two of the reserve.
+    let (words, answer) = (5, 6);
+    let of_words = message_bytes(SILENT_FROM);
+    let inconsistent = Some(OtError::Inconsistent("silent transfers"));
+    for spoiler in [Role::Client, Role::Server] {
+        let other = spoiler.other().index();
+        for byte in [0, 448 - 1, of_words / 2, of_words - 1] {
+            assert_eq!(spoil(spoiler, Fault::Flip(byte), words)[other], inconsistent, "{spoiler:?} {byte}");
+        }
+        assert_eq!(spoil(spoiler, Fault::Flip(31), answer)[other], inconsistent, "{spoiler:?}");
+    }
+    assert_eq!(spoil(Role::Server, Fault::Flip(of_words + 33), words)[Role::Server.index()], inconsistent);
+    assert_eq!(spoil(Role::Client, Fault::Flip(32 + 33), answer)[Role::Client.index()], inconsistent);
 }
 
 #[test]

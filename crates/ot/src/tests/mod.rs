@@ -9,7 +9,7 @@ use cryptogen_party::{Channel, Role};
 use cryptogen_ring::{Prg, Seed};
 
 use crate::error::OtError;
-use crate::extension::{Extended, OtPair, RotReceived, RotSent, PROOF_BYTES};
+use crate::extension::{Extended, OtPair, RotReceived, RotSent};
 
 /// The generator of a party, seeded: every test is reproducible.
 fn rng(role: Role, seed: u8) -> Prg {
@@ -52,7 +52,10 @@ fn extend(
             channel.send(&proof)?;
             (sent, received)
         }
-        Extended::Unproved(unproved) => unproved.verify(&channel.recv(PROOF_BYTES)?)?,
+        Extended::Unproved(unproved) => {
+            let proof = channel.recv(unproved.proof_bytes())?;
+            unproved.verify(&proof)?
+        }
     };
     pair.settle();
     Ok(transfers)

@@ -7,7 +7,9 @@ use cryptogen_ring::{Prg, Seed, Word};
 use rand_core::RngCore;
 
 use super::{run, setup};
-use crate::{cost, generate, DotScratch, OtError, Table, TableBatch, TableKey, TableShape};
+use crate::{
+    cost, generate, DotScratch, OtError, Table, TableBatch, TableKey, TableShape, RESERVE_COST, SILENT_FROM,
+};
 
 /// Makes `n` tables; also returns the reconstructed `β`, `n × m`.
 fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
@@ -16,9 +18,13 @@ fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
         let betas = rng.word_vec(n * shape.payloads() as usize);
         let before = (channel.messages, channel.bytes);
         let batch = generate(channel, &mut pair, shape, n, &betas, &mut rng)?;
-        let declared = cost(shape, n);
-        assert_eq!(channel.messages - before.0, declared.messages_from(role));
-        assert_eq!(channel.bytes - before.1, declared.bytes_from(role));
+        let (mut messages, mut bytes) = (0, 0);
+        let silent = n * (shape.k() as usize + 1) >= SILENT_FROM;
+        for declared in [Some(cost(shape, n)), silent.then_some(RESERVE_COST)].into_iter().flatten() {
+            messages += declared.messages_from(role);
+            bytes += declared.bytes_from(role);
+        }
+        assert_eq!((channel.messages - before.0, channel.bytes - before.1), (messages, bytes));
         assert_eq!(batch.len(), n);
         Ok((batch, betas))
     });

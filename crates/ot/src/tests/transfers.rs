@@ -3,7 +3,7 @@ use cryptogen_party::Role;
 use super::{extend, rng, run, setup};
 use crate::base;
 use crate::bits;
-use crate::extension::{bytes, MAX_EXTEND};
+use crate::extension::{bytes, MAX_EXTEND, RESERVE_BYTES, RESERVE_MESSAGES, SILENT_FROM};
 use crate::OtError;
 
 const CHOICES: [u128; 2] = [0x0123_4567_89ab_cdef << 64, !0x0123_4567_89ab_cdef];
@@ -26,15 +26,19 @@ fn base_transfers_are_correct_in_both_directions() {
 
 #[test]
 fn extended_transfers_are_correct_in_both_directions() {
-    const SIZES: [usize; 6] = [1, 127, 128, 1000, 1024, 5003];
+    const SIZES: [usize; 9] = [1, 127, 128, 1000, 1024, 5003, SILENT_FROM - 1, SILENT_FROM, 50_001];
     let [client, server] = run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, 2)?;
         let mut halves = Vec::new();
         for n in SIZES {
             let before = (channel.messages, channel.bytes);
             halves.push((n, extend(&mut pair, channel, n, &mut rng)?));
-            assert_eq!((channel.messages - before.0, channel.bytes - before.1), (2, bytes(n)));
+            let reserve = if n == SILENT_FROM { [RESERVE_MESSAGES / 2, RESERVE_BYTES] } else { [0; 2] };
+            let sent = [channel.messages - before.0, channel.bytes - before.1];
+            assert_eq!(sent, [2 + reserve[0], bytes(n) + reserve[1]]);
         }
+        // Fewer transfers after many are made as before.
+        extend(&mut pair, channel, 5, &mut rng)?;
         Ok(halves)
     });
     for ((n, a), (_, b)) in client.iter().zip(&server) {

@@ -6,8 +6,10 @@
 //! `cryptogen_ot::dpf`.
 //! Inputs: both their shares of the payloads, `[n][payloads]`, modulo `2^64`, at the scale of what
 //! they pad.
-//! Cost: `2k + 7` messages a batch of `2^25` leaves; bytes from each party about `3.9(k + 1) + 16(k
-//! − 1) + 40m` a key and 576 a batch, and `k(k − 1)/16` more a key from the server.
+//! Cost: `2k + 7` messages a batch of `2^25` leaves; bytes from each party about `0.5(k + 1) + 16(k
+//! − 1) + 40m` a key and 19 000 a batch, and `k(k − 1)/16` more a key from the server. Few keys:
+//! `3.9(k + 1)` and 576. Once for a connection, with the first batch of 32 768 transfers or more,
+//! `cryptogen_ot::RESERVE_COST`.
 //! Material: spends `k + 1` transfers a key in each direction; makes the keys.
 //! Leaks: nothing.
 //!
@@ -20,11 +22,11 @@ use cryptogen_ring::{Prg, Word};
 use crate::error::Result;
 use crate::share::Cost;
 
-/// Leaves of a batch: its rounds cost little against its work even over 80 ms, and it takes about
-/// 60 MB of memory.
+/// Leaves of a batch, or fewer where that is more transfers than one extension makes: its rounds
+/// cost little against its work even over 80 ms, and it takes about 80 MB of memory.
 const LEAVES: usize = 1 << 25;
 
-/// Messages and bytes of `n` tables.
+/// Messages and bytes of `n` tables, but for `cryptogen_ot::RESERVE_COST`.
 pub fn cost(shape: TableShape, n: usize) -> Cost {
     let batch = batch(shape);
     let batches = (0..n).step_by(batch).map(|first| cryptogen_ot::cost(shape, batch.min(n - first)));
@@ -35,7 +37,7 @@ pub fn cost(shape: TableShape, n: usize) -> Cost {
 
 /// Tables made at a time.
 fn batch(shape: TableShape) -> usize {
-    (LEAVES >> shape.k()).max(1)
+    (LEAVES >> shape.k()).clamp(1, shape.max_batch())
 }
 
 /// Makes `n` tables with shares `betas` of their payloads, `[n][payloads]`, and hands runs of
