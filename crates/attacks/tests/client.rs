@@ -12,13 +12,11 @@ use cryptogen_mpc::store::Store;
 use cryptogen_mpc::Connection;
 use cryptogen_party::{ChannelError, Client, MessageError, Role, Server};
 use cryptogen_protocols::endpoint::{Endpoint, Protocol, Stock};
-use cryptogen_protocols::material::{expand_mask, MaskLabel};
 use cryptogen_protocols::model::{Site, F};
 use cryptogen_protocols::testing::rng;
 use cryptogen_protocols::testing::sessions::{pair, store};
 use cryptogen_protocols::testing::tiny::{tiny, Arch, Tiny, BOTH};
 use cryptogen_protocols::{ProtocolError, Result};
-use cryptogen_ring::trunc::trunc_client;
 use cryptogen_ring::{fp_from_bytes, Fp, Prg, Seed};
 use rand_core::{OsRng, RngCore};
 use serde_json::json;
@@ -246,54 +244,6 @@ fn malformed_ciphertexts_come_back_as_uniform_polynomials() {
         // Of small secrets alone differences would be small: two bits of 64.
         let small = differences.filter(|x| x.wrapping_add(1 << 61) < 1 << 62).count();
         check_chance(small, x.len(), 0.25, &format!("{name}, small differences"));
-    }
-}
-
-/// A client that has two candidates for the head and its share of the products does not know which
-/// one the server has; with the server's share it would.
-#[test]
-fn shares_of_products_do_not_tell_which_model_it_is() {
-    const ROWS: usize = 256;
-    for arch in BOTH {
-        let (tiny, dir) = (tiny(arch), tempfile::tempdir().unwrap());
-        let want = Stock { linears: 0, rows: 0, logits: ROWS as u64, exponentials: 0 };
-        pair(
-            |conn| {
-                let mut e = open::<Client>(conn, tiny, dir.path(), &Hand::default()).unwrap();
-                Client::prepare(&mut e, tiny, want).unwrap();
-            },
-            |conn| {
-                let mut e = open::<Server>(conn, tiny, dir.path(), &Hand::default()).unwrap();
-                Server::prepare(&mut e, tiny, want).unwrap();
-            },
-        );
-        let (d, weights) = (tiny.plan.model.d, tiny.model.weight(Site::Head));
-        // Another model's head: its rows in another order.
-        let other: Vec<i16> = weights.rchunks_exact(d).flatten().copied().collect();
-        let mut right = [0; 2];
-        let mut tries = 0;
-        let server = logits::<Server>(tiny, dir.path(), ROWS);
-        for (client, server) in logits::<Client>(tiny, dir.path(), ROWS).iter().zip(&server) {
-            let seed = Seed::from_bytes(*client.first_chunk().unwrap());
-            let shifts = &tiny.plan.linear(Site::Head).in_shift;
-            let r = expand_mask(&seed, MaskLabel::Remask, 0, d);
-            let r: Vec<Fp> = r.iter().zip(shifts).map(|(r, k)| trunc_client(*r, *k)).collect();
-            let [client, server] = [client, server].map(|record| fp_from_bytes(&record[32..]).unwrap());
-            let product =
-                |w: &[i16]| -> Fp { w.iter().zip(&r).map(|(w, r)| *r * Fp::from_i64((*w).into())).sum() };
-            for (o, (w, other)) in weights.chunks(d).zip(other.chunks(d)).enumerate() {
-                if w == other {
-                    continue;
-                }
-                tries += 1;
-                for (right, share) in right.iter_mut().zip([client[o], client[o] + server[o]]) {
-                    let far = |w| (product(w) - share).to_i64().unsigned_abs();
-                    *right += usize::from(far(w) < far(other));
-                }
-            }
-        }
-        check_chance(right[0], tries, 0.5, &format!("{arch:?}, which of two models"));
-        assert_eq!(right[1], tries, "with both shares every guess is right");
     }
 }
 

@@ -51,8 +51,8 @@ fn made_up_results_show_nothing_of_the_clients_key() {
         let tiny = tiny(arch);
         let plan = &tiny.plan;
         let want = Stock { linears: ROWS as u64, rows: ROWS as u64, logits: 4, exponentials: 0 };
-        // With this the index of an activation's input is a quarter of its window above 0, below it,
-        // or 0, as the coefficient of the secret is 1, −1 or 0.
+        // With this the index of an activation's input lies a quarter of its window above 0 or
+        // below it, or is 0, as the coefficient of the secret is 1, −1 or 0.
         let (h, k) = (plan.activations[0].windows[0].h, plan.activations[0].k);
         let b = 1u64 << (plan.linear(Site::Up(0)).out_shift(0) + h + k - 2);
         let run = |b: Option<u64>| {
@@ -275,8 +275,8 @@ fn shifted_openings_show_nothing() {
         let lengths = |sent: &[Vec<u8>]| sent.iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths(&sent), lengths(&honest));
         assert_eq!(sent.len(), client_messages(tiny.plan.model.layers));
-        // Messages without rotations, which are shorter than the words that they travel in: embedding,
-        // scores, and what leaves a norm, attention and an activation.
+        // Messages without rotations, which do not fill what they travel in: embedding, scores, and
+        // what leaves a norm, attention and an activation.
         let whole = |n: usize| n == 0 || [1, 2, 4, 6, 7].contains(&((n - 1) % 8));
         let words_of = |sent: &[Vec<u8>]| -> Vec<u64> {
             let whole = sent.iter().enumerate().filter(|(n, _)| whole(*n));

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use cryptogen_mpc::session::{Connection, Heard};
 use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_protocols::endpoint::{exponentials_needed, Endpoint, Stock};
-use cryptogen_protocols::offline::prepare::logits_record_bytes;
 use cryptogen_protocols::online::products::Side;
 use cryptogen_protocols::testing::sessions::{client_pass, pair, server_pass, store, Logits};
 use cryptogen_protocols::testing::tiny::Tiny;
@@ -162,11 +161,6 @@ fn records<P: Party>(dir: &Path, pool: &str, bytes: usize, n: usize) -> Vec<Vec<
 /// The next records of rows.
 pub fn rows<P: Party>(tiny: &Tiny, dir: &Path, n: usize) -> Vec<Vec<u8>> {
     records::<P>(dir, "rows", tiny.layout.record_bytes(), n)
-}
-
-/// The next records of logits: a seed and a share each.
-pub fn logits<P: Party>(tiny: &Tiny, dir: &Path, n: usize) -> Vec<Vec<u8>> {
-    records::<P>(dir, "logits", logits_record_bytes(&tiny.plan), n)
 }
 
 /// Little-endian words of 8 bytes.
