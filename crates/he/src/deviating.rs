@@ -161,19 +161,23 @@ fn results_do_not_tell_which_of_two_matrices_it_is() {
 }
 
 /// What gave the parity of the server's multipliers away when the client returned sums for the
-/// server to decrypt: a ciphertext of half a unit.
+/// server to decrypt: a ciphertext of half a unit. Here the owner even chooses `a`, which the wire
+/// does not let it do, and chooses it such that all of the product lies in `c_1`: `b = 0`,
+/// `a = floor(q/2p)/s`.
 #[test]
 fn results_do_not_tell_parities_of_multipliers() {
     let (mut s, layout) = (setup(42), Layout::new(13).unwrap());
     let (ring, two_p) = (s.params.ring(), 2 * u128::from(P));
     let rest = ring.moduli().fold(1, |rest, q| rest * u128::from(q.value()) % two_p);
     let mut ct = s.sk.encrypt(&vec![Fp::ZERO; N], layout, &mut s.rng).unwrap().expand(s.params);
-    for (limb, b) in ct.b.chunks_exact_mut(N).enumerate() {
-        // floor(q/2p), the same in every place of the full domain.
+    ct.b.fill(0);
+    for (limb, a) in ct.a.chunks_exact_mut(N).enumerate() {
+        // All in the full domain, where a product is one of numbers.
         let q = ring.modulus(limb);
         let small = |x: u128| (x % u128::from(q.value())) as u32;
-        let half = q.neg(q.mul(small(rest), q.inv(small(two_p))));
-        b.iter_mut().for_each(|b| *b = q.add(*b, half));
+        let minus_half = q.mul(small(rest), q.inv(small(two_p)));
+        let minus_s = &s.sk.negated()[limb * N..(limb + 1) * N];
+        a.iter_mut().zip(minus_s).for_each(|(a, s)| *a = q.mul(minus_half, q.inv(*s)));
     }
     let mut right = 0;
     const RESULTS: usize = 4;
@@ -187,11 +191,16 @@ fn results_do_not_tell_parities_of_multipliers() {
         s.params.fp.inverse(&mut numbers, 13);
         owner_share(ring, s.sk.negated(), result, &mut work, |i, c| {
             // The fraction of a unit is one half for odd numbers.
-            let fraction = c as u64 - (c >> 32) as u64;
+            let fraction = (c as u64).wrapping_sub((c >> 32) as u64);
             let odd = (1 << 62..3 << 62).contains(&fraction);
-            right += usize::from(odd == (numbers[i].value() & 1 == 1));
+            right += usize::from(odd == (numbers[i].to_i64() & 1 == 1));
         })
         .unwrap();
+    }
+    check_chance(right, RESULTS * N, "parities");
+    for (m, result) in sent.chunks_exact(RESULT_BYTES).enumerate() {
+        let mut numbers = y[m * N..(m + 1) * N].to_vec();
+        s.params.fp.inverse(&mut numbers, 13);
         // With the evaluator's share the number itself would be known, but for its last bits.
         let mut both = s.sk.share(result, layout).unwrap();
         both.iter_mut().zip(&shares[m * N..]).for_each(|(c, s)| *c += *s);
@@ -201,5 +210,4 @@ fn results_do_not_tell_parities_of_multipliers() {
             assert!(far < 4 || (far as i128 - (P / 2) as i128).abs() < 4, "{far}");
         }
     }
-    check_chance(right, RESULTS * N, "parities");
 }
