@@ -80,7 +80,9 @@ fn the_tests_that_security_names_exist() {
     let security = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let mut found = 0;
     for (name, link) in security.split("[`").skip(1).filter_map(|rest| rest.split_once("`](")) {
-        let Some((file, _)) = link.split_once(')').filter(|(file, _)| file.ends_with(".rs")) else { continue };
+        let Some((file, _)) = link.split_once(')').filter(|(file, _)| file.ends_with(".rs")) else {
+            continue;
+        };
         let text = fs::read_to_string(root().join(file)).unwrap_or_default();
         assert!(text.contains(&format!("fn {name}()")), "{file} has no test {name}");
         found += 1;

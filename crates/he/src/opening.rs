@@ -22,7 +22,8 @@
 //! hash of a nonce of 32 bytes), so the evaluator gets no decryption that it did not know. What the
 //! owner says of edges are inequalities on the noise of one ciphertext, in some 32 coefficients of
 //! 4096 in the ring of `Linear` and in none of slots: of thousands of bits of a key they tell few.
-//! **Cost.** Both polynomials of a ciphertext, 96 bytes and a bit for each coefficient, two round trips, milliseconds.
+//! **Cost.** Both polynomials of a ciphertext, 96 bytes and a bit for each coefficient, two round
+//! trips, milliseconds.
 
 use cryptogen_ring::{kernels, Fp, Modulus, Prg, Seed, Wiped};
 use rand_core::{CryptoRng, RngCore};
@@ -423,7 +424,7 @@ mod tests {
         pack(&b, &mut bytes);
         let malformed = PublicKey::from_bytes(ring, &NONCES, &bytes).unwrap();
         // What is decrypted where `u` is `h`, and `by` more.
-        let decrypted = |phase: &[u32], h: i64, by: i64| {
+        let read = |phase: &[u32], h: i64, by: i64| {
             let mut x = phase.to_vec();
             for (limb, x) in x.chunks_exact_mut(ring.n()).enumerate() {
                 let q = ring.modulus(limb);
@@ -438,7 +439,7 @@ mod tests {
             let (challenge, message) = Challenge::new(&malformed, &mut rng);
             let phase = phase(ring, sk.negated(), &message).unwrap();
             // Within a quarter of q/p.
-            let all = [-1, 0, 1].map(|h| [-(1 << 18), 0, 1 << 18].map(|by| decrypted(&phase, h, by)));
+            let all = [-1, 0, 1].map(|h| [-(1 << 18), 0, 1 << 18].map(|by| read(&phase, h, by)));
             let guess = |i: usize| {
                 let near = all.iter().find(|[low, _, high]| low[i] == high[i]);
                 near.map_or(Fp::ZERO, |[_, middle, _]| middle[i])
