@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_CORE := target/test-core/_core.abi3.so
 RUST := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 
-.PHONY: build help demo check lint fmt test test-long test-fidelity docs bench-kernels clean
+.PHONY: build help demo check lint fmt test test-attacks test-long test-fidelity docs bench-kernels clean
 .DELETE_ON_ERROR:
 
 build: .venv/.built ## the package, installed in place in .venv (the default)
@@ -51,6 +51,11 @@ fmt: build ## formats Rust and Python, and sorts imports
 test: build $(TEST_CORE) ## every fast test
 	cargo test --release --quiet --workspace --exclude cryptogen-python
 	CRYPTOGEN_TEST_CORE=$(CURDIR)/$(TEST_CORE) $(BIN)/pytest
+
+# What `make test` runs of them says nothing if it passes; here every attack prints its figures.
+test-attacks: ## minutes: parties that deviate, each attack of SECURITY.md with its figures
+	cargo test --release --package cryptogen-attacks -- --include-ignored --nocapture
+	cargo test --release --package cryptogen-he --package cryptogen-ot -- deviating --nocapture
 
 test-long: build $(TEST_CORE) ## all tests: minutes more, real models, kill and restart
 	cargo test --release --workspace --exclude cryptogen-python -- --include-ignored

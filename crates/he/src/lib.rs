@@ -16,6 +16,8 @@
 
 mod codec;
 mod combine;
+#[cfg(test)]
+mod deviating;
 mod encode;
 mod encrypt;
 mod error;

@@ -58,7 +58,7 @@ pub struct Nonces {
 
 impl Nonces {
     /// The seed of `a`: SHA-256 of both nonces, a label and the ring's name.
-    fn seed(&self, ring: &Ring) -> [u8; 32] {
+    pub(crate) fn seed(&self, ring: &Ring) -> [u8; 32] {
         let hash = Sha256::new().chain_update(self.client).chain_update(self.server);
         hash.chain_update("cryptogen public key ").chain_update(ring.name()).finalize().into()
     }

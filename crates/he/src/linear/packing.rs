@@ -146,7 +146,7 @@ impl Packing {
     }
 
     /// log2 of the transform of the multipliers.
-    pub(super) fn levels(&self) -> u32 {
+    pub(crate) fn levels(&self) -> u32 {
         LOG_N - self.log_t
     }
 

@@ -1,12 +1,14 @@
-//! Two connections in one process, for tests of protocols. Nothing is encrypted.
+//! Two connections in one process, for tests of protocols. Nothing is encrypted. And a party that
+//! deviates, on a connection of any kind.
 
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 
-use cryptogen_party::{Client, Server};
+use cryptogen_party::{Client, Party, Server};
 
 use super::error::SessionError;
 use super::wire::{append, Watch, Wire, TICK};
-use super::Connection;
+use super::{Connection, CONTROL, HEADER};
 
 pub(super) struct MemoryWire {
     to: Sender<Vec<u8>>,
@@ -65,5 +67,46 @@ impl Wire for MemoryWire {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a frame is a control message, and its payload, which may be changed.
+pub type Deviation = Box<dyn FnMut(bool, &mut Vec<u8>) + Send>;
+
+/// What has come over a connection: frames as they are.
+pub type Heard = Arc<Mutex<Vec<u8>>>;
+
+/// The wire of a party that changes what it sends and keeps what it hears.
+struct Deviating {
+    inner: Box<dyn Wire>,
+    deviation: Deviation,
+    heard: Heard,
+}
+
+impl Wire for Deviating {
+    fn write(&mut self, header: &[u8], payload: &[u8], watch: &mut Watch) -> Result<(), SessionError> {
+        let (kind, mut payload) = (header[HEADER - 1], payload.to_vec());
+        (self.deviation)(kind == CONTROL, &mut payload);
+        let size = u32::try_from(payload.len()).expect("frames are short").to_le_bytes();
+        self.inner.write(&[&size[..], &[kind]].concat(), &payload, watch)
+    }
+
+    fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError> {
+        let start = out.len();
+        let result = self.inner.read(out, n, watch);
+        self.heard.lock().expect("nobody panics with it").extend_from_slice(&out[start..]);
+        result
+    }
+}
+
+impl<P: Party> Connection<P> {
+    /// From here on this end deviates: every frame that it sends goes through `deviation` first.
+    /// Returns what it hears.
+    pub fn insecure_deviate(&mut self, deviation: Deviation) -> Heard {
+        let heard = Heard::default();
+        // Nothing is sent over the wire that stands in while the real one is wrapped.
+        let inner = std::mem::replace(&mut self.wire, Box::new(wire_pair().0));
+        self.wire = Box::new(Deviating { inner, deviation, heard: heard.clone() });
+        heard
     }
 }

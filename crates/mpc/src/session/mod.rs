@@ -40,6 +40,8 @@ pub use connect::{connect, Listener};
 pub use error::SessionError;
 pub use handshake::{AccessToken, Agreement, Hello, Introduction, Policy, Welcome, PROTOCOL_VERSION};
 pub use identity::{Identity, Trust};
+#[cfg(any(test, feature = "test-transport"))]
+pub use memory::{Deviation, Heard};
 pub use stats::{Phase, PhaseStats, SessionStats};
 pub use wire::Interrupt;
 

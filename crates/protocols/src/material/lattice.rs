@@ -89,9 +89,11 @@ impl<P: Party> LatticeKeys<P> {
                 let (revealed_slots, seed_slots) = challenge_slots.reveal(commitment_slots);
                 let (revealed_linear, seed_linear) = challenge_linear.reveal(commitment_linear);
                 ch.send(&[seed_slots, seed_linear].concat())?;
-                let [opening_slots, opening_linear] = recv_pair(ch)?;
-                revealed_slots.check(&opening_slots)?;
-                revealed_linear.check(&opening_linear)?;
+                let first = opening::opening_bytes(params.ring());
+                let openings = ch.recv(first + opening::opening_bytes(linear::Params::get().ring()))?;
+                let (opening_slots, opening_linear) = openings.split_at(first);
+                revealed_slots.check(opening_slots)?;
+                revealed_linear.check(opening_linear)?;
                 Held::Server { params, slots, linear }
             }
         };
