@@ -182,9 +182,7 @@ class Client:
         """Tokens of the session so far."""
         return self._link.text.length
 
-    def prepare(
-        self, tokens: int | None = None, context: int | None = None, progress: Progress | None = None
-    ) -> None:
+    def prepare(self, tokens: int | None = None, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
 
         Args:
