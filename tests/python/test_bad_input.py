@@ -197,10 +197,9 @@ def test_server_keeps_memory_for_so_many_ready_rows_only(
     monkeypatch.setattr(server, "READY_BYTES", material.attention_bytes(config, 0, 8))
     monkeypatch.setattr(messages, "LARGEST_PASS", 6)
     with served.client(tmp_path) as client:
-        client._link.extend(8)
+        client.make_ready(8)
         with pytest.raises(errors.PeerFailed, match="ProtocolViolation.*9 rows would be ready"):
-            client._link.extend(9)
-            client._link.counters()
+            client.make_ready(1)
 
 
 def test_passes_of_the_two_protocols_on_ciphertexts_have_64_rows(served: Served, tmp_path: Path) -> None:
