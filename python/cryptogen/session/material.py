@@ -14,7 +14,7 @@ from .messages import LARGEST_BATCH, LARGEST_BLOCK, LARGEST_EXPONENTIALS, LARGES
 if TYPE_CHECKING:
     from cryptogen._core import CheckedPlan
 
-PASS_BYTES = 256 << 20  # most attention material of a pass of more than 64 rows, bytes per party
+PASS_BYTES = 64 << 20  # most that a pass of more than 64 rows takes for tokens and attention, bytes per party
 READY_BYTES = 512 << 20  # the same of all rows that are ready
 POOLS = ("linears", "rows", "logits", "exponentials")  # of a store: the fields of `Need`
 
@@ -69,7 +69,8 @@ def attention_bytes(config: ModelConfig, first: int, rows: int) -> int:
 def rows_of_pass(config: ModelConfig, protocol: str, first: int, left: int) -> int:
     """How many of the next `left` rows, the first of which is number `first`, one pass takes."""
     rows = min(left, LARGEST_PASS if protocol == PREPROCESSED else LARGEST_BLOCK)
-    while rows > LARGEST_BLOCK and attention_bytes(config, first, rows) > PASS_BYTES:
+    # A token is a vector as long as the vocabulary, once as bytes and once as numbers.
+    while rows > LARGEST_BLOCK and 16 * config.vocab * rows + attention_bytes(config, first, rows) > PASS_BYTES:
         rows -= 1
     return rows
 
