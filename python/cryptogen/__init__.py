@@ -15,10 +15,10 @@ Errors are the classes of `cryptogen.errors`; the command line is `cryptogen --h
 import os
 from typing import TYPE_CHECKING, Any
 
-# The core's allocator keeps what was freed for a minute: a layer needs again what the last one gave
-# back, and fresh pages cost more than the arithmetic on them (docs/decisions/0011-allocator.md).
-# Read when the core is loaded.
-os.environ.setdefault("MIMALLOC_PURGE_DELAY", "60000")  # milliseconds
+# The core's allocator keeps what was freed for a second: a layer needs again what the last one gave
+# back, and fresh pages cost more than the arithmetic on them. Longer, and a process would hold what
+# another phase needed (docs/decisions/0011-allocator.md). Read when the core is loaded.
+os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")  # milliseconds
 
 if TYPE_CHECKING:
     from .session import Client, Costs, Draft, Server, Token

@@ -18,8 +18,8 @@ import pytest
 import cryptogen
 from cryptogen import _core, errors
 from cryptogen.numerics.plan import NumericPlan
-from cryptogen.protocols import PREPROCESSED
-from cryptogen.session import messages
+from cryptogen.protocols import PREPROCESSED, RECOMPUTE
+from cryptogen.session import material, messages, server
 from cryptogen.session.material import Need
 from cryptogen.session.offer import Offer, receive_offer
 from cryptogen.session.plans import beside
@@ -190,6 +190,25 @@ def test_server_takes_no_more_logits_than_a_pass_samples(served: Served, tmp_pat
         endpoint.recv_control()
 
 
+def test_server_keeps_memory_for_so_many_ready_rows_only(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = served.model.config
+    monkeypatch.setattr(server, "READY_BYTES", material.attention_bytes(config, 0, 8))
+    monkeypatch.setattr(messages, "LARGEST_PASS", 6)
+    with served.client(tmp_path) as client:
+        client.make_ready(8)
+        with pytest.raises(errors.PeerFailed, match="ProtocolViolation.*9 rows would be ready"):
+            client.make_ready(1)
+
+
+def test_passes_of_the_two_protocols_on_ciphertexts_have_64_rows(served: Served, tmp_path: Path) -> None:
+    endpoint = _endpoint(served, tmp_path, RECOMPUTE)
+    endpoint.send_control(messages.encode(messages.Forward(messages.LARGEST_BLOCK + 1, 0)))
+    with pytest.raises(errors.PeerFailed, match="ProtocolViolation"):
+        endpoint.recv_control()
+
+
 def test_server_survives_garbage(served: Served, tmp_path: Path) -> None:
     host, port = served.address.rsplit(":", 1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -322,17 +341,17 @@ def _connection(served: Served) -> _core.ClientConnection:
     return connection
 
 
-def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
+def _endpoint(served: Served, folder: Path, protocol: str = PREPROCESSED) -> _core.ClientEndpoint:
     """A client that has agreed on everything and may now say anything."""
     from cryptogen.numerics.plan import tables, tables_digest
 
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
     connection.hello(f"test-{abs(hash(folder))}", ACCESS_TOKEN)
-    offer, documents = receive_offer(connection, folder)
+    offer, documents = receive_offer(connection, folder, protocol)
     plan = NumericPlan.from_json(documents["plan"].decode())
     made = tables(plan)
     connection.agree(offer.model, offer.documents["plan"], tables_digest(made))
     core = _core.CheckedPlan(plan.to_json(), made)
     return connection.open(
-        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, PREPROCESSED
+        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, protocol
     )

@@ -11,17 +11,28 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import cryptogen
-from cryptogen.errors import ConnectionLost, CryptogenError, MaterialMismatch, StoreError
+from cryptogen.bench.shapes import SHAPES
+from cryptogen.errors import (
+    ConnectionLost,
+    ContextOverflow,
+    CryptogenError,
+    InputError,
+    MaterialMismatch,
+    StoreError,
+)
 from cryptogen.evaluate.fidelity import fidelity
 from cryptogen.processes import ServerProcess
-from cryptogen.protocols import RECOMPUTE
+from cryptogen.protocols import PREPROCESSED, RECOMPUTE
 from cryptogen.session.chat import Conversation
-from served import ACCESS_TOKEN, Served, cursors, model_with_plan
+from cryptogen.session.material import PASS_BYTES, attention_bytes, rows_of_pass
+from served import ACCESS_TOKEN, Served, cursors, model_with_plan, serving
+from tiny import random_tokens
 
 PROMPT = "the end"
 
@@ -58,6 +69,70 @@ def test_material_bought_ahead_is_enough_and_outlives_the_connection(llama: Serv
         assert not calls  # nothing had to be bought
         assert client.costs.left["rows"] <= bought["rows"] - len(ids) - 3
     assert not fidelity(llama.model, ids, answer).violations
+
+
+def test_a_prompt_is_bought_ahead_with_the_logits_of_one_row(llama: Served, tmp_path: Path) -> None:
+    with llama.client(tmp_path) as client:
+        ids = client.encode(PROMPT)
+        with pytest.raises(InputError, match="neither"):
+            client.prepare()
+        client.prepare(context=len(ids))
+        bought, calls = client.costs.left, []
+        assert (bought["rows"], bought["logits"]) == (len(ids), 1)
+        list(client.generate(ids, max_new_tokens=1, stop=(), progress=lambda *a: calls.append(a)))
+        assert not calls  # nothing had to be bought
+        left = client.costs.left
+        assert (left["rows"], left["logits"]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_rows_made_ready_ahead_leave_the_passes_alone(tmp_path: Path, kind: str) -> None:
+    with serving(tmp_path, kind) as served, served.client(tmp_path) as client:
+        ids = random_tokens(served.model.config, 9)
+        client.make_ready(6)
+        client.make_ready(6)
+        ready, before = client.costs.spent, client.costs
+        assert ready["rows"] == 12
+        (first,) = client.generate(ids, max_new_tokens=1, stop=())
+        cost = client.costs - before
+        assert (cost.spent["rows"], cost.spent["exponentials"], cost.spent["logits"]) == (0, 0, 1)
+        assert not fidelity(served.model, ids, [first.id]).violations
+        # The rest is for what follows; a text after it begins anew.
+        rest = [t.id for t in client.generate([5], max_new_tokens=2, stop=(), continue_session=True)]
+        assert not fidelity(served.model, [*ids, first.id, 5], rest).violations
+        assert client.costs.spent["rows"] == 12
+        again = [t.id for t in client.generate(ids, max_new_tokens=2, stop=())]
+        assert again[0] == first.id and client.costs.spent["rows"] > 12
+        client.reset()
+        for rows, error in ((0, InputError), (client.config.context + 1, ContextOverflow)):
+            with pytest.raises(error):
+                client.make_ready(rows)
+
+
+def test_a_prompt_of_a_hundred_rows_is_one_pass(llama: Served, tmp_path: Path) -> None:
+    assert llama.model.config.context > 100
+    ids = random_tokens(llama.model.config, 100)
+    with llama.client(tmp_path) as client:
+        trips, answers = [], []
+        for prompt in (ids[:2], ids):
+            before = client.costs
+            answers.append([t.id for t in client.generate(prompt, max_new_tokens=1, stop=())])
+            trips.append((client.costs - before).online.round_trips)
+        assert trips[0] == trips[1]
+    assert not fidelity(llama.model, ids, answers[1]).violations
+
+
+def test_passes_are_as_large_as_memory_allows() -> None:
+    config = SHAPES["smollm2"]
+    small = replace(config, vocab=512)
+    assert [rows_of_pass(small, PREPROCESSED, first, 1000) for first in (0, 400)] == [128, 64]
+    for first in (0, 100):
+        rows = rows_of_pass(config, PREPROCESSED, first, 1000)
+        size, more = (16 * config.vocab * n + attention_bytes(config, first, n) for n in (rows, rows + 1))
+        assert rows == 64 or size <= PASS_BYTES < more
+    assert attention_bytes(config, 3, 2) == 16 * 30 * 9 * (4 + 5)
+    assert rows_of_pass(small, PREPROCESSED, 0, 70) == 70
+    assert rows_of_pass(config, RECOMPUTE, 0, 70) == 64
 
 
 def test_sampling_is_repeatable_and_stops(llama: Served, tmp_path: Path) -> None:

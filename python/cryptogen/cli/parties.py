@@ -76,8 +76,13 @@ def serve(
 @app.command()
 def prepare(
     server: ServerAddress,
-    tokens: Annotated[int, typer.Option(min=1, help="tokens to buy material for")] = 512,
-    context: Annotated[int | None, typer.Option(min=1, help="rows of the sessions it is for [TOKENS]")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="tokens to buy material for, each of them sampled [512, or a prompt]")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="rows of the sessions it is for [TOKENS]; without --tokens: of a prompt to buy for"),
+    ] = None,
     linear_tokens: LinearTokens = None,
     resync: Resync = False,
     fingerprint: Fingerprint = None,
@@ -91,7 +96,7 @@ def prepare(
     with _client(
         server, fingerprint, ca_file, access_token_file, data_dir, None, linear_tokens, resync, protocol
     ) as client:
-        client.prepare(tokens, context)
+        client.prepare(512 if tokens is None and context is None else tokens, context)
         _report(client, as_json)
 
 

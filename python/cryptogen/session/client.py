@@ -19,9 +19,10 @@ from cryptogen.tokens import Tokenizer
 
 from .costs import Costs
 from .draft import Draft
-from .generation import Run, blocks, run_of
+from .generation import Run, run_of
 from .link import Link, Progress
-from .material import Need, need_ahead, need_of
+from .material import READY_BYTES, Need, attention_bytes, need_ahead, need_of
+from .messages import LARGEST_BLOCK
 from .rows import Rows, Token
 from .trust import Trust
 
@@ -181,28 +182,63 @@ class Client:
         """Tokens of the session so far."""
         return self._link.text.length
 
-    def prepare(self, tokens: int, context: int | None = None, progress: Progress | None = None) -> None:
+    def prepare(self, tokens: int | None = None, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
 
         Args:
             tokens: For how many tokens, beside what is in the store already; 1 or more. A token of
-                the prompt counts like one that is generated.
+                the prompt counts like one that is generated. None: for a prompt of `context`
+                tokens, of which only the last is sampled.
             context: Rows of the sessions that they will be spent in: longer ones need more
                 exponentials per token. More than the model's context counts as that. None:
                 `tokens`.
             progress: As in `Client`, for this call. None: the client's.
 
         Raises:
-            InputError: `tokens` is below 1, or `context` negative.
+            InputError: `tokens` is below 1, `context` negative, or neither is given.
             DiskFull: No room in the store.
         """
         self.connect()
-        context = min(context or tokens, self.config.context)
-        if tokens < 1 or context < 1:
-            raise InputError(f"prepare {tokens} tokens for a context of {context}, expected 1 or more")
+        if tokens is None and context is None:
+            raise InputError("prepare: tokens or context expected, neither given")
+        plan, rows = self._link.checked_plan, min(context or tokens or 0, self.config.context)
+        if (tokens is not None and tokens < 1) or rows < 1:
+            raise InputError(f"prepare {tokens} tokens for a context of {rows}, expected 1 or more")
+        again = self._link.protocol == RECOMPUTE
+        need = need_of(plan, 0, rows, 1) if tokens is None else need_ahead(plan, tokens, rows, again)
         with self._link.reporting(progress):
-            again = self._link.protocol == RECOMPUTE
-            self._link.buy(need_ahead(self._link.checked_plan, tokens, context, again))
+            self._link.buy(need)
+
+    def make_ready(self, rows: int, progress: Progress | None = None) -> None:
+        """Gives the next `rows` rows of the session their positions and makes their attention
+        material, ahead of their tokens: a prompt of up to as many tokens then costs its passes
+        only. They are of this connection, and stay until they are used or the session is reset;
+        `generate` of a new text uses them if no text was there before. Buys material first if it is
+        short.
+
+        Args:
+            rows: How many, beside those that are ready; 1 or more. They fit the model's context,
+                and the attention material of all ready rows 512 MB in either party's memory:
+                16 bytes for each layer, head and pair of a row and a row up to it.
+            progress: As in `Client`, for this call. None: the client's.
+
+        Raises:
+            InputError: `rows` is below 1, or their material is too large.
+            ContextOverflow: They are more than the model's context has left.
+        """
+        self.connect()
+        self._check_sound()
+        link = self._link
+        link.settle()
+        cached, ready = link.text.cached, link.text.ready_rows + rows
+        if rows < 1:
+            raise InputError(f"{rows} rows to make ready, expected 1 or more")
+        if cached + ready > self.config.context:
+            raise ContextOverflow(cached + ready, self.config.context)
+        if (size := attention_bytes(self.config, cached, ready)) > READY_BYTES:
+            raise InputError(f"{ready} ready rows: {size >> 20} MiB of material, at most {READY_BYTES >> 20} expected")
+        with link.reporting(progress):
+            link.extend(ready)
 
     def generate(
         self,
@@ -288,7 +324,7 @@ class Client:
     ) -> Iterator[Token]:
         link = self._link
         if not continue_session:
-            self.reset()
+            self._restart()
         decoder = link.tokenizer.stream() if link.tokenizer else None
         generated = 0
         with link.reporting(progress), self._spoiling():
@@ -350,12 +386,13 @@ class Client:
         """
         self.connect()
         check_tokens(self.config, tokens, 0)
-        self.reset()
+        self._restart()
         link = self._link
         with link.reporting(progress), self._spoiling():
             link.ensure(need_of(link.checked_plan, 0, len(tokens), len(tokens)))
             parts = []
-            for part in blocks(tokens):
+            for i in range(0, len(tokens), LARGEST_BLOCK):
+                part = tokens[i : i + LARGEST_BLOCK]
                 parts.append(link.forward(part, len(part)))
         return Rows.joined(parts)
 
@@ -385,6 +422,11 @@ class Client:
         """Forgets the session: the next tokens start at position 0."""
         self._unreported, self._spoilt = 0, False
         self._link.reset()
+
+    def _restart(self) -> None:
+        """The same, but that rows stay which `make_ready` was asked for in front of any text."""
+        self._unreported, self._spoilt = 0, False
+        self._link.reset(keep_ready=True)
 
     def save(self) -> None:
         """Keeps the session for `resume` by a later connection: the server its encrypted cache,

@@ -8,8 +8,7 @@ from typing import Protocol
 from cryptogen.protocols import RECOMPUTE
 
 from .link import Link
-from .material import Need, need_again, need_of
-from .messages import LARGEST_BLOCK
+from .material import Need, need_again, need_of, rows_of_pass
 from .rows import Rows
 
 DECODE_BLOCKS = (16, 32)  # rows given a position at a time while decoding: at first, and in a longer answer
@@ -107,13 +106,13 @@ def feed_drafted(link: Link, tokens: list[int], drafted: list[int]) -> Rows:
 
 
 def feed(link: Link, tokens: Sequence[int], sampled: int = 1) -> Rows:
-    """Appends tokens in passes of at most 64 rows; the last `sampled` rows."""
-    parts = blocks(tokens) if sampled == 1 else [*blocks(tokens[:-sampled]), list(tokens[-sampled:])]
-    for part in parts[:-1]:
+    """Appends tokens in passes as large as memory allows; the last `sampled` rows."""
+    left = list(tokens)
+    while True:
+        # Rows that are sampled go together.
+        ahead = len(left) - (0 if sampled == 1 else sampled)
+        rows = rows_of_pass(link.offer.config, link.protocol, link.text.cached, ahead or len(left))
+        part, left = left[:rows], left[rows:]
+        if not left:
+            return link.forward(part, sampled)
         link.forward(part, 0)
-    return link.forward(parts[-1], sampled)
-
-
-def blocks(tokens: Sequence[int]) -> list[list[int]]:
-    """The same tokens, as many at a time as one pass takes."""
-    return [list(tokens[i : i + LARGEST_BLOCK]) for i in range(0, len(tokens), LARGEST_BLOCK)]

@@ -27,7 +27,7 @@ from .connect import Connector
 from .costs import Costs
 from .ledger import Ledger
 from .material import POOLS, Need, need_ahead
-from .messages import Message
+from .messages import LARGEST_PASS, Message
 from .offer import Offer
 from .rows import Rows
 from .text import Text
@@ -131,8 +131,10 @@ class Link:
         if (left := rows - self.text.ready_rows) > 0:
             endpoint, first = self._open(), self.text.cached + self.text.ready_rows
             self.ensure(Need(left, 0, self.checked_plan.exponentials_needed(first, left)))
-            with self.ledger.spending(), self._step("offline", messages.Extend(left)):
-                endpoint.extend(left)
+            for done in range(0, left, LARGEST_PASS):
+                part = min(LARGEST_PASS, left - done)
+                with self.ledger.spending(), self._step("offline", messages.Extend(part)):
+                    endpoint.extend(part)
 
     def take_logits(self, n: int) -> None:
         """Takes the material for the logits of the next `n` sampled rows."""
@@ -176,9 +178,10 @@ class Link:
                 endpoint.crop(self.text.length)
                 self.text.settled()
 
-    def reset(self) -> None:
-        """Forgets the text and its rows; without a message if there are none."""
-        if self.text.cached or self.text.ready_rows:
+    def reset(self, keep_ready: bool = False) -> None:
+        """Forgets the text and its rows; without a message if there are none. `keep_ready`: rows
+        that were made ready in front of any text stay so."""
+        if self.text.cached or (self.text.ready_rows and not keep_ready):
             endpoint = self._open()
             with self._step("offline", messages.Reset()):
                 endpoint.reset()

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .messages import LARGEST_BATCH, LARGEST_EXPONENTIALS
+from cryptogen.models.config import ModelConfig
+from cryptogen.protocols import PREPROCESSED
+
+from .messages import LARGEST_BATCH, LARGEST_BLOCK, LARGEST_EXPONENTIALS, LARGEST_PASS
 
 if TYPE_CHECKING:
     from cryptogen._core import CheckedPlan
 
+PASS_BYTES = 64 << 20  # most that a pass of more than 64 rows takes for tokens and attention, bytes per party
+READY_BYTES = 512 << 20  # the same of all rows that are ready
 POOLS = ("linears", "rows", "logits", "exponentials")  # of a store: the fields of `Need`
 
 
@@ -52,6 +57,22 @@ class Need:
             pieces.append(piece)
             left = Need(**{name: getattr(left, name) - getattr(piece, name) for name in POOLS})
         return pieces
+
+
+def attention_bytes(config: ModelConfig, first: int, rows: int) -> int:
+    """Bytes in either party's memory of the attention material of rows first … first + rows − 1,
+    until they are computed: two numbers for each head and cached row."""
+    pairs = rows * (2 * first + rows + 1) // 2
+    return 16 * config.layers * config.heads * pairs
+
+
+def rows_of_pass(config: ModelConfig, protocol: str, first: int, left: int) -> int:
+    """How many of the next `left` rows, the first of which is number `first`, one pass takes."""
+    rows = min(left, LARGEST_PASS if protocol == PREPROCESSED else LARGEST_BLOCK)
+    # A token is a vector as long as the vocabulary, once as bytes and once as numbers.
+    while rows > LARGEST_BLOCK and 16 * config.vocab * rows + attention_bytes(config, first, rows) > PASS_BYTES:
+        rows -= 1
+    return rows
 
 
 def need_of(plan: CheckedPlan, first: int, rows: int, sampled: int) -> Need:

@@ -17,7 +17,8 @@ from cryptogen.models.config import LARGEST
 
 LARGEST_BATCH = 1 << 14  # linears, rows or logits per request
 LARGEST_EXPONENTIALS = 1 << 18  # exponentials per request, in pairs of rows
-LARGEST_BLOCK = 64  # rows given a position, or computed, at once
+LARGEST_BLOCK = 64  # rows sampled at once, and rows of a pass of the two protocols on ciphertexts
+LARGEST_PASS = 128  # rows given a position, or computed, at once
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Extend:
 
     rows: int
     op: ClassVar[str] = "extend"
-    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (1, LARGEST_BLOCK)}
+    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (1, LARGEST_PASS)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Forward:
     rows: int
     sampled: int
     op: ClassVar[str] = "forward"
-    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (1, LARGEST_BLOCK), "sampled": (0, LARGEST_BLOCK)}
+    limits: ClassVar[dict[str, tuple[int, int]]] = {"rows": (1, LARGEST_PASS), "sampled": (0, LARGEST_BLOCK)}
 
 
 @dataclass(frozen=True)

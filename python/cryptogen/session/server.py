@@ -30,12 +30,12 @@ from cryptogen.models.decoder import forward, want_of
 from cryptogen.numerics.plan import NumericPlan, tables, tables_digest
 from cryptogen.numerics.quantise import ModelDigest, integer_parts
 from cryptogen.paths import data_folder
-from cryptogen.protocols import ENCRYPTED_CACHE, store_name
+from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, store_name
 from cryptogen.weights import Checkpoint, load
 from cryptogen.weights.canonical import canonicalise
 
 from . import messages
-from .material import POOLS
+from .material import POOLS, READY_BYTES, attention_bytes
 from .offer import make_offer, public_plan, send_offer
 from .plans import find_plan
 
@@ -219,6 +219,9 @@ class Server:
             endpoint.set_idle_timeout(min(self._idle_timeout, 600.0))
             if isinstance(message, messages.Bye):
                 return
+            if isinstance(message, messages.Forward) and protocol != PREPROCESSED:
+                if message.rows > messages.LARGEST_BLOCK:  # their ciphertexts are planned for passes of so many
+                    raise ProtocolViolation(f"forward: {message.rows} rows, at most {messages.LARGEST_BLOCK} expected")
             try:
                 self._step(endpoint, backend, message, cache)
             except MaterialShort as error:  # the client finds the same, at the same point, and prepares more
@@ -246,6 +249,10 @@ class Server:
             case messages.Extend(rows):
                 if endpoint.length + endpoint.ready_rows + rows > self.config.context:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")
+                # their attention material lies in memory until they are used
+                if (ready := endpoint.ready_rows + rows) > messages.LARGEST_PASS:
+                    if attention_bytes(self.config, endpoint.length, ready) > READY_BYTES:
+                        raise ProtocolViolation(f"extend: {ready} rows would be ready, more than memory is kept for")
                 endpoint.extend(rows)
             case messages.Logits(n):
                 # they lie in memory until they are used, so no more than one pass can use

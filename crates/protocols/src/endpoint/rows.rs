@@ -141,7 +141,7 @@ impl<P: Side> Endpoint<P> {
     /// The client's share of a `qkv` output, known offline.
     fn qkv_share(&self, material: &RowMaterial<P>, layer: usize) -> Result<Vec<Fp>> {
         let l = self.plan.linear(Site::Qkv(layer));
-        let share = material.words(self.layout.linear(Site::Qkv(layer)), l.d_out)?;
+        let share = material.look(self.layout.linear(Site::Qkv(layer)), l.d_out)?;
         Ok(share.into_iter().enumerate().map(|(i, c)| trunc::<P>(c, l.out_shift(i))).collect())
     }
 
@@ -219,7 +219,8 @@ fn parse_logits(bytes: &[u8], vocab: usize, file: &Path) -> Result<LogitsMateria
 }
 
 /// Distributes a block's material over its rows and layers: exponentials, `[rows][layers]`,
-/// weights, `[rows][layers][heads][t+1]`, and products, where the protocol prepares them.
+/// weights, `[rows][layers][heads][t+1]`, and products, where the protocol prepares them. Row by
+/// row: what all rows have of a long text would not fit twice.
 fn assemble<P: Party>(
     plan: &Plan,
     first: usize,
@@ -228,23 +229,21 @@ fn assemble<P: Party>(
     weights: Vec<Vec<Fp>>,
     products: Option<attention::Products>,
 ) -> Vec<Row<P>> {
-    let m = &plan.model;
+    let layers = plan.model.layers;
     let (scores, values) = products.map(|p| (p.scores, p.values)).unwrap_or_default();
-    let of_layer = |of_rows: &[Vec<Fp>], row: usize, layer: usize| {
-        let all = of_rows.get(row).map_or(&[][..], |all| all);
-        let n = all.len() / m.layers;
-        Wiped::new(all[layer * n..(layer + 1) * n].to_vec())
-    };
-    let mut rows = Vec::with_capacity(materials.len());
-    for (i, (material, exponentials)) in materials.into_iter().zip(exponentials).enumerate() {
-        let attention = exponentials.into_iter().enumerate().map(|(l, exponentials)| RowAttention {
-            score: of_layer(&scores, i, l),
-            value: of_layer(&values, i, l),
-            weight_mask: of_layer(&weights, i, l),
-            exponentials,
+    let [mut scores, mut values, mut weights] = [scores, values, weights].map(Vec::into_iter);
+    let row = |(i, (material, exponentials)): (usize, (_, Vec<Exponentials>))| {
+        let next = |of_rows: &mut std::vec::IntoIter<Vec<Fp>>| Wiped::new(of_rows.next().unwrap_or_default());
+        let of_row = [next(&mut scores), next(&mut values), next(&mut weights)];
+        let attention = exponentials.into_iter().enumerate().map(|(l, exponentials)| {
+            let of_layer = |all: &Wiped<Fp>| {
+                let n = all.len() / layers;
+                Wiped::new(all[l * n..(l + 1) * n].to_vec())
+            };
+            let [score, value, weight_mask] = [0, 1, 2].map(|i| of_layer(&of_row[i]));
+            RowAttention { score, value, weight_mask, exponentials }
         });
-        let attention = attention.collect();
-        rows.push(Row { material, position: first + i, attention, events: Events::default() });
-    }
-    rows
+        Row { material, position: first + i, attention: attention.collect(), events: Events::default() }
+    };
+    materials.into_iter().zip(exponentials).enumerate().map(row).collect()
 }

@@ -129,12 +129,18 @@ impl RowLayout {
         layout
     }
 
-    /// Lengths of the pieces of a record, which is cut before and behind the keys of every
-    /// activation: these leave as a whole.
+    /// Lengths of the pieces of a record: what one step of a pass uses is in pieces of its own. The
+    /// keys of every activation are one, which leaves as a whole.
     pub fn pieces(&self) -> Vec<usize> {
-        let ends = self.activation_tables.iter().chain(&self.activation_deltas).copied();
-        let mut ends: Vec<usize> = ends.chain([self.bytes]).collect();
+        let layers = 0..self.model.layers;
+        let of_layers = [&self.gated, &self.attention_out, &self.activation_tables, &self.activation_deltas];
+        let of_rest = self.linear.iter().chain(&self.norm_square);
+        let ends = of_layers.into_iter().flatten().chain(of_rest).copied();
+        let mut ends: Vec<usize> =
+            ends.chain(layers.map(|layer| self.net_table(layer))).chain([self.bytes]).collect();
         ends.sort_unstable();
+        // Without gates their pieces are empty.
+        ends.dedup();
         let starts = [0].into_iter().chain(ends.clone());
         ends.iter().zip(starts).map(|(end, start)| end - start).collect()
     }
@@ -225,20 +231,20 @@ impl RowLayout {
 /// ```
 pub struct RowMaterial<P: Party> {
     seed: Seed,
-    /// the record in pieces with their offsets: the keys of every activation are one, in the store
-    /// until that step
+    /// the record in pieces with their offsets, each in the store until the step that uses it
     pieces: Vec<(usize, Deferred)>,
+    /// pieces of the step in progress
+    in_use: Vec<usize>,
     _party: std::marker::PhantomData<P>,
 }
 
 impl<P: Party> RowMaterial<P> {
     /// Takes ownership of a record that the store has released (and erased), in pieces of the
-    /// lengths [`RowLayout::pieces`]. Reads all but the keys of the activations.
+    /// lengths [`RowLayout::pieces`]. Reads the first: the seed, and what the embedding uses.
     pub fn from_pieces(layout: &RowLayout, pieces: Vec<Deferred>) -> Result<RowMaterial<P>> {
         let (mut start, mut placed) = (0, Vec::with_capacity(pieces.len()));
         for (piece, len) in pieces.into_iter().zip(layout.pieces()) {
-            let keys = layout.activation_tables.contains(&start);
-            placed.push((start, if keys { piece } else { piece.read()? }));
+            placed.push((start, if start == 0 { piece.read()? } else { piece }));
             start += len;
         }
         let head = placed.first().and_then(|(_, piece)| piece.bytes()?.0.first_chunk::<SEED_BYTES>());
@@ -246,10 +252,29 @@ impl<P: Party> RowMaterial<P> {
             Some(seed) if start == layout.record_bytes() => Ok(RowMaterial {
                 seed: Seed::from_bytes(*seed),
                 pieces: placed,
+                in_use: vec![0],
                 _party: std::marker::PhantomData,
             }),
             _ => Err(ProtocolError::bug("bytes of a row's record", layout.record_bytes(), start)),
         }
+    }
+
+    /// Reads the pieces at these layout offsets, which the next step uses. Those of the step before
+    /// are wiped.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn turn_to(&mut self, offsets: &[usize]) -> Result<()> {
+        for piece in std::mem::take(&mut self.in_use) {
+            self.pieces[piece].1 = Deferred::Used;
+        }
+        for offset in offsets {
+            let at = self.piece(*offset);
+            let piece = std::mem::take(&mut self.pieces[at].1);
+            self.pieces[at].1 = piece.read()?;
+            self.in_use.push(at);
+        }
+        Ok(())
     }
 
     /// This party's role.
@@ -278,6 +303,21 @@ impl<P: Party> RowMaterial<P> {
         fp_from_bytes(bytes).ok_or_else(|| ProtocolError::corrupt(file, "a number is above the modulus"))
     }
 
+    /// The `n` field elements that are the piece at a layout offset, ahead of the step that uses
+    /// them.
+    ///
+    /// # Errors
+    /// Those of the store; `Spent` after that step.
+    pub fn look(&self, offset: usize, n: usize) -> Result<Vec<Fp>> {
+        let (bytes, file) = self.pieces[self.piece(offset)].1.look("share of a row")?;
+        let words = fp_from_bytes(&bytes);
+        let words = words.ok_or_else(|| ProtocolError::corrupt(&file, "a number is above the modulus"))?;
+        match words.len() == n {
+            true => Ok(words),
+            false => Err(ProtocolError::bug("numbers of a piece", n, words.len())),
+        }
+    }
+
     /// `n` little-endian 16-bit numbers at a layout offset.
     pub fn half_words(&self, offset: usize, n: usize) -> Result<impl Iterator<Item = u32> + '_> {
         Ok(self.bytes(offset, 2 * n)?.0.chunks_exact(2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8))
@@ -289,6 +329,9 @@ impl<P: Party> RowMaterial<P> {
         let n = shape.record_bytes();
         let (start, piece) = (offset + i * n, self.piece(offset));
         let (first, piece) = &mut self.pieces[piece];
+        if matches!(piece, Deferred::Used) {
+            return Err(ProtocolError::Spent { what: "table key" });
+        }
         let (bytes, file) = piece
             .bytes_mut()
             .and_then(|(bytes, file)| Some((bytes.get_mut(start - *first..start - *first + n)?, file)))

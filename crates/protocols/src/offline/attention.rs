@@ -10,10 +10,10 @@
 //! them, so they need no masks of their own. Queries `[rows][layers·heads·head_dim]`, keys and
 //! values `[rows][layers·kv_heads·head_dim]`, weights `[rows][layers][heads][t + 1]`, over `F_p`;
 //! `q_c`, `k_c`, `v_c` are shares at scale F.
-//! Cost: C→S a message with the new rows' keys, values and queries, and for each group of weights
-//! one per 32 cached rows; S→C one per group of weights, and for each group of queries, of values
-//! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there,
-//! [`RESULT_BYTES`] for each result back.
+//! Cost: C→S a message for every 32 ciphertexts of the new rows' keys, of their values and of their
+//! queries, and for each group of weights one per 32 cached rows; S→C one per group of weights, and
+//! for each group of queries and of every block's keys one per 32 results, of values one per 64.
+//! Bytes: 200 736 for each ciphertext there, [`RESULT_BYTES`] for each result back.
 //! Material: spends none; makes the products of [`crate::material::RowAttention`]. The server keeps
 //! the client's encrypted keys and values, and its own masks of them, for rows to come.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
@@ -32,7 +32,7 @@ mod packing;
 use std::ops::Range;
 
 use cryptogen_he::shares::{PublicKey, RESULT_BYTES};
-use cryptogen_he::{Combiner, Params, SecretKey, SeededCiphertext};
+use cryptogen_he::{Ciphertext, Combiner, Params, SecretKey, SeededCiphertext};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
@@ -44,10 +44,13 @@ use crate::material::{client_shares, hide};
 use crate::model::ModelShape;
 use crate::share::Cost;
 
-/// Cached rows whose weights travel in one message of 6.4 MB.
+/// Ciphertexts in a message of 6.4 MB.
 const AT_ONCE: usize = 32;
-/// Results in a message of scores or outputs: their sums take 0.46 MB each.
-const RESULTS: usize = 128;
+/// Results in a message of scores: their sums take 0.46 MB each, of up to [`pipeline::DEPTH`] + 1
+/// messages.
+const SCORES: usize = 32;
+/// Results in a message of outputs, for which all values are expanded anew.
+const OUTPUTS: usize = 64;
 
 /// This party's inputs for a block of new rows.
 pub struct NewRows {
@@ -147,7 +150,7 @@ struct Shape<'a> {
 }
 
 /// One of the four products: which of the client's numbers are encrypted.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// The keys of the block with this number, for the server's queries.
     Keys(usize),
@@ -183,6 +186,20 @@ impl Shape<'_> {
         self.first + self.rows
     }
 
+    /// The messages of step 1, in order: kinds, and which of their ciphertexts.
+    fn fresh(&self) -> Vec<(Kind, Range<usize>)> {
+        let of = |kind| batches(self.groups(kind, self.rows).len() * self.each(kind)).map(move |n| (kind, n));
+        [Kind::Keys(0), Kind::Values, Kind::Queries].into_iter().flat_map(of).collect()
+    }
+
+    /// New ciphertexts of each group: one per row for values, else one per component.
+    fn each(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Values => self.rows,
+            _ => self.m.head_dim,
+        }
+    }
+
     /// The groups of a kind's ciphertexts; keys' depend on the rows that their block was made for.
     fn groups(&self, kind: Kind, packed: usize) -> Vec<Group> {
         let m = self.m;
@@ -209,7 +226,8 @@ impl Shape<'_> {
         let at_once = match kind {
             // These sums are kept while ciphertexts come in.
             Kind::Weights => usize::MAX,
-            _ => RESULTS,
+            Kind::Keys(_) | Kind::Queries => SCORES,
+            Kind::Values => OUTPUTS,
         };
         let mut parts = vec![];
         for (index, group) in self.groups(kind, packed).into_iter().enumerate() {
@@ -230,13 +248,6 @@ impl Shape<'_> {
     fn products(&self, packed: impl Iterator<Item = usize>) -> Vec<Part> {
         let keys = packed.enumerate().flat_map(|(block, packed)| self.parts(Kind::Keys(block), packed));
         keys.chain(self.parts(Kind::Queries, 0)).chain(self.parts(Kind::Values, 0)).collect()
-    }
-
-    /// Ciphertexts of the new rows' keys, values and queries.
-    fn fresh(&self) -> [usize; 3] {
-        let groups = |kind| self.groups(kind, self.rows).len();
-        let d = self.m.head_dim;
-        [groups(Kind::Keys(0)) * d, groups(Kind::Values) * self.rows, groups(Kind::Queries) * d]
     }
 
     /// Adds this party's shares `[results][N]` of one message.
@@ -284,12 +295,13 @@ impl Shape<'_> {
 pub fn cost(m: &ModelShape, before: &[usize], first: usize, rows: usize) -> Cost {
     let shape = Shape { m, first, rows };
     let weights = shape.parts(Kind::Weights, 0);
-    let there = shape.fresh().iter().sum::<usize>() + weights.len() * shape.cached();
+    let fresh = shape.fresh();
+    let there = fresh.iter().map(|(_, n)| n.len()).sum::<usize>() + weights.len() * shape.cached();
     let batches = weights.len() * shape.cached().div_ceil(AT_ONCE);
     let parts = shape.products(before.iter().copied().chain([rows]));
     let back: usize = weights.iter().chain(&parts).map(|part| part.results.len()).sum();
     Cost {
-        messages: 1 + batches + weights.len() + parts.len(),
+        messages: fresh.len() + batches + weights.len() + parts.len(),
         client_bytes: there * SeededCiphertext::BYTES,
         server_bytes: back * RESULT_BYTES,
     }
@@ -311,7 +323,11 @@ pub fn client(
     cache.blocks.push(Block { first: new.first, rows: shape.rows, packed: shape.rows, held: None });
     let (cache, mut out) = (&*cache, shape.no_products());
     // 1.
-    ch.send(&encrypt_rows(key, &shape, new, rng)?)?;
+    pipeline(
+        shape.fresh().into_iter().map(|(kind, which)| Ok((kind, which, Seed::random(rng)))),
+        |(kind, which, seed)| encrypt_rows(key, &shape, new, kind, which, &seed),
+        |bytes| Ok(ch.send(&bytes)?),
+    )?;
     // 2.
     for part in shape.parts(Kind::Weights, 0) {
         pipeline(
@@ -352,18 +368,23 @@ pub fn server(
 ) -> Result<Products> {
     let shape = Shape::of(m, new);
     // 1.
-    let [keys, values, queries] = shape.fresh();
-    let bytes = ch.recv((keys + values + queries) * SeededCiphertext::BYTES)?;
-    let (k, rest) = bytes.split_at(keys * SeededCiphertext::BYTES);
-    let (v, q) = rest.split_at(values * SeededCiphertext::BYTES);
-    let layout = |kind| shape.groups(kind, shape.rows)[0].layout();
-    let held = Held {
-        keys: parse(params, k, layout(Kind::Keys(0)))?,
-        values: parse(params, v, layout(Kind::Values))?,
-        key_masks: new.keys.clone(),
-        value_masks: new.values.clone(),
-    };
-    let queries = parse(params, q, layout(Kind::Queries))?;
+    let [mut keys, mut values, mut queries] = [(); 3].map(|()| vec![]);
+    pipeline(
+        shape
+            .fresh()
+            .into_iter()
+            .map(|(kind, which)| Ok((kind, ch.recv(which.len() * SeededCiphertext::BYTES)?))),
+        |(kind, bytes)| Ok((kind, parse(params, &bytes, shape.groups(kind, shape.rows)[0].layout())?)),
+        |(kind, cts)| {
+            match kind {
+                Kind::Keys(_) => keys.extend(cts),
+                Kind::Values => values.extend(cts),
+                _ => queries.extend(cts),
+            }
+            Ok(())
+        },
+    )?;
+    let held = Held { keys, values, key_masks: new.keys.clone(), value_masks: new.values.clone() };
     cache.blocks.push(Block { first: new.first, rows: shape.rows, packed: shape.rows, held: Some(held) });
     let (cache, mut out) = (&*cache, shape.no_products());
     // 2.
@@ -371,25 +392,33 @@ pub fn server(
         cache.held().flat_map(|(_, held)| &held.value_masks).map(|v| &v[..]).collect();
     for part in shape.parts(Kind::Weights, 0) {
         let mut combiner = Combiner::new(params, part.group.layout(), part.results.len());
-        for rows in batches(shape.cached()) {
-            let bytes = ch.recv(rows.len() * SeededCiphertext::BYTES)?;
-            let cts = expand(params, &parse(params, &bytes, part.group.layout())?);
-            let masks = &value_masks[rows];
-            let w = part.group.multipliers(part.results.clone(), m.head_dim, masks.len(), |e, lambda, j| {
-                masks[j][lambda * m.head_dim + e]
-            });
-            combiner.add_block(&cts, &w)?;
-        }
+        let layout = part.group.layout();
+        pipeline(
+            batches(shape.cached()).map(|rows| {
+                let bytes = ch.recv(rows.len() * SeededCiphertext::BYTES)?;
+                Ok((rows, bytes))
+            }),
+            |(rows, bytes)| Ok((rows, expand(params, &parse(params, &bytes, layout)?))),
+            |(rows, cts)| {
+                let masks = &value_masks[rows];
+                let w =
+                    part.group.multipliers(part.results.clone(), m.head_dim, masks.len(), |e, lambda, j| {
+                        masks[j][lambda * m.head_dim + e]
+                    });
+                Ok(combiner.add_block(&cts, &w)?)
+            },
+        )?;
         let (shares, bytes) = hide(client_key, combiner, &Seed::random(rng))?;
         ch.send(&bytes)?;
         shape.add(&part, cache, &shares, &mut out);
     }
     // 3.
+    let mut expanded = Expanded { of: None, cts: vec![] };
     pipeline(
-        shape
-            .products(cache.packed())
-            .into_iter()
-            .map(|part| Ok((shape.multiply(params, cache, &queries, new, &part)?, part, Seed::random(rng)))),
+        shape.products(cache.packed()).into_iter().map(|part| {
+            let combiner = shape.multiply(params, cache, (&queries, &mut expanded), new, &part)?;
+            Ok((combiner, part, Seed::random(rng)))
+        }),
         |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed)?, part)),
         |((shares, bytes), part)| {
             ch.send(&bytes)?;
@@ -400,6 +429,24 @@ pub fn server(
     Ok(out)
 }
 
+/// Ciphertexts that the last message was made of, and of which group of which kind they are: the
+/// next may be, too.
+struct Expanded {
+    of: Option<(Kind, usize)>,
+    cts: Vec<Ciphertext>,
+}
+
+impl Expanded {
+    fn of(&mut self, part: &Part, params: &'static Params, seeded: &[SeededCiphertext]) -> &[Ciphertext] {
+        if self.of != Some((part.kind, part.index)) {
+            // Before others are there.
+            self.cts = vec![];
+            (self.of, self.cts) = (Some((part.kind, part.index)), expand(params, seeded));
+        }
+        &self.cts
+    }
+}
+
 impl Shape<'_> {
     /// Products of the client's ciphertexts with the server's masks: those of one message of step
     /// 3.
@@ -407,7 +454,7 @@ impl Shape<'_> {
         &self,
         params: &'static Params,
         cache: &EncryptedCache,
-        queries: &[SeededCiphertext],
+        (queries, expanded): (&[SeededCiphertext], &mut Expanded),
         new: &NewRows,
         part: &Part,
     ) -> Result<Combiner> {
@@ -424,13 +471,13 @@ impl Shape<'_> {
                     new.queries[row][head * d + e]
                 });
                 let keys = cache.blocks[block].held.as_ref().map_or(&[][..], |held| &held.keys[i * d..][..d]);
-                combiner.add_block(&expand(params, keys), &w)?;
+                combiner.add_block(expanded.of(part, params, keys), &w)?;
             }
             Kind::Queries => {
                 let masks: Vec<&[Fp]> =
                     cache.held().flat_map(|(_, held)| &held.key_masks).map(|k| &k[..]).collect();
                 let w = multipliers(d, &|j, lambda, e| masks[j][lambda * d + e]);
-                combiner.add_block(&expand(params, &queries[i * d..][..d]), &w)?;
+                combiner.add_block(expanded.of(part, params, &queries[i * d..][..d]), &w)?;
             }
             Kind::Values => {
                 for (block, held) in cache.held() {
@@ -447,11 +494,11 @@ impl Shape<'_> {
     }
 }
 
-/// Cached rows whose weights travel together.
-fn batches(cached: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..cached).step_by(AT_ONCE).map(move |first| first..cached.min(first + AT_ONCE))
+/// Which of `n` ciphertexts travel together.
+fn batches(n: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..n).step_by(AT_ONCE).map(move |first| first..n.min(first + AT_ONCE))
 }
 
-fn expand(params: &'static Params, cts: &[SeededCiphertext]) -> Vec<cryptogen_he::Ciphertext> {
+fn expand(params: &'static Params, cts: &[SeededCiphertext]) -> Vec<Ciphertext> {
     cts.par_iter().map(|ct| ct.expand(params)).collect()
 }

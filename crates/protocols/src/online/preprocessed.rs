@@ -10,7 +10,7 @@ use std::sync::Arc;
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::products::{Awaited, Call, ClientProducts, Products, ServerProducts};
 use crate::error::{ProtocolError, Result};
@@ -20,8 +20,8 @@ use crate::share::qkv::NewRows;
 use crate::share::{Opened, Opening};
 
 /// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`,
-/// `open_v`: what the server opened (client side); the server keeps its value masks in `open_v`
-/// instead.
+/// `open_v`: on the client its share and what the server opened together, the row less the server's
+/// mask; the server keeps its value masks in `open_v` instead.
 #[derive(Default)]
 struct LayerCache {
     k: Vec<Fp>,
@@ -50,30 +50,41 @@ impl LayerCache {
     }
 }
 
-/// A sum of products of field elements, low and high halves apart, reduced once at the end.
+/// A sum of products of field elements, `low + 2^128·high`, reduced once at the end.
 #[derive(Clone, Copy, Default, Zeroize)]
 struct Sum {
     low: u128,
-    high: u128,
+    high: u64,
 }
 
 impl Sum {
     #[inline(always)]
     fn add(&mut self, x: Fp, y: Fp) {
-        let product = u128::from(x.value()) * u128::from(y.value());
-        self.low += u128::from(product as u64);
-        self.high += product >> 64;
+        let (low, carry) = self.low.overflowing_add(u128::from(x.value()) * u128::from(y.value()));
+        self.low = low;
+        self.high += u64::from(carry);
+    }
+
+    fn add_all(mut self, a: &[Fp], b: &[Fp]) -> Sum {
+        a.iter().zip(b).for_each(|(x, y)| self.add(*x, *y));
+        self
     }
 
     fn reduce(&self) -> Fp {
-        Fp::from_u128(self.low) + Fp::from_u128(self.high) * Fp::from_u128(1 << 64)
+        // 2^96 = −1 modulo p.
+        Fp::from_u128(self.low) - Fp::from_u128(u128::from(self.high) << 32)
     }
 }
 
-fn dot(a: &[Fp], b: &[Fp]) -> Fp {
-    let mut sum = Sum::default();
-    a.iter().zip(b).for_each(|(x, y)| sum.add(*x, *y));
-    sum.reduce()
+/// Components of an output that are summed at once, in registers.
+const COMPONENTS: usize = 2;
+
+/// Adds `Σ_j scales[j]·rows[j][i]` to `sums`, for rows that begin `stride` numbers apart.
+fn add_rows<const N: usize>(sums: &mut [Sum; N], scales: &[Fp], rows: &[Fp], stride: usize) {
+    for (scale, row) in scales.iter().zip(rows.chunks(stride)) {
+        let row: &[Fp; N] = row.first_chunk().expect("a row has all components");
+        sums.iter_mut().zip(row).for_each(|(sum, x)| sum.add(*scale, *x));
+    }
 }
 
 /// One party's state: its cache of rows.
@@ -113,30 +124,38 @@ impl<P: Party> Preprocessed<P> {
         call.pairs.par_iter().flat_map_iter(one).collect()
     }
 
-    /// `Σ_j e_j·v_j + f_j·w_j` of every pair, `[pairs][head_dim]`, plus cross terms; `e`, `f` by
-    /// entry, `w` what `open_v` of the cache holds.
-    fn sums(&self, call: &Call, rows: &[Row<P>], scales: impl Fn(usize) -> [Fp; 2] + Sync) -> Vec<Fp> {
-        let (m, d, cache) = (&self.plan.model, call.d, &self.cache[call.layer]);
+    /// `Σ_j e_j·x_j` of every pair, `[pairs][head_dim]`, summed over `terms` of weights `e`,
+    /// `[entries]`, and cached rows `x`, plus cross terms.
+    fn sums(&self, call: &Call, rows: &[Row<P>], terms: &[(&[Fp], &[Fp])]) -> Vec<Fp> {
+        let (m, d) = (&self.plan.model, call.d);
         let mut o = vec![Fp::ZERO; call.pairs.len() * d];
-        let one = |sums: &mut Zeroizing<Vec<Sum>>, (n, out): (usize, &mut [Fp])| {
+        o.par_chunks_mut(d).enumerate().for_each(|(n, out)| {
             let ((i, g, t), start) = (call.pairs[n], call.starts[n]);
-            sums.clear();
-            sums.resize(d, Sum::default());
-            for j in 0..=t {
-                let at = (j * m.kv_heads + g / m.queries_per_kv_head()) * d;
-                let [e, f] = scales(start + j);
-                for ((sum, v), w) in sums.iter_mut().zip(&cache.v[at..at + d]).zip(&cache.open_v[at..at + d])
-                {
-                    sum.add(e, *v);
-                    sum.add(f, *w);
-                }
-            }
+            let head = g / m.queries_per_kv_head() * d;
             let z = &rows[i].attention[call.layer].value[g * d..(g + 1) * d];
-            for ((out, sum), z) in out.iter_mut().zip(sums.iter()).zip(z) {
-                *out = sum.reduce() + *z;
+            let of_components = |e: usize, out: &mut [Fp], sums: &mut [Sum]| {
+                for ((out, sum), z) in out.iter_mut().zip(sums).zip(&z[e..]) {
+                    *out = sum.reduce() + *z;
+                    sum.zeroize();
+                }
+            };
+            let (whole, rest) = out.as_chunks_mut::<COMPONENTS>();
+            let at = whole.len() * COMPONENTS;
+            for (c, out) in whole.iter_mut().enumerate() {
+                let mut sums = [Sum::default(); COMPONENTS];
+                for (e, x) in terms {
+                    add_rows(&mut sums, &e[start..=start + t], &x[head + c * COMPONENTS..], m.kv_dim());
+                }
+                of_components(c * COMPONENTS, out, &mut sums);
             }
-        };
-        o.par_chunks_mut(d).enumerate().for_each_init(|| Zeroizing::new(Vec::new()), one);
+            for (c, out) in rest.iter_mut().enumerate() {
+                let mut sums = [Sum::default()];
+                for (e, x) in terms {
+                    add_rows(&mut sums, &e[start..=start + t], &x[head + at + c..], m.kv_dim());
+                }
+                of_components(at + c, core::slice::from_mut(out), &mut sums);
+            }
+        });
         o
     }
 }
@@ -187,15 +206,18 @@ impl ClientProducts for Preprocessed<Client> {
         let open_q = m1.words(n * m.q_dim())?;
         let (open_k, open_v) = (m1.words(n * kv)?, m1.words(n * kv)?);
         self.append(call.layer, new);
-        self.cache[call.layer].open_k.extend(open_k);
-        self.cache[call.layer].open_v.extend(open_v);
+        let shown = |rows: &[Vec<Fp>], opened: Vec<Fp>| -> Vec<Fp> {
+            rows.iter().flatten().zip(opened).map(|(x, opened)| *x + opened).collect()
+        };
+        self.cache[call.layer].open_k.extend(shown(&new.keys, open_k));
+        self.cache[call.layer].open_v.extend(shown(&new.values, open_v));
         let cache = &self.cache[call.layer];
         Ok(self.own_scores(call, rows, |i, g, j| {
             let q = &new.queries[i][g * d..(g + 1) * d];
             let open_q = &open_q[(i * heads + g) * d..][..d];
             let at = j * kv + g / group * d;
             let (k, open_k) = (&cache.k[at..at + d], &cache.open_k[at..at + d]);
-            dot(q, k) + dot(q, open_k) + dot(open_q, k)
+            Sum::default().add_all(q, open_k).add_all(open_q, k).reduce()
         }))
     }
 
@@ -210,7 +232,8 @@ impl ClientProducts for Preprocessed<Client> {
         message: &mut Opening,
     ) -> Result<Vec<Fp>> {
         message.masked(weights, &call.weight_masks(rows));
-        Ok(self.sums(call, rows, |n| [weights[n], weights[n]]))
+        // Its weights times its own values and times what the server opened of its.
+        Ok(self.sums(call, rows, &[(weights, &self.cache[call.layer].open_v)]))
     }
 }
 
@@ -262,7 +285,8 @@ impl ServerProducts for Preprocessed<Server> {
         self.cache[layer].open_v.extend(value_masks);
         let cache = &self.cache[layer];
         Ok(self.own_scores(call, rows, |i, g, j| {
-            dot(&new.queries[i][g * d..(g + 1) * d], &cache.k[j * kv + g / group * d..][..d])
+            let k = &cache.k[j * kv + g / group * d..][..d];
+            Sum::default().add_all(&new.queries[i][g * d..(g + 1) * d], k).reduce()
         }))
     }
 
@@ -277,6 +301,7 @@ impl ServerProducts for Preprocessed<Server> {
     ) -> Result<(Vec<Fp>, Opened)> {
         let mut opened = next.recv(ch, call.entries)?;
         let open_e = opened.words(call.entries)?;
-        Ok((self.sums(call, rows, |n| [weights[n], open_e[n]]), opened))
+        let cache = &self.cache[call.layer];
+        Ok((self.sums(call, rows, &[(weights, &cache.v), (&open_e, &cache.open_v)]), opened))
     }
 }

@@ -6,10 +6,13 @@
 
 use std::fmt;
 
+use rayon::prelude::*;
+
 use super::products::Side;
 use super::Online;
 use crate::error::{ProtocolError, Result};
-use crate::model::Site;
+use crate::material::{RowAttention, RowLayout};
+use crate::model::{Plan, Site};
 
 /// A step behind the embedding, which begins a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,21 @@ impl Turn {
             Turn::Linear(Site::Down(_) | Site::Head) | Turn::Logits => return None,
         })
     }
+
+    /// Where in a row's record that lies which the step uses, but for the keys of activations, which
+    /// it takes itself.
+    fn material(self, plan: &Plan, layout: &RowLayout) -> Vec<usize> {
+        match self {
+            Turn::Norm(site) => {
+                plan.norm_before(site).map(|norm| layout.norm_square(norm)).into_iter().collect()
+            }
+            Turn::Linear(site) => vec![layout.linear(site)],
+            Turn::Attention(l) => vec![layout.attention_out(l), layout.net_table(l)],
+            Turn::Activation(l) if plan.model.gated => vec![layout.gated(l), layout.activation_deltas(l)],
+            Turn::Activation(l) => vec![layout.activation_deltas(l)],
+            Turn::Logits => vec![],
+        }
+    }
 }
 
 impl fmt::Display for Turn {
@@ -63,14 +81,24 @@ impl<P: Side> Online<P> {
     /// Takes the turn of a step, which it has from then on, whether it succeeds or not.
     ///
     /// # Errors
-    /// `Caller` if it is the turn of another step, or of none.
+    /// `Caller` if it is the turn of another step, or of none; those of the store.
     pub(crate) fn take_turn(&mut self, step: Turn) -> Result<()> {
         if self.turn != Some(step) {
             let expected = self.turn.map_or("the embedding".into(), |turn| turn.to_string());
             return Err(ProtocolError::caller("step of a pass", expected, step));
         }
         self.turn = step.next(self.plan.model.layers, !self.logits_now.is_empty());
-        Ok(())
+        self.bring_material(step)
+    }
+
+    /// Reads what a step uses of the rows' material, and forgets what the step before has used: a
+    /// pass holds the material of one step.
+    fn bring_material(&mut self, step: Turn) -> Result<()> {
+        if let Turn::Linear(Site::O(layer)) = step {
+            self.active.iter_mut().for_each(|row| row.attention[layer] = RowAttention::default());
+        }
+        let offsets = step.material(&self.plan, &self.layout);
+        self.active.par_iter_mut().try_for_each(|row| row.material.turn_to(&offsets))
     }
 
     /// Refuses what may not happen in the middle of a pass.

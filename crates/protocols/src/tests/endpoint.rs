@@ -338,8 +338,7 @@ fn weights_of_the_server_are_the_masks_of_its_attention_material() {
                 let site = Site::Qkv(l);
                 let value = match P::ROLE {
                     Role::Client => {
-                        let share =
-                            material.words(tiny.layout.linear(site), plan.linear(site).d_out).unwrap();
+                        let share = material.look(tiny.layout.linear(site), plan.linear(site).d_out).unwrap();
                         let shift = |i| plan.linear(site).out_shift(i);
                         let share: Vec<Fp> =
                             share.iter().enumerate().map(|(i, c)| trunc_client(*c, shift(i))).collect();

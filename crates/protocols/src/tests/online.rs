@@ -262,6 +262,17 @@ fn damaged_and_spent_material_are_told_apart() {
     // Zeros are what the store leaves of a record that was taken.
     spent(whole(0).table(shape, at, 0).err());
     spent(whole(0).activation_keys(layout, plan, 0).err());
+    // A step has its own material, and that of the step before is gone.
+    let (first, second) = (layout.linear(Site::Qkv(0)), layout.norm_square(0));
+    let mut in_steps = whole(1);
+    assert!(in_steps.look(first, plan.linear(Site::Qkv(0)).d_out).is_ok());
+    in_steps.turn_to(&[first]).unwrap();
+    assert!(in_steps.words(first, 1).is_ok());
+    in_steps.turn_to(&[second]).unwrap();
+    assert!(in_steps.words(second, 1).is_ok() && in_steps.words(first, 1).is_err());
+    spent(in_steps.look(first, 1).err());
+    in_steps.turn_to(&[]).unwrap();
+    spent(in_steps.table(shape, at, 0).err());
     // The layout gives the pieces of a record: fewer are a bug.
     let fewer = RowMaterial::<Client>::from_pieces(layout, vec![]).err();
     assert!(matches!(fewer, Some(ProtocolError::Bug { .. })));

@@ -124,28 +124,23 @@ pub(super) fn query(m: &ModelShape, i: usize, lambda: usize) -> (usize, usize) {
     (i / g, lambda / m.kv_heads * m.heads + lambda % m.kv_heads * g + i % g)
 }
 
-/// Encrypts the client's new keys, values and queries, `[groups][e]`, `[groups][row]` and
-/// `[groups][e]`.
+/// Encrypts some of the client's new keys, values or queries, which are `[groups][e]`,
+/// `[groups][row]` and `[groups][e]`.
 pub(super) fn encrypt_rows(
     key: &SecretKey,
     shape: &Shape<'_>,
     new: &NewRows,
-    rng: &mut Prg,
+    kind: Kind,
+    which: Range<usize>,
+    seed: &Seed,
 ) -> Result<Vec<u8>> {
-    let (m, rows, d) = (shape.m, shape.rows, shape.m.head_dim);
-    let seed = Seed::random(rng);
-    let of = |kind: Kind, n: usize| {
-        let groups = shape.groups(kind, rows).into_iter();
-        groups.flat_map(move |group| (0..n).map(move |inner| (kind, group, inner)))
-    };
-    let all: Vec<_> =
-        of(Kind::Keys(0), d).chain(of(Kind::Values, rows)).chain(of(Kind::Queries, d)).collect();
-    let parts: Result<Vec<Vec<u8>>> = all
+    let (m, d, groups, each) = (shape.m, shape.m.head_dim, shape.groups(kind, shape.rows), shape.each(kind));
+    let parts: Result<Vec<Vec<u8>>> = which
         .into_par_iter()
-        .enumerate()
-        .map(|(i, (kind, group, inner))| {
+        .map(|i| {
+            let (group, inner) = (&groups[i / each], i % each);
             let message = match kind {
-                Kind::Keys(_) => group.message(rows, |lambda, j| new.keys[j][lambda * d + inner]),
+                Kind::Keys(_) => group.message(shape.rows, |lambda, j| new.keys[j][lambda * d + inner]),
                 Kind::Values => group.message(d, |lambda, e| new.values[inner][lambda * d + e]),
                 _ => group.message(shape.queries(), |lambda, i| {
                     let (row, head) = query(m, i, lambda);
