@@ -132,12 +132,10 @@ impl RowLayout {
     /// Lengths of the pieces of a record: what one step of a pass uses is in pieces of its own. The
     /// keys of every activation are one, which leaves as a whole.
     pub fn pieces(&self) -> Vec<usize> {
-        let layers = 0..self.model.layers;
         let of_layers = [&self.gated, &self.attention_out, &self.activation_tables, &self.activation_deltas];
         let of_rest = self.linear.iter().chain(&self.norm_square);
         let ends = of_layers.into_iter().flatten().chain(of_rest).copied();
-        let mut ends: Vec<usize> =
-            ends.chain(layers.map(|layer| self.net_table(layer))).chain([self.bytes]).collect();
+        let mut ends: Vec<usize> = ends.chain([self.bytes]).collect();
         ends.sort_unstable();
         // Without gates their pieces are empty.
         ends.dedup();

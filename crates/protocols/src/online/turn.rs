@@ -57,7 +57,7 @@ impl Turn {
                 plan.norm_before(site).map(|norm| layout.norm_square(norm)).into_iter().collect()
             }
             Turn::Linear(site) => vec![layout.linear(site)],
-            Turn::Attention(l) => vec![layout.attention_out(l), layout.net_table(l)],
+            Turn::Attention(l) => vec![layout.attention_out(l)],
             Turn::Activation(l) if plan.model.gated => vec![layout.gated(l), layout.activation_deltas(l)],
             Turn::Activation(l) => vec![layout.activation_deltas(l)],
             Turn::Logits => vec![],
