@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cryptogen.errors import ContextOverflow, InputError, NumericFailure, RangeExceeded
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import check_tokens
-from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, RECOMPUTE, check_protocol
+from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, check_protocol
 from cryptogen.sampling import Sampler
 from cryptogen.tokens import Tokenizer
 
@@ -21,7 +21,7 @@ from .costs import Costs
 from .draft import Draft
 from .generation import Run, blocks, run_of
 from .link import Link, Progress
-from .material import Need, need_ahead, need_of
+from .material import Need, need_of
 from .rows import Rows, Token
 from .trust import Trust
 
@@ -178,8 +178,15 @@ class Client:
 
     @property
     def length(self) -> int:
-        """Tokens of the session so far."""
+        """Tokens of the session so far, those of the server's system prompt included."""
         return self._link.text.length
+
+    @property
+    def secret_rows(self) -> int:
+        """Tokens of a system prompt that the server puts before every text and does not show; 0 if
+        there is none."""
+        self.connect()
+        return self._link.offer.secret_rows
 
     def prepare(self, tokens: int, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
@@ -187,9 +194,9 @@ class Client:
         Args:
             tokens: For how many tokens, beside what is in the store already; 1 or more. A token of
                 the prompt counts like one that is generated.
-            context: Rows of the sessions that they will be spent in: longer ones need more
-                exponentials per token. More than the model's context counts as that. None:
-                `tokens`.
+            context: Rows of the sessions that they will be spent in, without those of the server's
+                system prompt: longer ones need more exponentials per token. More than the model's
+                context has room for counts as that. None: `tokens`.
             progress: As in `Client`, for this call. None: the client's.
 
         Raises:
@@ -197,12 +204,11 @@ class Client:
             DiskFull: No room in the store.
         """
         self.connect()
-        context = min(context or tokens, self.config.context)
+        context = context or tokens
         if tokens < 1 or context < 1:
             raise InputError(f"prepare {tokens} tokens for a context of {context}, expected 1 or more")
         with self._link.reporting(progress):
-            again = self._link.protocol == RECOMPUTE
-            self._link.buy(need_ahead(self._link.checked_plan, tokens, context, again))
+            self._link.buy(self._link.need_ahead(tokens, context))
 
     def generate(
         self,
@@ -260,10 +266,10 @@ class Client:
         protocol = self._link.protocol
         sampler = checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, draft, on_range)
         self.connect()
-        tokens = self.encode(prompt, first=not (continue_session and self.length))
+        before = self.length if continue_session and self.length else self.secret_rows
+        tokens = self.encode(prompt, first=before == 0)
         if continue_session:
             self._check_sound()
-        before = self.length if continue_session else 0
         fed = [*self._link.text.pending, *tokens] if continue_session else tokens
         if len(tokens) == 0:
             raise InputError("the prompt is empty: at least 1 token expected")
@@ -334,7 +340,7 @@ class Client:
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
         """Every row of a new session, logits and range events: what evaluation needs. It spends
-        logits for every row.
+        logits for every row. Of the server's system prompt, if it has one, there are none.
 
         Args:
             tokens: Token ids of the text, 1 or more, up to the model's context.
@@ -349,11 +355,13 @@ class Client:
             NumericFailure: Logits are absurd.
         """
         self.connect()
-        check_tokens(self.config, tokens, 0)
+        first, link = self.secret_rows, self._link
+        check_tokens(self.config, tokens, first)
         self.reset()
-        link = self._link
         with link.reporting(progress), self._spoiling():
-            link.ensure(need_of(link.checked_plan, 0, len(tokens), len(tokens)))
+            link.ensure(need_of(link.checked_plan, first, len(tokens), len(tokens)))
+            if first:
+                link.begin(tokens)
             parts = []
             for part in blocks(tokens):
                 parts.append(link.forward(part, len(part)))
