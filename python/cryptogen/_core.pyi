@@ -72,9 +72,7 @@ class Prefix:
     """Keys, rotated, and values of the rows that a session begins with, [rows, kv_dim] of each
     layer; the server's alone."""
 
-    def __new__(
-        cls, plan: CheckedPlan, keys: list[NDArray[np.int64]], values: list[NDArray[np.int64]]
-    ) -> Prefix: ...
+    def __new__(cls, plan: CheckedPlan, keys: list[NDArray[np.int64]], values: list[NDArray[np.int64]]) -> Prefix: ...
     @property
     def rows(self) -> int: ...
 
