@@ -1,7 +1,7 @@
 """Canonical float weights → integers (`docs/protocols/arithmetic.md`, A5)."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -108,14 +108,20 @@ def quantise(model: Canonical, plan: NumericPlan) -> IntegerModel:
     return IntegerModel(of["table"]["embed"], of["table"].get("pos"), of["weight"], of["bias"])
 
 
-def on_demand(model: Canonical, plan: NumericPlan) -> IntegerModel:
-    """The same, but a matrix is made when it is asked for, each time anew, and not kept: for one
-    pass over a whole model, of which little is in memory if little of `model` is."""
-    sites = plan.model.sites()
-    tables = _joined(_tables(model, plan))["table"]
+def on_demand(model: Canonical, plan: NumericPlan, tokens: Sequence[int]) -> IntegerModel:
+    """The same for one pass over a text, with little in memory if little of `model` is: a matrix is
+    made when it is asked for, each time anew, and not kept; the embedding has the rows of these
+    tokens alone, one behind the other."""
+    sites, wanted, at = plan.model.sites(), np.asarray(tokens), 0
+    embed = np.empty((len(tokens), plan.model.d), dtype=np.int32)
+    for part in _table(model, "embed", plan):
+        here = (wanted >= at) & (wanted < at + len(part.numbers))
+        embed[here] = part.numbers[wanted[here] - at]
+        at += len(part.numbers)
+    pos = _joined(_table(model, "pos", plan))["table"]["pos"] if "pos" in model.tables else None
     matrices = Made(sites, lambda site: _joined(_matrix(model, site, plan))["weight"][site])
     biases = {site: part.numbers for site in sites for part in _bias(model, site, plan)}
-    return IntegerModel(tables["embed"], tables.get("pos"), matrices, biases)
+    return IntegerModel(embed, pos, matrices, biases)
 
 
 def _joined(parts: Iterable[Part]) -> dict[str, dict[str, NDArray[Any]]]:
@@ -134,7 +140,9 @@ def _joined(parts: Iterable[Part]) -> dict[str, dict[str, NDArray[Any]]]:
 def integer_parts(model: Canonical, plan: NumericPlan) -> Iterator[Part]:
     """The same some rows at a time, the largest arrays first: while they are read as floats, little
     else is in memory."""
-    yield from _tables(model, plan)
+    for name in ("embed", "pos"):
+        if name in model.tables:
+            yield from _table(model, name, plan)
     for site in ("head", *(site for site in plan.model.sites() if site != "head")):
         yield from _matrix(model, site, plan)
         yield from _bias(model, site, plan)
@@ -146,14 +154,8 @@ def _scales(plan: NumericPlan, site: str) -> NDArray[np.float64]:
     return row_factors(plan.model, site) * 2.0 ** np.array(bits)
 
 
-def _tables(model: Canonical, plan: NumericPlan) -> Iterator[Part]:
-    shape = plan.model
-    for name, rows in (("embed", shape.vocab), ("pos", shape.context)):
-        if name in model.tables:
-            yield from _table(model, name, (rows, shape.d), F + plan.embed.shift)
-
-
-def _table(model: Canonical, name: str, shape: tuple[int, int], bits: int) -> Iterator[Part]:
+def _table(model: Canonical, name: str, plan: NumericPlan) -> Iterator[Part]:
+    bits, shape = F + plan.embed.shift, (plan.model.vocab if name == "embed" else plan.model.context, plan.model.d)
     for at, rows in _rows(model.tables, name, shape):
         rounded = np.rint(rows.astype(np.float64) * 2.0**bits)
         _below(TABLE_LIMIT, f"{name}: row {at} or a later one", rounded)

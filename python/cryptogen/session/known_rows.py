@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptogen import _core
 from cryptogen.backends.fixed import FixedBackend
@@ -73,8 +73,9 @@ def _computed(
 ) -> tuple[_core.Prefix, int]:
     """Keys and values, and how many range events there were."""
     check_tokens(checkpoint.config, tokens, 0)
-    backend = FixedBackend(on_demand(canonicalise(checkpoint, keep=False), plan), plan, Nearest())
-    forward(backend, checkpoint.config, tokens, "none")
+    weights = on_demand(canonicalise(checkpoint, keep=False), plan, tokens)
+    backend = FixedBackend(weights, plan, Nearest())
+    forward(backend, replace(checkpoint.config, vocab=len(tokens)), range(len(tokens)), "none")
     cached = [backend.cached(layer) for layer in range(checkpoint.config.layers)]
     keys, values = ([layer[what].reshape(len(tokens), -1) for layer in cached] for what in (0, 1))
     return _core.Prefix(checked, keys, values), sum(backend.events.values())
