@@ -240,6 +240,18 @@ def test_only_the_default_protocol_can_have_a_system_prompt(secretive: Served, t
         secretive.client(tmp_path, protocol=protocol).connect()
 
 
+@pytest.mark.parametrize("protocol", [ENCRYPTED_CACHE, RECOMPUTE])
+def test_the_core_refuses_rows_that_only_the_default_protocol_can_have(
+    llama: Served, tmp_path: Path, protocol: str
+) -> None:
+    with llama.client(tmp_path, protocol=protocol) as client:
+        client.connect()
+        endpoint = client._link._open()
+        with pytest.raises(errors.InputError, match=f"expected preprocessed, got {protocol}"):
+            endpoint.put_prefix(3)
+        assert endpoint.length == 0
+
+
 # --- what is refused
 
 

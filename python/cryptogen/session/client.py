@@ -231,6 +231,10 @@ class Client:
         far stand and the connection goes on, but the session cannot be continued: `generate`
         without `continue_session`.
 
+        Rows that the server has computed already are used (`preprocessed`): its system prompt,
+        behind which every text stands, or the head of the chat format, for texts that begin with
+        it.
+
         Args:
             prompt: A text, or token ids. Text needs a model with a tokenizer.
             max_new_tokens: Most tokens to generate, 1 or more; default 64.
