@@ -325,17 +325,17 @@ def _connection(served: Served) -> _core.ClientConnection:
     return connection
 
 
-def _endpoint(served: Served, folder: Path) -> _core.ClientEndpoint:
+def _endpoint(served: Served, folder: Path, protocol: str = PREPROCESSED) -> _core.ClientEndpoint:
     """A client that has agreed on everything and may now say anything."""
     from cryptogen.numerics.plan import tables, tables_digest
 
     connection = _core.ClientConnection.connect(served.address, served.fingerprint, None)
     connection.hello(f"test-{abs(hash(folder))}", ACCESS_TOKEN)
-    offer, documents = receive_offer(connection, folder)
+    offer, documents = receive_offer(connection, folder, protocol)
     plan = NumericPlan.from_json(documents["plan"].decode())
     made = tables(plan)
     connection.agree(offer.model, offer.documents["plan"], tables_digest(made))
     core = _core.CheckedPlan(plan.to_json(), made)
     return connection.open(
-        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, PREPROCESSED
+        core, str(folder / "store"), served.fingerprint, offer.model, offer.documents["plan"], False, protocol
     )

@@ -23,11 +23,12 @@ from cryptogen.numerics.quantise import on_demand, quantise
 from cryptogen.protocols import ENCRYPTED_CACHE, RECOMPUTE
 from cryptogen.session import Draft, messages
 from cryptogen.session.chat import Conversation
+from cryptogen.session.offer import receive_offer
 from cryptogen.session.prefix import Prefix, digest_of
 from cryptogen.tokens.chat import Message
 from cryptogen.weights.canonical import canonicalise
 from served import Served, model_with_plan, serving
-from test_bad_input import _endpoint
+from test_bad_input import _connection, _endpoint
 from test_cli import failing
 from test_draft import blurred
 from tiny import tiny_llama
@@ -193,7 +194,7 @@ def test_two_secrets_of_one_length_look_alike(secretive: Served, tmp_path: Path)
     with serving(tmp_path / "other", system_prompt=OTHER_SECRET) as second:
         for name, served in (("a", secretive), ("b", second)):
             with served.client(tmp_path / name, client_id="same") as client:
-                offer = client._link.offer.to_json()
+                offer, _ = receive_offer(_connection(served), tmp_path / "offer")
                 before = client.costs
                 list(client.generate([5, 9, 300], max_new_tokens=3, stop=()))
                 spent = client.costs - before
@@ -211,12 +212,6 @@ def test_material_bought_ahead_is_enough_behind_a_system_prompt(secretive: Serve
         calls: list[object] = []
         list(client.generate([5, 9, 300], max_new_tokens=5, stop=(), progress=lambda *a: calls.append(a)))
         assert not calls and client.costs.left["rows"] == 0
-        context, secret = client.config.context, client.secret_rows
-        client.prepare(1, context=10**6)  # no more than there is room for
-        assert client.costs.left["rows"] == 1
-        pairs, room = client.checked_plan.exponentials_needed, context - secret
-        need = client._link.need_ahead(2 * room + 3, 10**6)
-        assert need.exponentials == 2 * pairs(secret, room) + pairs(secret, 3)
 
 
 def test_the_context_holds_the_system_prompt_and_the_text(tmp_path: Path) -> None:
@@ -230,6 +225,11 @@ def test_the_context_holds_the_system_prompt_and_the_text(tmp_path: Path) -> Non
             client.generate(text, max_new_tokens=4, stop=())
         with pytest.raises(errors.ContextOverflow):
             client.score([5] * (room + 1))
+        # Material for texts as long as there is room for: pairs are made by the ciphertext.
+        client.prepare(2 * room + 3, context=10**6)
+        pairs, left = client.checked_plan.exponentials_needed, client.costs.left
+        assert left["rows"] == 2 * room + 3
+        assert 0 <= left["exponentials"] - 2 * pairs(len(secret), room) - pairs(len(secret), 3) < 1024
         answer = [t.id for t in client.generate(text, max_new_tokens=3, stop=())]
         assert client.length == context and not fidelity(served.model, [*secret, *text], answer).violations
 
@@ -244,12 +244,13 @@ def test_only_the_default_protocol_can_have_a_system_prompt(secretive: Served, t
 def test_the_core_refuses_rows_that_only_the_default_protocol_can_have(
     llama: Served, tmp_path: Path, protocol: str
 ) -> None:
-    with llama.client(tmp_path, protocol=protocol) as client:
-        client.connect()
-        endpoint = client._link._open()
-        with pytest.raises(errors.InputError, match=f"expected preprocessed, got {protocol}"):
-            endpoint.put_prefix(3)
-        assert endpoint.length == 0
+    endpoint = _endpoint(llama, tmp_path, protocol)
+    with pytest.raises(errors.InputError, match=f"expected preprocessed, got {protocol}"):
+        endpoint.put_prefix(3)
+    assert endpoint.length == 0
+    endpoint.send_control(messages.encode(messages.Begin()))
+    with pytest.raises(errors.PeerFailed):
+        endpoint.recv_control()
 
 
 # --- what is refused

@@ -73,13 +73,13 @@ class Server:
             of a step the limit is 600 s if that is less.
         cache_dir: Folder for the encrypted caches that clients save (`encrypted-cache` only). None
             keeps none.
+        weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
+            later starts: GBs, as secret as the model. None encodes a layer when it is first used.
         system_prompt: A system message that stands before every text, for models with a chat format
             (ChatML). Clients learn the number of its tokens and what the model makes of it, not the
             message. It is computed once, in the clear, and costs clients nothing but attention to
             it. Such a server speaks `preprocessed` only. None: there is none, and the head of the
             chat format, which clients know, is computed once.
-        weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
-            later starts: GBs, as secret as the model. None encodes a layer when it is first used.
 
     Raises:
         InputError: A certificate without its key, or a key without its certificate. A system
