@@ -1,13 +1,13 @@
-//! Rows that a session begins with and that are computed in the clear: a text known to whoever holds
-//! the weights.
+//! Rows that a session begins with and that are computed in the clear: a text known to whoever
+//! holds the weights.
 
 use cryptogen_ring::{Fp, Wiped};
 
 use super::plan::Plan;
 use crate::error::{ProtocolError, Result};
 
-/// Keys and values of the first rows of a session, the plan's integers (A5.4, A5.5). Nothing else of
-/// a row is met by later ones.
+/// Keys and values of the first rows of a session, the plan's integers (A5.4, A5.5). Nothing else
+/// of a row is met by later ones.
 pub struct Prefix {
     rows: usize,
     /// per layer the keys, rotated, and the values, `[rows][kv_dim]` each, at scale F

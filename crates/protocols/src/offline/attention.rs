@@ -14,9 +14,9 @@
 //! one per 32 cached rows; S→C one per group of weights, and for each group of queries, of values
 //! and of every block's keys one per 128 results. Bytes: 200 736 for each ciphertext there,
 //! [`RESULT_BYTES`] for each result back.
-//! Rows of a prefix (`endpoint/prefix.rs`) are cached rows of which the client's shares are 0 and the
-//! server's "masks" are the keys and values themselves: they enter `q_c·m_k` and `a·w`, and nothing
-//! of them is encrypted.
+//! Rows of a prefix (`endpoint/prefix.rs`) are cached rows of which the client's shares are 0 and
+//! the server's masks are the keys and values themselves: they enter `q_c·m_k` and `a·w`, and
+//! nothing of them is encrypted.
 //! Material: spends none; makes the products of [`crate::material::RowAttention`]. The server keeps
 //! the client's encrypted keys and values, and its own masks of them, for rows to come.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.

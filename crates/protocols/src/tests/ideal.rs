@@ -210,8 +210,8 @@ impl Ideal {
 }
 
 /// `[score, value]`: what the parties' shares of attention material of the last of these rows,
-/// `t`, add up to, `[heads][t+1]` and `[q_dim]`. The client has nothing of a prefix before them, the
-/// server its keys and values.
+/// `t`, add up to, `[heads][t+1]` and `[q_dim]`. The client has nothing of a prefix before them,
+/// the server its keys and values.
 pub fn attention(
     tiny: &Tiny,
     layer: usize,

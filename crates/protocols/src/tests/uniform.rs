@@ -143,8 +143,8 @@ fn online_messages_are_uniform() {
     }
 }
 
-/// Attention to a prefix, whose numbers are as fixed as all other secrets. Rows of the server's alone
-/// enter no other step.
+/// Attention to a prefix, whose numbers are as fixed as all other secrets. Rows of the server's
+/// alone enter no other step.
 #[test]
 fn messages_behind_a_prefix_are_uniform() {
     const PREFIX: usize = 3;
