@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 __all__ = [
     "KERNELS", "PARAMETERS", "STORE_FORMAT", "VERSION",
     "CheckedPlan", "ClientConnection", "ClientEndpoint", "ClientTensor", "Identity",
-    "Listener", "ServerConnection", "ServerEndpoint", "ServerModel", "ServerModelBuilder", "ServerTensor",
+    "Listener", "Prefix", "ServerConnection", "ServerEndpoint", "ServerModel", "ServerModelBuilder", "ServerTensor",
 ]  # fmt: skip
 VERSION: str
 KERNELS: str  # portable, avx2 or avx512: the widest that run here, or that $CRYPTOGEN_KERNELS allows
@@ -66,6 +66,15 @@ class ServerModel:
 
     # files read, written; warnings
     def load_encoded(self, plan: CheckedPlan, folder: str) -> tuple[int, int, list[str]]: ...
+
+@final
+class Prefix:
+    """Keys, rotated, and values of the rows that a session begins with, [rows, kv_dim] of each
+    layer; the server's alone."""
+
+    def __new__(cls, plan: CheckedPlan, keys: list[NDArray[np.int64]], values: list[NDArray[np.int64]]) -> Prefix: ...
+    @property
+    def rows(self) -> int: ...
 
 @final
 class Identity:
@@ -168,6 +177,7 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
     def load_cache(self, path: str, model: str) -> int: ...  # a new session; its rows
     def send_shape(self) -> None: ...  # after `load_cache`
     def prepare(self, model: ServerModel, need: _Need, progress: _Progress | None = None) -> None: ...
+    def put_prefix(self, prefix: Prefix) -> None: ...  # an empty session begins with these rows
     def embed(self, model: ServerModel, rows: int, sampled: int) -> ServerTensor: ...
     def linear(self, model: ServerModel, x: ServerTensor, site: str) -> ServerTensor: ...
     def logits(self, model: ServerModel, x: ServerTensor) -> None: ...
@@ -176,6 +186,7 @@ class ServerEndpoint(_Endpoint[ServerTensor]):
 class ClientEndpoint(_Endpoint[ClientTensor]):
     def resume_cache(self) -> int: ...  # counterpart of `send_shape`: a new session; its rows
     def prepare(self, need: _Need, progress: _Progress | None = None) -> None: ...
+    def put_prefix(self, rows: int) -> None: ...  # its counterpart
     def embed(self, tokens: list[int], sampled: int) -> ClientTensor: ...
     def linear(self, x: ClientTensor, site: str) -> ClientTensor: ...
     # [rows, vocab], scale 2^coarse_logit_bits; range events of each row

@@ -65,6 +65,7 @@ def show_costs(costs: Costs, console: Console = err) -> None:
     """The table, the material and the range events."""
     console.print(cost_table(costs))
     console.print(f"material spent: {_counts(costs.spent)}; left: {_counts(costs.left)}")
+    console.print(f"rows computed: {costs.rows}; known to the server: {costs.known_rows}")
     console.print(f"range events: {costs.range_events}")
 
 

@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from cryptogen.backends.exponential import Powers
 from cryptogen.backends.field import Ints, add_field, from_field
 from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend, server_model
-from cryptogen.backends.rounding import LEADING_BITS, Replay, Shift
+from cryptogen.backends.rounding import LEADING_BITS, Nearest, Replay, Shift
 from cryptogen.errors import NumericFailure, ReplayError
 from cryptogen.models.decoder import Want, forward, sampled_of
 from cryptogen.numerics.plan import NumericPlan, tables
@@ -162,14 +163,18 @@ def replayed(
     cut: Cut = NO_CUT,
     weights: IntegerModel | None = None,
     replaying: type[ReplayShares] = ReplayShares,
+    prefix: Sequence[int] = (),
 ) -> Run:
     """Runs `passes` privately and again by the oracle, which must get the same integers and range
-    events."""
+    events; behind a prefix of the server's, if there is one, which has none."""
     weights = weights or quantise(canonicalise(checkpoint), plan)
-    agreed = _Agreed(core, plan, cut, passes)
+    oracle = FixedBackend(weights, plan, Nearest())
+    if prefix:
+        forward(oracle, checkpoint.config, prefix, "none")
+        assert not oracle.events
+    agreed = _Agreed(core, plan, cut, passes, oracle)
     client_log, server_log, private = _private_run(core, agreed, tmp_path, plan, weights, checkpoint.config, protocol)
-    replay = replaying(client_log, server_log)
-    oracle = FixedBackend(weights, plan, replay)
+    oracle.rounding = replay = replaying(client_log, server_log)
     for n, ((tokens, want), got) in enumerate(zip(passes, private, strict=True)):
         if n == cut.before:
             oracle.crop(cut.rows)
@@ -231,13 +236,22 @@ def _private_run(
 class _Agreed:
     """What both parties do alike before the passes."""
 
-    def __init__(self, core: Any, plan: NumericPlan, cut: Cut, passes: Passes) -> None:
+    def __init__(self, core: Any, plan: NumericPlan, cut: Cut, passes: Passes, oracle: FixedBackend) -> None:
         self.plan, self._cut, self.passes = core.CheckedPlan(plan.to_json(), tables(plan)), cut, passes
+        self._known = oracle.position
+        if self._known:
+            cached = [oracle.cached(layer) for layer in range(plan.model.layers)]
+            self._prefix = core.Prefix(
+                self.plan, *([x[what].reshape(self._known, -1) for x in cached] for what in (0, 1))
+            )
 
     def material(self, endpoint: Any, *model: Any) -> None:
+        if self._known:
+            endpoint.put_prefix(self._prefix if model else self._known)
+            assert endpoint.length == self._known
         rows = sum(len(tokens) for tokens, _ in self.passes)
         sampled = sum(sampled_of(len(tokens), want) for tokens, want in self.passes)
-        pairs = self.plan.exponentials_needed(0, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
+        pairs = self.plan.exponentials_needed(self._known, rows) + self.plan.exponentials_needed(self._cut.rows, 1)
         endpoint.prepare(*model, Need(rows + 5, sampled + 2, pairs, linears=rows + 5), None)
         first = min(5, rows - 1)
         endpoint.extend(first)

@@ -18,6 +18,7 @@ pytest.importorskip("cryptogen._core", reason="the Rust core is not built (make 
 import cryptogen  # noqa: E402
 from cryptogen.bench.shapes import quick_plan  # noqa: E402
 from cryptogen.session.plans import beside  # noqa: E402
+from cryptogen.weights import Checkpoint  # noqa: E402
 
 MAKERS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
 ACCESS_TOKEN = "an access token for tests"
@@ -46,9 +47,11 @@ def model_with_plan(folder: Path, kind: str = "llama", **overrides: object) -> P
 
 @contextmanager
 def serving(folder: Path, kind: str = "llama", **options: object) -> Iterator[Served]:
-    """Serves a tiny model (or the one at `model`) from a thread of this process."""
-    path = options.pop("model", None) or model_with_plan(folder, kind)
-    model = cryptogen.load(path)  # type: ignore[arg-type]
+    """Serves a tiny model (or the one that `model` is or names) from a thread of this process."""
+    model = options.pop("model", None) or model_with_plan(folder, kind)
+    if isinstance(model, str | Path):
+        model = cryptogen.load(model)
+    assert isinstance(model, Checkpoint)
     server = cryptogen.Server(model, data_dir=folder / "data", **({"access_token": ACCESS_TOKEN} | options))  # type: ignore[arg-type]
     ready, found = threading.Event(), []
 

@@ -240,6 +240,9 @@ def test_requests_beyond_the_context(served: Served, tmp_path: Path) -> None:
         {"version": 1}, {"config": {}}, {"config": 3}, {"model": "xyz"}, {"stop": [-1]},
         {"stop": "all"}, {"chat": [1]}, {"chat": [1, 10**9, None]}, {"documents": {}}, {"documents": {"plan": "../x"}},
         {"documents": {"plan": "0" * 64, "other": "0" * 64}}, {"more": 1},
+        {"prefix": 3}, {"prefix": {"rows": 3}}, {"prefix": {"rows": 0, "digest": None}},
+        {"prefix": {"rows": 128, "digest": None}}, {"prefix": {"rows": True, "digest": None}},
+        {"prefix": {"rows": 3, "digest": "xyz"}}, {"prefix": {"rows": 3, "digest": 1}},
     ],
 )  # fmt: skip
 def test_client_checks_the_offer(served: Served, tmp_path: Path, change: dict[str, object]) -> None:

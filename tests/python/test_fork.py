@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cryptogen import errors
+from cryptogen import _core, errors
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.private import ClientBackend, ServerBackend
 from cryptogen.models.decoder import forward
@@ -60,6 +60,9 @@ def calls(endpoint: Any, parties: Parties, tensor: Any) -> dict[str, Callable[[]
     file = str(parties.folder / "file")
     mine = endpoint is parties.client
     model = () if mine else (parties.model,)
+    shape = parties.canonical.config
+    row = [np.zeros((1, shape.kv_width), dtype=np.int64)] * shape.layers
+    prefix = 1 if mine else _core.Prefix(parties.checked, row, row)
     return {
         "send_control": lambda: endpoint.send_control("{}"),
         "recv_control": endpoint.recv_control,
@@ -68,6 +71,7 @@ def calls(endpoint: Any, parties: Parties, tensor: Any) -> dict[str, Callable[[]
         "stats": endpoint.stats,
         "stock": endpoint.stock,
         "prepare": lambda: endpoint.prepare(*model, Need(1, 1, 1, linears=1), None),
+        "put_prefix": lambda: endpoint.put_prefix(prefix),
         "extend": lambda: endpoint.extend(1),
         "take_logits": lambda: endpoint.take_logits(1),
         "crop": lambda: endpoint.crop(0),

@@ -20,7 +20,7 @@ from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED
 from cryptogen.session.plans import find_plan
 from cryptogen.weights.packages import find_packaged
 from replaying import Cut, ReplayShares, insecure_core, passes_over, replayed
-from tiny import tiny_gpt2, tiny_llama
+from tiny import random_tokens, tiny_gpt2, tiny_llama
 
 core = pytest.fixture(scope="module")(insecure_core)
 
@@ -42,6 +42,17 @@ def test_the_oracle_replays_rows_that_were_dropped(core: Any, tmp_path: Path, ma
     checkpoint = cryptogen.load(make(tmp_path / "model"))
     run = replayed(core, tmp_path, checkpoint, quick_plan(checkpoint), cut=Cut(before=3, rows=5))
     assert run.oracle.position == 6 and not run.oracle.events
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("prefix", [1, 7])
+def test_the_oracle_replays_rows_behind_a_prefix(core: Any, tmp_path: Path, make: Any, prefix: int) -> None:
+    """Of which rows are dropped, but not those of the prefix."""
+    checkpoint = cryptogen.load(make(tmp_path / "model"))
+    tokens = random_tokens(checkpoint.config, prefix, seed=4)
+    cut = Cut(before=3, rows=prefix + 2)
+    run = replayed(core, tmp_path, checkpoint, quick_plan(checkpoint), cut=cut, prefix=tokens)
+    assert run.oracle.position == prefix + 3 and not run.oracle.events
 
 
 @pytest.mark.long

@@ -108,6 +108,25 @@ def test_of_a_resumed_cache_only_the_number_of_rows_is_known() -> None:
     assert (text.cached, text.tokens) == (9, [7, 8, 1, 2])
 
 
+@pytest.mark.parametrize("known", [[], [5, 9, 300]])
+def test_a_text_begins_with_rows_of_the_servers(known: list[int]) -> None:
+    """Whose tokens are known here, or not."""
+    text, rows = opened()
+    rows.length = 3
+    text.begun(3, known)
+    assert (text.length, text.cached, text.tokens, text.pending) == (3, 3, known, [])
+    feed(text, rows, 7)
+    text.take(8)
+    assert (text.length, text.tokens) == (4, [*known, 7, 8])
+    feed(text, rows, 8, 1, 2)
+    text.drafted(2)
+    text.take(3)
+    drop(text, rows)
+    assert (text.length, text.cached, text.tokens) == (5, 5, [*known, 7, 8, 3])
+    with pytest.raises(AssertionError):
+        text.begun(3, [5])
+
+
 def test_rows_and_logits_that_are_ready_are_the_endpoints() -> None:
     text, rows = opened()
     rows.ready_rows, rows.ready_logits = 16, 3

@@ -8,7 +8,7 @@ use cryptogen_mpc::Connection;
 use cryptogen_party::{Channel, Client, Party, Server};
 use cryptogen_protocols::endpoint::Endpoint;
 use cryptogen_protocols::material::Row;
-use cryptogen_protocols::model::{Plan, ServerModel, Site};
+use cryptogen_protocols::model::{Plan, Prefix, ServerModel, Site};
 use cryptogen_protocols::online::products::{Awaited, Call, ClientProducts, Products, ServerProducts, Side};
 use cryptogen_protocols::share::qkv::NewRows;
 use cryptogen_protocols::share::{Opened, Opening};
@@ -72,6 +72,15 @@ impl<P: Party> Handle<P> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A known row would be a plaintext in the cache's ciphertexts, which nothing makes so far.
+    fn no_prefix(&self) -> Result<()> {
+        Err(ProtocolError::caller(
+            "protocol that begins with known rows",
+            "preprocessed",
+            self.variant.name(),
+        ))
+    }
+
     /// The encrypted cache must hold exactly the rows before the new ones.
     fn check_cache(&self, call: &Call) -> Result<()> {
         match (call.positions().first(), self.state().cache_shape().length(call.layer())) {
@@ -99,6 +108,10 @@ impl<P: Party> Products<P> for Handle<P> {
 }
 
 impl ClientProducts for Handle<Client> {
+    fn put_prefix(&mut self, _: usize) -> Result<()> {
+        self.no_prefix()
+    }
+
     fn linear(&mut self, ch: &mut dyn Channel, site: Site, rows: &[Row<Client>], y: &[Fp]) -> Result<()> {
         let mut r = Zeroizing::new(Vec::with_capacity(rows.len() * self.plan.linear(site).d_in));
         rows.iter().for_each(|row| r.extend_from_slice(&row.input_share(&self.plan, site)));
@@ -137,6 +150,10 @@ impl Handle<Server> {
 }
 
 impl ServerProducts for Handle<Server> {
+    fn put_prefix(&mut self, _: &Prefix) -> Result<()> {
+        self.no_prefix()
+    }
+
     fn linear(
         &mut self,
         ch: &mut dyn Channel,

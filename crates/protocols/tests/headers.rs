@@ -8,8 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where protocols lie, below `crates`: folders, and a file in a room that holds other things.
-const PLACES: [&str; 4] =
-    ["protocols/src/offline", "protocols/src/online", "protocols/src/endpoint/crop.rs", "encrypted/src"];
+const PLACES: [&str; 5] = [
+    "protocols/src/offline",
+    "protocols/src/online",
+    "protocols/src/endpoint/prefix.rs",
+    "protocols/src/endpoint/crop.rs",
+    "encrypted/src",
+];
 
 /// The lines of a header, in this order. `Inputs` by holder, shape and scale.
 const LINES: [&str; 5] = ["Functionality", "Inputs", "Cost", "Material", "Leaks"];

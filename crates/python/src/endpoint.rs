@@ -15,7 +15,7 @@ use pyo3::types::PyDict;
 
 use crate::encrypted::Kept;
 use crate::errors;
-use crate::model::ServerModel;
+use crate::model::{Prefix, ServerModel};
 use crate::shared::{self, lock, parse};
 
 /// A Python progress callback as a Rust one; its exception stops the work and is raised afterwards.
@@ -272,6 +272,9 @@ impl ServerEndpoint {
     ) -> PyResult<()> {
         self.make(py, need.into(), Some(model.inner.as_ref()), progress)
     }
+    fn put_prefix(&self, py: Python<'_>, prefix: &Prefix) -> PyResult<()> {
+        self.step(py, |e| e.put_prefix(&prefix.inner))
+    }
     fn embed(
         &self,
         py: Python<'_>,
@@ -310,6 +313,9 @@ impl ClientEndpoint {
     #[pyo3(signature = (need, progress=None))]
     fn prepare(&self, py: Python<'_>, need: Need, progress: Option<Py<PyAny>>) -> PyResult<()> {
         self.make(py, need.into(), None, progress)
+    }
+    fn put_prefix(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
+        self.step(py, |e| e.put_prefix(rows))
     }
     fn embed(&self, py: Python<'_>, tokens: Vec<usize>, sampled: usize) -> PyResult<ClientTensor> {
         self.tensor(py, |e| e.embed(&tokens, sampled))

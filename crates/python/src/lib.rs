@@ -44,6 +44,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("PARAMETERS", session::PARAMETERS)?;
     m.add("STORE_FORMAT", cryptogen_mpc::store::FORMAT)?;
     m.add_class::<model::CheckedPlan>()?;
+    m.add_class::<model::Prefix>()?;
     m.add_class::<model::ServerModel>()?;
     m.add_class::<model::ServerModelBuilder>()?;
     m.add_class::<session::Identity>()?;

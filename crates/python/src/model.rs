@@ -6,6 +6,7 @@ use cryptogen_protocols::endpoint::{exponential_bytes, exponentials_needed};
 use cryptogen_protocols::material::RowLayout;
 use cryptogen_protocols::model;
 use cryptogen_protocols::ProtocolError;
+use cryptogen_ring::Fp;
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
@@ -50,6 +51,42 @@ impl CheckedPlan {
     #[getter]
     fn row_bytes(&self) -> usize {
         RowLayout::new(&self.inner).record_bytes()
+    }
+}
+
+/// Keys and values of the rows that a session begins with; the server's alone, opaque.
+#[pyclass(frozen, module = "cryptogen._core")]
+pub struct Prefix {
+    pub inner: model::Prefix,
+}
+
+#[pymethods]
+impl Prefix {
+    /// `keys`, rotated, and `values`: per layer `[rows, kv_dim]`.
+    #[new]
+    fn new(
+        plan: &CheckedPlan,
+        keys: Vec<PyReadonlyArray2<'_, i64>>,
+        values: Vec<PyReadonlyArray2<'_, i64>>,
+    ) -> PyResult<Prefix> {
+        let width = plan.inner.model.kv_dim();
+        let numbers = |rows: &PyReadonlyArray2<'_, i64>| -> PyResult<Vec<Fp>> {
+            if rows.shape()[1] != width {
+                let other = ProtocolError::caller("width of a prefix", width, rows.shape()[1]);
+                return Err(errors::protocol(other));
+            }
+            Ok(rows.as_array().iter().map(|x| Fp::from_i64(*x)).collect())
+        };
+        let layers = keys.iter().zip(&values).map(|(k, v)| Ok([numbers(k)?, numbers(v)?]));
+        let layers = layers.collect::<PyResult<_>>()?;
+        let inner = model::Prefix::new(&plan.inner, layers).map_err(errors::protocol)?;
+        Ok(Prefix { inner })
+    }
+
+    /// How many.
+    #[getter]
+    fn rows(&self) -> usize {
+        self.inner.rows()
     }
 }
 

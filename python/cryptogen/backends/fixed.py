@@ -80,6 +80,10 @@ class FixedBackend:
         """Rows appended so far."""
         return self._end
 
+    def cached(self, layer: int) -> tuple[Ints, Ints]:
+        """Keys, rotated, and values of a layer's rows, [L, kv_heads, head_dim] each, scale F."""
+        return self._keys[layer], self._values[layer]
+
     def crop(self, rows: int) -> None:
         """Forgets all rows but the first `rows`."""
         self._end = min(self._end, rows)

@@ -55,6 +55,17 @@ def access_token_in(path: Path | None) -> str | None:
     return lines[0].strip()
 
 
+def text_in(path: Path | None, what: str) -> str | None:
+    """A whole file. `MissingFile`, `InputError`."""
+    if path is None:
+        return None
+    existing(path, what)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: UTF-8 text expected, byte {error.start + 1} is none ({what})") from None
+
+
 def utf8(text: str, what: str) -> None:
     """Refuses what the command line made of bytes that are not UTF-8. `InputError`."""
     try:

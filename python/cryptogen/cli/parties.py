@@ -40,6 +40,7 @@ from .options import (
     TopP,
     access_token_in,
     draft_of,
+    text_in,
     utf8,
 )  # fmt: skip
 
@@ -61,6 +62,9 @@ def serve(
     weights_cache: Annotated[
         Path | None, typer.Option(help="keep weights encoded for encrypted-cache and recompute here (GBs, secret)")
     ] = None,
+    system_prompt: Annotated[
+        Path | None, typer.Option(help="file: a system message before every text, which clients do not see")
+    ] = None,
 ) -> None:
     """Serve a model until Ctrl-C. Clients choose the protocol."""
     from cryptogen.session import Server
@@ -69,6 +73,7 @@ def serve(
     server = Server(
         model, plan, data_dir=data_dir, access_token=access_token_in(access_token_file),
         certificate=certificate, key=key, max_clients=max_clients, cache_dir=cache_dir, weights_cache=weights_cache,
+        system_prompt=text_in(system_prompt, "system prompt"),
     )  # fmt: skip
     server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 

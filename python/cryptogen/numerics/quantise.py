@@ -1,7 +1,7 @@
 """Canonical float weights → integers (`docs/protocols/arithmetic.md`, A5)."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cryptogen.errors import PlanError
 from cryptogen.weights.canonical import LOG2_E, Canonical, blocks, row_peaks
+from cryptogen.weights.tensors import Made
 
 from .pieces import F
 from .plan import MAX_WEIGHT_BITS, ModelShape, NumericPlan
@@ -34,8 +35,8 @@ class IntegerModel:
 
     embed: NDArray[np.int32]  # [vocab, d], scale F + shift
     pos: NDArray[np.int32] | None  # [context, d]
-    matrices: dict[str, NDArray[np.int16]]
-    biases: dict[str, NDArray[np.int64]]  # [d_out], 2^F times the rows' scales; absent where there is none
+    matrices: Mapping[str, NDArray[np.int16]]
+    biases: Mapping[str, NDArray[np.int64]]  # [d_out], 2^F times the rows' scales; absent where there is none
 
     def parts(self) -> Iterator[Part]:
         """The same as `integer_parts` gives, each array in one part."""
@@ -103,43 +104,73 @@ def quantise(model: Canonical, plan: NumericPlan) -> IntegerModel:
 
     Raises PlanError if they do not fit the model.
     """
-    arrays: dict[tuple[str, str], NDArray[Any]] = {}
-    filled = 0
-    for part in integer_parts(model, plan):
-        if (part.name, part.kind) not in arrays:
-            arrays[part.name, part.kind], filled = np.empty(part.shape, part.numbers.dtype), 0
-        arrays[part.name, part.kind][filled : filled + len(part.numbers)] = part.numbers
-        filled += len(part.numbers)
-    of = {kind: {name: a for (name, k), a in arrays.items() if k == kind} for kind in ("table", "weight", "bias")}
+    of = _joined(integer_parts(model, plan))
     return IntegerModel(of["table"]["embed"], of["table"].get("pos"), of["weight"], of["bias"])
+
+
+def on_demand(model: Canonical, plan: NumericPlan, tokens: Sequence[int]) -> IntegerModel:
+    """The same for one pass over a text, with little in memory if little of `model` is: a matrix is
+    made when it is asked for, each time anew, and not kept; the embedding has the rows of these
+    tokens alone, one behind the other."""
+    sites, wanted, at = plan.model.sites(), np.asarray(tokens), 0
+    embed = np.empty((len(tokens), plan.model.d), dtype=np.int32)
+    for part in _table(model, "embed", plan):
+        here = (wanted >= at) & (wanted < at + len(part.numbers))
+        embed[here] = part.numbers[wanted[here] - at]
+        at += len(part.numbers)
+    pos = _joined(_table(model, "pos", plan))["table"]["pos"] if "pos" in model.tables else None
+    matrices = Made(sites, lambda site: _joined(_matrix(model, site, plan))["weight"][site])
+    biases = {site: part.numbers for site in sites for part in _bias(model, site, plan)}
+    return IntegerModel(embed, pos, matrices, biases)
+
+
+def _joined(parts: Iterable[Part]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Whole arrays, by kind and name."""
+    arrays: dict[str, dict[str, NDArray[Any]]] = {"table": {}, "weight": {}, "bias": {}}
+    filled = 0
+    for part in parts:
+        of_kind = arrays[part.kind]
+        if part.name not in of_kind:
+            of_kind[part.name], filled = np.empty(part.shape, part.numbers.dtype), 0
+        of_kind[part.name][filled : filled + len(part.numbers)] = part.numbers
+        filled += len(part.numbers)
+    return arrays
 
 
 def integer_parts(model: Canonical, plan: NumericPlan) -> Iterator[Part]:
     """The same some rows at a time, the largest arrays first: while they are read as floats, little
     else is in memory."""
-    shape = plan.model
-    for name, rows in (("embed", shape.vocab), ("pos", shape.context)):
+    for name in ("embed", "pos"):
         if name in model.tables:
-            yield from _table(model, name, (rows, shape.d), F + plan.embed.shift)
-    sites = shape.sites()
-    for site in ("head", *(site for site in sites if site != "head")):
-        bits = [plan.logit_bits - F] if site == "head" else plan.linears[site].out_shift
-        d_in, d_out = sites[site]
-        scales = row_factors(shape, site) * 2.0 ** np.array(bits)  # [d_out]
-        yield from _matrix(model, site, (d_out, d_in), scales)
-        if (bias := model.bias[site]) is not None:
-            rounded = np.rint(bias.astype(np.float64) * 2.0**F * scales).astype(np.int64)
-            yield Part(site, "bias", rounded.shape, rounded)
+            yield from _table(model, name, plan)
+    for site in ("head", *(site for site in plan.model.sites() if site != "head")):
+        yield from _matrix(model, site, plan)
+        yield from _bias(model, site, plan)
 
 
-def _table(model: Canonical, name: str, shape: tuple[int, int], bits: int) -> Iterator[Part]:
+def _scales(plan: NumericPlan, site: str) -> NDArray[np.float64]:
+    """The scale of each of a matrix's rows, [d_out]."""
+    bits = [plan.logit_bits - F] if site == "head" else plan.linears[site].out_shift
+    return row_factors(plan.model, site) * 2.0 ** np.array(bits)
+
+
+def _table(model: Canonical, name: str, plan: NumericPlan) -> Iterator[Part]:
+    bits, shape = F + plan.embed.shift, (plan.model.vocab if name == "embed" else plan.model.context, plan.model.d)
     for at, rows in _rows(model.tables, name, shape):
         rounded = np.rint(rows.astype(np.float64) * 2.0**bits)
         _below(TABLE_LIMIT, f"{name}: row {at} or a later one", rounded)
         yield Part(name, "table", shape, rounded.astype(np.int32))
 
 
-def _matrix(model: Canonical, site: str, shape: tuple[int, int], scales: NDArray[np.float64]) -> Iterator[Part]:
+def _bias(model: Canonical, site: str, plan: NumericPlan) -> Iterator[Part]:
+    if (bias := model.bias[site]) is not None:
+        rounded = np.rint(bias.astype(np.float64) * 2.0**F * _scales(plan, site)).astype(np.int64)
+        yield Part(site, "bias", rounded.shape, rounded)
+
+
+def _matrix(model: Canonical, site: str, plan: NumericPlan) -> Iterator[Part]:
+    (d_in, d_out), scales = plan.model.sites()[site], _scales(plan, site)
+    shape = (d_out, d_in)
     for at, rows in _rows(model.weight, site, shape):
         rounded = np.rint(rows.astype(np.float64) * scales[at : at + len(rows), None])
         _below(WEIGHT_LIMIT, f"{site}: weight", rounded)

@@ -54,6 +54,7 @@ class Conversation:
             raise InputError("the message is empty")
         if self._turns == 0:
             messages: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
-            return self._tokenizer.encode_chat([*messages, {"role": "user", "content": text}])
+            messages = [*messages, {"role": "user", "content": text}]
+            return self._tokenizer.encode_chat(messages, begins=self._client.secret_rows == 0)
         end = END if self._open else ""
         return self._tokenizer.encode(f"{end}\n{START}user\n{text}{END}\n{START}assistant\n", special=False)

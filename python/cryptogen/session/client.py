@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cryptogen.errors import ContextOverflow, InputError, NumericFailure, RangeExceeded
 from cryptogen.models.config import ModelConfig
 from cryptogen.models.decoder import check_tokens
-from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, RECOMPUTE, check_protocol
+from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, check_protocol
 from cryptogen.sampling import Sampler
 from cryptogen.tokens import Tokenizer
 
@@ -21,7 +21,7 @@ from .costs import Costs
 from .draft import Draft
 from .generation import Run, run_of
 from .link import Link, Progress
-from .material import READY_BYTES, Need, attention_bytes, need_ahead, need_of
+from .material import READY_BYTES, Need, attention_bytes, need_of
 from .messages import LARGEST_BLOCK
 from .rows import Rows, Token
 from .trust import Trust
@@ -179,8 +179,15 @@ class Client:
 
     @property
     def length(self) -> int:
-        """Tokens of the session so far."""
+        """Tokens of the session so far, those of the server's system prompt included."""
         return self._link.text.length
+
+    @property
+    def secret_rows(self) -> int:
+        """Tokens of a system prompt that the server puts before every text and does not show; 0 if
+        there is none."""
+        self.connect()
+        return self._link.offer.secret_rows
 
     def prepare(self, tokens: int | None = None, context: int | None = None, progress: Progress | None = None) -> None:
         """Buys material ahead of time; no prompt is needed. It is stored, on both sides.
@@ -189,9 +196,9 @@ class Client:
             tokens: For how many tokens, beside what is in the store already; 1 or more. A token of
                 the prompt counts like one that is generated. None: for a prompt of `context`
                 tokens, of which only the last is sampled.
-            context: Rows of the sessions that they will be spent in: longer ones need more
-                exponentials per token. More than the model's context counts as that. None:
-                `tokens`.
+            context: Rows of the sessions that they will be spent in, without those of the server's
+                system prompt: longer ones need more exponentials per token. More than the model's
+                context has room for counts as that. None: `tokens`.
             progress: As in `Client`, for this call. None: the client's.
 
         Raises:
@@ -201,20 +208,21 @@ class Client:
         self.connect()
         if tokens is None and context is None:
             raise InputError("prepare: tokens or context expected, neither given")
-        plan, rows = self._link.checked_plan, min(context or tokens or 0, self.config.context)
+        link, first = self._link, self.secret_rows
+        rows = min(context or tokens or 0, self.config.context - first)
         if (tokens is not None and tokens < 1) or rows < 1:
             raise InputError(f"prepare {tokens} tokens for a context of {rows}, expected 1 or more")
-        again = self._link.protocol == RECOMPUTE
-        need = need_of(plan, 0, rows, 1) if tokens is None else need_ahead(plan, tokens, rows, again)
-        with self._link.reporting(progress):
-            self._link.buy(need)
+        need = need_of(link.checked_plan, first, rows, 1) if tokens is None else link.need_ahead(tokens, rows)
+        with link.reporting(progress):
+            link.buy(need)
 
     def make_ready(self, rows: int, progress: Progress | None = None) -> None:
         """Gives the next `rows` rows of the session their positions and makes their attention
         material, ahead of their tokens: a prompt of up to as many tokens then costs its passes
         only. They are of this connection, and stay until they are used or the session is reset;
-        `generate` of a new text uses them if no text was there before. Buys material first if it is
-        short.
+        `generate` of a new text uses them if no text was there before, and then for all of its
+        tokens: the head of the chat format, which the server knows, too. Buys material first if it
+        is short.
 
         Args:
             rows: How many, beside those that are ready; 1 or more. They fit the model's context,
@@ -230,7 +238,7 @@ class Client:
         self._check_sound()
         link = self._link
         link.settle()
-        cached, ready = link.text.cached, link.text.ready_rows + rows
+        cached, ready = link.text.cached or self.secret_rows, link.text.ready_rows + rows
         if rows < 1:
             raise InputError(f"{rows} rows to make ready, expected 1 or more")
         if cached + ready > self.config.context:
@@ -238,6 +246,8 @@ class Client:
         if (size := attention_bytes(self.config, cached, ready)) > READY_BYTES:
             raise InputError(f"{ready} ready rows: {size >> 20} MiB of material, at most {READY_BYTES >> 20} expected")
         with link.reporting(progress):
+            if self.secret_rows:
+                link.begin([])
             link.extend(ready)
 
     def generate(
@@ -260,6 +270,10 @@ class Client:
         Buys material first if it is short. After `NumericFailure` or `RangeExceeded` the tokens so
         far stand and the connection goes on, but the session cannot be continued: `generate`
         without `continue_session`.
+
+        Rows that the server has computed already are used (`preprocessed`): its system prompt,
+        behind which every text stands, or the head of the chat format, for texts that begin with
+        it.
 
         Args:
             prompt: A text, or token ids. Text needs a model with a tokenizer.
@@ -296,10 +310,10 @@ class Client:
         protocol = self._link.protocol
         sampler = checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, draft, on_range)
         self.connect()
-        tokens = self.encode(prompt, first=not (continue_session and self.length))
+        before = self.length if continue_session and self.length else self.secret_rows
+        tokens = self.encode(prompt, first=before == 0)
         if continue_session:
             self._check_sound()
-        before = self.length if continue_session else 0
         fed = [*self._link.text.pending, *tokens] if continue_session else tokens
         if len(tokens) == 0:
             raise InputError("the prompt is empty: at least 1 token expected")
@@ -370,7 +384,7 @@ class Client:
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
         """Every row of a new session, logits and range events: what evaluation needs. It spends
-        logits for every row.
+        logits for every row. Of the server's system prompt, if it has one, there are none.
 
         Args:
             tokens: Token ids of the text, 1 or more, up to the model's context.
@@ -385,11 +399,13 @@ class Client:
             NumericFailure: Logits are absurd.
         """
         self.connect()
-        check_tokens(self.config, tokens, 0)
+        first, link = self.secret_rows, self._link
+        check_tokens(self.config, tokens, first)
         self._restart()
-        link = self._link
         with link.reporting(progress), self._spoiling():
-            link.ensure(need_of(link.checked_plan, 0, len(tokens), len(tokens)))
+            link.ensure(need_of(link.checked_plan, first, len(tokens), len(tokens)))
+            if first:
+                link.begin(tokens)
             parts = []
             for i in range(0, len(tokens), LARGEST_BLOCK):
                 part = tokens[i : i + LARGEST_BLOCK]

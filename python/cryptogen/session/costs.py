@@ -57,6 +57,8 @@ class Costs:
         offline: Making material, and binding it to rows.
         online: The prompt and the tokens.
         rows: Rows computed: tokens of prompts, generated ones that were fed, drafted ones.
+        known_rows: Rows that texts have begun with for nothing: of the server's system prompt, or
+            of the chat format's head.
         tokens: Tokens that `generate` has given.
         range_events: Range events of all rows computed, those of drafted tokens that were not
             accepted too.
@@ -69,6 +71,7 @@ class Costs:
     offline: PhaseCost = PhaseCost()
     online: PhaseCost = PhaseCost()
     rows: int = 0
+    known_rows: int = 0
     tokens: int = 0
     range_events: int = 0
     spent: Mapping[str, int] = field(default_factory=dict)
@@ -81,6 +84,7 @@ class Costs:
             self.offline - before.offline,
             self.online - before.online,
             self.rows - before.rows,
+            self.known_rows - before.known_rows,
             self.tokens - before.tokens,
             self.range_events - before.range_events,
             {name: n - before.spent.get(name, 0) for name, n in self.spent.items()},

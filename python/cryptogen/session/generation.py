@@ -47,7 +47,7 @@ class Cached:
     def start(self, tokens: list[int], limit: int) -> Rows:
         link, text = self._link, self._link.text
         link.settle()
-        fed = [*text.pending, *tokens]
+        fed = [*text.pending, *link.begin(tokens)]
         begun = text.length + len(fed)
         self._answer = range(begun, begun + limit - 1)
         there = text.length + text.ready_rows

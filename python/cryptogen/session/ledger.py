@@ -19,7 +19,7 @@ class Ledger:
     round trips."""
 
     def __init__(self) -> None:
-        self.rows = self.tokens = self.range_events = 0
+        self.rows = self.known_rows = self.tokens = self.range_events = 0
         self._endpoint: _core.ClientEndpoint | None = None
         self._seconds: dict[str, float] = {}  # by phase, of the connection that is open
         self._earlier, self._spent = Costs(), Counter[str]()
@@ -77,6 +77,7 @@ class Ledger:
             before.offline + now["offline"],
             before.online + now["online"],
             self.rows,
+            self.known_rows,
             self.tokens,
             self.range_events,
             dict(self._spent),

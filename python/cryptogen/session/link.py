@@ -19,7 +19,7 @@ from cryptogen.errors import CacheRejected, ConnectionLost, CryptogenError, Fork
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import check_tokens, forward, want_of
 from cryptogen.paths import write_private
-from cryptogen.protocols import RECOMPUTE
+from cryptogen.protocols import PREPROCESSED, RECOMPUTE
 from cryptogen.tokens import Tokenizer
 
 from . import messages
@@ -108,12 +108,17 @@ class Link:
         if missing == Need(0, 0, 0):
             return
         if self._batch_tokens is not None:
-            context = min(self._batch_tokens, self.offer.config.context)
-            batch = need_ahead(self.checked_plan, self._batch_tokens, context, self.protocol == RECOMPUTE)
+            batch = self.need_ahead(self._batch_tokens, self._batch_tokens)
             missing = Need(
                 **{p: max(getattr(missing, p), getattr(batch, p)) if getattr(missing, p) else 0 for p in POOLS}
             )
         self.buy(missing)
+
+    def need_ahead(self, tokens: int, context: int) -> Need:
+        """What `tokens` tokens need in texts of so many, or of as many as there is room for."""
+        first = self.offer.secret_rows
+        context = min(context, self.offer.config.context - first)
+        return need_ahead(self.checked_plan, tokens, context, first, self.protocol == RECOMPUTE)
 
     def buy(self, need: Need) -> None:
         """Makes material and stores it, on both sides: of `linears` also what the rows lack, or
@@ -125,6 +130,22 @@ class Link:
             with self._step("offline", messages.Prepare(part.linears, part.rows, part.logits, part.exponentials)):
                 endpoint.prepare(part, self._progress)
             self.ledger.made_rows(part.rows)
+
+    def begin(self, tokens: Sequence[int]) -> list[int]:
+        """Begins a text that consists of these tokens, unless one has begun: with the rows that the
+        server has ready. The tokens that are left to feed."""
+        prefix = self.offer.prefix
+        if prefix is None or self.protocol != PREPROCESSED or self.text.cached or self.text.ready_rows:
+            return list(tokens)
+        if not prefix.secret and not prefix.begins(tokens):
+            return list(tokens)
+        known = [] if prefix.secret else list(tokens[: prefix.rows])
+        endpoint = self._open()
+        with self._step("offline", messages.Begin()):
+            endpoint.put_prefix(prefix.rows)
+        self.text.begun(prefix.rows, known)
+        self.ledger.known_rows += prefix.rows
+        return list(tokens[len(known) :])
 
     def extend(self, rows: int) -> None:
         """Makes the next `rows` rows ready: positions and attention material."""
@@ -180,12 +201,16 @@ class Link:
 
     def reset(self, keep_ready: bool = False) -> None:
         """Forgets the text and its rows; without a message if there are none. `keep_ready`: rows
-        that were made ready in front of any text stay so."""
-        if self.text.cached or (self.text.ready_rows and not keep_ready):
+        that were made ready in front of any text stay so, and a system prompt in front of them."""
+        secret = self.offer.secret_rows
+        keeps = keep_ready and self.text.ready_rows > 0 and self.text.cached == secret
+        if not keeps and (self.text.cached or self.text.ready_rows):
             endpoint = self._open()
             with self._step("offline", messages.Reset()):
                 endpoint.reset()
         self.text.forget()
+        if keeps and secret:
+            self.text.begun(secret, [])
 
     def save(self) -> None:
         """The server saves the encrypted cache, this client the tokens that are not in it.

@@ -88,12 +88,12 @@ def need_again(plan: CheckedPlan, first: int, tokens: int) -> Need:
     return Need(sum(lengths), tokens, exponentials)
 
 
-def need_ahead(plan: CheckedPlan, tokens: int, context: int, again: bool = False) -> Need:
-    """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows; `again`:
-    without a cache."""
+def need_ahead(plan: CheckedPlan, tokens: int, context: int, first: int = 0, again: bool = False) -> Need:
+    """For `tokens` tokens, every one of them sampled, spent in sessions of `context` rows behind
+    `first` known ones; `again`: without a cache."""
     full, rest = divmod(tokens, context)
     if again:
         parts = [need_again(plan, 1, context), need_again(plan, 1, rest)]
         return Need(**{p: full * getattr(parts[0], p) + getattr(parts[1], p) for p in POOLS})
-    exponentials = full * plan.exponentials_needed(0, context) + plan.exponentials_needed(0, rest)
+    exponentials = full * plan.exponentials_needed(first, context) + plan.exponentials_needed(first, rest)
     return Need(tokens, tokens, exponentials)

@@ -39,6 +39,14 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class Begin:
+    """An empty session begins with the rows of the server's prefix."""
+
+    op: ClassVar[str] = "begin"
+    limits: ClassVar[dict[str, tuple[int, int]]] = {}
+
+
+@dataclass(frozen=True)
 class Extend:
     """Positions and attention material for the next rows of the session."""
 
@@ -116,9 +124,9 @@ class Bye:
     limits: ClassVar[dict[str, tuple[int, int]]] = {}
 
 
-Message = Prepare | Extend | Logits | Forward | Crop | Reset | Save | Resume | Counters | Bye
+Message = Prepare | Begin | Extend | Logits | Forward | Crop | Reset | Save | Resume | Counters | Bye
 _KINDS: dict[str, type[Message]] = {
-    "prepare": Prepare, "extend": Extend, "logits": Logits, "forward": Forward,
+    "prepare": Prepare, "begin": Begin, "extend": Extend, "logits": Logits, "forward": Forward,
     "crop": Crop, "reset": Reset, "save": Save, "resume": Resume, "counters": Counters, "bye": Bye,
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """What the server tells a new client: everything public about its model. The client checks all of
 it.
 
-1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format.
+1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format,
+   prefix.
 2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest); which protocol
    it will use.
 3. S→C those documents, compressed, in pieces below the limit of a control message.
@@ -15,11 +16,11 @@ import hashlib
 import json
 import re
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cryptogen.errors import CryptogenError, ProtocolViolation, UnknownProtocol
+from cryptogen.errors import CryptogenError, InputError, ProtocolViolation, UnknownProtocol
 from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.plan import NumericPlan
 from cryptogen.paths import write_private
@@ -27,8 +28,9 @@ from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.tokens import ChatML, Tokenizer
 
 from .messages import parse_object
+from .prefix import Prefix
 
-VERSION = 3
+VERSION = 4
 DOCUMENTS = ("plan", "tokenizer")
 LARGEST_DOCUMENT = 64 << 20
 PIECE = 600_000  # compressed bytes per control message (limit 1 MiB, base64 adds a third)
@@ -51,6 +53,21 @@ class Offer:
     stop: frozenset[int]
     chat: ChatML | None
     documents: dict[str, str]  # name → SHA-256
+    prefix: Prefix | None  # rows that texts may begin with for nothing, or that all stand behind
+
+    @property
+    def secret_rows(self) -> int:
+        """Rows that every text stands behind and of which the client knows the number alone."""
+        return self.prefix.rows if self.prefix and self.prefix.secret else 0
+
+    def check_protocol(self, protocol: str) -> None:
+        """Refuses a protocol in which the server's system prompt would be left out.
+        `InputError`."""
+        if self.secret_rows and protocol != PREPROCESSED:
+            raise InputError(
+                f"protocol {protocol}: this server puts a system prompt of its own before every text, "
+                f"which only {PREPROCESSED} can"
+            )
 
     def to_json(self) -> str:
         chat = None if self.chat is None else [self.chat.start_id, self.chat.end_id, self.chat.default_system]
@@ -63,6 +80,7 @@ class Offer:
                 "stop": sorted(self.stop),
                 "chat": chat,
                 "documents": self.documents,
+                "prefix": asdict(self.prefix) if self.prefix else None,
             }
         )
 
@@ -70,7 +88,7 @@ class Offer:
     def from_json(text: str) -> Offer:
         """`ProtocolViolation` unless every field is there and well-formed."""
         value = parse_object(text)
-        names = {"version", "config", "model", "tables", "stop", "chat", "documents"}
+        names = {"version", "config", "model", "tables", "stop", "chat", "documents", "prefix"}
         if set(value) != names or value["version"] != VERSION:
             got = str(value.get("version"))[:20]
             raise ProtocolViolation(f"offer: version {got}, expected {VERSION} with {sorted(names)}")
@@ -89,7 +107,8 @@ class Offer:
         if not isinstance(stop, list) or len(stop) > 64 or any(not _token(t, config) for t in stop):
             raise ProtocolViolation("offer: stop is not a list of at most 64 token ids")
         chat = _chat(value["chat"], config)
-        return Offer(config, value["model"], value["tables"], frozenset(stop), chat, documents)
+        prefix = _prefix(value["prefix"], config)
+        return Offer(config, value["model"], value["tables"], frozenset(stop), chat, documents, prefix)
 
 
 def public_plan(plan: NumericPlan) -> NumericPlan:
@@ -107,10 +126,11 @@ def make_offer(
     stop: frozenset[int],
     digests: tuple[str, str],
     documents: dict[str, bytes],
+    prefix: Prefix | None,
 ) -> Offer:
     """`digests`: of the integer weights and of the tables."""
     chat = tokenizer.chat if tokenizer else None
-    return Offer(config, *digests, stop, chat, {name: sha256(data) for name, data in documents.items()})
+    return Offer(config, *digests, stop, chat, {name: sha256(data) for name, data in documents.items()}, prefix)
 
 
 def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> str:
@@ -136,6 +156,7 @@ def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> str:
 def receive_offer(wire: Wire, cache: Path, protocol: str = PREPROCESSED) -> tuple[Offer, dict[str, bytes]]:
     """The client's side of steps 1 to 3; documents are kept in `cache` under their digest."""
     offer = Offer.from_json(wire.recv_control())
+    offer.check_protocol(protocol)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = {name: data for name, digest in offer.documents.items() if (data := _cached(cache / digest, digest))}
     wanted = [name for name in offer.documents if name not in found]
@@ -176,6 +197,19 @@ def _receive(wire: Wire, name: str) -> bytes:
 def _digest(name: str, value: Any) -> None:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
         raise ProtocolViolation(f"offer: {name} is not a SHA-256 in hexadecimal digits")
+
+
+def _prefix(value: Any, config: ModelConfig) -> Prefix | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or set(value) != {"rows", "digest"}:
+        raise ProtocolViolation("offer: prefix is not null, nor rows with a digest")
+    rows, digest = value["rows"], value["digest"]
+    if type(rows) is not int or not 0 < rows < config.context:
+        raise ProtocolViolation(f"offer: prefix of {str(rows)[:20]} rows, expected 1 to {config.context - 1}")
+    if digest is not None:
+        _digest("prefix", digest)
+    return Prefix(rows, digest)
 
 
 def _token(value: Any, config: ModelConfig) -> bool:

@@ -35,6 +35,7 @@ from cryptogen.weights import Checkpoint, load
 from cryptogen.weights.canonical import canonicalise
 
 from . import messages
+from .known_rows import known_rows
 from .material import POOLS, READY_BYTES, attention_bytes
 from .offer import make_offer, public_plan, send_offer
 from .plans import find_plan
@@ -74,9 +75,16 @@ class Server:
             keeps none.
         weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
             later starts: GBs, as secret as the model. None encodes a layer when it is first used.
+        system_prompt: A system message that stands before every text, for models with a chat format
+            (ChatML). Clients learn the number of its tokens and what the model makes of it, not the
+            message. It is computed once, in the clear, and costs clients nothing but attention to
+            it. Such a server speaks `preprocessed` only. None: there is none, and the head of the
+            chat format, which clients know, is computed once.
 
     Raises:
-        InputError: A certificate without its key, or a key without its certificate.
+        InputError: A certificate without its key, or a key without its certificate. A system
+            prompt that is empty, for a model without a chat format, or with numbers outside the
+            ranges of the plan; `ContextOverflow` if it fills the model's context.
         ConnectionFailed: One of the two cannot be read, or others may read the key.
         WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
         MissingPlan: The model has no plan. A given one raises `MissingFile` if it is not there,
@@ -97,6 +105,7 @@ class Server:
         idle_timeout: float = 1800.0,
         cache_dir: str | Path | None = None,
         weights_cache: str | Path | None = None,
+        system_prompt: str | None = None,
     ) -> None:
         if (certificate is None) != (key is None):
             raise InputError("a certificate and its key are needed together")
@@ -113,7 +122,7 @@ class Server:
             self._identity = _core.Identity.load_or_create(str(self.folder / "identity"))
         else:
             self._identity = _core.Identity.from_pem(str(certificate), str(key))
-        self._prepare_model(checkpoint)
+        self._prepare_model(checkpoint, system_prompt)
         if weights_cache is not None:
             self._load_encoded(Path(weights_cache))
 
@@ -125,7 +134,7 @@ class Server:
         seconds = time.monotonic() - start
         log.info("weights cache %s: %d linear layers read, %d written, %.1f s", folder, read, written, seconds)
 
-    def _prepare_model(self, checkpoint: Checkpoint) -> None:
+    def _prepare_model(self, checkpoint: Checkpoint, system_prompt: str | None) -> None:
         made = tables(self.plan)
         self._checked_plan = _core.CheckedPlan(self.plan.to_json(), made)
         digest = ModelDigest()
@@ -136,7 +145,9 @@ class Server:
         if tokenizer is not None:
             self._documents["tokenizer"] = tokenizer.to_json().encode()
         digests = (digest.hex(), tables_digest(made))
-        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._documents)
+        self._known = known_rows(checkpoint, self.plan, self._checked_plan, system_prompt)
+        prefix = self._known.public if self._known else None
+        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._documents, prefix)
 
     @property
     def fingerprint(self) -> str:
@@ -202,6 +213,7 @@ class Server:
     def _session(self, client: str, wire: _Replaceable) -> None:
         connection: _core.ServerConnection = wire.current
         protocol = send_offer(connection, self.offer, self._documents)
+        self.offer.check_protocol(protocol)
         plan_digest = self.offer.documents["plan"]
         connection.agree(self.offer.model, plan_digest, self.offer.tables)
         pair = hashlib.sha256(f"{self.offer.model} {plan_digest}".encode()).hexdigest()[:32]
@@ -246,7 +258,13 @@ class Server:
                     if stock[name] + more > most:
                         raise Refused(f"prepare: {stock[name]} + {more} {name}, at most {most} are kept")
                 endpoint.prepare(self._weights, message, None)
+            case messages.Begin():
+                if self._known is None or endpoint.length or endpoint.ready_rows:
+                    raise ProtocolViolation("begin: an empty session and a prefix expected")
+                endpoint.put_prefix(self._known.numbers)
             case messages.Extend(rows):
+                if endpoint.length == 0 and self.offer.secret_rows:
+                    raise ProtocolViolation("extend: a text begins behind the system prompt")
                 if endpoint.length + endpoint.ready_rows + rows > self.config.context:
                     raise ProtocolViolation(f"extend: {rows} rows more than the context of {self.config.context}")
                 # their attention material lies in memory until they are used
@@ -266,8 +284,9 @@ class Server:
                 parties: Backend[Any] = backend
                 forward(parties, self.config, [0] * rows, want)  # only the number of tokens is known here
             case messages.Crop(rows):
-                if rows > endpoint.length:
-                    raise ProtocolViolation(f"crop: {rows} rows to keep, the session has {endpoint.length}")
+                if not self.offer.secret_rows <= rows <= endpoint.length:
+                    there = f"{self.offer.secret_rows} to {endpoint.length}"
+                    raise ProtocolViolation(f"crop: {rows} rows to keep, expected {there}")
                 endpoint.crop(rows)
             case messages.Reset():
                 endpoint.reset()

@@ -27,7 +27,8 @@ class Text:
 
     Rows that do not count are of drafted tokens: `take` counts them one by one as the text reaches
     them, and the rest is dropped before the next pass (`Link.settle`). A pending token was sampled
-    and has no row yet. Of a cache that was resumed only the number of rows is known here.
+    and has no row yet. Of a cache that was resumed, and of the server's system prompt, only the
+    number of rows is known here.
 
     `Link` tells what its steps have done to the rows, `Client` which tokens the text goes on with.
     """
@@ -61,8 +62,8 @@ class Text:
 
     @property
     def tokens(self) -> list[int]:
-        """The text, pending tokens included, without what was resumed."""
-        return [*self._rows[: self._length - self._resumed], *self._pending]
+        """The text, pending tokens included, without those that are not known here."""
+        return [*self._rows[: self._length - self._unknown], *self._pending]
 
     @property
     def cached(self) -> int:
@@ -83,20 +84,27 @@ class Text:
 
     def forget(self) -> None:
         """The session starts anew: no tokens."""
-        self._resumed = 0  # rows whose tokens are not known
+        self._unknown = 0  # rows whose tokens are not known
         self._rows: list[int] = []  # the tokens of all other rows in the cache
         self._length = 0
         self._pending: list[int] = []
 
+    def begun(self, rows: int, tokens: Sequence[int]) -> None:
+        """The empty session begins with rows of the server's: of these tokens, or of none that are
+        known here."""
+        assert len(tokens) in (0, rows) and rows == self.cached, f"{rows} rows, {len(tokens)} tokens, {self.cached}"
+        self.forget()
+        self._unknown, self._rows, self._length = rows - len(tokens), list(tokens), rows
+
     def resumed(self, pending: Sequence[int]) -> None:
         """The session has the rows of a saved cache, and goes on with these tokens."""
         self.forget()
-        self._resumed = self._length = self.cached
+        self._unknown = self._length = self.cached
         self._pending = list(pending)
 
     def fed(self, tokens: Sequence[int]) -> None:
         """A pass has appended the rows of these tokens, the pending one first. They count."""
-        there = self._resumed + len(self._rows)
+        there = self._unknown + len(self._rows)
         assert self._length == there, f"{self._length} of {there} rows count: drop the others first"
         self._rows += tokens
         self._length, self._pending = there + len(tokens), []
@@ -110,7 +118,7 @@ class Text:
         """The text goes on with this token. If it is the one that was drafted here, its row counts
         now; if not, the token is pending."""
         assert not self._pending, "the pending token has to be fed first"
-        ahead = self._rows[self._length - self._resumed :]
+        ahead = self._rows[self._length - self._unknown :]
         if ahead[:1] == [token]:
             self._length += 1
         else:
@@ -118,4 +126,4 @@ class Text:
 
     def settled(self) -> None:
         """The rows that do not count are out of the cache."""
-        del self._rows[self._length - self._resumed :]
+        del self._rows[self._length - self._unknown :]

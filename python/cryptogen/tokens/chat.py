@@ -34,15 +34,23 @@ class ChatML:
         found = re.search(r"<\|im_start\|>system(?:\n|\\n)([^<{}]*?)<\|im_end\|>", template)
         return cls(start_id, end_id, found.group(1) if found else None)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text to encode. `InputError` for no messages, an unknown role, or content that is not
-        text."""
+    def system(self, content: str) -> str:
+        """A system message."""
+        return _turn("system", content)
+
+    def render(self, messages: Sequence[Message], begins: bool = True) -> str:
+        """The text to encode; `begins`: nothing stands before it, so the default system message
+        may. `InputError` for no messages, an unknown role, or content that is not text."""
         if not messages:
             raise InputError("no messages: at least 1 expected")
         for m in messages:
             if m["role"] not in get_args(Role):
                 raise InputError(f"message role {m['role']!r}, expected one of {get_args(Role)}")
         turns = [(m["role"], m["content"]) for m in messages]
-        if turns[0][0] != "system" and self.default_system is not None:
+        if begins and turns[0][0] != "system" and self.default_system is not None:
             turns.insert(0, ("system", self.default_system))
-        return "".join(f"{START}{role}\n{content}{END}\n" for role, content in turns) + f"{START}assistant\n"
+        return "".join(_turn(role, content) for role, content in turns) + f"{START}assistant\n"
+
+
+def _turn(role: str, content: str) -> str:
+    return f"{START}{role}\n{content}{END}\n"

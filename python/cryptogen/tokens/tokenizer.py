@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import commonprefix
 from pathlib import Path
 
 import tokenizers
@@ -71,12 +72,20 @@ class Tokenizer:
         except Exception as e:  # a character without a token: the text stays out of the message
             raise TokenizerError(f"the tokenizer cannot encode this text ({type(e).__name__})") from None
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation, ending in an open assistant turn. `InputError` if the model has no
-        chat format."""
+    def encode_chat(self, messages: Sequence[Message], begins: bool = True) -> list[int]:
+        """Ids of a conversation, ending in an open assistant turn; `begins` as in `ChatML.render`.
+        `InputError` if the model has no chat format."""
         if self.chat is None:
             raise InputError("this model has no chat format that is known here (ChatML)")
-        return self.encode(self.chat.render(messages), special=False)
+        return self.encode(self.chat.render(messages, begins), special=False)
+
+    def chat_head(self) -> list[int]:
+        """The ids that conversations without a system message of their own begin with, whatever the
+        user says first; none without a chat format."""
+        if self.chat is None:
+            return []
+        texts = ("a", "\n", " ", "1")  # what may grow together with the line break in front of it
+        return list(commonprefix([self.encode_chat([{"role": "user", "content": text}]) for text in texts]))
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; `InputError` for ids that do not fit the library's 32 bits. Unknown ids

@@ -3,12 +3,13 @@
 //!
 //! Every public step has a counterpart that the peer must call at the same time; which step comes
 //! next is agreed by the callers (Python sends small control messages). Steps: `open`, `prepare`,
-//! `extend`, then forward passes.
+//! `put_prefix` if there is a known one, `extend`, then forward passes.
 //!
 //! In a child of the process that opened it an endpoint refuses all of them (`Forked`): most before
 //! they compute anything, steps of a pass at their first message.
 
 mod crop;
+mod prefix;
 mod rows;
 mod stores;
 

@@ -6,6 +6,7 @@
 mod check;
 mod matrix;
 mod plan;
+mod prefix;
 mod site;
 mod weights;
 
@@ -14,5 +15,7 @@ pub use plan::{
     Activation, Anchor, Attention, Embed, Head, Linear, ModelShape, Norm, Plan, Range, Rope, Scalar, Window,
     F, NET_BITS, NET_SHIFT,
 };
+pub(crate) use prefix::check_rows;
+pub use prefix::Prefix;
 pub use site::Site;
 pub use weights::{ServerModel, ServerModelBuilder};

@@ -14,6 +14,9 @@
 //! queries, and for each group of weights one per 32 cached rows; S→C one per group of weights, and
 //! for each group of queries and of every block's keys one per 32 results, of values one per 64.
 //! Bytes: 200 736 for each ciphertext there, [`RESULT_BYTES`] for each result back.
+//! Rows of a prefix (`endpoint/prefix.rs`) are cached rows of which the client's shares are 0 and
+//! the server's masks are the keys and values themselves: they enter `q_c·m_k` and `a·w`, and
+//! nothing of them is encrypted.
 //! Material: spends none; makes the products of [`crate::material::RowAttention`]. The server keeps
 //! the client's encrypted keys and values, and its own masks of them, for rows to come.
 //! Leaks: nothing. The client alone has a key; results are hidden from it by full-width masks.
@@ -41,7 +44,7 @@ use self::packing::{encrypt_rows, encrypt_weights, parse, query, Group};
 use super::pipeline::pipeline;
 use crate::error::Result;
 use crate::material::{client_shares, hide};
-use crate::model::ModelShape;
+use crate::model::{ModelShape, Prefix};
 use crate::share::Cost;
 
 /// Ciphertexts in a message of 6.4 MB.
@@ -91,7 +94,7 @@ struct Block {
     first: usize,
     /// rows that are still part of the session
     rows: usize,
-    /// rows that the keys' ciphertexts were made for, which fixes their layout
+    /// rows that the keys' ciphertexts were made for, which fixes their layout; none of a prefix
     packed: usize,
     /// on the server
     held: Option<Held>,
@@ -114,6 +117,15 @@ pub struct EncryptedCache {
 }
 
 impl EncryptedCache {
+    /// An empty cache begins with `rows` rows, which are the server's alone.
+    pub fn put_prefix(&mut self, rows: usize, prefix: Option<&Prefix>) {
+        let held = prefix.map(|prefix| {
+            let [key_masks, value_masks] = prefix.by_row();
+            Held { keys: vec![], values: vec![], key_masks, value_masks }
+        });
+        self.blocks.push(Block { first: 0, rows, packed: 0, held });
+    }
+
     /// Forgets rows `rows…`; both parties must do it alike. Values are encrypted row by row, so
     /// dropped rows are removed. Keys are encrypted block by block, so dropped rows stay inside
     /// their ciphertexts; later products that touch them are hidden like all others, and both
@@ -246,7 +258,8 @@ impl Shape<'_> {
 
     /// The messages of step 3, in order, for blocks that were made for `packed` rows each.
     fn products(&self, packed: impl Iterator<Item = usize>) -> Vec<Part> {
-        let keys = packed.enumerate().flat_map(|(block, packed)| self.parts(Kind::Keys(block), packed));
+        let encrypted = packed.enumerate().filter(|(_, packed)| *packed > 0);
+        let keys = encrypted.flat_map(|(block, packed)| self.parts(Kind::Keys(block), packed));
         keys.chain(self.parts(Kind::Queries, 0)).chain(self.parts(Kind::Values, 0)).collect()
     }
 
@@ -291,7 +304,7 @@ impl Shape<'_> {
 }
 
 /// Messages and bytes of a block of `rows` rows behind `first` others, which came in blocks that
-/// were made for `before` rows each.
+/// were made for `before` rows each, 0 of a prefix.
 pub fn cost(m: &ModelShape, before: &[usize], first: usize, rows: usize) -> Cost {
     let shape = Shape { m, first, rows };
     let weights = shape.parts(Kind::Weights, 0);
@@ -480,7 +493,7 @@ impl Shape<'_> {
                 combiner.add_block(expanded.of(part, params, &queries[i * d..][..d]), &w)?;
             }
             Kind::Values => {
-                for (block, held) in cache.held() {
+                for (block, held) in cache.held().filter(|(block, _)| block.packed > 0) {
                     let w =
                         multipliers(block.rows, &|i, lambda, j| new.weight(m, i, lambda, block.first + j));
                     let values = &held.values[i * block.rows..][..block.rows];

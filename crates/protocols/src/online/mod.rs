@@ -21,6 +21,7 @@ mod turn;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use cryptogen_party::{Client, Server};
 use cryptogen_ring::Fp;
 use zeroize::Zeroizing;
 
@@ -28,7 +29,7 @@ use self::products::{Products, Side};
 pub(crate) use self::turn::Turn;
 use crate::error::{ProtocolError, Result};
 use crate::material::{expand_mask, LogitsMaterial, MaskLabel, Row, RowLayout};
-use crate::model::{Plan, Site};
+use crate::model::{Plan, Prefix, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Events, Kind, Tensor, Trace};
 
@@ -120,7 +121,8 @@ impl<P: Side> Online<P> {
         Ok(dropped)
     }
 
-    /// Rows in the cache so far (all layers agree between forward passes).
+    /// Rows in the cache so far (all layers agree between forward passes), those of a prefix
+    /// included.
     pub fn length(&self) -> usize {
         self.products.length()
     }
@@ -212,5 +214,19 @@ impl<P: Side> Online<P> {
             let r = self.input_share(row, site);
             self.trace.truncated(r.iter().copied());
         }
+    }
+}
+
+impl Online<Client> {
+    /// An empty session begins with known rows. Errors: those of `ClientProducts::put_prefix`.
+    pub(crate) fn put_prefix(&mut self, rows: usize) -> Result<()> {
+        self.products.put_prefix(rows)
+    }
+}
+
+impl Online<Server> {
+    /// An empty session begins with known rows. Errors: those of `ServerProducts::put_prefix`.
+    pub(crate) fn put_prefix(&mut self, prefix: &Prefix) -> Result<()> {
+        self.products.put_prefix(prefix)
     }
 }

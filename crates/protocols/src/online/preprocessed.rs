@@ -15,13 +15,14 @@ use zeroize::Zeroize;
 use super::products::{Awaited, Call, ClientProducts, Products, ServerProducts};
 use crate::error::{ProtocolError, Result};
 use crate::material::{MaskLabel, Row, RowLayout};
-use crate::model::{Plan, ServerModel, Site};
+use crate::model::{Plan, Prefix, ServerModel, Site};
 use crate::share::qkv::NewRows;
 use crate::share::{Opened, Opening};
 
 /// Cached rows of one layer, `[rows][kv_dim]` each. `k`, `v`: this party's shares. `open_k`,
 /// `open_v`: on the client its share and what the server opened together, the row less the server's
-/// mask; the server keeps its value masks in `open_v` instead.
+/// mask; the server keeps its value masks in `open_v` instead. Of rows of a prefix the client's
+/// numbers are all 0, the server's `open_v` is its `v`.
 #[derive(Default)]
 struct LayerCache {
     k: Vec<Fp>,
@@ -187,6 +188,16 @@ impl<P: Party> Products<P> for Preprocessed<P> {
 }
 
 impl ClientProducts for Preprocessed<Client> {
+    fn put_prefix(&mut self, rows: usize) -> Result<()> {
+        let zeros = vec![Fp::ZERO; rows * self.plan.model.kv_dim()];
+        for cache in &mut self.cache {
+            for numbers in [&mut cache.k, &mut cache.v, &mut cache.open_k, &mut cache.open_v] {
+                numbers.extend(&zeros);
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing: the server has its share of `W·r'` from the offline phase.
     fn linear(&mut self, _: &mut dyn Channel, _: Site, _: &[Row<Client>], _: &[Fp]) -> Result<()> {
         Ok(())
@@ -238,6 +249,16 @@ impl ClientProducts for Preprocessed<Client> {
 }
 
 impl ServerProducts for Preprocessed<Server> {
+    fn put_prefix(&mut self, prefix: &Prefix) -> Result<()> {
+        for (layer, cache) in self.cache.iter_mut().enumerate() {
+            let [keys, values] = prefix.layer(layer);
+            cache.k.extend(keys.iter());
+            cache.v.extend(values.iter());
+            cache.open_v.extend(values.iter());
+        }
+        Ok(())
+    }
+
     /// `W·(x − r')` and the material's shares of `W·r'`.
     fn linear(
         &mut self,

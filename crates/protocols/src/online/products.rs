@@ -15,7 +15,7 @@ use cryptogen_ring::{Fp, Wiped};
 use super::preprocessed::Preprocessed;
 use crate::error::Result;
 use crate::material::Row;
-use crate::model::{Plan, ServerModel, Site};
+use crate::model::{Plan, Prefix, ServerModel, Site};
 use crate::share::qkv::NewRows;
 use crate::share::{Opened, Opening};
 
@@ -62,6 +62,12 @@ pub trait Products<P: Party>: Send {
 
 /// The client's part. `rows`: those of the pass, with their material.
 pub trait ClientProducts: Products<Client> {
+    /// An empty session gets `rows` rows of which this party's shares are 0.
+    ///
+    /// # Errors
+    /// `Caller`, and nothing changes: a protocol that does not begin with known rows.
+    fn put_prefix(&mut self, rows: usize) -> Result<()>;
+
     /// A linear layer. The client's share `y` of `W·x`, `[rows][d_out]`, is known from its
     /// material; whatever the server lacks of its own share is sent here.
     ///
@@ -99,6 +105,13 @@ pub trait ClientProducts: Products<Client> {
 
 /// The server's part. `rows`: those of the pass, with their material.
 pub trait ServerProducts: Products<Server> {
+    /// An empty session gets the rows of a prefix, of which this party's shares are the numbers
+    /// themselves.
+    ///
+    /// # Errors
+    /// Those of the client's.
+    fn put_prefix(&mut self, prefix: &Prefix) -> Result<()>;
+
     /// A linear layer: the server's share of `W·x`, `[rows][d_out]`, from `x − r'`, `[rows][d_in]`.
     ///
     /// # Errors

@@ -71,6 +71,14 @@ impl<'a> Clear<'a> {
         Clear { tiny, outcomes, k: cache(), v: cache(), events: vec![], pending: 0, scalars: [0; 2] }
     }
 
+    /// The session begins with these keys and values of each layer.
+    pub fn put_prefix(&mut self, layers: Vec<[Vec<i64>; 2]>) {
+        for (layer, [k, v]) in layers.into_iter().enumerate() {
+            self.k[layer].extend(k);
+            self.v[layer].extend(v);
+        }
+    }
+
     /// Forgets rows `rows…`.
     pub fn crop(&mut self, rows: usize) {
         let len = rows * self.tiny.plan.model.kv_dim();

@@ -39,7 +39,7 @@ pub fn extend<P: Party>(
 }
 
 /// One block of rows.
-fn block<P: Party>(
+pub fn block<P: Party>(
     ch: &mut Tap,
     m: &ModelShape,
     keys: &LatticeKeys<P>,
@@ -135,7 +135,7 @@ fn rows_that_were_dropped_are_not_in_the_sums() {
 }
 
 /// `[layers][heads][t+1]` scores and `[layers·heads·head_dim]` values, both directions added.
-fn clear_sums(m: &ModelShape, blocks: Pair<&[NewRows]>, b: usize, row: usize) -> [Vec<Fp>; 2] {
+pub fn clear_sums(m: &ModelShape, blocks: Pair<&[NewRows]>, b: usize, row: usize) -> [Vec<Fp>; 2] {
     let t = blocks[0][b].first + row;
     let cached = |p: usize| {
         blocks[p].iter().flat_map(|n| n.keys.iter().zip(&n.values)).take(t + 1).collect::<Vec<_>>()

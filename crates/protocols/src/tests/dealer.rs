@@ -19,7 +19,7 @@ use crate::material::{
     activation_shape, removed, Deferred, Exponentials, LogitsMaterial, MaskLabel, Row, RowAttention,
     RowMaterial, Run,
 };
-use crate::model::{Matrix, Site};
+use crate::model::{Matrix, Prefix, Site};
 use crate::online::preprocessed::Preprocessed;
 use crate::online::products::Side;
 use crate::online::Online;
@@ -40,8 +40,10 @@ struct RecordBytes {
     attention: Vec<Attention>,
 }
 
-/// One session's material for rows `0..` and for logits.
+/// One session's material for its rows and for logits.
 pub struct Session {
+    /// position of the first row: rows of a prefix before it
+    first: usize,
     pub known: Vec<Known>,
     /// `r'` of every output head
     pub heads: Vec<Vec<Fp>>,
@@ -81,6 +83,18 @@ pub fn insecure_deal(tiny: &Tiny, sessions: usize, rows: usize, heads: usize, se
     insecure_deal_without(None, tiny, sessions, rows, heads, seed)
 }
 
+/// The same, behind a prefix.
+pub fn insecure_deal_behind(
+    prefix: &Prefix,
+    tiny: &Tiny,
+    sessions: usize,
+    rows: usize,
+    heads: usize,
+    seed: u8,
+) -> Vec<Session> {
+    Dealer { prefix: Some(prefix), ..Dealer::new(tiny, seed) }.deal(sessions, rows, heads, seed)
+}
+
 /// The same, without the masks of one label: zeros instead.
 pub fn insecure_deal_without(
     removed: Option<MaskLabel>,
@@ -90,34 +104,7 @@ pub fn insecure_deal_without(
     heads: usize,
     seed: u8,
 ) -> Vec<Session> {
-    let mut dealer = Dealer { tiny, removed, rng: rng(seed), requests: vec![], places: vec![] };
-    let mut dealt: Vec<Session> = (0..sessions)
-        .map(|s| {
-            let (records, known) = (0..rows).map(|i| dealer.record((s, i))).unzip();
-            let mut session = Session { known, heads: vec![], records, logits: vec![] };
-            for t in 0..rows {
-                dealer.attention(&mut session, t);
-            }
-            for _ in 0..heads {
-                let (input, material) = dealer.head();
-                session.heads.push(input);
-                session.logits.push(material);
-            }
-            session
-        })
-        .collect();
-    let keys = insecure_keys(&dealer.requests, seed);
-    for (place, keys) in dealer.places.iter().zip(keys) {
-        for (material, key) in dealt[place.row.0].records[place.row.1].iter_mut().zip(keys) {
-            material.record[place.at..][..key.len()].copy_from_slice(&key);
-        }
-    }
-    for session in &mut dealt {
-        for (known, material) in session.known.iter().zip(&mut session.records) {
-            insecure_rotations(tiny, known, material);
-        }
-    }
-    dealt
+    Dealer { removed, ..Dealer::new(tiny, seed) }.deal(sessions, rows, heads, seed)
 }
 
 /// Tells the server the client's half of every activation index.
@@ -144,12 +131,48 @@ struct Place {
 struct Dealer<'a> {
     tiny: &'a Tiny,
     removed: Option<MaskLabel>,
+    prefix: Option<&'a Prefix>,
     rng: Prg,
     requests: Vec<(TableShape, Pair<Vec<Word>>)>,
     places: Vec<Place>,
 }
 
-impl Dealer<'_> {
+impl<'a> Dealer<'a> {
+    fn new(tiny: &'a Tiny, seed: u8) -> Dealer<'a> {
+        Dealer { tiny, removed: None, prefix: None, rng: rng(seed), requests: vec![], places: vec![] }
+    }
+
+    fn deal(mut self, sessions: usize, rows: usize, heads: usize, seed: u8) -> Vec<Session> {
+        let first = self.prefix.map_or(0, Prefix::rows);
+        let mut dealt: Vec<Session> = (0..sessions)
+            .map(|s| {
+                let (records, known) = (0..rows).map(|i| self.record((s, i))).unzip();
+                let mut session = Session { first, known, heads: vec![], records, logits: vec![] };
+                for i in 0..rows {
+                    self.attention(&mut session, i);
+                }
+                for _ in 0..heads {
+                    let (input, material) = self.head();
+                    session.heads.push(input);
+                    session.logits.push(material);
+                }
+                session
+            })
+            .collect();
+        let keys = insecure_keys(&self.requests, seed);
+        for (place, keys) in self.places.iter().zip(keys) {
+            for (material, key) in dealt[place.row.0].records[place.row.1].iter_mut().zip(keys) {
+                material.record[place.at..][..key.len()].copy_from_slice(&key);
+            }
+        }
+        for session in &mut dealt {
+            for (known, material) in session.known.iter().zip(&mut session.records) {
+                insecure_rotations(self.tiny, known, material);
+            }
+        }
+        dealt
+    }
+
     /// Random shares of given values.
     fn share(&mut self, values: &[Fp]) -> Pair<Vec<Fp>> {
         let client = self.rng.fp_vec(values.len());
@@ -197,17 +220,18 @@ impl Dealer<'_> {
         (records.map(|record| RecordBytes { record, attention: vec![] }), ideal.known)
     }
 
-    /// Attention material of row `t` of session `s`; the rows before it are there.
-    fn attention(&mut self, session: &mut Session, t: usize) {
-        let (plan, known) = (&self.tiny.plan, session.known[..=t].iter().collect::<Vec<_>>());
+    /// Attention material of a session's `i`-th row; the rows before it are there.
+    fn attention(&mut self, session: &mut Session, i: usize) {
+        let (plan, known) = (&self.tiny.plan, session.known[..=i].iter().collect::<Vec<_>>());
+        let t = session.first + i;
         let server_seed =
             |record: &Pair<RecordBytes>| Seed::from_bytes(record[1].record[..32].try_into().expect("a seed"));
-        let seeds: Vec<Seed> = session.records[..=t].iter().map(server_seed).collect();
+        let seeds: Vec<Seed> = session.records[..=i].iter().map(server_seed).collect();
         let n = plan.model.heads * (t + 1);
         for l in 0..plan.model.layers {
             let (exponentials, weights) = self.exponentials(l, t + 1);
             let weights = [self.rng.fp_vec(n), weights];
-            let sums = ideal::attention(self.tiny, l, &known, &seeds, &weights);
+            let sums = ideal::attention(self.tiny, l, self.prefix, (&known, &seeds), &weights);
             let [score, value] = sums.map(|sum| self.share(&sum));
             let shares = score.into_iter().zip(value).zip(weights).zip(exponentials);
             let shares = shares.map(|(((score, value), weight_mask), exponentials)| Attention {
@@ -216,7 +240,7 @@ impl Dealer<'_> {
                 weight_mask,
                 exponentials,
             });
-            session.records[t]
+            session.records[i]
                 .iter_mut()
                 .zip(shares)
                 .for_each(|(record, layer)| record.attention.push(layer));
@@ -291,7 +315,7 @@ impl Session {
         };
         let row = |(position, records): (usize, &Pair<RecordBytes>)| Row {
             material: material(tiny, &records[p].record, &file),
-            position,
+            position: self.first + position,
             attention: records[p].attention.iter().map(attention).collect(),
             events: Events::default(),
         };
@@ -302,6 +326,14 @@ impl Session {
         };
         online.add_logits(self.logits.iter().map(|h| head(&h[p])).collect());
         online
+    }
+
+    /// Both parties' sessions, which begin with the prefix that they were dealt behind.
+    pub fn behind(&self, tiny: &Tiny, prefix: &Prefix) -> (Online<Client>, Online<Server>) {
+        let (mut client, mut server) = (self.online::<Client>(tiny), self.online::<Server>(tiny));
+        client.put_prefix(prefix.rows()).expect("a known prefix");
+        server.put_prefix(prefix).expect("a known prefix");
+        (client, server)
     }
 
     /// Both parties' sessions with `rows` in progress (earlier ones gone) and all heads taken.

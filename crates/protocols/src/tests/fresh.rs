@@ -29,7 +29,7 @@ use crate::testing::sessions::pair;
 
 /// Every ciphertext's seed of `a` is another one, and so then is its error: both come from one
 /// generator.
-fn check_ciphertexts(messages: &[Vec<u8>], bytes: usize) {
+pub fn check_ciphertexts(messages: &[Vec<u8>], bytes: usize) {
     let all: Vec<&[u8]> = messages.iter().flat_map(|m| m.chunks(bytes)).collect();
     let seeds: HashSet<&[u8]> = all.iter().map(|c| &c[..32]).collect();
     assert!(all.len() > 1 && all.iter().all(|c| c.len() == bytes));
@@ -37,7 +37,7 @@ fn check_ciphertexts(messages: &[Vec<u8>], bytes: usize) {
 }
 
 /// No two results begin alike: of sums of zero they hold nothing but the server's masks.
-fn check_results(messages: &[Vec<u8>], bytes: usize) {
+pub fn check_results(messages: &[Vec<u8>], bytes: usize) {
     let all: Vec<&[u8]> = messages.iter().flat_map(|m| m.chunks(bytes)).collect();
     let starts: HashSet<&[u8]> = all.iter().map(|c| &c[..32]).collect();
     assert!(all.len() > 1 && all.iter().all(|c| c.len() == bytes));

@@ -13,7 +13,7 @@ use crate::material::{
     activation_shape, embed_mask, expand_mask, hi_shape, lo_shape, mask_words, net_shape, MaskLabel,
     ScalarPlaces,
 };
-use crate::model::{Matrix, Scalar, Site};
+use crate::model::{Matrix, ModelShape, Prefix, Scalar, Site};
 use crate::share::local::client_index;
 use crate::share::qkv::split_qkv;
 
@@ -211,28 +211,42 @@ impl Ideal {
     }
 }
 
-/// `[score, value]`: what the parties' shares of attention material of row `t` add up to,
-/// `[heads][t+1]` and `[q_dim]`.
+/// `[score, value]`: what the parties' shares of attention material of the last of these rows,
+/// `t`, add up to, `[heads][t+1]` and `[q_dim]`. The client has nothing of a prefix before them,
+/// the server its keys and values.
 pub fn attention(
     tiny: &Tiny,
     layer: usize,
-    known: &[&Known],
-    server_seeds: &[Seed],
+    prefix: Option<&Prefix>,
+    (known, server_seeds): (&[&Known], &[Seed]),
     weights: &Pair<Vec<Fp>>,
 ) -> [Vec<Fp>; 2] {
-    let (m, t) = (&tiny.plan.model, known.len() - 1);
-    let d = m.head_dim;
+    let (m, first) = (&tiny.plan.model, prefix.map_or(0, Prefix::rows));
+    let (d, kv_dim, t) = (m.head_dim, m.kv_dim(), first + known.len() - 1);
     let site = Site::Qkv(layer).index(m.layers);
-    let mine: Vec<_> =
-        known.iter().enumerate().map(|(j, k)| split_qkv::<Client>(&tiny.plan, j, &k.outputs[site])).collect();
-    let theirs = |j: usize, what: MaskLabel, n: usize| expand_mask(&server_seeds[j], what, layer, n);
+    let mine: Vec<_> = (known.iter().enumerate())
+        .map(|(i, k)| split_qkv::<Client>(&tiny.plan, first + i, &k.outputs[site]))
+        .collect();
+    let theirs = |i: usize, what: MaskLabel| expand_mask(&server_seeds[i], what, layer, width(m, what));
+    let nothing = vec![Fp::ZERO; kv_dim];
+    let cached = |j: usize| match (prefix, j.checked_sub(first)) {
+        (_, Some(i)) => {
+            let (_, k_c, v_c) = &mine[i];
+            ([&k_c[..], &v_c[..]], [theirs(i, MaskLabel::Key), theirs(i, MaskLabel::Value)])
+        }
+        (Some(prefix), None) => {
+            let of_row = prefix.layer(layer).each_ref().map(|x| x[j * kv_dim..][..kv_dim].to_vec());
+            ([&nothing[..]; 2], of_row)
+        }
+        (None, None) => unreachable!("rows begin at 0"),
+    };
     let dot = |q: &[Fp], k: &[Fp]| -> Fp { products(q, k).into_iter().sum() };
     let (mut score, mut value) = (vec![], vec![Fp::ZERO; m.q_dim()]);
-    let (q_c, q_s) = (&mine[t].0, theirs(t, MaskLabel::Query, m.q_dim()));
+    let (q_c, q_s) = (&mine[known.len() - 1].0, theirs(known.len() - 1, MaskLabel::Query));
     for g in 0..m.heads {
         let (q, kv) = (g * d..(g + 1) * d, g / m.queries_per_kv_head() * d);
-        for (j, (_, k_c, v_c)) in mine.iter().enumerate() {
-            let (k_s, v_s) = (theirs(j, MaskLabel::Key, m.kv_dim()), theirs(j, MaskLabel::Value, m.kv_dim()));
+        for j in 0..=t {
+            let ([k_c, v_c], [k_s, v_s]) = cached(j);
             score.push(dot(&q_c[q.clone()], &k_s[kv..kv + d]) + dot(&q_s[q.clone()], &k_c[kv..kv + d]));
             let [a, b] = [0, 1].map(|p| weights[p][g * (t + 1) + j]);
             for e in 0..d {
@@ -241,4 +255,12 @@ pub fn attention(
         }
     }
     [score, value]
+}
+
+/// Numbers of a mask of queries, keys or values.
+fn width(m: &ModelShape, what: MaskLabel) -> usize {
+    match what {
+        MaskLabel::Query => m.q_dim(),
+        _ => m.kv_dim(),
+    }
 }

@@ -18,6 +18,7 @@ mod net;
 mod offline;
 mod online;
 mod plans;
+mod prefix;
 mod prepare;
 mod ranges;
 mod steps;

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use cryptogen_party::Role;
 use cryptogen_ring::exponential::PRIMES;
 
-use super::dealer::insecure_deal;
+use super::dealer::{insecure_deal, insecure_deal_behind, Session};
+use super::prefix::prefix;
 
 use super::steps::{run_step, Step, STEPS};
 use super::tiny::{tiny, Tiny, BOTH};
@@ -36,6 +37,11 @@ fn ranges(s: &Scalar, n: usize) -> Vec<Part> {
 
 /// The messages of a step of rows 0 and 1, as in the headers of the protocols.
 pub(super) fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
+    format_behind(tiny, step, 0)
+}
+
+/// The same of the two rows behind `first` others.
+fn format_behind(tiny: &Tiny, step: Step, first: usize) -> Vec<(Role, Vec<Part>)> {
     let (plan, m) = (&tiny.plan, &tiny.plan.model);
     let (client, server) = (Role::Client, Role::Server);
     let values = |s: &Scalar, n: usize| {
@@ -54,16 +60,20 @@ pub(super) fn format(tiny: &Tiny, step: Step) -> Vec<(Role, Vec<Part>)> {
             ]
         }
         Step::Attention(l) => {
-            // row 1 alone runs the softmax, over two rows
+            // of rows 0 and 1 only row 1 runs the softmax, over two rows
             let s = &plan.attention[l].heads[0].scalar;
-            let (n, e) = (m.heads, 2 * m.heads);
-            let factors = plan.attention[l].heads.iter().map(|head| Residues(2, head.primes)).collect();
+            let softmax = || (first..first + ROWS).filter(|t| *t > 0);
+            let (rows, cached) = (softmax().count(), softmax().map(|t| t + 1).sum::<usize>());
+            let (n, e) = (rows * m.heads, cached * m.heads);
+            let heads = || plan.attention[l].heads.iter();
+            let factors = softmax().flat_map(|t| heads().map(move |head| Residues(t + 1, head.primes)));
+            let factors = factors.collect();
             vec![
                 (server, vec![Words(ROWS * (m.q_dim() + 2 * m.kv_dim()))]),
                 (client, vec![Words(e)]),
                 (server, chain(factors, ranges(s, n), vec![])),
-                (client, chain(vec![Words(e)], ranges(s, n), vec![values(s, n), Words(m.q_dim())])),
-                (server, vec![values(s, n), Words(n + m.q_dim())]),
+                (client, chain(vec![Words(e)], ranges(s, n), vec![values(s, n), Words(rows * m.q_dim())])),
+                (server, vec![values(s, n), Words(n + rows * m.q_dim())]),
                 (client, vec![Words(n + ROWS * m.q_dim())]),
             ]
         }
@@ -125,6 +135,37 @@ fn online_messages_are_uniform() {
                 let messages: Vec<&[u8]> = runs.iter().map(|r| r[role.index()][number].as_slice()).collect();
                 check_message(&messages, &parts, &format!("{arch:?} {step:?} message {number} of {role:?}"));
             }
+        }
+    }
+}
+
+/// Attention to a prefix, whose numbers are as fixed as all other secrets. Rows of the server's
+/// alone enter no other step.
+#[test]
+fn messages_behind_a_prefix_are_uniform() {
+    const PREFIX: usize = 3;
+    for arch in BOTH {
+        let tiny = tiny(arch);
+        let prefix = prefix(tiny, PREFIX, 8);
+        let step = Step::Attention(1);
+        let x = integers(&mut rng(6), ROWS * step.width(tiny), step.bound(arch));
+        let run = |session: &Session| {
+            let (mut client, mut server) = session.behind(tiny, &prefix);
+            client.active = client.ready.drain(..).collect();
+            server.active = server.ready.drain(..).collect();
+            let shares = step.share(tiny, session, 0..ROWS, &x);
+            let (c, s) = run_step(tiny, step, [None, None], (&mut client, &mut server), shares);
+            assert!(c.result.is_ok() && s.result.is_ok());
+            [c.sent, s.sent]
+        };
+        let sessions = insecure_deal_behind(&prefix, tiny, RUNS, ROWS, 0, 62);
+        let runs: Vec<[Vec<Vec<u8>>; 2]> = sessions.iter().map(run).collect();
+        let mut sent = [0, 0];
+        for (role, parts) in format_behind(tiny, step, PREFIX) {
+            let number = sent[role.index()];
+            sent[role.index()] += 1;
+            let messages: Vec<&[u8]> = runs.iter().map(|r| r[role.index()][number].as_slice()).collect();
+            check_message(&messages, &parts, &format!("{arch:?} message {number} of {role:?}"));
         }
     }
 }
