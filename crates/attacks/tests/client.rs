@@ -363,7 +363,7 @@ fn scores_are_shifted_exactly() {
     // Of the log of a pass: embedding, norm, linear layer, scores and fractions lie before the
     // weights of each head and cached row.
     let entries = 2 * m.heads;
-    let at = 3 * m.d + 3 + m.q_dim() + 2 * m.kv_dim() + 2 * entries;
+    let at = 3 * m.d + 5 + m.q_dim() + 2 * m.kv_dim() + 2 * entries;
     let weights: Vec<Vec<i64>> = client
         .iter()
         .zip(&server)

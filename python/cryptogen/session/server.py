@@ -198,10 +198,12 @@ class Server:
             log.info("%s: connected", name)
             self._session(name, wire)
             log.info("%s: done", name)
+        # Text is logged, not the error: who keeps records would keep its frames, and in them a
+        # connection that a client waits for the end of.
         except ConnectionLost as error:
-            log.info("%s: gone (%s)", name, error)
+            log.info("%s: gone (%s)", name, str(error))
         except CryptogenError as error:
-            log.warning("%s: %s: %s", name, type(error).__name__, error)
+            log.warning("%s: %s: %s", name, type(error).__name__, str(error))
             wire.send_failure(error)
         except Exception:
             log.exception("%s: internal error", name)
@@ -237,7 +239,7 @@ class Server:
             try:
                 self._step(endpoint, backend, message, cache)
             except MaterialShort as error:  # the client finds the same, at the same point, and prepares more
-                log.info("%s: %s", client, error)
+                log.info("%s: %s", client, str(error))
 
     def _cache_file(self, client: str, pair: str) -> Path | None:
         """Where this client's cache is kept, one per model and plan."""
