@@ -6,8 +6,8 @@
 //! re-mask.
 //! Inputs: client `h_c`, server `h_s`, `[T, d]`, over `F_p` at scale F; `h_c` is known offline.
 //! Cost: 4 messages (S→C, C→S, S→C, C→S), 2 round trips. Bytes per row, with two ranges:
-//! `16d + 22`, `22 + 24`, `24 + 8`, `8 + 8d`; with one, 12 for 22 and 8 for 24; of the last norm, in
-//! front of the head, 8 less than 24 and 8.
+//! `16d + 22`, `22 + 24`, `24 + 8`, `8 + 8d`; with one, 12 for 22 and 8 for 24; of the last norm,
+//! in front of the head, 8 less than 24 and 8.
 //! Material: per row shares of `Σ h'_c·u'`, one number, and of `h_c·v + b·u`, `[d]`; a key per
 //! range and one for the net.
 //! Leaks: nothing.

@@ -49,8 +49,8 @@ impl Turn {
         })
     }
 
-    /// Where in a row's record that lies which the step uses, but for the keys of activations, which
-    /// it takes itself.
+    /// Where in a row's record that lies which the step uses, but for the keys of activations,
+    /// which it takes itself.
     fn material(self, plan: &Plan, layout: &RowLayout) -> Vec<usize> {
         match self {
             Turn::Norm(site) => {
