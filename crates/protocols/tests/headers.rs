@@ -33,7 +33,6 @@ const OTHERS: [(&str, &str); 26] = [
     ("protocols/src/online/attention/client.rs", "a side of online/attention.rs"),
     ("protocols/src/online/attention/server.rs", "a side of online/attention.rs"),
     ("protocols/src/online/attention/exponentials.rs", "steps 1 to 3 of online/attention.rs"),
-    ("protocols/src/online/attention/net.rs", "a look-up of online/attention.rs"),
     ("protocols/src/online/events.rs", "sums of a party's own shares, which online/logits.rs sends"),
     ("protocols/src/online/products.rs", "what a party asks of a protocol"),
     ("protocols/src/online/preprocessed.rs", "its part of online/linear.rs and online/attention.rs"),
