@@ -24,7 +24,7 @@ const DESIGN: &str = "docs/protocols/preprocessed.md";
 const PAPER: &str = "arXiv 2602.08798";
 
 /// Files that hold no protocol, with the reason.
-const OTHERS: [(&str, &str); 26] = [
+const OTHERS: [(&str, &str); 25] = [
     ("protocols/src/offline/mod.rs", "lists the protocols of the phase"),
     ("protocols/src/offline/attention/packing.rs", "where numbers lie in ciphertexts"),
     ("protocols/src/offline/pipeline.rs", "threads"),
