@@ -139,6 +139,25 @@ pub(crate) enum Extended {
     Proved(RotSent, RotReceived, Vec<u8>),
 }
 
+impl Extended {
+    /// With the server's proof in a message of its own.
+    pub(crate) fn prove_apart(
+        self,
+        channel: &mut (impl Channel + ?Sized),
+    ) -> Result<(RotSent, RotReceived), OtError> {
+        match self {
+            Extended::Proved(sent, received, proof) => {
+                channel.send(&proof)?;
+                Ok((sent, received))
+            }
+            Extended::Unproved(unproved) => {
+                let proof = channel.recv(unproved.proof_bytes())?;
+                unproved.verify(&proof)
+            }
+        }
+    }
+}
+
 /// Transfers that must not be used before the peer has proved that it followed the protocol.
 pub(crate) struct Unproved {
     sent: RotSent,
@@ -240,16 +259,8 @@ impl OtPair {
         channel: &mut (impl Channel + ?Sized),
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Result<Reserves, OtError> {
-        let (sent, received) = match self.extend_from_seeds(channel, silent::RESERVE, rng)? {
-            Extended::Proved(sent, received, proof) => {
-                channel.send(&proof)?;
-                (sent, received)
-            }
-            Extended::Unproved(unproved) => {
-                let proof = channel.recv(unproved.proof_bytes())?;
-                unproved.verify(&proof)?
-            }
-        };
+        let extended = self.extend_from_seeds(channel, silent::RESERVE, rng)?;
+        let (sent, received) = extended.prove_apart(channel)?;
         let all = 0..silent::RESERVE;
         Ok(Reserves {
             own: Reserve::of_sender(sent.correlated(all.clone())),

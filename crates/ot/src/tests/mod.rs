@@ -9,7 +9,7 @@ use cryptogen_party::{Channel, Role};
 use cryptogen_ring::{Prg, Seed};
 
 use crate::error::OtError;
-use crate::extension::{Extended, OtPair, RotReceived, RotSent};
+use crate::extension::{OtPair, RotReceived, RotSent};
 
 /// The generator of a party, seeded: every test is reproducible.
 fn rng(role: Role, seed: u8) -> Prg {
@@ -47,16 +47,7 @@ fn extend(
     n: usize,
     rng: &mut Prg,
 ) -> Result<(RotSent, RotReceived), OtError> {
-    let transfers = match pair.extend(channel, n, rng)? {
-        Extended::Proved(sent, received, proof) => {
-            channel.send(&proof)?;
-            (sent, received)
-        }
-        Extended::Unproved(unproved) => {
-            let proof = channel.recv(unproved.proof_bytes())?;
-            unproved.verify(&proof)?
-        }
-    };
+    let transfers = pair.extend(channel, n, rng)?.prove_apart(channel)?;
     pair.settle();
     Ok(transfers)
 }

@@ -64,6 +64,12 @@ pub(crate) fn hi_masks(words: &[Word], i: usize) -> [Word; HI_MASKS] {
     core::array::from_fn(|payload| words[HI_MASKS * i + payload])
 }
 
+/// Labels of the payload shares of a kind of scalar: of the only or coarse range, of the fine one,
+/// of the net.
+pub(crate) type ScalarLabels = [MaskLabel; 3];
+pub(crate) const NORM_LABELS: ScalarLabels = [MaskLabel::NormHi, MaskLabel::NormLo, MaskLabel::NormNet];
+pub(crate) const SIGMA_LABELS: ScalarLabels = [MaskLabel::SigmaHi, MaskLabel::SigmaLo, MaskLabel::SigmaNet];
+
 /// Numbers of an embedding's mask that are expanded together: a mask is as long as the vocabulary,
 /// and those of many rows would fill the memory.
 pub(crate) const EMBED_COLUMNS: usize = 4096;

@@ -20,7 +20,10 @@ pub(crate) use lattice::{client_shares, hide, slots, Held};
 pub use linears::Linears;
 #[cfg(test)]
 pub(crate) use masks::{embed_mask, removed};
-pub(crate) use masks::{embed_masks, hi_masks, masks, masks_words, EMBED_COLUMNS, HI_MASKS};
+pub(crate) use masks::{
+    embed_masks, hi_masks, masks, masks_words, ScalarLabels, EMBED_COLUMNS, HI_MASKS, NORM_LABELS,
+    SIGMA_LABELS,
+};
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub use row_material::{
     activation_shape, hi_shape, lo_shape, net_shape, RowLayout, RowMaterial, ScalarPlaces, SEED_BYTES,

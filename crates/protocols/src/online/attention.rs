@@ -44,10 +44,10 @@ use cryptogen_party::Role;
 use cryptogen_ring::{Fp, Word};
 
 use super::products::{Call, Side};
-use super::scalar::{first_bytes, second_message, Outside, ScalarKeys};
+use super::scalar::{first_bytes, scalar_keys, second_message, Outside, ScalarKeys};
 use super::Online;
 use crate::error::Result;
-use crate::material::{hi_masks, hi_shape, lo_shape, net_shape, MaskLabel, RowMaterial, HI_MASKS};
+use crate::material::SIGMA_LABELS;
 use crate::model::{Plan, Scalar, Site};
 use crate::share::local::trunc;
 use crate::share::qkv::{split_qkv, NewRows};
@@ -108,24 +108,13 @@ impl<P: Side> Online<P> {
         self.active.iter().map(|r| r.position).collect()
     }
 
+    /// Those of every pair, in their order.
     fn sigma_keys(&mut self, call: &Call, layer: usize) -> Result<Vec<ScalarKeys>> {
-        let plan = self.plan.clone();
-        let heads = plan.model.heads;
-        let spec = &plan.attention[layer].heads[0].scalar;
-        let at = self.layout.sigma_tables(layer);
+        let (spec, at) = (&self.plan.attention[layer].heads[0].scalar, self.layout.sigma_tables(layer));
         let mut keys = Vec::with_capacity(call.pairs.len());
-        for &(i, g, _) in &call.pairs {
-            let material = &mut self.active[i].material;
-            let words = material.mask_words(MaskLabel::SigmaHi, layer, HI_MASKS * heads);
-            let [hi_beta, fine_betas @ ..] = hi_masks(&words, g);
-            let beta = |material: &RowMaterial<P>, what| material.mask_words(what, layer, heads)[g];
-            let lo = match lo_shape(spec) {
-                Some(shape) => Some((material.table(shape, at.lo, g)?, beta(material, MaskLabel::SigmaLo))),
-                None => None,
-            };
-            let net = (material.table(net_shape(), at.net, g)?, beta(material, MaskLabel::SigmaNet));
-            let hi = material.table(hi_shape(spec), at.hi, g)?;
-            keys.push(ScalarKeys { hi, hi_beta, fine_betas, lo, net });
+        for i in call.softmax_rows() {
+            let scalars = (layer, self.plan.model.heads);
+            keys.extend(scalar_keys(&mut self.active[i].material, spec, at, SIGMA_LABELS, scalars)?);
         }
         Ok(keys)
     }

@@ -21,10 +21,10 @@ use cryptogen_party::{Channel, Client, Role, Server};
 use cryptogen_ring::Fp;
 
 use super::products::Side;
-use super::scalar::{first_bytes, first_message, second_message, start, Outside, ScalarKeys};
+use super::scalar::{first_bytes, first_message, scalar_keys, second_message, start, Outside, ScalarKeys};
 use super::{Online, Turn};
 use crate::error::{ProtocolError, Result};
-use crate::material::{hi_masks, hi_shape, lo_shape, net_shape, MaskLabel, Row, RowMaterial, HI_MASKS};
+use crate::material::{MaskLabel, Row, NORM_LABELS};
 use crate::model::{Plan, Site};
 use crate::share::local::trunc;
 use crate::share::{Cost, Kind, Opened, Opening, Tensor};
@@ -51,18 +51,9 @@ pub fn cost(plan: &Plan, norm: usize, rows: usize) -> Cost {
 }
 
 impl<P: Side> Online<P> {
-    fn norm_keys(&mut self, norm: usize, row: usize) -> Result<ScalarKeys> {
-        let spec = &self.plan.norms[norm].scalar;
-        let at = self.layout.norm_tables(norm);
-        let material = &mut self.active[row].material;
-        let [hi_beta, fine_betas @ ..] = hi_masks(&material.mask_words(MaskLabel::NormHi, norm, HI_MASKS), 0);
-        let beta = |material: &RowMaterial<P>, what| material.mask_words(what, norm, 1)[0];
-        let lo = match lo_shape(spec) {
-            Some(shape) => Some((material.table(shape, at.lo, 0)?, beta(material, MaskLabel::NormLo))),
-            None => None,
-        };
-        let net = (material.table(net_shape(), at.net, 0)?, beta(material, MaskLabel::NormNet));
-        Ok(ScalarKeys { hi: material.table(hi_shape(spec), at.hi, 0)?, hi_beta, fine_betas, lo, net })
+    fn norm_keys(&mut self, norm: usize, row: usize) -> Result<Vec<ScalarKeys>> {
+        let (spec, at) = (&self.plan.norms[norm].scalar, self.layout.norm_tables(norm));
+        scalar_keys(&mut self.active[row].material, spec, at, NORM_LABELS, (norm, 1))
     }
 
     /// First active row of `h`: 0, or where the rows begin whose logits are wanted.
@@ -99,7 +90,7 @@ impl Online<Client> {
                 sum += hc * (hc + *open + *open);
             }
             m.push(sum);
-            keys.push(self.norm_keys(norm, start_row + i)?);
+            keys.extend(self.norm_keys(norm, start_row + i)?);
         }
         let started = start::<Client>(vec![&spec.scalar; n], outside(&plan, norm), &m, keys);
         self.trace.truncated(h.data.iter().map(|x| trunc::<Client>(*x, spec.pre_shift)));
@@ -158,7 +149,7 @@ impl Online<Server> {
             let squares: Vec<Fp> = h.row(i).iter().map(|x| trunc::<Server>(*x, spec.pre_shift)).collect();
             m.push(z + z + squares.iter().map(|x| *x * *x).sum());
             m1.masked(&squares, &material.expand_mask(MaskLabel::NormSquare, norm, d));
-            keys.push(self.norm_keys(norm, start_row + i)?);
+            keys.extend(self.norm_keys(norm, start_row + i)?);
         }
         for i in 0..n {
             m1.masked(

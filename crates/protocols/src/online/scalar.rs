@@ -20,6 +20,9 @@ use zeroize::Zeroizing;
 
 use super::tables::{line, look_up, Lookup};
 use crate::error::Result;
+use crate::material::{
+    hi_masks, hi_shape, lo_shape, net_shape, RowMaterial, ScalarLabels, ScalarPlaces, HI_MASKS,
+};
 use crate::model::{Plan, Range, Scalar, NET_BITS, NET_SHIFT};
 use crate::share::local::{index, join, lift, rotation, trunc, trunc_word};
 use crate::share::{Opened, Opening, Trace};
@@ -37,6 +40,32 @@ pub struct ScalarKeys {
     pub lo: Option<(TableKey, Word)>,
     /// key of the net, and the payload share that pads the coarse value
     pub net: (TableKey, Word),
+}
+
+/// A row's keys of the `n` scalars number `index`, all of one class, with their payload shares.
+/// They leave once.
+///
+/// # Errors
+/// Those of the row's material.
+pub(crate) fn scalar_keys<P: Party>(
+    material: &mut RowMaterial<P>,
+    spec: &Scalar,
+    at: ScalarPlaces,
+    [hi, lo, net]: ScalarLabels,
+    (index, n): (usize, usize),
+) -> Result<Vec<ScalarKeys>> {
+    let words = material.mask_words(hi, index, HI_MASKS * n);
+    let [of_lo, of_net] = [lo, net].map(|what| material.mask_words(what, index, n));
+    let key = |i: usize| {
+        let [hi_beta, fine_betas @ ..] = hi_masks(&words, i);
+        let lo = match lo_shape(spec) {
+            Some(shape) => Some((material.table(shape, at.lo, i)?, of_lo[i])),
+            None => None,
+        };
+        let net = (material.table(net_shape(), at.net, i)?, of_net[i]);
+        Ok(ScalarKeys { hi: material.table(hi_shape(spec), at.hi, i)?, hi_beta, fine_betas, lo, net })
+    };
+    (0..n).map(key).collect()
 }
 
 struct Argument {

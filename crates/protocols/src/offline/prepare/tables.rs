@@ -8,7 +8,7 @@ use super::{write_words, Preparer, Sink};
 use crate::error::Result;
 use crate::material::{
     activation_shape, hi_shape, lo_shape, masks, masks_words, net_shape, record_alpha, MaskLabel,
-    ScalarPlaces, HI_MASKS,
+    ScalarLabels, ScalarPlaces, HI_MASKS, NORM_LABELS, SIGMA_LABELS,
 };
 use crate::model::Scalar;
 use crate::offline::tables;
@@ -100,12 +100,12 @@ impl<P: Party> Preparer<'_, P> {
     pub(super) fn scalar_tables(&mut self, seeds: &[Seed], sink: &mut dyn Sink) -> Result<()> {
         let plan = self.plan;
         for (i, norm) in plan.norms.iter().enumerate() {
-            let groups = scalar_groups(&norm.scalar, NORM, (i, 1), self.layout.norm_tables(i), seeds);
+            let groups = scalar_groups(&norm.scalar, NORM_LABELS, (i, 1), self.layout.norm_tables(i), seeds);
             self.make_groups(groups, 1, seeds.len(), sink)?;
         }
         for (l, attention) in plan.attention.iter().enumerate() {
             let (spec, heads) = (&attention.heads[0].scalar, plan.model.heads);
-            let groups = scalar_groups(spec, SIGMA, (l, heads), self.layout.sigma_tables(l), seeds);
+            let groups = scalar_groups(spec, SIGMA_LABELS, (l, heads), self.layout.sigma_tables(l), seeds);
             self.make_groups(groups, heads, seeds.len(), sink)?;
         }
         Ok(())
@@ -127,12 +127,6 @@ impl<P: Party> Preparer<'_, P> {
         Ok(())
     }
 }
-
-/// Labels of the payload shares of a kind of scalar: of the only or coarse range, of the fine one,
-/// of the net.
-type ScalarLabels = [MaskLabel; 3];
-const NORM: ScalarLabels = [MaskLabel::NormHi, MaskLabel::NormLo, MaskLabel::NormNet];
-const SIGMA: ScalarLabels = [MaskLabel::SigmaHi, MaskLabel::SigmaLo, MaskLabel::SigmaNet];
 
 /// Keys of one class: a scalar's range or net, of all rows.
 struct Group {
