@@ -68,8 +68,8 @@ test-fidelity: build ## half an hour: does any text break the shipped plan?
 # The tables of docs/guide/ranges.md take half an hour: `cryptogen bench ranges --docs`. Plots need matplotlib.
 docs: build ## Rust documentation without a warning; tables and plots anew from benches/
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude cryptogen-python --no-deps --quiet
-	$(BIN)/python -m cryptogen.bench.table
 	$(BIN)/pip install --quiet --disable-pip-version-check 'matplotlib>=3.8'
+	$(BIN)/python -m cryptogen.bench.table
 	$(BIN)/python -m cryptogen.bench.paper_tables
 
 # One thread, the machine's limits measured in the same run. Nothing else should run meanwhile.

@@ -116,6 +116,22 @@ def test_figures_are_those_of_the_files(name: str) -> None:
     assert len(figures.BRIEF) == 6 and measured
 
 
+def test_the_plot_is_of_shapes_with_three_contexts(tmp_path: Path) -> None:
+    def line(shape: str, context: int, **more: object) -> figures.Figures:
+        names = [f"{phase}_{what}_per_token" for phase in ("offline", "online") for what in ("seconds", "bytes")]
+        alike = {"shape": shape, "context": context, "kernels": "avx512", "linear_tokens": 64}
+        return alike | dict.fromkeys(names, context) | more
+
+    lines = [line("gpt2", n) for n in (512, 128, 256)] + [line("gpt2", 64, network="lan"), line("tiny", 8)]
+    shown = figures.by_length([*lines, line("gpt2", 32, drafted=8), line("gpt2", 16, kernels="portable")])
+    assert {shape: [f["context"] for f in found] for shape, found in shown.items()} == {"gpt2": [128, 256, 512]}
+    pytest.importorskip("matplotlib")
+    figures.plot(lines, tmp_path / "once.svg")
+    figures.plot(lines, tmp_path / "again.svg")
+    once = (tmp_path / "once.svg").read_bytes()
+    assert once == (tmp_path / "again.svg").read_bytes() and b"gpt2, online" in once and b"tiny" not in once
+
+
 def test_make_targets_exist() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for page in PAGES:

@@ -1,8 +1,5 @@
 """`python -m cryptogen.bench.paper_tables`: benches/paper-*.json into the tables and plots of
-docs/paper.md.
-
-The plots need matplotlib: `pip install cryptogen[bench]`.
-"""
+docs/paper.md."""
 
 from __future__ import annotations
 
@@ -11,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptogen.errors import NotBuilt
 from cryptogen.protocols import PROTOCOLS
 
+from .plots import pyplot, save
 from .table import filled
 
 COUNTS = ("ct_pt", "ct_ct", "rotations", "hoisted_rotations", "relinearisations", "masked", "refreshes",
@@ -90,21 +87,13 @@ def page(results: list[dict[str, Any]], plots: bool = True) -> str:
 def plot(result: dict[str, Any], folder: Path) -> None:
     """Two SVG files: seconds of a token, and peak memory, against the number of tokens before it.
     `NotBuilt`."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise NotBuilt("plots need matplotlib: pip install 'cryptogen[bench]'") from None
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "cryptogen"  # same figures, same file
-    from matplotlib import pyplot
-
     for name, label, lines in (
         ("latency", "seconds per generated token",
          [("seconds_per_token", "-", "total", 1.0), ("online_seconds_per_token", "--", "online", 1.0)]),
         ("memory", "peak memory of a process, GB",
          [("peak_rss_server", "-", "server", 1e9), ("peak_rss_client", "--", "client", 1e9)]),
     ):  # fmt: skip
-        figure, axes = pyplot.subplots(figsize=(6.4, 4.0))
+        figure, axes = pyplot().subplots(figsize=(6.4, 4.0))
         for i, protocol in enumerate(p for p in PROTOCOLS if any(r["protocol"] == p for r in result["runs"])):
             mine = [r for r in _sorted(result["runs"]) if r["protocol"] == protocol]
             for key, style, what, unit in lines:
@@ -118,8 +107,7 @@ def plot(result: dict[str, Any], folder: Path) -> None:
         axes.set_title(f"{result['shape']}, {result['layers']} blocks")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-        figure.savefig(folder / f"paper-{name}.svg", bbox_inches="tight", metadata={"Date": None})
-        pyplot.close(figure)
+        save(figure, folder / f"paper-{name}.svg")
 
 
 def _table(columns: list[tuple[str, Callable[[Run], str]]], runs: list[Run]) -> str:
