@@ -201,7 +201,9 @@ class FixedBackend:
             self._rows += events.sum(axis=1)
             where = events > 0
             self._note(Place("activation", layer), events, float((np.abs(gate) / neurons.half)[where].max()))
-        y = neurons.a.take(j) * argument + neurons.b.take(j) * factor
+        a: Ints = neurons.a.take(j)
+        b: Ints = neurons.b.take(j)
+        y = a * argument + b * factor
         return y if neurons.c is None else y + neurons.c.take(j)
 
     def add(self, h: Ints, y: Ints) -> Ints:

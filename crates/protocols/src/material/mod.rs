@@ -30,5 +30,5 @@ pub use row_material::{
     SEED_BYTES,
 };
 pub use rows::{LogitsMaterial, Row, RowAttention};
-pub(crate) use table_keys::{record_alpha, record_share};
 pub use table_keys::TableKeys;
+pub(crate) use table_keys::{record_alpha, record_share};

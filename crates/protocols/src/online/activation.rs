@@ -66,8 +66,7 @@ impl<'a> Windows<'a> {
     fn new(plan: &'a Plan, layer: usize) -> Windows<'a> {
         let (spec, m) = (&plan.activations[layer], activation_shape(plan, layer).m());
         let table = |id| plan.look_up_table(id);
-        let tables =
-            |w: &Window| [Some(w.a), Some(w.b), w.c, w.g].into_iter().flatten().map(table).collect();
+        let tables = |w: &Window| [Some(w.a), Some(w.b), w.c, w.g].into_iter().flatten().map(table).collect();
         let tables: Vec<Vec<_>> = spec.windows.iter().map(tables).collect();
         let (first, sums) = (&spec.windows[0], m * tables[0].len());
         Windows {

@@ -17,8 +17,8 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{
-    activation_shape, record_share, removed, Deferred, Exponentials, LogitsMaterial, MaskLabel, Row, RowAttention,
-    RowMaterial, Run, FACTOR,
+    activation_shape, record_share, removed, Deferred, Exponentials, LogitsMaterial, MaskLabel, Row,
+    RowAttention, RowMaterial, Run, FACTOR,
 };
 use crate::model::{Matrix, Prefix, Site};
 use crate::online::preprocessed::Preprocessed;

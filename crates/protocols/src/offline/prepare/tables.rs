@@ -27,16 +27,18 @@ impl<P: Party> Preparer<'_, P> {
     ) -> Result<()> {
         let m = &self.plan.model;
         let (ff, n) = (m.ff, seeds.len());
-        let (gate, factor) = up.chunks(m.up_dim()).map(|row| (&row[..ff], &row[m.up_dim() - ff..])).unzip();
-        let (gate, factor): (Vec<&[Fp]>, Vec<&[Fp]>) = (gate, factor);
-        let (gate, factor) = (gate.concat(), factor.concat());
+        // Without gates the two are the same.
+        let columns = |first: usize| -> Vec<Fp> {
+            up.chunks(m.up_dim()).flat_map(|row| &row[first..first + ff]).copied().collect()
+        };
+        let (gate, factor) = (columns(0), columns(m.up_dim() - ff));
         let betas = if m.gated {
             // client: gate, up against server: mask of up, mask of gate
             let z = match P::ROLE {
                 Role::Client => self.cross(&[gate.clone(), factor.clone()])?,
-                Role::Server => self.cross(
-                    &[MaskLabel::Up, MaskLabel::Gate].map(|what| masks(seeds, what, layer, ff)),
-                )?,
+                Role::Server => {
+                    self.cross(&[MaskLabel::Up, MaskLabel::Gate].map(|what| masks(seeds, what, layer, ff)))?
+                }
             };
             write_words(sink, self.layout.activation_product(layer), &z, ff)?;
             let of_up: Vec<Word> = match P::ROLE {
