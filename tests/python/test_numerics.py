@@ -574,6 +574,16 @@ def test_weights_beyond_the_plan_are_refused(tmp_path: Path) -> None:
         quantise(dataclasses.replace(model, weight=loud), plan)
 
 
+def test_wide_windows_have_more_pieces(tmp_path: Path) -> None:
+    model = canonicalise(load(tiny_gpt2(tmp_path / "a")))
+    loud = {site: w * (200 if site == "layers.1.up" else 1) for site, w in model.weight.items()}
+    plan = calibrate(dataclasses.replace(model, weight=loud), [list(range(64))])
+    widest = [max(w.h + a.k - 1 - F for w in a.windows) for a in plan.activations]
+    assert widest[0] <= 5 < widest[1]
+    assert [a.k for a in plan.activations][:2] == [7, 8]
+    assert -20 < plan.statistics["failure_parts_log2"]["u²"] < -15  # inputs of hundreds, squared, at scale 2F
+
+
 def test_nothing_to_calibrate_on(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="two tokens"):
         calibrate(canonicalise(load(tiny_gpt2(tmp_path / "a"))), [])
