@@ -28,8 +28,9 @@ const FINAL: u8 = 2; // + word
 /// Groups of trees in one parallel task.
 const TASK: usize = 16;
 
-/// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of the given payload `ℓ ≥ 1` of
-/// table `i`; there are none of drawn ones. Messages and bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
+/// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of the given payload `ℓ ≥ 1`
+/// of table `i`; there are none of drawn ones. Messages and bytes: [`super::cost`]. Working memory:
+/// about `64·(k+1)·n` bytes.
 ///
 /// # Errors
 /// [`OtError::Size`] if `betas` has the wrong length, [`OtError::Range`] if the batch is too large,

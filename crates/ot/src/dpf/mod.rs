@@ -19,9 +19,8 @@
 //! Katz, Wang, Weng, Yu, "Better Concrete Security for Half-Gates Garbling (in the Multi-Instance
 //! Setting)", CRYPTO 2020.)
 //! Inputs: of given payloads `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks:
-//! nothing. Adversary:
-//! semi-honest. A party that deviates can spoil keys, but nothing that is opened tells it of the
-//! other's `Δ_b` or index: `docs/protocols/tables.md`.
+//! nothing. Adversary: semi-honest. A party that deviates can spoil keys, but nothing that is
+//! opened tells it of the other's `Δ_b` or index: `docs/protocols/tables.md`.
 //! Errors: [`crate::OtError`].
 //!
 //! `2k + 7` messages, independent of `n`, the client beginning and ending; bytes from each party
@@ -37,10 +36,10 @@
 //!
 //! *Drawn payloads.* A payload without a final word is what the leaves make of it,
 //! `β^{(ℓ)} = Conv_ℓ(s_0[α]) − Conv_ℓ(s_1[α])`. All other leaves are equal on both sides, so
-//! `Σ_j Conv_ℓ(s_0[j])` and `−Σ_j Conv_ℓ(s_1[j])` are its shares, without a message. To either party
-//! it is as random as the other's leaf on the path, which also pads its final word under another
-//! block of `Conv`. Without a final word nothing can make a second half zero: such trees have all
-//! `k` levels.
+//! `Σ_j Conv_ℓ(s_0[j])` and `−Σ_j Conv_ℓ(s_1[j])` are its shares, without a message. To either
+//! party it is as random as the other's leaf on the path, of which other bits of `Conv` pad the
+//! final word. Without a final word nothing can make a second half zero: such trees have all `k`
+//! levels.
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
 //! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 3 messages (7 the first
@@ -54,13 +53,14 @@
 //!    `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared without a
 //!    message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening
 //!    takes 1 round. `k − 1` levels, with drawn payloads `k`.
-//! 3. Of given payloads shares of `u = β·μ`, a product of additive by XOR shares, from pads of the transfers of `μ`,
-//!    one direction for each party's `β`; with the first message of step 2. The additive index,
-//!    `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which
-//!    the client chooses; the server's message travels with the same.
+//! 3. Of given payloads shares of `u = β·μ`, a product of additive by XOR shares, from pads of the
+//!    transfers of `μ`, one direction for each party's `β`; with the first message of step 2. The
+//!    additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the
+//!    transfers in which the client chooses; the server's message travels with the same.
 //! 4. For half `c`, with `β^c = β − u` or `u`: `V_0 = β^c_0 − Σ_j Conv_{ℓ,c}(s_0[j])`,
 //!    `V_1 = β^c_1 + Σ_j Conv_{ℓ,c}(s_1[j])`; the final word `CW_{ℓ,c}` is `±(V_0 + V_1)`, negative
-//!    if `t_1 = 1` on the path. (Drawn payloads: of `β^{(0)} = 1` alone, and without halves.) With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
+//!    if `t_1 = 1` on the path. (Drawn payloads: of `β^{(0)} = 1` alone, and without halves.)
+//!    With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
 //!    `t_1 = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer
 //!    in each direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1
 //!    round.

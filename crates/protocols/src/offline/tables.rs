@@ -1,15 +1,16 @@
 //! `Table`: keys for secret look-ups, made in bounded batches.
 //!
-//! Functionality: shares of payloads, or nothing where they are drawn → keys that expand to shares of
-//! `[j = α]·(1, β, …)` modulo `2^64`, and shares of `α` and of drawn payloads, which are uniform and
-//! known to nobody.
+//! Functionality: shares of payloads, or nothing where they are drawn → keys that expand to shares
+//! of `[j = α]·(1, β, …)` modulo `2^64`, and shares of `α` and of drawn payloads, which are uniform
+//! and known to nobody.
 //! Source: `docs/protocols/preprocessed.md` §3.4; Half-Tree (EUROCRYPT 2023); see
 //! `cryptogen_ot::dpf`.
-//! Inputs: both their shares of given payloads, `[n][payloads]`, modulo `2^64`, at the scale of what
-//! they pad.
+//! Inputs: both their shares of given payloads, `[n][payloads]`, modulo `2^64`, at the scale of
+//! what they pad.
 //! Cost: `2k + 7` messages a batch of `2^25` leaves, with drawn payloads `2k + 9`; bytes from each
-//! party about `0.5(k + 1) + 16(k − 1) + 40m` a key, with drawn payloads `0.5(k + 1) + 16k + 16`, and
-//! 19 000 a batch, and `k(k − 1)/16` more a key from the server. Few keys: `3.9(k + 1)` and 576. Once for a connection, with the first batch of 32 768 transfers or more,
+//! party about `0.5(k + 1) + 16(k − 1) + 40m` a key, with drawn payloads `0.5(k + 1) + 16k + 16`,
+//! and 19 000 a batch, and `k(k − 1)/16` more a key from the server. Few keys: `3.9(k + 1)` and
+//! 576. Once for a connection, with the first batch of 32 768 transfers or more,
 //! `cryptogen_ot::RESERVE_COST`.
 //! Material: spends `k + 1` transfers a key in each direction; makes the keys.
 //! Leaks: nothing.
@@ -41,8 +42,8 @@ fn batch(shape: TableShape) -> usize {
     (LEAVES >> shape.k()).clamp(1, shape.max_batch())
 }
 
-/// Where the records of a batch go: `keep(channel, first, records)`, after the client's last message
-/// of the batch.
+/// Where the records of a batch go: `keep(channel, first, records)`, after the client's last
+/// message of the batch.
 pub type Keep<'a> = &'a mut dyn FnMut(&mut dyn Channel, usize, &mut [u8]) -> Result<()>;
 
 /// Makes `n` tables with shares `betas` of their given payloads, `[n][payloads]`, and hands the

@@ -102,8 +102,8 @@ impl<P: Party> Preparer<'_, P> {
     }
 }
 
-/// The client's shares of the inputs of a layer's activation, which are known: of what is looked up,
-/// and of what is multiplied by B. Nothing on the server.
+/// The client's shares of the inputs of a layer's activation, which are known: of what is looked
+/// up, and of what is multiplied by B. Nothing on the server.
 struct Known<'a> {
     plan: &'a Plan,
     layer: usize,
