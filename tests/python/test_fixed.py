@@ -625,9 +625,11 @@ def guarded(plan: NumericPlan) -> NumericPlan:
     windows, spec = [], plan.activations[1]
     for guard in (1, 2):
         f = next(f for f in functions if f["tables"][0] == spec.windows[0].a)
-        functions.append({**f, "guard": guard, "tables": [tables_, tables_ + 1, tables_ + 2]})
-        windows.append(Window(f["h"], tables_, tables_ + 1, tables_ + 2))
-        tables_ += 3
+        count = len(f["tables"]) + 1
+        ids = list(range(tables_, tables_ + count))
+        functions.append({**f, "guard": guard, "tables": ids})
+        windows.append(Window(f["h"], ids[0], ids[1], None if plan.model.gated else ids[2], ids[-1]))
+        tables_ += count
     of = tuple(int(i >= plan.model.ff // 2) for i in range(plan.model.ff))
     activations = (plan.activations[0], Activation(spec.k, tuple(windows), of))
     changed = dataclasses.replace(plan, activations=activations, functions=tuple(functions), tables=tables_)

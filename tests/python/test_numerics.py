@@ -23,7 +23,7 @@ from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
 from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas
-from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, make, net
+from cryptogen.numerics.pieces import NET_K, NET_SHIFT, QUADRATIC, F, fit, fit_quadratic, make, net
 from cryptogen.numerics.plan import Range, Scalar
 from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights import load
@@ -61,13 +61,68 @@ def test_a_stochastic_index_leaves_no_bias() -> None:
     assert max(np.abs(lower).max(), np.abs(upper).max()) < 0.9 * sagitta
 
 
-@pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
-def test_activation_tables(kind: str) -> None:
+def test_a_stochastic_index_of_parabolas_leaves_no_bias() -> None:
+    """A cube by parabolas: on average over an interval nothing is left, and the noise is the least
+    possible, √(M6 − M4²/M2) of the cube, Mn = 2/((n + 1)(n + 2))."""
+    h, k, j, unit = 8, 6, 40, 2.0**18
+    fn = lambda x: unit * (x / 2**8) ** 3  # noqa: E731
+    a, b, c = fit_quadratic(fn, -(1 << (h + k - 1)), h, k)
+    u = (np.arange(1000) + 0.5) / 1000
+    x = -(1 << (h + k - 1)) + (j + 1 + u) * 2.0**h
+    lower, upper = (a[i] * x**2 + b[i] * x + c[i] - fn(x) for i in (j, j + 1))  # met with probability 1 − u and u
+    assert abs(((1 - u) * lower + u * upper).mean()) < 0.001 * unit
+    noise = math.sqrt(((1 - u) * lower**2 + u * upper**2).mean()) / unit
+    assert noise == pytest.approx(math.sqrt(2 / 56 - 6 * (2 / 30) ** 2), rel=0.01)
+
+
+def test_activation_tables() -> None:
     h, k = 7, 9  # ±8
-    a, b = make({"kind": kind, "tables": [0, 1], "k": k, "h": h, "bits": 10, "guard": 0})
+    a, b = make({"kind": "silu", "tables": [0, 1], "k": k, "h": h, "bits": 10, "guard": 0})
     offset = -(1 << (h + k - 1))
-    fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS[kind](x / 2**F)  # noqa: E731
+    fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS["silu"](x / 2**F)  # noqa: E731
     assert piece_error(a, b, fn, offset, 0, h, range(2**k)) < 2.0 ** (F + 10) * 5e-4
+
+
+# log2 of half a window: k, largest error, noise and bias of inputs that are normal with deviation 1
+QUADRATIC_BOUNDS = {
+    3: (7, 2.5e-4, 2.5e-5, 2e-8),
+    4: (7, 1.6e-3, 1.6e-4, 1e-7),
+    5: (7, 1e-2, 1.3e-3, 6e-6),
+    6: (8, 1e-2, 1.3e-3, 6e-6),
+    7: (8, 8e-2, 9e-3, 2e-4),
+}
+
+
+@pytest.mark.parametrize("kind", QUADRATIC)
+@pytest.mark.parametrize("half", QUADRATIC_BOUNDS)
+def test_quadratic_pieces(kind: str, half: int) -> None:
+    """Against the function, in its own units, and next to linear pieces: four times as many in
+    windows of up to ±32, twice as many beyond."""
+    k, worst, most_noise, most_bias = QUADRATIC_BOUNDS[half]
+    act = ACTIVATIONS[kind]
+    pieces = make({"kind": kind, "tables": [0, 1, 2], "k": k, "h": half + 1 + F - k, "bits": 6, "guard": 0})
+    assert max(int(np.abs(table).max()) for table in pieces) < 2**38
+    reach = (1 << min(half, 4)) - 1 << F  # but for the outermost pieces
+    x = np.arange(-reach, reach, 3, dtype=np.float64)
+
+    def errors(tables: list[Any], k: int, scale: float) -> tuple[float, float, float]:
+        h, start = half + 1 + F - k, -(1 << (half + F))
+        upper, u = np.floor((x - start) / 2**h).astype(int), (x - start) % 2**h / 2**h
+        powers = [x**n for n in range(len(tables) - 1, -1, -1)]
+        each = [
+            sum(t[j] * p for t, p in zip(tables, powers, strict=True)) / scale - act(x / 2**F)
+            for j in (upper, upper - 1)
+        ]
+        density = np.exp(-((x / 2**F) ** 2) / 2)
+        density /= density.sum()
+        noise = (density * (u * each[0] ** 2 + (1 - u) * each[1] ** 2)).sum()
+        bias = (density * (u * each[0] + (1 - u) * each[1])).sum()
+        return max(np.abs(each[0]).max(), np.abs(each[1]).max()), math.sqrt(noise), abs(bias)
+
+    largest, noise, bias = errors(pieces, k, 2.0 ** (2 * F + 6))
+    assert (largest < worst, noise < most_noise, bias < most_bias) == (True, True, True)
+    linear = list(fit(lambda x: 2.0 ** (F + 10) * act(x / 2**F), -(1 << (half + F)), 0, half + F - 8, 9))
+    assert noise < 1.5 * errors(linear, 9, 2.0 ** (F + 10))[1]
 
 
 @pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
@@ -75,12 +130,12 @@ def test_activation_guards(kind: str) -> None:
     plain, outer, none = (
         make({"kind": kind, "tables": [0, 1, 2], "k": 9, "h": 7, "bits": 10, "guard": guard}) for guard in range(3)
     )
-    assert len(plain) == 2
+    assert len(plain) == 2 + (kind in QUADRATIC)
     for guarded in (outer, none):  # the function is the same
-        assert all(np.array_equal(x, y) for x, y in zip(plain, guarded[:2], strict=True))
+        assert all(np.array_equal(x, y) for x, y in zip(plain, guarded[:-1], strict=True))
     # met from −8 to −4 and from 4 to 8; pieces are two steps wide
-    assert np.flatnonzero(outer[2]).tolist() == [*range(128), *range(384, 512)] and outer[2].max() == 1
-    assert not none[2].any()
+    assert np.flatnonzero(outer[-1]).tolist() == [*range(128), *range(384, 512)] and outer[-1].max() == 1
+    assert not none[-1].any()
 
 
 def test_primes_are_what_the_protocol_needs() -> None:
@@ -368,7 +423,7 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
     [
         ("version", 1),
         ("version", 3),
-        ("version", 5),
+        ("version", 6),
         ("f", 13),
         ("model/arch", "bert"),
         ("model/layers", 3),
@@ -409,7 +464,7 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
         ("attention/0/heads/0/scalar/hi/mu", 0),
         ("activations", []),
         ("activations/0/windows", []),
-        ("activations/0/windows/0/h", 24),
+        ("activations/0/windows/0/h", 26),
         ("activations/0/of", [0]),
         ("activations/0/of/0", 2),
         ("activations/0/of/0", -1),
@@ -482,6 +537,10 @@ def test_windows_that_do_not_go_together(plan: NumericPlan) -> None:
     for guards in ([window, open_one], [open_one, window]):
         with pytest.raises(PlanError, match="guard"):
             NumericPlan.from_json(change(plan, "activations/0/windows", guards))
+    other = {**window, "c": None if window["c"] is not None else window["b"]}
+    for added in ([other, other], [window, other]):
+        with pytest.raises(PlanError, match="table C"):
+            NumericPlan.from_json(change(plan, "activations/0/windows", added))
     NumericPlan.from_json(change(plan, "activations/0/windows", [open_one, open_one]))
     NumericPlan.from_json(change(plan, "activations/0/windows", [window] * 64))
     with pytest.raises(PlanError, match="windows"):
@@ -513,6 +572,16 @@ def test_weights_beyond_the_plan_are_refused(tmp_path: Path) -> None:
     loud = {site: w * 1000 for site, w in model.weight.items()}
     with pytest.raises(PlanError, match="below 2"):
         quantise(dataclasses.replace(model, weight=loud), plan)
+
+
+def test_wide_windows_have_more_pieces(tmp_path: Path) -> None:
+    model = canonicalise(load(tiny_gpt2(tmp_path / "a")))
+    loud = {site: w * (200 if site == "layers.1.up" else 1) for site, w in model.weight.items()}
+    plan = calibrate(dataclasses.replace(model, weight=loud), [list(range(64))])
+    widest = [max(w.h + a.k - 1 - F for w in a.windows) for a in plan.activations]
+    assert widest[0] <= 5 < widest[1]
+    assert [a.k for a in plan.activations][:2] == [7, 8]
+    assert -20 < plan.statistics["failure_parts_log2"]["u²"] < -15  # inputs of hundreds, squared, at scale 2F
 
 
 def test_nothing_to_calibrate_on(tmp_path: Path) -> None:

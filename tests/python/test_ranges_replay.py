@@ -113,7 +113,8 @@ class Mutilation:
 
     def guard_of(self, a: int) -> int | None:
         ids = next(f["tables"] for f in self.doc["functions"] if f["tables"][0] == a)
-        return ids[2] if len(ids) == 3 else None
+        function = 2 if self.doc["model"]["gated"] else 3  # tables; behind them the guard
+        return ids[function] if len(ids) > function else None
 
     def scalar(self, s: dict[str, Any]) -> None:
         s["out_shift"] = self.shift(s["out_shift"], 1)

@@ -9,7 +9,7 @@ use cryptogen_he::HeError;
 use cryptogen_ot::TableKey;
 use cryptogen_party::{Client, Role, Server};
 use cryptogen_protocols::endpoint::Stock;
-use cryptogen_protocols::material::{activation_shape, expand_mask, MaskLabel};
+use cryptogen_protocols::material::{activation_shape, expand_mask, MaskLabel, FACTOR};
 use cryptogen_protocols::model::Site;
 use cryptogen_protocols::testing::rng;
 use cryptogen_protocols::testing::sessions::pair;
@@ -79,12 +79,19 @@ fn made_up_results_show_nothing_of_the_clients_key() {
         // table's point. What it wants to know: the sign of the coefficient.
         let (layout, ff) = (&tiny.layout, plan.model.ff);
         let records = [rows::<Client>(tiny, dir.path(), ROWS), rows::<Server>(tiny, dir.path(), ROWS)];
-        let (mut right, mut known, mut all) = ([0; 4], 0, 0);
+        let (mut right, mut known, mut all) = ([0; 6], 0, 0);
         for (client, server) in records[0].iter().zip(&records[1]) {
             let shape = activation_shape(plan, 0);
             let alpha = |record: &[u8], i: usize| {
                 let at = layout.activation_tables(0) + i * shape.record_bytes();
                 TableKey::from_record(shape, &record[at..][..shape.record_bytes()]).unwrap().alpha()
+            };
+            // A drawn payload is of the client's share, too: the server's part is what the client
+            // opened, and the server's own share.
+            let payload = |record: &[u8], i: usize| {
+                let at = layout.activation_tables(0) + i * shape.record_bytes();
+                let bytes = shape.is_drawn().then(|| &record[at + shape.share_at(FACTOR)..][..8]);
+                bytes.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
             };
             let up = fp_from_bytes(&client[layout.linear(Site::Up(0))..][..8 * ff]).unwrap();
             let rotations = half_words(&server[layout.activation_deltas(0)..][..2 * ff]);
@@ -100,6 +107,8 @@ fn made_up_results_show_nothing_of_the_clients_key() {
                     above(d.wrapping_sub(alpha(server, i))),
                     above(d.wrapping_add(alpha(server, i))),
                     d % 2 == 0,
+                    payload(server, i) >> 63 == 0,
+                    payload(server, i) % 2 == 0,
                 ];
                 all += 1;
                 for (guess, right) in guesses.into_iter().zip(&mut right) {

@@ -17,7 +17,14 @@ const RUN: usize = 64;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let n = std::env::args().nth(1).map_or(Ok(8192), |s| s.parse())?;
-    for shape in [TableShape::new(9, 1)?, TableShape::new(8, 1)?] {
+    let shapes = [
+        TableShape::new(9, 1)?,
+        TableShape::new(7, 2)?,
+        TableShape::drawn(6, 2)?,
+        TableShape::drawn(7, 2)?,
+        TableShape::drawn(8, 2)?,
+    ];
+    for shape in shapes {
         let (mut client, mut server) = memory::pair();
         let (client, server) = std::thread::scope(|scope| {
             let server = scope.spawn(move || party(Role::Server, &mut server, shape, n));
@@ -26,9 +33,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let ((client, seconds), (_server, _)) = (client?, server?);
         let cost = cost(shape, n);
         println!(
-            "k={} m={}: generation {:.2} us per table, both parties on this machine; {} + {} bytes per table, {} messages",
+            "k={} m={}{}: generation {:.2} us per table, both parties on this machine; {} + {} bytes per table, {} messages",
             shape.k(),
             shape.m(),
+            if shape.is_drawn() { " drawn" } else { "" },
             seconds * 1e6 / n as f64,
             cost.client_bytes / n,
             cost.server_bytes / n,
@@ -37,9 +45,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
         let mut rng = Prg::new(&Seed::from_bytes([5; 32]));
         let mut table = || Table::new(&(0..shape.size()).map(|_| rng.next_u64() as i64).collect::<Vec<_>>());
-        let (a, b) = (table(), table());
-        let tables = [&a, &b];
-        let (mut scratch, mut out) = (DotScratch::new(), [Wrapping(0); 4]);
+        // Those of a linear or quadratic piece.
+        let all: Vec<Table> = (0..shape.m()).map(|_| table()).collect();
+        let tables: Vec<&Table> = all.iter().collect();
+        let (mut scratch, mut out) = (DotScratch::new(), vec![Wrapping(0); tables.len() * shape.m()]);
         // The best of short runs: what other processes take away does not count.
         let mut best = f64::INFINITY;
         for run in 0..n / RUN {
@@ -50,7 +59,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             best = best.min(start.elapsed().as_secs_f64());
         }
-        println!("    look-up, 2 tables: {:.2} us per table, one core", best * 1e6 / RUN as f64);
+        let seconds = best * 1e6 / RUN as f64;
+        println!("    look-up, {} tables: {seconds:.2} us per table, one core", tables.len());
     }
     Ok(())
 }
@@ -68,7 +78,7 @@ fn party(
     if role == Role::Client {
         println!("base transfers, both directions: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     }
-    let betas = rng.word_vec(n * shape.payloads() as usize);
+    let betas = rng.word_vec(n * shape.given());
     let (mut last, mut best) = (None, f64::INFINITY);
     for _ in 0..BATCHES {
         let start = Instant::now();

@@ -27,7 +27,7 @@ fn party<P: Party>(ch: &mut MemoryChannel, x: Fp, [a, b]: &[Table; 2]) -> Result
     let (shape, beta) = (TableShape::new(K, 1)?, rng.word_vec(1));
     let mut transfers = OtPair::setup(P::ROLE, ch, &mut rng)?;
     let mut records = vec![];
-    offline::tables::make::<P>(ch, &mut transfers, (shape, 1), &beta, &mut rng, &mut |_, bytes| {
+    offline::tables::make::<P>(ch, &mut transfers, (shape, 1), &beta, &mut rng, &mut |_, _, bytes| {
         records.extend_from_slice(bytes);
         Ok(())
     })?;

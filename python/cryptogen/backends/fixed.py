@@ -191,19 +191,20 @@ class FixedBackend:
         return self.rounding.exponential(heads.powers.of(x, fraction, head))
 
     def activation(self, u: Ints, layer: int) -> Ints:
-        """A5.6: `A[j]·u + B[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], modulo 2^64, not yet
-        truncated."""
+        """A5.6: `A[j]·u² + B[j]·u + C[j]`, gated: `A[j]·gate·up + B[j]·up`; [T, ff], modulo 2^64,
+        not yet truncated."""
         neurons, ff = self._neurons[layer], self.shape.ff
-        gate = u[:, :ff]
-        argument = self.rounding.lift(times(gate, u[:, ff:])) if self.shape.gated else gate
+        gate, factor = u[:, :ff], u[:, -ff:]  # without gates the same
+        argument = self.rounding.lift(times(gate, factor))
         j = self.rounding.index(plus(gate, neurons.half), neurons.h, neurons.k) + neurons.first  # [T, ff]
         if neurons.guard is not None and (events := neurons.guard.take(j)).any():
             self._rows += events.sum(axis=1)
             where = events > 0
             self._note(Place("activation", layer), events, float((np.abs(gate) / neurons.half)[where].max()))
-        y = neurons.a.take(j) * argument
-        b = neurons.b.take(j)
-        return y + (b * u[:, ff:] if self.shape.gated else b)
+        a: Ints = neurons.a.take(j)
+        b: Ints = neurons.b.take(j)
+        y = a * argument + b * factor
+        return y if neurons.c is None else y + neurons.c.take(j)
 
     def add(self, h: Ints, y: Ints) -> Ints:
         """A5.7."""
@@ -261,5 +262,7 @@ class _Neurons:
         self.half = np.int64(1) << (self.h + self.k - 1)
         self.first = of.astype(np.int64) << self.k
         self.a, self.b = (np.concatenate([made[getattr(w, name)] for w in windows]) for name in ("a", "b"))
+        added = [made[w.c] for w in windows if w.c is not None]
+        self.c = np.concatenate(added) if added else None
         guards = [made[w.g] for w in windows if w.g is not None]
         self.guard = np.concatenate(guards) if guards else None

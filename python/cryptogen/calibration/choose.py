@@ -49,8 +49,10 @@ from .statistics import statistics
 
 EMBED_SHIFT = 8
 ROPE_BITS = 14
-ACT_K = 9
-GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
+# Index bits: of linear pieces; of quadratic ones as long as no window is wider than ±2^NARROW, and
+# beyond.
+GATED_K, PLAIN_K, NARROW = 9, (7, 8), 5
+ACT_BITS = 6  # scale of A; the product that enters `down` is at 2F + 6
 # log2 of half an activation's window: that of the narrowest, and of the widest that is taken
 # without need
 FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
@@ -207,12 +209,14 @@ def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits,
     halves = np.ceil(np.log2(np.maximum(np.minimum(limit, needed), 2.0**FINEST))).astype(int)  # [ff], log2
     opened = 2.0**halves < limit  # what does not hold by construction has a guard
     wanted = list(zip(halves.tolist(), (np.where(opened, 1, 2) if opened.any() else 0 * halves).tolist(), strict=True))
-    bits, windows, kinds = GATED_BITS if c.gated else GELU_BITS, [], sorted(set(wanted))
+    windows, kinds = [], sorted(set(wanted))
+    k = GATED_K if c.gated else PLAIN_K[int(halves.max()) > NARROW]
     for half, guard in kinds:
-        h = half + 1 + F - ACT_K
-        ids = tables.add(3 if guard else 2, kind=c.activation, k=ACT_K, h=h, bits=bits, guard=guard)
-        windows.append(Window(h, ids[0], ids[1], ids[2] if guard else None))
-    return Activation(ACT_K, tuple(windows), tuple(kinds.index(kind) for kind in wanted))
+        h = half + 1 + F - k
+        count = (2 if c.gated else 3) + (guard > 0)
+        ids = tables.add(count, kind=c.activation, k=k, h=h, bits=ACT_BITS, guard=guard)
+        windows.append(Window(h, ids[0], ids[1], None if c.gated else ids[2], ids[-1] if guard else None))
+    return Activation(k, tuple(windows), tuple(kinds.index(kind) for kind in wanted))
 
 
 def _attention(seen: Observation, margins: Margins, tables: TableSet) -> list[tuple[Attention, list[int]]]:
@@ -331,7 +335,7 @@ def _linears(
         if kind == "o":
             shifts = [s for s in attention[int(layer.split(".")[1])] for _ in range(c.head_dim)]
         elif kind == "down":
-            shifts = [GATED_BITS + F if c.gated else GELU_BITS] * d_in
+            shifts = [ACT_BITS + F] * d_in
         else:
             norm = {"qkv": f"{layer}.attn_norm", "up": f"{layer}.mlp_norm", "head": "final_norm"}[kind]
             shifts = [products[norm]] * d_in

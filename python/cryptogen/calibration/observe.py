@@ -186,7 +186,7 @@ class Observation:
                 gate, up = value[:, : self.config.ff], value[:, self.config.ff :]
                 self.gate[i].add(gate)
                 self.neurons[i] = np.maximum(self.neurons[i], np.abs(gate).max(axis=0))
-                self.argument[i].add(gate * up if self.config.gated else gate)
+                self.argument[i].add(gate * (up if self.config.gated else gate))
             elif kind == "qkv":
                 self._see_values(i, value)
         elif kind == "act":

@@ -69,8 +69,7 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
         parts["mean square"] += 2 * _mean(square) * c.d * 4.0 ** (F - norm.pre_shift)
         parts["1/rms"] += _mean(1 / np.sqrt(square + seen.config.norm_eps)) * 2.0 ** (entry + norm.scalar.out_shift)
     for i, attention in enumerate(plan.attention):
-        if c.gated:
-            parts["gate·up"] += c.ff * seen.argument[i].mean * 2.0 ** (2 * F)
+        parts["gate·up" if c.gated else "u²"] += c.ff * seen.argument[i].mean * 2.0 ** (2 * F)
         shifts = plan.linears[f"layers.{i}.o"].in_shift[:: c.head_dim]
         for g, (head, shift) in enumerate(zip(attention.heads, shifts, strict=True)):
             scores, value = seen.scores[i][g], seen.values[i][g // seen.config.queries_per_kv_head].mean

@@ -21,7 +21,7 @@ def materials(plan: NumericPlan) -> dict[str, int]:
         _count_scalar(used, norm.scalar, 1)
     for attention, activation in zip(plan.attention, plan.activations, strict=True):
         _count_scalar(used, attention.heads[0].scalar, c.heads)
-        used[f"k={activation.k}, payloads={2 if c.gated else 1}"] += c.ff
+        used[f"k={activation.k}, payloads=2" + ("" if c.gated else " (drawn)")] += c.ff
     return dict(used)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cryptogen.errors import PlanError
 
-from .pieces import MAKERS
+from .pieces import MAKERS, QUADRATIC
 
 _PIECES = {"k": (4, 16), "h": (1, 32)}
 _RANGE = {**_PIECES, "low": (0, 1 << 15), "fine": (0, 1), "below": None}
@@ -41,7 +41,8 @@ def check_function(where: str, function: dict[str, Any]) -> int:
             for number in _two(f"{where}.gap", value) if name == "gap" else (value,):
                 _number(f"{where}.{name}", number, pieces)
     rotary = kind.startswith("rope")
-    count = 1 if rotary else 2 if function.get("guard") == 0 else 3 + (function.get("below") is not None)
+    count = 1 if rotary else 2 + (function.get("guard") != 0) + (function.get("below") is not None)
+    count += kind in QUADRATIC
     ids = function["tables"]
     if type(ids) is not list or len(ids) != count or any(type(i) is not int for i in ids):
         raise PlanError(f"{where}.tables", f"{count} integers", ids)

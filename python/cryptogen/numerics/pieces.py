@@ -1,9 +1,11 @@
-"""Integer tables of the piecewise-linear functions (`docs/protocols/arithmetic.md`, A2–A4).
+"""Integer tables of the piecewise-linear and piecewise-quadratic functions
+(`docs/protocols/arithmetic.md`, A2–A4).
 
 A segment index made by local truncation is stochastic: piece `j` answers for
-`[offset + j·2^h, offset + (j+2)·2^h)`. Each piece is therefore the chord of that double interval,
-shifted towards the curve so that the two candidate pieces, weighted by how often each is met, have
-no bias. Source: this project's; see `docs/protocols/arithmetic.md`, A3. Everything is float64 numpy
+`[offset + j·2^h, offset + (j+2)·2^h)`. Each piece is therefore fitted on that double interval so
+that the two candidate pieces, weighted by how often each is met, have no bias: a chord shifted
+towards the curve, or the parabola of the least squares under these weights. Source: this project's;
+see `docs/protocols/arithmetic.md`, A3. Everything is float64 numpy
 and depends on the arguments alone; both parties compute the tables and compare digests.
 """
 
@@ -18,6 +20,9 @@ from cryptogen.models.functions import ACTIVATIONS
 F = 12
 MAX_ENTRY = 1 << 46
 SHIFT = 5 / 6  # of the way from the chord to the curve
+STEPS = 32  # samples of an interval for a parabola
+
+QUADRATIC = ("gelu", "gelu_new")  # kinds of plain activations
 
 NET_SHIFT, NET_K = 32, 12  # the net of a scalar (A4): of its argument so many bits are cut off, then looked up
 NET_H, NET_INSIDE = 10, 2  # shift of its index, at least; log2 of the segments that a window has
@@ -42,15 +47,45 @@ def fit(fn: Callable[[Floats], Floats], offset: int, center: int, h: int, k: int
     return slope.astype(np.int64), np.rint(value - slope * (x[1:-1] - center)).astype(np.int64)
 
 
+def fit_quadratic(fn: Callable[[Floats], Floats], offset: int, h: int, k: int) -> tuple[IntTable, IntTable, IntTable]:
+    """Tables `A`, `B`, `C` [2^k] with `A[j]·x² + B[j]·x + C[j] ≈ fn(x)`; `x` and `fn` are in
+    integer units.
+
+    Least squares with the weight `1 − |s|` at `middle + s·2^h`: so often a piece is met there.
+    `B` makes up for the rounding of `A`, and `C` for both.
+    """
+    step = 2.0**h
+    middle = offset + (np.arange(2**k, dtype=np.float64) + 1) * step  # [2^k]
+    samples = [(i / STEPS, (1 - abs(i) / STEPS) / STEPS) for i in range(1 - STEPS, STEPS)]
+    second = sum(w * s**2 for s, w in samples)  # moments; the weights add up to 1
+    fourth = sum(w * s**4 for s, w in samples)
+    mean, slope, bend = (np.zeros_like(middle) for _ in range(3))  # fn in 1, s and s² − second
+    for s, w in samples:
+        y = fn(middle + s * step)
+        mean += w * y
+        slope += (w * s / second) * y
+        bend += (w * (s**2 - second) / (fourth - second**2)) * y
+    a = np.rint(bend / step**2)
+    b = np.rint(slope / step - 2 * a * middle)
+    c = np.rint(mean - a * (middle**2 + second * step**2) - b * middle)
+    return a.astype(np.int64), b.astype(np.int64), c.astype(np.int64)
+
+
 def _activation(f: dict[str, Any]) -> list[IntTable]:
-    """`2^(F + bits) · act(x/2^F)` around 0: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`.
+    """An activation around 0. Quadratic pieces of `2^(2F + bits) · act(x/2^F)`: `A` at scale
+    `2^bits`, `B` at `2^(bits + F)`, `C` at `2^(bits + 2F)`. Linear ones, of gated activations, of
+    `2^(F + bits) · act(x/2^F)`: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`.
 
     Guard 0: none. 1: the outer quarters of the window, where values are right, but those beyond the
     window are met too.
     2: nothing, for neurons that need none in a layer where others do.
     """
     act, k, h = ACTIVATIONS[f["kind"]], f["k"], f["h"]
-    tables = list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), -(1 << (k + h - 1)), 0, h, k))
+    start = -(1 << (k + h - 1))
+    if f["kind"] in QUADRATIC:
+        tables = list(fit_quadratic(lambda x: 2.0 ** (2 * F + f["bits"]) * act(x / 2**F), start, h, k))
+    else:
+        tables = list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), start, 0, h, k))
     quarter = 1 << k >> 2 if f["guard"] == 1 else 0
     guard = _guard(k, 0, quarter) | _guard(k, (1 << k) - quarter, 1 << k)
     return [*tables, guard] if f["guard"] else tables

@@ -32,7 +32,7 @@ from .exponential import (
 from .functions import check_function
 from .pieces import MAX_ENTRY, NET_H, NET_INSIDE, NET_K, NET_SHIFT, F, IntTable, make
 
-VERSION = 4
+VERSION = 5
 MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
 LOGIT_ROOM = 62  # log2 of what the head's bound is scaled up to at most: half of what the field holds (A8)
@@ -174,6 +174,7 @@ class Window:
     h: int
     a: int
     b: int
+    c: int | None  # of a plain activation
     g: int | None
 
 
@@ -322,6 +323,7 @@ def check(plan: NumericPlan) -> None:
         _within(f"{where}: window", min(activation.of), 0, len(activation.windows) - 1)
         _within(f"{where}: window", max(activation.of), 0, len(activation.windows) - 1)
         _equal(f"{where}: windows with a guard", 1, len({w.g is None for w in activation.windows}))
+        _equal(f"{where}: windows with a table C", {not m.gated}, {w.c is not None for w in activation.windows})
     _within("logit_bound", plan.logit_bound, 0, (1 << 64) - 1)
     for where, shift in _shifts(plan):
         _within(where, shift, 0, MAX_SHIFT)
@@ -401,7 +403,7 @@ def _lookups(plan: NumericPlan) -> Iterator[tuple[str, int, int, list[int]]]:
         yield from _scalar_lookups(where, scalar)
     for i, activation in enumerate(plan.activations):
         for window in activation.windows:
-            ids = [n for n in (window.a, window.b, window.g) if n is not None]
+            ids = [n for n in (window.a, window.b, window.c, window.g) if n is not None]
             yield f"activations[{i}]", window.h, activation.k, ids
 
 

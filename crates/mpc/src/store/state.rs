@@ -14,7 +14,7 @@ use crate::files;
 /// Version of a store's files. 5: pools are named `rows` and `logits`, not `slots` and `heads`. 7:
 /// table keys carry the number of their tree, `linears` is a pool. 8: exponentials are numbers
 /// modulo primes, one pool for each number of primes.
-pub const FORMAT: u32 = 9;
+pub const FORMAT: u32 = 10;
 const FILE: &str = "state.json";
 /// No honest pool comes near; keeps arithmetic on a peer's numbers from overflowing.
 const INDEX_MAX: u64 = 1 << 48;

@@ -28,8 +28,9 @@ const FINAL: u8 = 2; // + word
 /// Groups of trees in one parallel task.
 const TASK: usize = 16;
 
-/// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of payload `ℓ ≥ 1` of table
-/// `i`. Messages and bytes: [`super::cost`]. Working memory: about `64·(k+1)·n` bytes.
+/// Makes the keys of `n` tables. `betas[i·(m−1) + ℓ−1]` is our share of the given payload `ℓ ≥ 1`
+/// of table `i`; there are none of drawn ones. Messages and bytes: [`super::cost`]. Working memory:
+/// about `64·(k+1)·n` bytes.
 ///
 /// # Errors
 /// [`OtError::Size`] if `betas` has the wrong length, [`OtError::Range`] if the batch is too large,
@@ -47,7 +48,7 @@ pub fn generate(
     if n > max {
         return Err(OtError::Range { what: "tables in a batch", min: 0, max, actual: n });
     }
-    let expected = n * shape.payloads() as usize;
+    let expected = n * shape.given();
     if betas.len() != expected {
         return Err(OtError::Size { what: "payload shares", expected, actual: betas.len() });
     }
@@ -122,7 +123,7 @@ fn first_bytes(shape: TableShape, n: usize, role: Role) -> usize {
         Role::Client => 0,
         Role::Server => index_message_bytes(shape.k(), n),
     };
-    16 * n + 8 * shape.m() * n + index
+    16 * n + 8 * shape.half_words() * n + index
 }
 
 fn words_bytes(words: &[u128]) -> Vec<u8> {
@@ -197,12 +198,14 @@ impl Trees {
         self.visit(|grove, roots, words| {
             let (last, words) = words.split_last().expect("a tree of several levels");
             let (mut sums, shape) = ([[[0; 2]; TREES]; MAX_PAIRS], self.shape);
-            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..2 * shape.pairs()]);
+            let counts = grove.leaf_sums(roots, (words, last), &mut sums[..shape.blocks()]);
             core::array::from_fn(|tree| {
                 let mut leaves = LeafSums { count: counts[tree], ..LeafSums::default() };
-                for (half, payload) in (0..2).flat_map(|half| (0..shape.m()).map(move |l| (half, l))) {
-                    let sum = sums[shape.block(half, payload / 2)][tree][payload % 2];
-                    leaves.converted[shape.word(half, payload)] = Wrapping(sum);
+                for half in 0..shape.halves() {
+                    for payload in 0..shape.m() {
+                        let sum = sums[shape.block(half, payload / 2)][tree][payload % 2];
+                        leaves.converted[shape.word(half, payload)] = Wrapping(sum);
+                    }
                 }
                 leaves
             })
@@ -289,7 +292,8 @@ impl Batch {
         leaves: &[LeafSums],
         writer: &mut RecordWriter,
     ) -> Result<(), OtError> {
-        let (n, m, k, words) = (self.n, self.shape.m(), self.shape.k(), self.shape.words());
+        let (n, k, shape) = (self.n, self.shape.k(), self.shape);
+        let (corrected, words) = (shape.corrected(), shape.finals());
         let first = k as usize * n;
         // Our factor of the sign; its bit is the choice of the last transfer, moved there by one
         // bit.
@@ -305,15 +309,18 @@ impl Batch {
         // 2x, our share x − m_0. A pad of 128 bits is two of 64, for the two halves of a payload.
         let mut offsets = vec![Wrapping(0); n * words];
         let mut shares = Zeroizing::new(vec![Wrapping(0); n * words]);
-        for payload in 0..m {
+        for payload in 0..corrected {
             let [m0, m1] = self.sent.pads(self.range(k), FINAL + payload as u8);
-            for half in 0..2 {
-                let word = self.shape.word(half, payload);
+            for half in 0..shape.halves() {
+                let word = shape.word(half, payload);
                 let offsets = &mut offsets[word * n..][..n];
                 let shares = &mut shares[word * n..][..n];
                 for i in 0..n {
-                    let upper = halves[payload * n + i];
-                    let beta = if half == 1 { upper } else { self.beta(betas, payload, i) - upper };
+                    let beta = match (half, halves.get(payload * n + i)) {
+                        (0, None) => self.beta(betas, payload, i),
+                        (0, Some(upper)) => self.beta(betas, payload, i) - *upper,
+                        (_, upper) => upper.copied().unwrap_or_default(),
+                    };
                     let v = match self.role {
                         Role::Client => beta - leaves[i].converted[word],
                         Role::Server => beta + leaves[i].converted[word],
@@ -328,10 +335,10 @@ impl Batch {
         }
         let offsets = channel.exchange(later_turn(self.role), &words_to_bytes(&offsets), 8 * n * words)?;
         let offsets = parse(&offsets, "final offset")?;
-        for payload in 0..m {
+        for payload in 0..corrected {
             let pads = self.received.pads(self.range(k), FINAL + payload as u8);
-            for half in 0..2 {
-                let first = self.shape.word(half, payload) * n;
+            for half in 0..shape.halves() {
+                let first = shape.word(half, payload) * n;
                 let shares = shares[first..][..n].iter_mut().zip(&offsets[first..][..n]);
                 for ((share, offset), (pad, sign)) in shares.zip(pads.iter().zip(signs.iter())) {
                     *share += part(*pad, half) + *offset * Wrapping(*sign as u64);
@@ -343,7 +350,13 @@ impl Batch {
         let opened = parse(&opened, "final word")?;
         for i in 0..n {
             for word in 0..words {
-                writer.set_final(i, word, shares[word * n + i] + opened[word * n + i]);
+                writer.set_word(i, word, shares[word * n + i] + opened[word * n + i]);
+            }
+            // Shares of what the leaves make of payloads without a final word.
+            for payload in corrected..shape.m() {
+                let sum = leaves[i].converted[shape.word(0, payload)];
+                let share = if self.role == Role::Client { sum } else { -sum };
+                writer.set_word(i, words + payload - corrected, share);
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! Step 3, first part: shares of `u = β·μ` for the half of the table that the index lies in,
-//! `μ = μ_0 ⊕ μ_1` its most significant bit.
+//! `μ = μ_0 ⊕ μ_1` its most significant bit. Nothing where payloads are drawn.
 //!
 //! `β_b·μ = β_b·μ_b + β_b·(1 − 2μ_b)·μ_{1−b}`: the second product from a pad of the transfer in
 //! which the peer chose `μ_{1−b}`.
@@ -29,9 +29,9 @@ impl Batch {
     /// the peer's, payload-major.
     pub(super) fn share_halves(&self, betas: &[Word]) -> (Vec<u8>, Zeroizing<Vec<Word>>) {
         let (n, level) = (self.n, self.shape.depth());
-        let mut message = Vec::with_capacity(8 * n * self.shape.m());
-        let mut shares = Zeroizing::new(Vec::with_capacity(n * self.shape.m()));
-        for pair in 0..self.shape.pairs() {
+        let mut message = Vec::with_capacity(8 * n * self.shape.half_words());
+        let mut shares = Zeroizing::new(Vec::with_capacity(n * self.shape.half_words()));
+        for pair in 0..self.shape.half_words().div_ceil(2) {
             let [mut m0, mut m1] = self.sent.pads(self.range(level), HALF + pair as u8);
             if self.role == Role::Client {
                 // The server's choice is the complement of its bit.
@@ -52,7 +52,7 @@ impl Batch {
     /// Adds what the peer's message makes of our bits.
     pub(super) fn add_halves(&self, offsets: &[Word], shares: &mut [Word]) {
         let (n, level) = (self.n, self.shape.depth());
-        for pair in 0..self.shape.pairs() {
+        for pair in 0..self.shape.half_words().div_ceil(2) {
             let pads = self.received.pads(self.range(level), HALF + pair as u8);
             for payload in 2 * pair..self.shape.m().min(2 * pair + 2) {
                 for (i, pad) in pads.iter().enumerate() {

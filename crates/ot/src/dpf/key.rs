@@ -2,7 +2,8 @@
 //! tables (step 5).
 //!
 //! Record, little endian: `α_b` 2 bytes · tag of its batch 8 · number of its tree 4 · root 16 · per
-//! level the correction word 16 · per half and payload the final word 8.
+//! level the correction word 16 · per half and given payload the final word 8 · our share of every
+//! drawn payload 8.
 
 use core::num::Wrapping;
 
@@ -20,7 +21,7 @@ const TAG: usize = 2;
 const NUMBER: usize = TAG + TAG_BYTES;
 const ROOT: usize = NUMBER + NUMBER_BYTES;
 const WORDS: usize = ROOT + 16;
-const LEVELS: usize = *DOMAIN_BITS.end() as usize - 1;
+const LEVELS: usize = *DOMAIN_BITS.end() as usize;
 
 /// Offset of the final words.
 const fn finals_at(shape: TableShape) -> usize {
@@ -70,7 +71,8 @@ impl RecordWriter {
         self.put(i, WORDS + 16 * level as usize, &word.to_le_bytes());
     }
 
-    pub(super) fn set_final(&mut self, i: usize, number: usize, word: Word) {
+    /// A word behind the levels: those of [`TableShape::words`].
+    pub(super) fn set_word(&mut self, i: usize, number: usize, word: Word) {
         self.put(i, finals_at(self.shape) + 8 * number, &word.0.to_le_bytes());
     }
 
@@ -124,7 +126,7 @@ impl TableKey {
             *words = [word(WORDS + 16 * level)];
         }
         for (word, bytes) in
-            key.finals[..shape.words()].iter_mut().zip(record[finals_at(shape)..].as_chunks().0)
+            key.finals[..shape.finals()].iter_mut().zip(record[finals_at(shape)..].as_chunks().0)
         {
             *word = Wrapping(u64::from_le_bytes(*bytes));
         }
@@ -154,7 +156,8 @@ impl TableKey {
 
     /// `out[i·m + ℓ] = Σ_j v^{(ℓ)}[j]·T_i[(j+d) mod 2^k]` modulo `2^64`, our share: the peer's
     /// added, the result is `β^{(ℓ)}·T_i[(α+d) mod 2^k]`. Tables are public, with `2^k` entries, at
-    /// most [`MAX_TABLES`] of them. Expands the key once: `2^{k−1}·(1 + 2⌈m/2⌉)` AES calls.
+    /// most [`MAX_TABLES`] of them. Expands the key once: `2^{k−1}·(1 + 2⌈m/2⌉)` AES calls, with
+    /// drawn payloads `2^k·(1 + ⌈m/2⌉)`.
     ///
     /// # Errors
     /// [`OtError::Size`] if a table or `out` has the wrong length, [`OtError::Range`] if there are
@@ -175,10 +178,13 @@ impl TableKey {
         grove.grow(&[self.root], words);
         for pair in 0..shape.pairs() {
             let mut sums = Zeroizing::new([[0; 2]; MAX_TABLES]);
-            for half in 0..2 {
-                // An odd number of payloads leaves a word unused.
-                let word =
-                    |payload: usize| self.finals.get(shape.word(half, payload)).map_or(0, |word| word.0);
+            for half in 0..shape.halves() {
+                // Drawn payloads have no final word, and an odd number leaves half of a block
+                // unused.
+                let word = |payload: usize| match payload < shape.corrected() {
+                    true => self.finals[shape.word(half, payload)].0,
+                    false => 0,
+                };
                 let finals = [word(2 * pair), word(2 * pair + 1)];
                 let (block, first) = (shape.block(half, pair), first + (half << shape.depth()));
                 grove.dot((block, finals), tables, first, &mut sums[..tables.len()]);
@@ -208,7 +214,7 @@ impl TableKey {
     }
 }
 
-/// Reusable working memory of [`TableKey::dot_into`], `16·2^{k−1}` bytes for the largest `k` met.
+/// Reusable working memory of [`TableKey::dot_into`], `16·2^k` bytes for the largest `k` met.
 /// Wiped on drop.
 pub struct DotScratch {
     grove: Grove<1>,

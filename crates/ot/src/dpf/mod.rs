@@ -4,8 +4,9 @@
 //! Functionality, for each of `n` tables with domain `2^k` and `m` payloads: parties
 //! `b ∈ {0 = client, 1 = server}` get an additive index share `α_b` (`α = α_0 + α_1 mod 2^k`
 //! uniform and known to nobody) and a key that expands to vectors `v_b^{(ℓ)}` over `Z_{2^64}` with
-//! `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, shared
-//! additively by the caller.
+//! `v_0^{(ℓ)}[j] + v_1^{(ℓ)}[j] = [j = α]·β^{(ℓ)}`, `β^{(0)} = 1`, and `β^{(ℓ)}`, `ℓ ≥ 1`, either
+//! *given*, shared additively by the caller, or *drawn*: uniform and known to nobody, and each
+//! party's key holds its additive share.
 //! Source: Guo, Yang, Wang, Zhang, Xie, Liu, Zhao, "Half-Tree: Halving the Cost of Tree Expansion
 //! in COT and DPF", EUROCRYPT 2023, §5 and figure 8 (correlated trees, made level by level on
 //! shares as in Doerner, shelat, "Scaling ORAM for Secure Computation", CCS 2017, §3); final
@@ -17,19 +18,28 @@
 //! so that `N` AES calls of an attacker win with about `N/2^126`; `Δ_b` has 127 free bits. (Guo,
 //! Katz, Wang, Weng, Yu, "Better Concrete Security for Half-Gates Garbling (in the Multi-Instance
 //! Setting)", CRYPTO 2020.)
-//! Inputs: `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks: nothing. Adversary:
-//! semi-honest. A party that deviates can spoil keys, but nothing that is opened tells it of the
-//! other's `Δ_b` or index: `docs/protocols/tables.md`.
+//! Inputs: of given payloads `betas`, `n × (m−1)` integers modulo `2^64` from each party. Leaks:
+//! nothing. Adversary: semi-honest. A party that deviates can spoil keys, but nothing that is
+//! opened tells it of the other's `Δ_b` or index: `docs/protocols/tables.md`.
 //! Errors: [`crate::OtError`].
 //!
 //! `2k + 7` messages, independent of `n`, the client beginning and ending; bytes from each party
 //! (exactly: [`cost`]) those of `k + 1` transfers and about `16(k−1) + 1/8 + 40m` for each table,
-//! and `k(k−1)/16` more for each table from the server; a transfer takes 0.45 bytes where they are
-//! silent, and 18 636 for the batch, else 3.9 and 576.
+//! with drawn payloads `16k + 1/8 + 16`, and `k(k−1)/16` more for each table from the server; a
+//! transfer takes 0.45 bytes where they are silent, and 18 636 for the batch, else 3.9 and 576.
+//! With drawn payloads there are 2 messages more.
 //!
-//! Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS 2016): a leaf `s[j]`
-//! stands for the entries `j` and `j + 2^{k−1}`, its two *halves*, and is converted for each. So a
-//! tree has `2^{k−1}` leaves, and the most significant bit `μ` of the index no level.
+//! *Given payloads.* Trees end one level early ("early termination" of Boyle, Gilboa, Ishai, CCS
+//! 2016): a leaf `s[j]` stands for the entries `j` and `j + 2^{k−1}`, its two *halves*, and is
+//! converted for each. So a tree has `2^{k−1}` leaves, and the most significant bit `μ` of the
+//! index no level.
+//!
+//! *Drawn payloads.* A payload without a final word is what the leaves make of it,
+//! `β^{(ℓ)} = Conv_ℓ(s_0[α]) − Conv_ℓ(s_1[α])`. All other leaves are equal on both sides, so
+//! `Σ_j Conv_ℓ(s_0[j])` and `−Σ_j Conv_ℓ(s_1[j])` are its shares, without a message. To either
+//! party it is as random as the other's leaf on the path, of which other bits of `Conv` pad the
+//! final word. Without a final word nothing can make a second half zero: such trees have all `k`
+//! levels.
 //!
 //! Steps, all tables of a batch together (`generate.rs`), `Δ = Δ_0 ⊕ Δ_1` odd:
 //! 1. `k + 1` random transfers in each direction ([`crate::extension`]), 3 messages (7 the first
@@ -42,20 +52,22 @@
 //!    all nodes add up to `H(s_0) ⊕ H(s_1)` of the path, and
 //!    `CW_i = z_0 ⊕ z_1 ⊕ ¬α_i·Δ` keeps it so on the next level. The product is shared without a
 //!    message: `c_b·Δ_b` is local, `c_{1−b}·Δ_b = q ⊕ t` is the correlation of a transfer. Opening
-//!    takes 1 round. `k − 1` levels.
-//! 3. Shares of `u = β·μ`, a product of additive by XOR shares, from pads of the transfers of `μ`,
-//!    one direction for each party's `β`; with the first message of step 2. The additive index,
-//!    `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the transfers in which
-//!    the client chooses; the server's message travels with the same.
+//!    takes 1 round. `k − 1` levels, with drawn payloads `k`.
+//! 3. Of given payloads shares of `u = β·μ`, a product of additive by XOR shares, from pads of the
+//!    transfers of `μ`, one direction for each party's `β`; with the first message of step 2. The
+//!    additive index, `α_{0,i} + α_{1,i} − 2·α_{0,i}·α_{1,i}` for each bit, from a pad of the
+//!    transfers in which the client chooses; the server's message travels with the same.
 //! 4. For half `c`, with `β^c = β − u` or `u`: `V_0 = β^c_0 − Σ_j Conv_{ℓ,c}(s_0[j])`,
 //!    `V_1 = β^c_1 + Σ_j Conv_{ℓ,c}(s_1[j])`; the final word `CW_{ℓ,c}` is `±(V_0 + V_1)`, negative
-//!    if `t_1 = 1` on the path. With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
+//!    if `t_1 = 1` on the path. (Drawn payloads: of `β^{(0)} = 1` alone, and without halves.)
+//!    With `T_b = Σ_j t_b[j]`, `T_1 = T_0 ± 1`, so
 //!    `t_1 = bit_1(T_0) ⊕ bit_1(T_1) ⊕ bit_0(T_1)` is an XOR of local bits. One correlated transfer
 //!    in each direction, derandomised, multiplies the sign (2 rounds); opening the word takes 1
 //!    round.
 //! 5. `v_0[j + c·2^{k−1}] = Conv_{ℓ,c}(s_0[j]) + t_0[j]·CW_{ℓ,c}`, `v_1` is the negative of the
-//!    same. One AES block converts a leaf for two payloads of a half: two integers modulo `2^64`,
-//!    exactly uniform.
+//!    same. (Drawn payloads: no halves, and 0 in place of the final words that they have not.) One
+//!    AES block converts a leaf for two payloads of a half: two integers modulo `2^64`, exactly
+//!    uniform.
 
 mod generate;
 mod halves;
@@ -79,7 +91,7 @@ use crate::fixed_key::{NUMBER_BYTES, TAG_BYTES};
 pub const DOMAIN_BITS: core::ops::RangeInclusive<u32> = 4..=16;
 /// Most payloads `m`, the constant one included.
 pub const MAX_PAYLOADS: usize = MAX_PAIRS;
-/// Most final words: one for each payload and half.
+/// Most words behind the levels of a record: a final word for each payload and half.
 const MAX_WORDS: usize = 2 * MAX_PAYLOADS;
 /// Most leaves (`n·2^k`) in one batch: bounds its work and memory.
 pub const MAX_LEAVES: usize = 1 << 26;
@@ -89,14 +101,28 @@ pub const MAX_LEAVES: usize = 1 << 26;
 pub struct TableShape {
     k: u32,
     payloads: u32,
+    drawn: bool,
 }
 
 impl TableShape {
-    /// Domain `2^k` and `payloads` secret payloads beside the constant 1, so `m = 1 + payloads`.
+    /// Domain `2^k` and `payloads` given secret payloads beside the constant 1, so
+    /// `m = 1 + payloads`.
     ///
     /// # Errors
     /// [`OtError::Range`] unless `4 ≤ k ≤ 16` and `m ≤` [`MAX_PAYLOADS`].
     pub fn new(k: u32, payloads: u32) -> Result<TableShape, OtError> {
+        TableShape::checked(k, payloads, false)
+    }
+
+    /// The same with payloads that are drawn.
+    ///
+    /// # Errors
+    /// Those of [`TableShape::new`].
+    pub fn drawn(k: u32, payloads: u32) -> Result<TableShape, OtError> {
+        TableShape::checked(k, payloads, true)
+    }
+
+    fn checked(k: u32, payloads: u32, drawn: bool) -> Result<TableShape, OtError> {
         if !DOMAIN_BITS.contains(&k) {
             let (min, max) = (*DOMAIN_BITS.start() as usize, *DOMAIN_BITS.end() as usize);
             return Err(OtError::Range { what: "domain bits", min, max, actual: k as usize });
@@ -109,7 +135,7 @@ impl TableShape {
                 actual: payloads as usize,
             });
         }
-        Ok(TableShape { k, payloads })
+        Ok(TableShape { k, payloads, drawn })
     }
 
     /// Bits of the domain.
@@ -127,9 +153,36 @@ impl TableShape {
         self.payloads as usize + 1
     }
 
+    /// Whether payloads are drawn, not given.
+    pub const fn is_drawn(self) -> bool {
+        self.drawn
+    }
+
+    /// Payloads whose shares the caller gives, beside the constant 1.
+    pub const fn given(self) -> usize {
+        if self.drawn {
+            0
+        } else {
+            self.payloads as usize
+        }
+    }
+
+    /// Entries that a leaf stands for.
+    pub(crate) const fn halves(self) -> usize {
+        if self.drawn {
+            1
+        } else {
+            2
+        }
+    }
+
     /// Levels of a tree.
     pub(crate) const fn depth(self) -> u32 {
-        self.k - 1
+        if self.drawn {
+            self.k
+        } else {
+            self.k - 1
+        }
     }
 
     /// Pairs of payloads: a leaf is converted once for each, in either half.
@@ -147,9 +200,43 @@ impl TableShape {
         half * self.m() + payload
     }
 
+    /// Blocks that convert a leaf.
+    pub(crate) const fn blocks(self) -> usize {
+        self.halves() * self.pairs()
+    }
+
+    /// Payloads with a final word in each half, the first ones.
+    pub(crate) const fn corrected(self) -> usize {
+        self.given() + 1
+    }
+
     /// Number of final words.
+    pub(crate) const fn finals(self) -> usize {
+        self.halves() * self.corrected()
+    }
+
+    /// Words of a record behind its levels: the final words, then our shares of drawn payloads.
     pub(crate) const fn words(self) -> usize {
-        2 * self.m()
+        self.finals() + self.m() - self.corrected()
+    }
+
+    /// Words of the first message for `u = β·μ`.
+    pub(crate) const fn half_words(self) -> usize {
+        if self.drawn {
+            0
+        } else {
+            self.m()
+        }
+    }
+
+    /// Where in a record our share of a drawn payload lies, 8 bytes, little endian: `payload` from
+    /// 1 on.
+    ///
+    /// # Panics
+    /// If that payload is not a drawn one.
+    pub const fn share_at(self, payload: usize) -> usize {
+        assert!(self.drawn && payload >= 1 && payload < self.m());
+        self.record_bytes() - 8 * (self.m() - payload)
     }
 
     /// Domain size `2^k`.
@@ -168,7 +255,7 @@ impl TableShape {
     }
 
     /// Bytes of one stored record: index 2, tag 8, number 4, root 16, level words 16 each, final
-    /// words 8 each.
+    /// words and shares of drawn payloads 8 each.
     pub const fn record_bytes(self) -> usize {
         2 + TAG_BYTES + NUMBER_BYTES + 16 + 16 * self.depth() as usize + 8 * self.words()
     }
@@ -214,8 +301,8 @@ pub const fn cost(shape: TableShape, n: usize) -> Cost {
         return Cost { messages: 0, client_bytes: 0, server_bytes: 0 };
     }
     let (k, depth) = (shape.k as usize, shape.depth() as usize);
-    let last = bits::bytes_for(n) + 2 * 8 * shape.words() * n;
-    let client_bytes = extension::bytes((k + 1) * n) + depth * 16 * n + 8 * shape.m() * n + last;
+    let last = bits::bytes_for(n) + 2 * 8 * shape.finals() * n;
+    let client_bytes = extension::bytes((k + 1) * n) + depth * 16 * n + 8 * shape.half_words() * n + last;
     let server_bytes = client_bytes + index::index_message_bytes(shape.k, n);
     Cost { messages: 3 + 2 * (depth + 3), client_bytes, server_bytes }
 }

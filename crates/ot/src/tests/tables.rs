@@ -15,7 +15,7 @@ use crate::{
 fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
     let [(client, mine), (server, theirs)] = run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, seed)?;
-        let betas = rng.word_vec(n * shape.payloads() as usize);
+        let betas = rng.word_vec(n * shape.given());
         let before = (channel.messages, channel.bytes);
         let batch = generate(channel, &mut pair, shape, n, &betas, &mut rng)?;
         let (mut messages, mut bytes) = (0, 0);
@@ -31,10 +31,22 @@ fn make(shape: TableShape, n: usize, seed: u8) -> ([TableBatch; 2], Vec<Word>) {
     let mut betas = Vec::new();
     for i in 0..n {
         betas.push(Wrapping(1));
-        let range = i * shape.payloads() as usize..(i + 1) * shape.payloads() as usize;
+        let range = i * shape.given()..(i + 1) * shape.given();
         betas.extend(mine[range.clone()].iter().zip(&theirs[range]).map(|(a, b)| *a + *b));
+        if shape.is_drawn() {
+            let share = |batch: &TableBatch, payload| -> Word {
+                let bytes = &batch.record(i)[shape.share_at(payload)..][..8];
+                Wrapping(u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+            };
+            betas.extend((1..shape.m()).map(|payload| share(&client, payload) + share(&server, payload)));
+        }
     }
     ([client, server], betas)
+}
+
+/// Both kinds of shapes.
+fn shapes(k: u32, payloads: u32) -> [TableShape; 2] {
+    [TableShape::new(k, payloads), TableShape::drawn(k, payloads)].map(|shape| shape.expect("valid shape"))
 }
 
 fn random_table(rng: &mut Prg, size: usize) -> Vec<i64> {
@@ -57,8 +69,8 @@ fn dot(batches: &[TableBatch; 2], i: usize, d: u32, tables: &[&[i64]]) -> (u32, 
 #[test]
 fn expanded_vectors_are_one_hot() {
     for (k, n) in [(4, 33), (8, 5), (9, 3), (12, 1)] {
-        for payloads in 0..4 {
-            let shape = TableShape::new(k, payloads).expect("valid shape");
+        for shape in (0..4).flat_map(|payloads| shapes(k, payloads)) {
+            let payloads = shape.payloads();
             let (batches, betas) = make(shape, n, (16 * k + payloads) as u8);
             for i in 0..n {
                 // Unit tables read the vector entry by entry: all of it, or a sample and the entry
@@ -87,8 +99,8 @@ fn expanded_vectors_are_one_hot() {
 fn inner_products_equal_the_direct_computation() {
     let mut rng = Prg::new(&Seed::from_bytes([42; 32]));
     for (k, n) in [(4, 40), (8, 20), (9, 20), (12, 4), (16, 1)] {
-        for payloads in 0..3u32 {
-            let shape = TableShape::new(k, payloads).expect("valid shape");
+        for shape in (0..3).flat_map(|payloads| shapes(k, payloads)) {
+            let payloads = shape.payloads();
             let (batches, betas) = make(shape, n, (100 + k + payloads) as u8);
             let tables: Vec<_> = (0..4).map(|_| random_table(&mut rng, shape.size())).collect();
             let tables: Vec<&[i64]> = tables.iter().map(Vec::as_slice).collect();
@@ -137,6 +149,33 @@ fn indices_are_uniform_and_shares_independent() {
 }
 
 #[test]
+fn drawn_payloads_are_uniform_and_shares_independent() {
+    let shape = TableShape::drawn(4, 2).expect("valid shape");
+    let n = 8192;
+    let (batches, betas) = make(shape, n, 12);
+    for payload in 1..shape.m() {
+        let mut counts = [[0u32; 16]; 6];
+        let words = |i: usize| {
+            let share = |batch: &TableBatch| {
+                u64::from_le_bytes(batch.record(i)[shape.share_at(payload)..][..8].try_into().unwrap())
+            };
+            [share(&batches[0]), share(&batches[1]), betas[i * shape.m() + payload].0]
+        };
+        for i in 0..n {
+            for (w, word) in words(i).into_iter().enumerate() {
+                counts[2 * w][(word % 16) as usize] += 1;
+                counts[2 * w + 1][(word >> 60) as usize] += 1;
+            }
+        }
+        for row in counts {
+            let expected = n as f64 / 16.0;
+            let chi2: f64 = row.iter().map(|c| (*c as f64 - expected).powi(2) / expected).sum();
+            assert!(chi2 < 45.0, "chi-squared with 15 degrees of freedom is {chi2}: {row:?}");
+        }
+    }
+}
+
+#[test]
 fn batches_follow_each_other_on_one_pair() {
     let shape = TableShape::new(5, 1).expect("valid shape");
     let batches = run(|role, channel| {
@@ -171,11 +210,15 @@ fn sizes_are_checked() {
     assert!(matches!(TableShape::new(3, 0), Err(OtError::Range { .. })));
     assert!(matches!(TableShape::new(17, 0), Err(OtError::Range { .. })));
     assert!(matches!(TableShape::new(9, 8), Err(OtError::Range { .. })));
+    assert!(matches!(TableShape::drawn(17, 0), Err(OtError::Range { .. })));
     let shape = TableShape::new(9, 1).expect("valid shape");
     run(|role, channel| {
         let (mut pair, mut rng) = setup(role, channel, 10)?;
         let wrong = generate(channel, &mut pair, shape, 2, &[Wrapping(1)], &mut rng);
         assert!(matches!(wrong, Err(OtError::Size { expected: 2, actual: 1, .. })));
+        let drawn = TableShape::drawn(9, 1).expect("valid shape");
+        let wrong = generate(channel, &mut pair, drawn, 1, &[Wrapping(1)], &mut rng);
+        assert!(matches!(wrong, Err(OtError::Size { expected: 0, actual: 1, .. })));
         let large = generate(channel, &mut pair, shape, usize::MAX, &[], &mut rng);
         assert!(matches!(large, Err(OtError::Range { .. })));
         Ok(())

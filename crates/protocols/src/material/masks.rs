@@ -35,7 +35,7 @@ pub enum MaskLabel {
     AttentionScale,
     /// Server: gate opened to the client (index: layer).
     Gate,
-    /// Server: up opened to the client (index: layer).
+    /// Server: up, or the input of a plain activation, opened to the client (index: layer).
     Up,
     /// Server: up once more, modulo `2^64`, for the look-up (index: layer).
     UpPayload,
@@ -51,7 +51,7 @@ pub enum MaskLabel {
     SigmaLo,
     /// The same of the net of 1/σ (index: layer).
     SigmaNet,
-    /// The same of an activation (index: layer).
+    /// The same of a gated activation (index: layer).
     Activation,
 }
 

@@ -26,8 +26,9 @@ pub(crate) use masks::{
 };
 pub use masks::{expand_mask, mask_words, MaskLabel};
 pub use row_material::{
-    activation_shape, hi_shape, lo_shape, net_shape, RowLayout, RowMaterial, ScalarPlaces, SEED_BYTES,
+    activation_shape, hi_shape, lo_shape, net_shape, RowLayout, RowMaterial, ScalarPlaces, FACTOR, PRODUCT,
+    SEED_BYTES,
 };
 pub use rows::{LogitsMaterial, Row, RowAttention};
-pub(crate) use table_keys::record_alpha;
 pub use table_keys::TableKeys;
+pub(crate) use table_keys::{record_alpha, record_share};

@@ -28,7 +28,7 @@ pub struct RowLayout {
     linear: Vec<usize>,
     norm_square: Vec<usize>,
     norm_product: Vec<usize>,
-    gated: Vec<usize>,
+    activation_product: Vec<usize>,
     attention_out: Vec<usize>,
     norm_tables: Vec<ScalarPlaces>,
     sigma_tables: Vec<ScalarPlaces>,
@@ -50,8 +50,14 @@ pub struct ScalarPlaces {
 }
 
 fn shape(k: u32, payloads: u32) -> TableShape {
-    TableShape::new(k, payloads).expect("Plan::parse admits only 4 ≤ k ≤ 16")
+    TableShape::new(k, payloads).expect(ADMITTED)
 }
+
+const ADMITTED: &str = "Plan::parse admits only 4 ≤ k ≤ 16";
+/// Payload of the product in a key of an activation: of `u²`, or `gate·up`.
+pub const PRODUCT: usize = 1;
+/// Payload of its other factor: of `u`, or `up`.
+pub const FACTOR: usize = 2;
 
 /// Table class of the coarse range: payloads for the argument and, with two ranges, for the fine
 /// value and its guard.
@@ -64,9 +70,15 @@ pub fn lo_shape(s: &Scalar) -> Option<TableShape> {
     s.lo.as_ref().map(|r| shape(r.k, 1))
 }
 
-/// Table class of a layer's activation: payloads for `gate·up` and `up`, or for the input alone.
+/// Table class of a layer's activation: payloads for `gate·up` and `up`, or drawn ones for `u²` and
+/// `u`.
 pub fn activation_shape(plan: &Plan, layer: usize) -> TableShape {
-    shape(plan.activations[layer].k, if plan.model.gated { 2 } else { 1 })
+    let k = plan.activations[layer].k;
+    if plan.model.gated {
+        shape(k, 2)
+    } else {
+        TableShape::drawn(k, 2).expect(ADMITTED)
+    }
 }
 
 /// Table class of a scalar's net: a payload for the coarse value.
@@ -98,7 +110,7 @@ impl RowLayout {
             linear: vec![],
             norm_square: vec![],
             norm_product: vec![],
-            gated: vec![],
+            activation_product: vec![],
             attention_out: vec![],
             norm_tables: vec![],
             sigma_tables: vec![],
@@ -118,7 +130,7 @@ impl RowLayout {
             layout.norm_tables.push(scalar_places(&norm.scalar, 1, &mut take));
         }
         for l in 0..m.layers {
-            layout.gated.push(take(if m.gated { m.ff * WORD } else { 0 }));
+            layout.activation_product.push(take(m.ff * WORD));
             layout.attention_out.push(take(m.q_dim() * WORD));
             let scalar = &plan.attention[l].heads[0].scalar;
             layout.sigma_tables.push(scalar_places(scalar, m.heads, &mut take));
@@ -132,13 +144,12 @@ impl RowLayout {
     /// Lengths of the pieces of a record: what one step of a pass uses is in pieces of its own. The
     /// keys of every activation are one, which leaves as a whole.
     pub fn pieces(&self) -> Vec<usize> {
-        let of_layers = [&self.gated, &self.attention_out, &self.activation_tables, &self.activation_deltas];
+        let of_layers =
+            [&self.activation_product, &self.attention_out, &self.activation_tables, &self.activation_deltas];
         let of_rest = self.linear.iter().chain(&self.norm_square);
         let ends = of_layers.into_iter().flatten().chain(of_rest).copied();
         let mut ends: Vec<usize> = ends.chain([self.bytes]).collect();
         ends.sort_unstable();
-        // Without gates their pieces are empty.
-        ends.dedup();
         let starts = [0].into_iter().chain(ends.clone());
         ends.iter().zip(starts).map(|(end, start)| end - start).collect()
     }
@@ -184,9 +195,9 @@ impl RowLayout {
     pub fn norm_tables(&self, norm: usize) -> ScalarPlaces {
         self.norm_tables[norm]
     }
-    /// Where the shares of `g_c·u_up + up_c·u_g` of a layer lie.
-    pub fn gated(&self, layer: usize) -> usize {
-        self.gated[layer]
+    /// Where the shares of `g_c·u_up + up_c·u_g` of a layer lie; without gates, of `2·u_c·b`.
+    pub fn activation_product(&self, layer: usize) -> usize {
+        self.activation_product[layer]
     }
     /// Where the shares of `a₂·v₂ + b₂·u₂` of a layer lie.
     pub fn attention_out(&self, layer: usize) -> usize {

@@ -1,10 +1,11 @@
 //! Table keys on their way from a row's material to their look-ups.
 
+use std::num::Wrapping;
 use std::path::Path;
 use std::sync::Arc;
 
 use cryptogen_ot::{OtError, TableKey, TableShape};
-use cryptogen_ring::Wiped;
+use cryptogen_ring::{Wiped, Word};
 
 use crate::error::{ProtocolError, Result};
 
@@ -51,6 +52,17 @@ impl TableKeys {
     pub(crate) fn alphas(&self) -> impl Iterator<Item = u32> + '_ {
         self.bytes.chunks_exact(self.stride()).map(record_alpha)
     }
+
+    /// Our share of a drawn payload of every key.
+    pub(crate) fn drawn(&self, payload: usize) -> impl Iterator<Item = Word> + '_ {
+        self.bytes.chunks_exact(self.stride()).map(move |record| record_share(self.shape, record, payload))
+    }
+}
+
+/// Our share of a drawn payload in a key's record.
+pub(crate) fn record_share(shape: TableShape, record: &[u8], payload: usize) -> Word {
+    let bytes = record[shape.share_at(payload)..].first_chunk().expect("a record holds its shares");
+    Wrapping(u64::from_le_bytes(*bytes))
 }
 
 /// The share `α` of the secret index in a key's record.

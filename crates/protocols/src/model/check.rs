@@ -71,6 +71,10 @@ impl Plan {
             segment_ok(name, w.h, a.k)?;
             self.check_table(name, w.a, a.k)?;
             self.check_table(name, w.b, a.k)?;
+            if w.c.is_some() == self.model.gated {
+                return Err(value(format!("{name}.windows: c"), "in plain activations alone", "otherwise"));
+            }
+            w.c.map_or(Ok(()), |c| self.check_table(name, c, a.k))?;
             if w.g.is_some() != guarded {
                 return Err(value(format!("{name}.windows: g"), "in all windows or in none", "in some"));
             }

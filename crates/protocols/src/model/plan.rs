@@ -14,7 +14,7 @@ use super::site::Site;
 use crate::error::PlanError;
 
 /// Version of the plan document.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 /// Fractional bits of every activation between operations.
 pub const F: u32 = 12;
 /// Truncation of a scalar's argument in front of the net (A4).
@@ -270,10 +270,12 @@ pub struct Attention {
 pub struct Window {
     /// log2 of a segment
     pub h: u32,
-    /// table of slopes, A
+    /// table A: what `u²` is multiplied by, of a gated activation `gate·up`
     pub a: usize,
-    /// table of offsets, B
+    /// table B: what `u` or `up` is multiplied by
     pub b: usize,
+    /// table C, which is added; of a plain activation
+    pub c: Option<usize>,
     /// table of the guard, G, if the layer has guards
     pub g: Option<usize>,
 }

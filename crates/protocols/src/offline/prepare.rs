@@ -8,8 +8,8 @@
 //! Source: `docs/protocols/preprocessed.md` §3.6; steps in `docs/protocols/offline.md`.
 //! Inputs: both fresh seeds; client its lattice keys, server the weights. The client carries its
 //! share of `h`, `[n, d]`, over `F_p` at scale F, from layer to layer.
-//! Cost: that of [`linear`], [`cross`], [`exponentials`] and the tables, and C→S a message with
-//! `2·ff` bytes per row for each layer's rotations.
+//! Cost: that of [`linear`], [`cross`], [`exponentials`] and the tables, and C→S a message with 2
+//! bytes a key, without gates 10, for each batch of an activation's.
 //! Material: makes it; rows spend as many records of `linears`.
 //! Leaks: nothing. What the client sends does not depend on what it decrypts, and what it decrypts
 //! it never judges: a server that makes results up would learn from that about the client's key.

@@ -58,8 +58,7 @@ impl Turn {
             }
             Turn::Linear(site) => vec![layout.linear(site)],
             Turn::Attention(l) => vec![layout.attention_out(l)],
-            Turn::Activation(l) if plan.model.gated => vec![layout.gated(l), layout.activation_deltas(l)],
-            Turn::Activation(l) => vec![layout.activation_deltas(l)],
+            Turn::Activation(l) => vec![layout.activation_product(l), layout.activation_deltas(l)],
             Turn::Logits => vec![],
         }
     }

@@ -366,10 +366,7 @@ impl<'a> Clear<'a> {
         let plan = &self.tiny.plan;
         let (m, spec) = (&plan.model, &plan.activations[layer]);
         let x: Vec<i64> = u.chunks(m.up_dim()).flat_map(|r| r[..m.ff].to_vec()).collect();
-        let up: Vec<i64> = match m.gated {
-            true => u.chunks(m.up_dim()).flat_map(|r| r[m.ff..].to_vec()).collect(),
-            false => vec![],
-        };
+        let up: Vec<i64> = u.chunks(m.up_dim()).flat_map(|r| r[m.up_dim() - m.ff..].to_vec()).collect();
         let w: Vec<i64> = x.iter().zip(&up).map(|(x, up)| product(*x, *up)).collect();
         self.lifted(&w);
         let window = |i: usize| &spec.windows[spec.of[i % m.ff]];
@@ -380,9 +377,9 @@ impl<'a> Clear<'a> {
         let guards: Vec<i64> = (0..x.len()).map(|i| window(i).g.map_or(0, |g| table(g, i))).collect();
         self.count(x.len() / m.ff, &guards);
         (0..x.len())
-            .map(|i| match m.gated {
-                false => product(table(window(i).a, i), x[i]) + table(window(i).b, i),
-                true => product(table(window(i).a, i), w[i]) + product(table(window(i).b, i), up[i]),
+            .map(|i| {
+                let line = product(table(window(i).a, i), w[i]) + product(table(window(i).b, i), up[i]);
+                line + window(i).c.map_or(0, |c| table(c, i))
             })
             .collect()
     }

@@ -141,11 +141,12 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
         .collect();
     let activations: Vec<Value> = (0..layers)
         .map(|l| {
-            let (a, b) = if gated { (1 << 8, 1 << 18) } else { (1 << 11, 1 << 22) };
+            let (a, b) = (1 << 8, 1 << 18);
             let [windows, guarded] = WINDOWS[s.arch as usize][l];
             let window = |w: usize| {
                 let g = (guarded == 1).then(|| t.add(1 << 7, 0, 2));
-                json!({"h": 8 + w, "a": t.add(1 << 7, -a, a), "b": t.add(1 << 7, -b, b), "g": g})
+                let c = (!gated).then(|| t.add(1 << 7, -(1 << 30), 1 << 30));
+                json!({"h": 8 + w, "a": t.add(1 << 7, -a, a), "b": t.add(1 << 7, -b, b), "c": c, "g": g})
             };
             let list: Vec<Value> = (0..windows).map(window).collect();
             json!({"k": 7, "windows": list, "of": (0..ff).map(|i| (i * 5 + l) % windows).collect::<Vec<_>>()})
@@ -156,7 +157,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     let mut linear = |site: Site, d_in: usize, d_out: usize| {
         let in_shift: Vec<u32> = match site {
             Site::O(_) => (0..d_in).map(|c| 18 + c as u32 % 3).collect(),
-            Site::Down(_) => vec![if gated { 22 } else { 12 }; d_in],
+            Site::Down(_) => vec![22; d_in],
             _ => vec![16; d_in],
         };
         let out_shift: Vec<u32> = match site {
@@ -179,7 +180,7 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     }
     sites.push(linear(Site::Head, d, s.vocab));
     let mut plan = json!({
-        "version": 4, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": rope, "norms": norms, "linears": linears,
+        "version": 5, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": rope, "norms": norms, "linears": linears,
         "attention": attention, "activations": activations, "tables": t.list.len(),
         "model": {
             "arch": if gated { "llama" } else { "gpt2" }, "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,

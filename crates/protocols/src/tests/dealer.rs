@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cryptogen_ot::{generate, OtPair, TableKey, TableShape};
 use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::exponential::{factors_client, multiply_add, subtract, uniform, weight_server};
+use cryptogen_ring::word::lift_client;
 use cryptogen_ring::{fp_to_bytes, Fp, Prg, Seed, Wiped, Word};
 
 use super::channel::{run, Tap};
@@ -16,8 +17,8 @@ use super::ideal::{self, Ideal, Known, Pair};
 use super::rng;
 use super::tiny::Tiny;
 use crate::material::{
-    activation_shape, removed, Deferred, Exponentials, LogitsMaterial, MaskLabel, Row, RowAttention,
-    RowMaterial, Run,
+    activation_shape, record_share, removed, Deferred, Exponentials, LogitsMaterial, MaskLabel, Row,
+    RowAttention, RowMaterial, Run, FACTOR,
 };
 use crate::model::{Matrix, Prefix, Site};
 use crate::online::preprocessed::Preprocessed;
@@ -107,7 +108,8 @@ pub fn insecure_deal_without(
     Dealer { removed, ..Dealer::new(tiny, seed) }.deal(sessions, rows, heads, seed)
 }
 
-/// Tells the server the client's half of every activation index.
+/// Tells the server the client's half of every activation index, and what the client opens of a
+/// drawn payload.
 fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<RecordBytes>) {
     let (plan, layout) = (&tiny.plan, &tiny.layout);
     for l in 0..plan.model.layers {
@@ -118,6 +120,13 @@ fn insecure_rotations(tiny: &Tiny, known: &Known, [client, server]: &mut Pair<Re
             let d = index.wrapping_sub(alpha) & (shape.size() as u32 - 1);
             server.record[layout.activation_deltas(l) + 2 * j..][..2]
                 .copy_from_slice(&(d as u16).to_le_bytes());
+            if shape.is_drawn() {
+                let theirs = record_share(shape, record, FACTOR);
+                let record = &mut server.record[at + j * shape.record_bytes()..][..shape.record_bytes()];
+                let u = known.outputs[Site::Up(l).index(plan.model.layers)][j];
+                let share = record_share(shape, record, FACTOR) + theirs - lift_client(u);
+                record[shape.share_at(FACTOR)..][..8].copy_from_slice(&share.0.to_le_bytes());
+            }
         }
     }
 }

@@ -20,11 +20,13 @@ use crate::share::qkv::split_qkv;
 /// A pair of something: the client's, the server's.
 pub type Pair<T> = [T; 2];
 
-/// A table key of a row: record offset, class, payload shares.
+/// A table key of a row: record offset, class, shares of given payloads. Of drawn ones the client's
+/// share of the last, which it makes known by what it opens.
 pub struct Table {
     pub at: usize,
     pub shape: TableShape,
     pub betas: Pair<Vec<Word>>,
+    pub known: Option<Word>,
 }
 
 /// The client's shares that a record determines before there is a token.
@@ -155,14 +157,14 @@ impl Ideal {
         for i in 0..n {
             let hi_masks = [0, 1].map(|p| mask_words(&seeds[p], hi_label, index, 3 * n));
             let betas = hi_masks.map(|m| m[3 * i..][..hi.payloads() as usize].to_vec());
-            self.tables.push(Table { at: at.hi + i * hi.record_bytes(), shape: hi, betas });
+            self.tables.push(Table { at: at.hi + i * hi.record_bytes(), shape: hi, betas, known: None });
             if let Some(lo) = lo {
                 let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], lo_label, index, n)[i]]);
-                self.tables.push(Table { at: at.lo + i * lo.record_bytes(), shape: lo, betas });
+                self.tables.push(Table { at: at.lo + i * lo.record_bytes(), shape: lo, betas, known: None });
             }
             let (at, shape) = (at.net + i * net_shape().record_bytes(), net_shape());
             let betas = [0, 1].map(|p| vec![mask_words(&seeds[p], net_label, index, n)[i]]);
-            self.tables.push(Table { at, shape, betas });
+            self.tables.push(Table { at, shape, betas, known: None });
         }
     }
 
@@ -182,16 +184,19 @@ impl Ideal {
         let (m, layout) = (&tiny.plan.model, &tiny.layout);
         let u = &self.known.outputs[Site::Up(layer).index(m.layers)];
         let random = [0, 1].map(|p| mask_words(&seeds[p], MaskLabel::Activation, layer, m.ff));
+        let made = layout.activation_product(layer);
         let betas: Vec<Pair<Vec<Word>>> = if m.gated {
             let (gate, up) = u.split_at(m.ff);
             let [mask_g, mask_u] =
                 [MaskLabel::Gate, MaskLabel::Up].map(|what| expand_mask(&seeds[1], what, layer, m.ff));
-            self.sums.push((layout.gated(layer), sums(&products(gate, &mask_u), &products(up, &mask_g))));
+            self.sums.push((made, sums(&products(gate, &mask_u), &products(up, &mask_g))));
             let payload = mask_words(&seeds[1], MaskLabel::UpPayload, layer, m.ff);
             let pair = |j| [vec![random[0][j], lift_client(up[j])], vec![random[1][j], payload[j]]];
             (0..m.ff).map(pair).collect()
         } else {
-            (0..m.ff).map(|j| [vec![lift_client(u[j])], vec![random[1][j]]]).collect()
+            let product = products(u, &expand_mask(&seeds[1], MaskLabel::Up, layer, m.ff));
+            self.sums.push((made, sums(&product, &product)));
+            vec![[vec![], vec![]]; m.ff]
         };
         let shape = activation_shape(&tiny.plan, layer);
         for (j, betas) in betas.into_iter().enumerate() {
@@ -199,6 +204,7 @@ impl Ideal {
                 at: layout.activation_tables(layer) + j * shape.record_bytes(),
                 shape,
                 betas,
+                known: shape.is_drawn().then(|| lift_client(u[j])),
             });
         }
     }

@@ -68,8 +68,9 @@ fn hides(what: MaskLabel, tiny: &Tiny, step: Masked) -> [bool; 2] {
         (NormLo, Step::Norm(_)) | (SigmaLo, Step::Attention(_)) => [two_ranges; 2],
         (Query | Key | Value, Step::Attention(_)) => client,
         (AttentionOut | AttentionScale, Step::Attention(_)) => [true; 2],
-        (Gate | Up | UpPayload, Step::Activation(_)) => [plan.model.gated, false],
-        (Activation, Step::Activation(_)) => [true, plan.model.gated],
+        (Up, Step::Activation(_)) => client,
+        (Gate | UpPayload, Step::Activation(_)) => [plan.model.gated, false],
+        (Activation, Step::Activation(_)) => [plan.model.gated; 2],
         _ => [false; 2],
     }
 }

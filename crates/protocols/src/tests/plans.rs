@@ -35,7 +35,7 @@ fn wrong_values_are_refused() {
         (gpt, "/norms/0/scalar/hi/z", json!(0), "hi.z"),
         (llama, "/norms/0/scalar/lo/z", json!(0), "lo.z"),
         (llama, "/norms/0/scalar/lo/h", json!(0), "segment shift"),
-        (gpt, "/version", json!(3), "version"),
+        (gpt, "/version", json!(4), "version"),
         (llama, "/attention/1/heads/0/primes", json!(1), "primes"),
         (gpt, "/attention/0/heads/1/primes", json!(7), "primes"),
         (llama, "/attention/1/heads/0/bottom", json!(0), "bottom"),
@@ -62,6 +62,9 @@ fn wrong_values_are_refused() {
         (gpt, "/activations/1/windows", windows(0), "windows"),
         (gpt, "/activations/1/windows", windows(65), "windows"),
         (gpt, "/activations/1/windows/2/g", Value::Null, "windows: g"),
+        (gpt, "/activations/1/windows/2/c", Value::Null, "windows: c"),
+        (gpt, "/activations/1/windows/2/c", json!(0), "length of table 0"),
+        (llama, "/activations/1/windows/2/c", json!(0), "windows: c"),
         (gpt, "/activations/1/of", json!([0, 1]), "of"),
         (gpt, "/activations/1/of/3", json!(3), "of"),
     ] {

@@ -21,7 +21,7 @@ fn made(shape: TableShape, betas: &[Vec<Word>; 2]) -> [Vec<Vec<u8>>; 2] {
         let mut rng = rng(110 + P::ROLE.index() as u8);
         let mut ot = OtPair::setup(P::ROLE, ch, &mut rng).expect("base transfers");
         let (before, mut records) = (ch.sent.len(), vec![]);
-        tables::make::<P>(ch, &mut ot, all, betas, &mut rng, &mut |first, bytes| {
+        tables::make::<P>(ch, &mut ot, all, betas, &mut rng, &mut |_, first, bytes| {
             assert_eq!(first, records.len());
             records.extend(bytes.chunks(all.0.record_bytes()).map(<[u8]>::to_vec));
             Ok(())

@@ -79,10 +79,10 @@ fn format_behind(tiny: &Tiny, step: Step, first: usize) -> Vec<(Role, Vec<Part>)
         }
         Step::Activation(l) => {
             let n = ROWS * m.ff;
-            let (from_server, from_client) = if m.gated { (4, 2) } else { (1, 1) };
+            let from_server = if m.gated { 4 } else { 3 };
             vec![
                 (server, vec![Rotations(n, plan.activations[l].k), Words(from_server * n)]),
-                (client, vec![Words(from_client * n)]),
+                (client, vec![Words(2 * n)]),
             ]
         }
         Step::Logits => vec![(server, vec![Triples(ROWS * m.vocab), Words(ROWS)])],

@@ -359,7 +359,7 @@ impl<'a> Wild<'a> {
         let x: Vec<Pair> = u.chunks(m.up_dim()).flat_map(|r| r[..m.ff].to_vec()).collect();
         let up: Vec<Pair> = u.chunks(m.up_dim()).flat_map(|r| r[m.up_dim() - m.ff..].to_vec()).collect();
         let mut w = vec![];
-        for (x, up) in x.iter().zip(&up).filter(|_| m.gated) {
+        for (x, up) in x.iter().zip(&up) {
             let (product, (c, s)) = (value(x) * value(up), self.next());
             let lifted = c.wrapping_add(s);
             let allowed = sums(i128::from(product.to_i64()), i128::from(P));
@@ -375,11 +375,8 @@ impl<'a> Wild<'a> {
             .map(|i| {
                 self.events[i / m.ff] += window(i).g.map_or(0, |g| self.entry(g, j[i]).0);
                 let (a, b) = (self.entry(window(i).a, j[i]), self.entry(window(i).b, j[i]));
-                if m.gated {
-                    a * w[i] + b * lift(&up[i])
-                } else {
-                    a * lift(&x[i]) + b
-                }
+                let added = window(i).c.map_or(Wrapping(0), |c| self.entry(c, j[i]));
+                a * w[i] + b * lift(&up[i]) + added
             })
             .collect()
     }
