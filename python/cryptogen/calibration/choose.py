@@ -53,7 +53,7 @@ ACT_K = 9
 GELU_BITS, GATED_BITS = 10, 6  # scale of A; the product that enters `down` is at F + 10, gated 2F + 6
 # log2 of half an activation's window: that of the narrowest, and of the widest that is taken
 # without need
-FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
+FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5, "relu": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 NORMED_BITS = 38  # of what enters a matrix behind a norm: shares of more than that wrap too often
 # log2 of e' of a score at the anchor; fewer where a column of Σ e'·v might pass WEIGHTED_BITS: its
@@ -154,14 +154,14 @@ def _scaled(largest: float, bits: int) -> int:
     return math.ceil(ROUNDED * max(largest, 2.0**-F) * 2.0**bits)
 
 
-def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
+def _rope(c: ModelConfig, tables: TableSet) -> tuple[Rope | None, ...]:
     if not c.rope:
-        return None
+        return (None,) * c.layers
     ids = [
-        tables.add(1, kind=kind, bits=ROPE_BITS, theta=c.rope_theta, positions=c.context, pairs=c.head_dim // 2)[0]
+        tables.add(1, kind=kind, bits=ROPE_BITS, frequencies=list(c.rope), positions=c.context)[0]
         for kind in ("rope_cos", "rope_sin")
     ]
-    return Rope(ROPE_BITS, ids[0], ids[1])
+    return tuple(Rope(ROPE_BITS, ids[0], ids[1]) if c.rotates(i) else None for i in range(c.layers))
 
 
 def _norm(seen: Observation, site: str, margins: Margins, tables: TableSet) -> tuple[Norm, int]:

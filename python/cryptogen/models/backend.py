@@ -39,7 +39,7 @@ class Backend(Protocol[Value]):
         ...
 
     def attention(self, qkv: Value, layer: int) -> Value:
-        """Split q | k | v, rotate (RoPE), append k and v to the layer's cache, causal softmax: [T,
+        """Split q | k | v, rotate (RoPE, where the layer does), append k and v to the layer's cache, causal softmax: [T,
         q_width]."""
         ...
 

@@ -5,12 +5,14 @@ import math
 from typing import Any
 
 from cryptogen.errors import PlanError
+from cryptogen.models.config import FULL_TURN
 
 from .pieces import MAKERS
 
 _PIECES = {"k": (4, 16), "h": (1, 32)}
 _RANGE = {**_PIECES, "low": (0, 1 << 15), "fine": (0, 1), "below": None}
-_ROTARY = {"bits": (1, 32), "theta": (0.0, 1e12), "positions": (1, 1 << 20), "pairs": (1, 1 << 12)}
+_ROTARY = {"bits": (1, 32), "frequencies": None, "positions": (1, 1 << 20)}
+_PAIRS = 1 << 12  # of a head at most
 _ACTIVATION = {**_PIECES, "bits": (0, 32), "guard": (0, 2)}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "reciprocal": {**_RANGE, "bits": (0, 62)},
@@ -19,6 +21,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "rope_sin": _ROTARY,
     "gelu": _ACTIVATION,
     "gelu_new": _ACTIVATION,
+    "relu": _ACTIVATION,
     "silu": _ACTIVATION,
 }
 assert set(PARAMETERS) == set(MAKERS)
@@ -36,6 +39,8 @@ def check_function(where: str, function: dict[str, Any]) -> int:
     for name, limits in parameters.items():
         if limits is not None:
             _number(f"{where}.{name}", function[name], limits)
+        elif name == "frequencies":
+            _frequencies(f"{where}.{name}", function[name])
         elif function[name] is not None:  # `below`: a number of pieces; `gap`: two
             pieces, value = (0, (1 << function["k"]) - 1), function[name]
             for number in _two(f"{where}.gap", value) if name == "gap" else (value,):
@@ -45,7 +50,14 @@ def check_function(where: str, function: dict[str, Any]) -> int:
     ids = function["tables"]
     if type(ids) is not list or len(ids) != count or any(type(i) is not int for i in ids):
         raise PlanError(f"{where}.tables", f"{count} integers", ids)
-    return int(function["positions"] * function["pairs"] if rotary else count << function["k"])
+    return int(function["positions"] * len(function["frequencies"]) if rotary else count << function["k"])
+
+
+def _frequencies(where: str, value: Any) -> None:
+    if type(value) is not list or not 1 <= len(value) <= _PAIRS:
+        raise PlanError(where, f"a list of 1..{_PAIRS} numbers", type(value).__name__)
+    for frequency in value:
+        _number(where, frequency, (0.0, FULL_TURN))
 
 
 def _two(where: str, value: Any) -> list[Any]:

@@ -95,15 +95,12 @@ def _rsqrt(f: dict[str, Any]) -> list[IntTable]:
     return _positive(lambda x: f["numerator"] / np.sqrt(x + f["eps"]), f)
 
 
-def rotary(kind: str, bits: int, theta: float, positions: int, pairs: int) -> IntTable:
-    """`round(2^bits · cos|sin(t·θ^(−i/pairs)))` [positions·pairs], position-major (RoFormer, Su et
-    al. 2021)."""
-    angle = np.arange(positions)[:, None] * theta ** (-np.arange(pairs) / pairs)  # [positions, pairs]
-    return np.rint(2.0**bits * (np.cos(angle) if kind == "rope_cos" else np.sin(angle))).astype(np.int64).reshape(-1)
-
-
 def _rotary(f: dict[str, Any]) -> list[IntTable]:
-    return [rotary(f["kind"], f["bits"], f["theta"], f["positions"], f["pairs"])]
+    """`round(2^bits · cos|sin(t·f_i))` [positions·pairs], position-major, `f_i` the frequency of a
+    pair (RoFormer, Su et al. 2021)."""
+    angle = np.arange(f["positions"])[:, None] * np.array(f["frequencies"], dtype=np.float64)  # [positions, pairs]
+    turned = np.cos(angle) if f["kind"] == "rope_cos" else np.sin(angle)
+    return [np.rint(2.0 ** f["bits"] * turned).astype(np.int64).reshape(-1)]
 
 
 MAKERS: dict[str, Callable[[dict[str, Any]], list[IntTable]]] = {

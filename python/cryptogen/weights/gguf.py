@@ -19,6 +19,7 @@ from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.gguf_tokenizer import read_tokenizer
 from cryptogen.weights.reader import TensorReader
+from cryptogen.weights.rope import frequencies
 from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_converted, stacked
 
 
@@ -67,10 +68,11 @@ def _read_config(values: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig
     embedding = tensors.get("token_embd.weight")
     vocab = f.integer("llama.vocab_size", None if embedding is None else int(embedding.shape[-1]))
     return ModelConfig(
-        arch="llama", layers=f.integer("llama.block_count"), d=d, heads=heads,
+        layers=f.integer("llama.block_count"), d=d, heads=heads,
         kv_heads=f.integer("llama.attention.head_count_kv", heads), head_dim=head_dim,
-        ff=f.integer("llama.feed_forward_length"), gated=True, rope=True,
-        rope_theta=f.number("llama.rope.freq_base", 10000.0), vocab=vocab, context=f.integer("llama.context_length"),
+        ff=f.integer("llama.feed_forward_length"), gated=True, norm="rms", parallel=False,
+        rope=frequencies(f.number("llama.rope.freq_base", 10000.0), head_dim), unrotated=(), vocab=vocab,
+        context=f.integer("llama.context_length"),
         norm_eps=_decimal(f.number("llama.attention.layer_norm_rms_epsilon")), activation="silu",
         tied="output.weight" not in tensors,
     )  # fmt: skip
