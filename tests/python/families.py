@@ -7,12 +7,15 @@ What transformers computes on them is in `family_logits.json`, made by `family_l
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from safetensors.numpy import save_file
+from tiny import interleaved
 
 VOCAB, D, LAYERS, CONTEXT = 64, 32, 2, 64
 TOKENS = [5, 9, 60, 2, 7, 11, 12, 3]
@@ -47,12 +50,16 @@ class Family:
     ends: dict[str, tuple[int, int] | None]
     biased: tuple[str, ...] = ()
     gain: float = 1.0
-    extra: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> int:
+        return int(self.config.get("num_hidden_layers") or self.config["n_layer"])
 
     def tensors(self, seed: int = 0) -> dict[str, np.ndarray]:
         """Outputs about as large as inputs, gains around 1, biases that matter."""
         rng, out = np.random.default_rng(seed), {}
-        names = {f"{self.layer.format(i)}{n}": (n, shape) for i in range(LAYERS) for n, shape in self.blocks.items()}
+        names = {f"{self.layer.format(i)}{n}": (n, shape) for i in range(self.layers)
+                 for n, shape in self.blocks.items()}  # fmt: skip
         names |= {n: (n, shape) for n, shape in self.ends.items()}
         for full, (name, shape) in names.items():
             if shape is None:
@@ -186,7 +193,7 @@ FAMILIES: dict[str, Family] = {
         {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 16, "max_window_layers": 1,
          "tie_word_embeddings": True, "rope_theta": 1000000.0}, ("self_attn.q", "self_attn.k", "self_attn.v")),
     "smollm3": _llama_like(
-        {"model_type": "smollm3", "no_rope_layers": [1, 0], "no_rope_layer_interval": 2, "use_sliding_window": False,
+        {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4, "use_sliding_window": False,
          "tie_word_embeddings": True, "rope_theta": 5000000.0}),
     "stablelm": _stablelm(),
     "stablelm-parallel": _stablelm(use_parallel_residual=True, use_qkv_bias=True),
@@ -210,3 +217,45 @@ def write_family(name: str, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(family.config))
     save_file(family.tensors(), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+_PACKED = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+           "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+           "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.qkv_proj": "attn_qkv",
+           "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+           "mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}  # fmt: skip
+
+
+def write_packed(name: str, path: Path, arch: str, factors: dict[str, list[float]], **keys: Any) -> Path:
+    """A family's checkpoint as llama.cpp's converter writes it: its names, queries and keys
+    interleaved where it rotates so. `factors`: tensors of frequencies; `keys`: further metadata,
+    `__` for a dot."""
+    family = FAMILIES[name]
+    c = family.config
+    heads, kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_block_count(family.layers)
+    writer.add_context_length(c["max_position_embeddings"])
+    writer.add_embedding_length(D)
+    writer.add_feed_forward_length(c["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    writer.add_rope_freq_base(c["rope_theta"])
+    for key, value in keys.items():
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(f"{arch}.{key.replace('__', '.')}", value)
+    for full, tensor in family.tensors().items():
+        layer, inner = re.fullmatch(r"(?:model\.layers\.(\d+)\.)?(.*)", full).groups()  # type: ignore[union-attr]
+        stem, _, end = inner.rpartition(".")
+        if arch in ("llama", "granite", "smollm3") and _PACKED[stem] in ("attn_q", "attn_k"):
+            tensor = interleaved(tensor, heads if _PACKED[stem] == "attn_q" else kv_heads)
+        prefix = "" if layer is None else f"blk.{layer}."
+        writer.add_tensor(f"{prefix}{_PACKED[stem]}.{end}", np.ascontiguousarray(tensor))
+    for tensor_name, values in factors.items():
+        writer.add_tensor(tensor_name, np.array(values, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

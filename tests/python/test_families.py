@@ -17,7 +17,7 @@ from cryptogen.bench.shapes import quick_plan
 from cryptogen.models.decoder import forward
 from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.rope import frequencies, head_rows, read_rotation
-from families import CONTEXT, FAMILIES, ROWS, TOKENS, write_family
+from families import CONTEXT, FAMILIES, ROWS, TOKENS, D, write_family, write_packed
 from replaying import insecure_core, passes_over, replayed
 
 core = pytest.fixture(scope="module")(insecure_core)
@@ -31,6 +31,58 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         made = forward(FloatBackend(model), checkpoint.config, TOKENS, "all")
         assert made is not None
         np.testing.assert_allclose(made[list(ROWS)], LOGITS[name], rtol=0, atol=1e-4)
+
+
+def llama_3_factors(config: dict[str, Any]) -> list[float]:
+    """What llama.cpp's converter puts into `rope_freqs.weight`."""
+    made = read_rotation(config, D // config["num_attention_heads"])
+    return list(np.array(frequencies(config["rope_theta"], made.width)) / made.frequencies)
+
+
+PACKED: dict[str, tuple[str, dict[str, list[float]], dict[str, Any]]] = {
+    "granite": ("granite", {}, {"embedding_scale": 3.0, "attention__scale": 0.2, "residual_scale": 0.4,
+                                "logit_scale": 2.5}),
+    "llama-3.1": ("llama", {"rope_freqs.weight": llama_3_factors(FAMILIES["llama-3.1"].config)}, {}),
+    "llama-biases": ("llama", {}, {}),
+    "llama-linear": ("llama", {}, {"rope__scaling__type": "linear", "rope__scaling__factor": 4.0}),
+    "mistral": ("llama", {}, {"attention__key_length": 12, "attention__value_length": 12, "rope__dimension_count": 12}),
+    "phi3": ("phi3", {}, {"attention__sliding_window": 40}),
+    "phi4-mini": ("phi3", {"rope_factors_short.weight": [1.0, 1.1, 1.3], "rope_factors_long.weight": [2.0, 3.0, 4.0]},
+                  {"rope__dimension_count": 6, "rope__scaling__original_context_length": 16,
+                   "rope__scaling__attn_factor": 1.5**0.5, "attention__sliding_window": 60}),
+    "qwen2": ("qwen2", {}, {}),
+    "smollm3": ("smollm3", {}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_file_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    arch, factors, keys = PACKED[name]
+    checkpoint = cryptogen.load(write_packed(name, tmp_path / "m.gguf", arch, factors, **keys))
+    assert checkpoint.config.context == cryptogen.load(write_family(name, tmp_path / "m")).config.context
+    made = forward(FloatBackend(checkpoint), checkpoint.config, TOKENS, "all")
+    assert made is not None
+    np.testing.assert_allclose(made[list(ROWS)], LOGITS[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("key", "value"), [("rope__scaling__factor", 4.0), ("rope__scale_linear", 4.0)])
+def test_a_factor_without_a_type_is_linear(key: str, value: float, tmp_path: Path) -> None:
+    checkpoint = cryptogen.load(write_packed("llama-linear", tmp_path / "m.gguf", "llama", {}, **{key: value}))
+    assert checkpoint.config.rope == tuple(f / 4 for f in frequencies(1e4, 8))
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "value"),
+    [("llama", "rope__scaling__type", "yarn"), ("llama", "rope__scaling__type", "longrope"),
+     ("llama", "attention__scale", 0.5), ("qwen2", "logit_scale", 2.0), ("qwen2", "attention__sliding_window", 8),
+     ("qwen2", "attention__a_new_key", 1), ("olmo2", "rope__freq_base_swa", 1.0)],
+)  # fmt: skip
+def test_what_a_packed_file_means_and_is_not_computed_is_refused(
+    arch: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.UnsupportedModel) as e:
+        cryptogen.load(write_packed("llama-linear", tmp_path / "m.gguf", arch, {}, **{key: value}))
+    assert e.value.option == ("general.architecture" if arch == "olmo2" else f"{arch}.{key.replace('__', '.')}")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -282,14 +282,14 @@ def _like_llama(
     config = ModelConfig(
         layers=f.integer("num_hidden_layers"), d=d, heads=heads, kv_heads=f.integer("num_key_value_heads", heads),
         head_dim=head_dim, ff=f.integer("intermediate_size"), rope=rotation.of_head(head_dim),
-        vocab=f.integer("vocab_size"), context=_context(f.integer("max_position_embeddings"), rotation, window),
+        vocab=f.integer("vocab_size"), context=limited_context(f.integer("max_position_embeddings"), rotation, window),
         norm_eps=f.number(eps_option, eps), activation=activation or _activation(f, "hidden_act", "silu"),
         tied=tied and not scaled, **options,
     )  # fmt: skip
     return Layout(config, names, tied, biased, rotation, **differs)
 
 
-def _context(longest: int, rotation: Rotation, window: int | None) -> int:
+def limited_context(longest: int, rotation: Rotation, window: int | None) -> int:
     """Rows for which every row attends to all before it and turns as it would in a text of any
     length."""
     context = min([longest, *(rows for rows in (rotation.context, window) if rows is not None)])
