@@ -15,6 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
+
 from tiny import interleaved
 
 VOCAB, D, LAYERS, CONTEXT = 64, 32, 2, 64
@@ -140,7 +141,8 @@ FAMILIES: dict[str, Family] = {
         3 * D, ("input_layernorm", "post_attention_layernorm"), multi_query=False, parallel_attn=False
     ),
     "gemma": _llama_like(
-        {"model_type": "gemma", "head_dim": 16, "hidden_act": "gelu", "hidden_activation": None, "num_key_value_heads": 1,
+        {"model_type": "gemma", "head_dim": 16, "hidden_act": "gelu", "hidden_activation": None,
+         "num_key_value_heads": 1,
          "tie_word_embeddings": True, "rms_norm_eps": 1e-6}, gain=0.0),
     "gpt-neox": _neox(),
     "gpt-neox-serial": _neox(use_parallel_residual=False, rotary_pct=1.0),
@@ -193,7 +195,8 @@ FAMILIES: dict[str, Family] = {
         {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 16, "max_window_layers": 1,
          "tie_word_embeddings": True, "rope_theta": 1000000.0}, ("self_attn.q", "self_attn.k", "self_attn.v")),
     "smollm3": _llama_like(
-        {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4, "use_sliding_window": False,
+        {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "no_rope_layer_interval": 4,
+         "use_sliding_window": False,
          "tie_word_embeddings": True, "rope_theta": 5000000.0}),
     "stablelm": _stablelm(),
     "stablelm-parallel": _stablelm(use_parallel_residual=True, use_qkv_bias=True),

@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from families import FAMILIES, ROWS, TOKENS, write_family
 from transformers import AutoModelForCausalLM
+
+from families import FAMILIES, ROWS, TOKENS, write_family
 
 
 def logits(name: str, folder: Path) -> list[list[float]]:

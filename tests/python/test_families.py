@@ -21,6 +21,7 @@ from families import CONTEXT, FAMILIES, ROWS, TOKENS, D, write_family, write_pac
 from replaying import insecure_core, passes_over, replayed
 
 core = pytest.fixture(scope="module")(insecure_core)
+LLAMA3 = FAMILIES["llama-3.1"].config["rope_scaling"]
 LOGITS: dict[str, list[list[float]]] = json.loads(Path(__file__).with_name("family_logits.json").read_text())
 
 
@@ -152,11 +153,13 @@ def test_what_is_not_computed_is_refused_by_name(name: str, option: str, value: 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
     [
-        ("smollm3", "no_rope_layers", [1, 0, 1]), ("smollm3", "no_rope_layers", [2, 0]), ("granite", "logits_scaling", 0),
+        ("smollm3", "no_rope_layers", [1, 0, 1]), ("smollm3", "no_rope_layers", [2, 0]),
+        ("granite", "logits_scaling", 0),
         ("phi", "partial_rotary_factor", 1.5), ("phi", "partial_rotary_factor", 0.4), ("gptj", "rotary_dim", 5),
-        ("llama-linear", "rope_scaling", {"type": "linear"}), ("llama-linear", "rope_scaling", {"type": "linear", "factor": 0}),
+        ("llama-linear", "rope_scaling", {"type": "linear"}),
+        ("llama-linear", "rope_scaling", {"type": "linear", "factor": 0}),
         ("llama-linear", "rope_scaling", {"type": "linear", "factor": 0.1}),
-        ("llama-3.1", "rope_scaling", {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}),
+        ("llama-3.1", "rope_scaling", {**LLAMA3, "low_freq_factor": 4.0}),
         ("phi4-mini", "rope_scaling", {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
     ],
 )  # fmt: skip

@@ -42,6 +42,7 @@ SHAPES = {
     ),
 }  # fmt: skip
 
+
 def shape(name: str, blocks: int | None = None) -> ModelConfig:
     """A known shape, with only some of its identical blocks if asked for."""
     if name not in SHAPES:

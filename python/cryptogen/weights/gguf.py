@@ -1,5 +1,5 @@
-"""GGUF files of the architectures in `gguf_config.py`, in every quantisation that the `gguf` package
-can expand."""
+"""GGUF files of the architectures in `gguf_config.py`, in every quantisation that the `gguf`
+package can expand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,13 @@ def load_gguf(path: Path) -> Checkpoint:
     if tokenizer is not None and tokenizer.chat is not None:
         stop.add(tokenizer.chat.end_id)
     return Checkpoint(
-        layout.config, Tensors(out, path), tokenizer, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop)
+        layout.config,
+        Tensors(out, path),
+        tokenizer,
+        path,
+        bos[0] if bos else None,
+        eos[0] if eos else None,
+        frozenset(stop),
     )
 
 

@@ -1,8 +1,8 @@
-"""A GGUF file's metadata to a `Layout`. Every key of the architecture is used, has the value at which
-it changes nothing, or is refused by name.
+"""A GGUF file's metadata to a `Layout`. Every key of the architecture is used, has the value at
+which it changes nothing, or is refused by name.
 
-Rows of queries and keys are interleaved (pairs 2i, 2i + 1) where llama.cpp rotates so: its converter
-permuted them for `llama` and what descends from it.
+Rows of queries and keys are interleaved (pairs 2i, 2i + 1) where llama.cpp rotates so: its
+converter permuted them for `llama` and what descends from it.
 """
 
 from __future__ import annotations
@@ -96,11 +96,9 @@ def read_layout(values: Mapping[str, Any], reader: TensorReader) -> Layout:
     head_dim = f.integer("attention.key_length", d // heads)
     f.only("attention.value_length", [head_dim])
     rotation = _rotation(f, reader, head_dim)
-    scales = {
-        "score_scale": f.number("attention.scale", 0.0) or None, "embed_scale": f.number("embedding_scale", 0.0) or 1.0,
-        "residual_scale": f.number("residual_scale", 0.0) or 1.0, "logit_scale": 1 / (f.number("logit_scale", 0.0) or 1.0),
-    }  # fmt: skip
-    scaled = scales["embed_scale"] != 1.0 or scales["logit_scale"] != 1.0
+    embed_scale, residual_scale = f.number("embedding_scale", 0.0) or 1.0, f.number("residual_scale", 0.0) or 1.0
+    score_scale, divisor = f.number("attention.scale", 0.0) or None, f.number("logit_scale", 0.0) or 1.0  # 0: none
+    scaled = embed_scale != 1.0 or divisor != 1.0
     window = f.integer("attention.sliding_window", 0) or None
     config = ModelConfig(
         layers=layers, d=d, heads=heads, kv_heads=f.integer("attention.head_count_kv", heads), head_dim=head_dim,
@@ -111,7 +109,10 @@ def read_layout(values: Mapping[str, Any], reader: TensorReader) -> Layout:
     )  # fmt: skip
     first = {"qkv": arch.names.qkv[0], "o": arch.names.o, "up": arch.names.up[0], "down": arch.names.down}
     biased = frozenset(kind for kind, tensor in first.items() if f"{tensor.format(0)}.bias" in reader)
-    return Layout(config, arch.names, tied, biased, rotation, interleaved=arch.interleaved, **scales)
+    return Layout(
+        config, arch.names, tied, biased, rotation, interleaved=arch.interleaved, score_scale=score_scale,
+        embed_scale=embed_scale, residual_scale=residual_scale, logit_scale=1 / divisor,
+    )  # fmt: skip
 
 
 def _rotation(f: ConfigFields, reader: TensorReader, head_dim: int) -> Rotation:

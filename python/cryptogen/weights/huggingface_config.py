@@ -1,6 +1,6 @@
-"""config.json of transformers 4 and 5 to a `Layout`, a function for each `model_type`. What a family
-computes differently is data of the configuration, an order of rows or a factor; what is none of
-these is refused."""
+"""config.json of transformers 4 and 5 to a `Layout`, a function for each `model_type`. What a
+family computes differently is data of the configuration, an order of rows or a factor; what is none
+of these is refused."""
 
 from __future__ import annotations
 
@@ -207,7 +207,8 @@ def _gptj(f: ConfigFields, _values: Mapping[str, Any]) -> Layout:
 
 
 def _falcon(f: ConfigFields, values: Mapping[str, Any]) -> Layout:
-    """Falcon's variants: one norm or two, residuals side by side or not, one key head or several."""
+    """Falcon's variants: one norm or two, residuals side by side or not, one key head or
+    several."""
     f.only("alibi", [False])
     new, parallel = f.flag("new_decoder_architecture", False), f.flag("parallel_attn", True)
     heads = f.integer("num_attention_heads")
@@ -267,8 +268,8 @@ def _like_llama(
     **differs: Any,
 ) -> Layout:
     """A decoder with rotary positions whose sizes have LLaMA's names. `window`: rows that a row
-    attends to; `tied`, `theta`, `part`, `eps`: the family's defaults, `part` where not all of a head
-    has to turn; `differs`: further fields of `ModelConfig` and `Layout`."""
+    attends to; `tied`, `theta`, `part`, `eps`: the family's defaults, `part` where not all of a
+    head has to turn; `differs`: further fields of `ModelConfig` and `Layout`."""
     f = ConfigFields(values)
     d, heads, tied = f.integer("hidden_size"), f.integer("num_attention_heads"), f.flag("tie_word_embeddings", tied)
     own = f.integer("head_dim") if values.get("head_dim") is not None else None
@@ -276,7 +277,7 @@ def _like_llama(
     rotation = read_rotation(values, head_dim, theta, 1.0 if part is None else part)
     if part is None and rotation.width != head_dim:
         raise UnsupportedModel("partial_rotary_factor", rotation.width / head_dim, [1.0])
-    options = {"gated": True, "norm": "rms", "parallel": False, "unrotated": ()}
+    options: dict[str, Any] = {"gated": True, "norm": "rms", "parallel": False, "unrotated": ()}
     options |= {name: differs.pop(name) for name in list(differs) if name in options}
     scaled = differs.get("embed_scale", 1.0) != 1.0 or differs.get("logit_scale", 1.0) != 1.0 or "head" in biased
     config = ModelConfig(

@@ -53,7 +53,8 @@ class Layout:
     gain: float = 0.0  # is added to the gains of norms
 
     def tensors(self, reader: TensorReader) -> dict[str, Stored]:
-        """All that a `Checkpoint` of this configuration needs. `MissingTensor`, `TensorMismatch`."""
+        """All that a `Checkpoint` of this configuration needs. `MissingTensor`,
+        `TensorMismatch`."""
         c, n = self.config, self.names
         prefix = next((p for p in n.prefixes if f"{p}{n.embed}.weight" in reader), n.prefixes[0])
         embed = reader.take(f"{prefix}{n.embed}.weight", c.vocab, c.d)
