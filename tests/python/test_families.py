@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from cryptogen.weights.canonical import canonicalise
 from cryptogen.weights.rope import frequencies, head_rows, read_rotation
 from families import CONTEXT, FAMILIES, ROWS, TOKENS, D, write_family, write_packed
 from replaying import insecure_core, passes_over, replayed
+from tiny import tiny_gpt2
 
 core = pytest.fixture(scope="module")(insecure_core)
 LLAMA3 = FAMILIES["llama-3.1"].config["rope_scaling"]
@@ -189,3 +191,28 @@ def test_llama_3_stretches_long_waves_alone() -> None:
     made = read_rotation({"rope_theta": 5e5, "max_position_embeddings": 131072, "rope_scaling": scaling}, 128)
     ratio = np.array(frequencies(5e5, 128)) / np.array(made.frequencies)
     assert ((ratio == 1).sum(), (ratio == 8).sum(), ((ratio > 1) & (ratio < 8)).sum()) == (29, 29, 6)
+
+
+def test_gpt2_from_a_packed_file(tmp_path: Path) -> None:
+    checkpoint = cryptogen.load(tiny_gpt2(tmp_path / "m"))
+    c, path = checkpoint.config, tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "gpt2")
+    writer.add_block_count(c.layers)
+    writer.add_context_length(c.context)
+    writer.add_embedding_length(c.d)
+    writer.add_feed_forward_length(c.ff)
+    writer.add_head_count(c.heads)
+    writer.add_layer_norm_eps(c.norm_eps)
+    renamed = {"embed": "token_embd.weight", "pos": "position_embd.weight", "final_norm": "output_norm",
+               "attn_norm": "attn_norm", "mlp_norm": "ffn_norm", "qkv": "attn_qkv", "o": "attn_output", "up": "ffn_up",
+               "down": "ffn_down"}  # fmt: skip
+    for name, tensor in checkpoint.tensors.items():
+        *layer, site, end = name.replace("layers.", "blk.").split(".") if "." in name else [name, ""]
+        writer.add_tensor(
+            ".".join([*layer, renamed[site], *(["weight" if end == "gain" else end] if end else [])]), tensor
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert cryptogen.load(path).digest == checkpoint.digest
