@@ -23,6 +23,7 @@ from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
 from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas
+from cryptogen.numerics.functions import check_function
 from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, make, net
 from cryptogen.numerics.plan import Range, Scalar
 from cryptogen.numerics.quantise import row_factors, weight_bits
@@ -67,7 +68,10 @@ def test_activation_tables(kind: str) -> None:
     a, b = make({"kind": kind, "tables": [0, 1], "k": k, "h": h, "bits": 10, "guard": 0})
     offset = -(1 << (h + k - 1))
     fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS[kind](x / 2**F)  # noqa: E731
-    assert piece_error(a, b, fn, offset, 0, h, range(2**k)) < 2.0 ** (F + 10) * 5e-4
+    one, bend = 2.0 ** (F + 10), 2 ** (k - 1) - 1  # the piece that has 0 in its middle
+    smooth = [j for j in range(2**k) if kind != "relu" or j != bend]
+    assert piece_error(a, b, fn, offset, 0, h, smooth) < one * (1e-9 if kind == "relu" else 5e-4)
+    assert piece_error(a, b, fn, offset, 0, h, [bend]) < one * 0.42 * 2.0 ** (h - F)
 
 
 @pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
@@ -368,7 +372,7 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
     [
         ("version", 1),
         ("version", 3),
-        ("version", 5),
+        ("version", 6),
         ("f", 13),
         ("model/arch", "bert"),
         ("model/layers", 3),
@@ -436,6 +440,35 @@ def change(plan: NumericPlan, path: str, value: Any) -> str:
 def test_bad_documents_are_refused(plan: NumericPlan, path: str, value: Any) -> None:
     with pytest.raises(PlanError):
         NumericPlan.from_json(change(plan, path, value))
+
+
+@pytest.mark.parametrize(
+    "frequencies",
+    [[], [0.1] * 4097, [7.0], [-0.1], [float("nan")], [float("inf")], ["1"], [True], [10**400], [[0.1]], "ab", None, 1],
+)
+def test_hostile_frequencies_are_refused(frequencies: Any) -> None:
+    function = {"kind": "rope_cos", "tables": [0], "bits": 14, "positions": 3}
+    assert check_function("f", {**function, "frequencies": [0.0, 0.5, 2 * np.pi]}) == 9
+    with pytest.raises(PlanError, match="frequencies"):
+        check_function("f", {**function, "frequencies": frequencies})
+
+
+def test_a_frequency_of_0_does_not_turn() -> None:
+    function = {"tables": [0], "bits": 14, "positions": 3, "frequencies": [0.5, 0.0]}
+    cos, sin = (make({**function, "kind": kind})[0].reshape(3, 2) for kind in ("rope_cos", "rope_sin"))
+    assert cos[:, 1].tolist() == [1 << 14] * 3 and not sin[:, 1].any()
+    assert cos[:, 0].tolist() == [round(2**14 * math.cos(t / 2)) for t in range(3)]
+
+
+def test_every_layer_says_whether_it_turns(plan: NumericPlan) -> None:
+    rope = json.loads(plan.to_json())["rope"]
+    for value in (None, rope[:-1], [*rope, None], rope[0]):
+        with pytest.raises(PlanError, match="rope"):
+            NumericPlan.from_json(change(plan, "rope", value))
+    for other in ({"bits": 14, "cos": 0, "sin": 0}, {"bits": 33, "cos": 0, "sin": 0}):  # no table of positions
+        with pytest.raises(PlanError, match=r"rope\[1\]"):
+            NumericPlan.from_json(change(plan, "rope/1", other))
+    assert NumericPlan.from_json(change(plan, "rope/1", None)).rope[1] is None
 
 
 def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:

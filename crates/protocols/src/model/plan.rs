@@ -430,8 +430,8 @@ impl Plan {
         LOGIT_ROOM.saturating_sub(log).min(MAX_LOGIT_SHIFT)
     }
 
-    /// Of a layer with rotary positions, their scale `bits`, and `round(2^bits·cos)` and `…sin` of a
-    /// position, `[head_dim/2]` each.
+    /// Of a layer with rotary positions, their scale `bits`, and `round(2^bits·cos)` and `…sin` of
+    /// a position, `[head_dim/2]` each.
     pub fn rotation(&self, layer: usize, position: usize) -> Option<(u32, [&[i64]; 2])> {
         let n = self.model.head_dim / 2;
         let rope = self.rope[layer].as_ref()?;
