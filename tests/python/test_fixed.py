@@ -447,7 +447,7 @@ def test_row_zero_attends_to_itself(model: Model, integers: IntegerModel) -> Non
     qkv = backend.linear(backend.norm(backend.embed(TOKENS[:1], 1), "layers.0.attn_norm"), "layers.0.qkv")
     before = len(recording.values)
     x = backend.attention(qkv, 0)
-    assert len(recording.values) - before == (2 if plan.rope else 0)
+    assert len(recording.values) - before == (2 if plan.rope[0] else 0)
     m = plan.model
     shift = np.array(plan.linears["layers.0.o"].in_shift)
     v = qkv[0, -m.kv_dim :].reshape(m.kv_heads, -1).repeat(m.heads // m.kv_heads, axis=0).reshape(-1)

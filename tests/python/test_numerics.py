@@ -23,7 +23,9 @@ from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
 from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas
-from cryptogen.numerics.pieces import NET_K, NET_SHIFT, QUADRATIC, F, fit, fit_quadratic, make, net
+from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, fit_quadratic, make, net
+from cryptogen.numerics.functions import check_function
+from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, make, net
 from cryptogen.numerics.plan import Range, Scalar
 from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights import load
@@ -75,12 +77,26 @@ def test_a_stochastic_index_of_parabolas_leaves_no_bias() -> None:
     assert noise == pytest.approx(math.sqrt(2 / 56 - 6 * (2 / 30) ** 2), rel=0.01)
 
 
-def test_activation_tables() -> None:
+@pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
+def test_activation_tables(kind: str) -> None:
     h, k = 7, 9  # ±8
-    a, b = make({"kind": "silu", "tables": [0, 1], "k": k, "h": h, "bits": 10, "guard": 0})
+    a, b = make({"kind": kind, "degree": 1, "tables": [0, 1], "k": k, "h": h, "bits": 10, "guard": 0})
     offset = -(1 << (h + k - 1))
-    fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS["silu"](x / 2**F)  # noqa: E731
-    assert piece_error(a, b, fn, offset, 0, h, range(2**k)) < 2.0 ** (F + 10) * 5e-4
+    fn = lambda x: 2.0 ** (F + 10) * ACTIVATIONS[kind](x / 2**F)  # noqa: E731
+    one, bend = 2.0 ** (F + 10), 2 ** (k - 1) - 1  # the piece that has 0 in its middle
+    smooth = [j for j in range(2**k) if kind != "relu" or j != bend]
+    assert piece_error(a, b, fn, offset, 0, h, smooth) < one * (1e-9 if kind == "relu" else 5e-4)
+    assert piece_error(a, b, fn, offset, 0, h, [bend]) < one * 0.42 * 2.0 ** (h - F)
+
+
+def test_relu_by_parabolas_is_exact_but_for_its_bend() -> None:
+    h, k, bits = 9, 7, 6  # ±8
+    a, b, c = make({"kind": "relu", "degree": 2, "tables": [0, 1, 2], "k": k, "h": h, "bits": bits, "guard": 0})
+    bend, one = 2 ** (k - 1) - 1, 2.0 ** (2 * F + bits)
+    for j in range(2**k):
+        x = (np.arange(0, 2 ** (h + 1), 7) + j * 2**h - (1 << (h + k - 1))).astype(np.float64)
+        error = np.abs(a[j] * x**2 + b[j] * x + c[j] - 2.0 ** (F + bits) * np.maximum(x, 0)).max()
+        assert error == 0 if j != bend else error < one * 0.15 * 2.0 ** (h - F)
 
 
 # log2 of half a window: k, largest error, noise and bias of inputs that are normal with deviation 1
@@ -93,14 +109,14 @@ QUADRATIC_BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("kind", QUADRATIC)
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new"])
 @pytest.mark.parametrize("half", QUADRATIC_BOUNDS)
 def test_quadratic_pieces(kind: str, half: int) -> None:
     """Against the function, in its own units, and next to linear pieces: four times as many in
     windows of up to ±32, twice as many beyond."""
     k, worst, most_noise, most_bias = QUADRATIC_BOUNDS[half]
     act = ACTIVATIONS[kind]
-    pieces = make({"kind": kind, "tables": [0, 1, 2], "k": k, "h": half + 1 + F - k, "bits": 6, "guard": 0})
+    pieces = make({"kind": kind, "degree": 2, "tables": [0, 1, 2], "k": k, "h": half + 1 + F - k, "bits": 6, "guard": 0})
     assert max(int(np.abs(table).max()) for table in pieces) < 2**38
     reach = (1 << min(half, 4)) - 1 << F  # but for the outermost pieces
     x = np.arange(-reach, reach, 3, dtype=np.float64)
@@ -125,12 +141,12 @@ def test_quadratic_pieces(kind: str, half: int) -> None:
     assert noise < 1.5 * errors(linear, 9, 2.0 ** (F + 10))[1]
 
 
+@pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
-def test_activation_guards(kind: str) -> None:
-    plain, outer, none = (
-        make({"kind": kind, "tables": [0, 1, 2], "k": 9, "h": 7, "bits": 10, "guard": guard}) for guard in range(3)
-    )
-    assert len(plain) == 2 + (kind in QUADRATIC)
+def test_activation_guards(kind: str, degree: int) -> None:
+    function = {"kind": kind, "degree": degree, "tables": [0, 1, 2], "k": 9, "h": 7, "bits": 10}
+    plain, outer, none = (make({**function, "guard": guard}) for guard in range(3))
+    assert len(plain) == degree + 1
     for guarded in (outer, none):  # the function is the same
         assert all(np.array_equal(x, y) for x, y in zip(plain, guarded[:-1], strict=True))
     # met from −8 to −4 and from 4 to 8; pieces are two steps wide
@@ -493,6 +509,35 @@ def test_bad_documents_are_refused(plan: NumericPlan, path: str, value: Any) -> 
         NumericPlan.from_json(change(plan, path, value))
 
 
+@pytest.mark.parametrize(
+    "frequencies",
+    [[], [0.1] * 4097, [7.0], [-0.1], [float("nan")], [float("inf")], ["1"], [True], [10**400], [[0.1]], "ab", None, 1],
+)
+def test_hostile_frequencies_are_refused(frequencies: Any) -> None:
+    function = {"kind": "rope_cos", "tables": [0], "bits": 14, "positions": 3}
+    assert check_function("f", {**function, "frequencies": [0.0, 0.5, 2 * np.pi]}) == 9
+    with pytest.raises(PlanError, match="frequencies"):
+        check_function("f", {**function, "frequencies": frequencies})
+
+
+def test_a_frequency_of_0_does_not_turn() -> None:
+    function = {"tables": [0], "bits": 14, "positions": 3, "frequencies": [0.5, 0.0]}
+    cos, sin = (make({**function, "kind": kind})[0].reshape(3, 2) for kind in ("rope_cos", "rope_sin"))
+    assert cos[:, 1].tolist() == [1 << 14] * 3 and not sin[:, 1].any()
+    assert cos[:, 0].tolist() == [round(2**14 * math.cos(t / 2)) for t in range(3)]
+
+
+def test_every_layer_says_whether_it_turns(plan: NumericPlan) -> None:
+    rope = json.loads(plan.to_json())["rope"]
+    for value in (None, rope[:-1], [*rope, None], rope[0]):
+        with pytest.raises(PlanError, match="rope"):
+            NumericPlan.from_json(change(plan, "rope", value))
+    for other in ({"bits": 14, "cos": 0, "sin": 0}, {"bits": 33, "cos": 0, "sin": 0}):  # no table of positions
+        with pytest.raises(PlanError, match=r"rope\[1\]"):
+            NumericPlan.from_json(change(plan, "rope/1", other))
+    assert NumericPlan.from_json(change(plan, "rope/1", None)).rope[1] is None
+
+
 def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:
     """The error names the field, by its last name at least."""
     fields = {}
@@ -519,6 +564,8 @@ def test_no_integer_may_be_minus_five(plan: NumericPlan) -> None:
     [
         ("gelu_new", "guard", 3),
         ("gelu_new", "guard", 1),  # a table more
+        ("gelu_new", "degree", 1),  # a table less
+        ("silu", "degree", 2),
         ("silu", "guard", 2),
         ("silu", "offset", 0),
     ],

@@ -144,8 +144,8 @@ class Mutilation:
                 linear["out_shift"] = [self.shift(shift, least, MAX_WEIGHT_BITS) for _ in range(rows)]
             if self.rng.integers(2):
                 linear["in_shift"] = [self.shift(s, 0) for s in linear["in_shift"]]
-        if d["rope"]:
-            d["rope"]["bits"] = self.shift(d["rope"]["bits"], 0)
+        for rope in filter(None, d["rope"]):
+            rope["bits"] = self.shift(rope["bits"], 0)
 
 
 def louder(weights: IntegerModel, rng: np.random.Generator, wild: bool) -> IntegerModel:

@@ -93,7 +93,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: gguf.GGMLQuantizationTy
     writer.add_feed_forward_length(c.ff)
     writer.add_head_count(c.heads)
     writer.add_head_count_kv(c.kv_heads)
-    writer.add_rope_freq_base(c.rope_theta)
+    writer.add_rope_freq_base(1e4)
     writer.add_rope_dimension_count(c.head_dim)
     writer.add_key_length(c.head_dim)
     writer.add_value_length(c.head_dim)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.numerics.pieces import F
-from cryptogen.numerics.plan import Attention, NumericPlan, tables
+from cryptogen.numerics.plan import Attention, NumericPlan, Rope, tables
 from cryptogen.numerics.quantise import IntegerModel
 
 from .exact import cat_rows, product, scores_of, weighted_values
@@ -127,8 +127,8 @@ class FixedBackend:
         q, k, v = np.split(qkv, [m.q_dim, m.q_dim + m.kv_dim], axis=1)
         q, k = q.reshape(rows, m.heads, m.head_dim), k.reshape(rows, m.kv_heads, m.head_dim)
         v = v.reshape(k.shape)
-        if m.rope:
-            q, k = self._rotate(q), self._rotate(k)
+        if (rope := self.plan.rope[layer]) is not None:
+            q, k = self._rotate(q, rope), self._rotate(k, rope)
         keys = self._keys[layer] = cat_rows(self._keys[layer], k)  # [L, kv_heads, head_dim]
         values = self._values[layer] = cat_rows(self._values[layer], v)
         out = np.empty_like(q)  # [T, heads, head_dim]
@@ -140,11 +140,9 @@ class FixedBackend:
             out[0] = times(v[0].repeat(m.heads // m.kv_heads, axis=0), np.int64(1) << shift)
         return out.reshape(rows, m.q_dim)
 
-    def _rotate(self, x: Ints) -> Ints:
+    def _rotate(self, x: Ints, rope: Rope) -> Ints:
         """A5.4: half-rotation RoPE at the positions of this call; one event in the layout of x [T,
         heads, head_dim]."""
-        rope = self.plan.rope
-        assert rope is not None
         pairs = self.shape.head_dim // 2
         cos, sin = (self._tables[n].reshape(-1, 1, pairs)[self._start : self._end] for n in (rope.cos, rope.sin))
         low, high = np.split(x, 2, axis=2)

@@ -79,8 +79,8 @@ class FloatBackend:
         c, rows = self.config, len(qkv)
         q, k, v = np.split(qkv, [c.q_width, c.q_width + c.kv_width], axis=-1)
         q, k = q.reshape(rows, c.heads, c.head_dim), k.reshape(rows, c.kv_heads, c.head_dim)
-        if c.rope:
-            q, k = (rotate(x, self._start, c.rope_theta) for x in (q, k))
+        if c.rotates(layer):
+            q, k = (rotate(x, self._start, c.rope) for x in (q, k))
             self._observe(f"layers.{layer}.rope", np.concatenate([q.reshape(rows, -1), k.reshape(rows, -1)], axis=1))
         self._keys[layer] = np.concatenate([self._keys[layer], k])  # [L, kv_heads, head_dim]
         self._values[layer] = np.concatenate([self._values[layer], v.reshape(k.shape)])
@@ -112,23 +112,22 @@ class FloatBackend:
         return self.linear(x, "head")
 
 
-def rotate(x: NDArray[Any], start: int, theta: float) -> Array:
+def rotate(x: NDArray[Any], start: int, rope: Sequence[float]) -> Array:
     """RoPE in the half-rotation layout: rows `start…` of x [T, heads, head_dim], pairs (i, i +
     head_dim/2).
 
-    `x'_i = x_i cos φ − x_{i+n} sin φ`, `x'_{i+n} = x_{i+n} cos φ + x_i sin φ`,
-    `φ = t·theta^(−i/n)`, n = head_dim/2 (Su et al. 2021).
+    `x'_i = x_i cos φ − x_{i+n} sin φ`, `x'_{i+n} = x_{i+n} cos φ + x_i sin φ`, `φ = t·rope_i`,
+    n = head_dim/2 (Su et al. 2021).
     """
-    cos, sin = rope_table(start, start + len(x), x.shape[-1], theta)  # [T, n]
+    cos, sin = rope_table(start, start + len(x), rope)  # [T, n]
     cos, sin = cos[:, None, :], sin[:, None, :]
     low, high = np.split(x, 2, axis=-1)
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(np.float32)
 
 
-def rope_table(start: int, stop: int, head_dim: int, theta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rope_table(start: int, stop: int, rope: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """cos φ and sin φ of positions start..stop−1, float64, [stop − start, head_dim/2] each."""
-    n = head_dim // 2
-    angle = np.arange(start, stop, dtype=np.float64)[:, None] * theta ** (-np.arange(n, dtype=np.float64) / n)
+    angle = np.arange(start, stop, dtype=np.float64)[:, None] * np.array(rope)
     return np.cos(angle), np.sin(angle)
 
 
@@ -139,7 +138,7 @@ class _Weights:
     def __init__(self, model: Checkpoint | Canonical) -> None:
         self._model = model
         canonical = isinstance(model, Canonical)
-        self.centred = not canonical and model.config.arch == "gpt2"
+        self.centred = not canonical and model.config.norm == "layer"
         self.score_scale = np.float32(1.0 if canonical else model.config.head_dim**-0.5)
         # A pass reads every tensor: an ordinary checkpoint's stay in memory.
         self._tensors: Mapping[str, Array] = {} if isinstance(model, Canonical) else model.held
@@ -161,7 +160,7 @@ class _Weights:
         if isinstance(self._model, Canonical):
             return self._model.weight[site], self._model.bias[site]
         if site == "head":
-            return self._tensors[self._model.head_name], None
+            return self._tensors[self._model.head_name], self._tensors.get("head.bias")
         return self._tensors[f"{site}.weight"], self._tensors.get(f"{site}.bias")
 
 

@@ -13,25 +13,32 @@ from cryptogen.errors import InputError
 from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.plan import NumericPlan
 from cryptogen.weights.canonical import canonicalise
-from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
+from cryptogen.weights.checkpoint import Checkpoint, bias_shapes, tensor_shapes
+from cryptogen.weights.rope import frequencies
 from cryptogen.weights.tensors import Array, Stored, Tensors
 
 SHAPES = {
     "gpt2": ModelConfig(
-        arch="gpt2", layers=12, d=768, heads=12, kv_heads=12, head_dim=64, ff=3072, gated=False, rope=False,
-        rope_theta=10000.0, vocab=50257, context=1024, norm_eps=1e-5, activation="gelu_new", tied=True,
+        layers=12, d=768, heads=12, kv_heads=12, head_dim=64, ff=3072, gated=False, norm="layer", parallel=False,
+        rope=(), unrotated=(), vocab=50257, context=1024, norm_eps=1e-5, activation="gelu_new", tied=True,
     ),
     "smollm2": ModelConfig(
-        arch="llama", layers=30, d=576, heads=9, kv_heads=3, head_dim=64, ff=1536, gated=True, rope=True,
-        rope_theta=100000.0, vocab=49152, context=2048, norm_eps=1e-5, activation="silu", tied=True,
+        layers=30, d=576, heads=9, kv_heads=3, head_dim=64, ff=1536, gated=True, norm="rms", parallel=False,
+        rope=frequencies(1e5, 64), unrotated=(), vocab=49152, context=2048, norm_eps=1e-5, activation="silu", tied=True,
+    ),
+    "qwen2.5-0.5b": ModelConfig(
+        layers=24, d=896, heads=14, kv_heads=2, head_dim=64, ff=4864, gated=True, norm="rms", parallel=False,
+        rope=frequencies(1e6, 64), unrotated=(), vocab=151936, context=2048, norm_eps=1e-6, activation="silu",
+        tied=True,
     ),
     "llama-1b": ModelConfig(
-        arch="llama", layers=16, d=2048, heads=32, kv_heads=8, head_dim=64, ff=8192, gated=True, rope=True,
-        rope_theta=500000.0, vocab=128256, context=2048, norm_eps=1e-5, activation="silu", tied=True,
+        layers=16, d=2048, heads=32, kv_heads=8, head_dim=64, ff=8192, gated=True, norm="rms", parallel=False,
+        rope=frequencies(5e5, 64), unrotated=(), vocab=128256, context=2048, norm_eps=1e-5, activation="silu",
+        tied=True,
     ),
     "tiny": ModelConfig(
-        arch="llama", layers=3, d=64, heads=4, kv_heads=2, head_dim=16, ff=128, gated=True, rope=True,
-        rope_theta=10000.0, vocab=512, context=256, norm_eps=1e-5, activation="silu", tied=True,
+        layers=3, d=64, heads=4, kv_heads=2, head_dim=16, ff=128, gated=True, norm="rms", parallel=False,
+        rope=frequencies(1e4, 16), unrotated=(), vocab=512, context=256, norm_eps=1e-5, activation="silu", tied=True,
     ),
 }  # fmt: skip
 
@@ -48,9 +55,11 @@ def shape(name: str, blocks: int | None = None) -> ModelConfig:
 
 def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
     """Normal weights, scaled so that every layer's output is about as large as its input; gains
-    around 1."""
-    source = Path(f"random-{config.arch}")
-    stored = {name: Stored(size, partial(_normal, name, size, seed)) for name, size in tensor_shapes(config).items()}
+    around 1. All but the head have biases if norms are LayerNorm, as GPT-2's."""
+    source, sizes = Path(f"random-{config.norm}"), tensor_shapes(config)
+    if config.norm == "layer":
+        sizes |= {name: size for name, size in bias_shapes(config).items() if name != "head.bias"}
+    stored = {name: Stored(size, partial(_normal, name, size, seed)) for name, size in sizes.items()}
     return Checkpoint(config, Tensors(stored, source), None, source)
 
 

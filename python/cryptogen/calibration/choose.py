@@ -55,7 +55,7 @@ GATED_K, PLAIN_K, NARROW = 9, (7, 8), 5
 ACT_BITS = 6  # scale of A; the product that enters `down` is at 2F + 6
 # log2 of half an activation's window: that of the narrowest, and of the widest that is taken
 # without need
-FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5}
+FINEST, COARSEST = 3, {"silu": 6, "gelu": 5, "gelu_new": 5, "relu": 5}
 SQUARES_BITS = 42  # of the largest sum of squares: more, and its truncation fails too often
 NORMED_BITS = 38  # of what enters a matrix behind a norm: shares of more than that wrap too often
 # log2 of e' of a score at the anchor; fewer where a column of Σ e'·v might pass WEIGHTED_BITS: its
@@ -156,14 +156,14 @@ def _scaled(largest: float, bits: int) -> int:
     return math.ceil(ROUNDED * max(largest, 2.0**-F) * 2.0**bits)
 
 
-def _rope(c: ModelConfig, tables: TableSet) -> Rope | None:
+def _rope(c: ModelConfig, tables: TableSet) -> tuple[Rope | None, ...]:
     if not c.rope:
-        return None
+        return (None,) * c.layers
     ids = [
-        tables.add(1, kind=kind, bits=ROPE_BITS, theta=c.rope_theta, positions=c.context, pairs=c.head_dim // 2)[0]
+        tables.add(1, kind=kind, bits=ROPE_BITS, frequencies=list(c.rope), positions=c.context)[0]
         for kind in ("rope_cos", "rope_sin")
     ]
-    return Rope(ROPE_BITS, ids[0], ids[1])
+    return tuple(Rope(ROPE_BITS, ids[0], ids[1]) if c.rotates(i) else None for i in range(c.layers))
 
 
 def _norm(seen: Observation, site: str, margins: Margins, tables: TableSet) -> tuple[Norm, int]:
@@ -213,8 +213,8 @@ def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits,
     k = GATED_K if c.gated else PLAIN_K[int(halves.max()) > NARROW]
     for half, guard in kinds:
         h = half + 1 + F - k
-        count = (2 if c.gated else 3) + (guard > 0)
-        ids = tables.add(count, kind=c.activation, k=k, h=h, bits=ACT_BITS, guard=guard)
+        degree = 1 if c.gated else 2
+        ids = tables.add(degree + 1 + (guard > 0), kind=c.activation, degree=degree, k=k, h=h, bits=ACT_BITS, guard=guard)
         windows.append(Window(h, ids[0], ids[1], None if c.gated else ids[2], ids[-1] if guard else None))
     return Activation(k, tuple(windows), tuple(kinds.index(kind) for kind in wanted))
 

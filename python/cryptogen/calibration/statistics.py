@@ -58,9 +58,9 @@ def failure_parts(plan: NumericPlan, seen: Observation, length: int) -> dict[str
         outputs = seen.y[site] * row_factors(c, site) / max(seen.tokens, 1)
         if site != "head":  # of whose results the leading bits are sent
             parts["out of matrices"] += float((outputs * 2.0 ** (F + np.array(linear.out_shift))).sum())
-        if kind == "qkv" and plan.rope:
+        if kind == "qkv" and (rope := plan.rope[i]):
             rotated = float(outputs[: c.q_dim + c.kv_dim].sum())
-            parts["rotation"] += math.sqrt(2) * rotated * 2.0 ** (F + plan.rope.bits)
+            parts["rotation"] += math.sqrt(2) * rotated * 2.0 ** (F + rope.bits)
     for site, norm, entry in zip(c.norm_sites(), plan.norms, _entered(plan), strict=True):
         square = seen.mean_square[site].all
         if norm.pre_shift:

@@ -45,7 +45,7 @@ def _described(plan: NumericPlan) -> str:
     c, s = plan.model, plan.statistics
     linear = sum(a * b for a, b in c.sites().values())
     lines = [
-        f"{c.arch}: {c.layers} layers, d {c.d}, {c.heads} heads ({c.kv_heads} kv), vocab {c.vocab}",
+        f"{c.layers} layers, d {c.d}, {c.heads} heads ({c.kv_heads} kv), vocab {c.vocab}",
         f"{linear / 1e6:.1f} M weights in {len(c.sites())} matrices",
         f"plan {plan.digest()[:16]}…, {plan.tables} tables, calibrated on {s.get('tokens', 0)} tokens",
     ]

@@ -39,8 +39,8 @@ class Backend(Protocol[Value]):
         ...
 
     def attention(self, qkv: Value, layer: int) -> Value:
-        """Split q | k | v, rotate (RoPE), append k and v to the layer's cache, causal softmax: [T,
-        q_width]."""
+        """Split q | k | v, rotate (RoPE, where the layer does), append k and v to the layer's
+        cache, causal softmax: [T, q_width]."""
         ...
 
     def activation(self, u: Value, layer: int) -> Value:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from cryptogen.errors import InvalidConfig
 
-Arch = Literal["gpt2", "llama"]
-Activation = Literal["gelu_new", "gelu", "silu"]
+NormKind = Literal["layer", "rms"]
+Activation = Literal["gelu_new", "gelu", "relu", "silu"]
 
 # Far above any model that two parties could run; keeps a hostile header from asking for absurd
 # allocations.
 LARGEST = {"layers": 1024, "d": 1 << 16, "heads": 1024, "kv_heads": 1024, "head_dim": 1 << 12, "ff": 1 << 18,
            "vocab": 1 << 20, "context": 1 << 20}  # fmt: skip
+FULL_TURN = 2 * math.pi  # radians; more of them a position are no other rotation
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,6 @@ class ModelConfig:
     """Sizes and options of a decoder-only transformer. Checked when made: `InvalidConfig` names the
     bad field."""
 
-    arch: Arch  # "gpt2": LayerNorm, learned positions, biases; "llama": RMSNorm, RoPE
     layers: int
     d: int  # width of the residual stream
     heads: int
@@ -30,8 +31,10 @@ class ModelConfig:
     head_dim: int
     ff: int  # width of the MLP (of each half when gated)
     gated: bool
-    rope: bool
-    rope_theta: float
+    norm: NormKind
+    parallel: bool  # the MLP reads what attention reads, not what attention has been added to
+    rope: tuple[float, ...]  # radians that each pair of a head turns by per position, [head_dim/2]; learned ones if ()
+    unrotated: tuple[int, ...]  # layers in which no pair turns, ascending
     vocab: int
     context: int
     norm_eps: float
@@ -43,21 +46,32 @@ class ModelConfig:
             self._check_type(field.name, getattr(self, field.name))
         if self.heads % self.kv_heads:
             raise InvalidConfig("kv_heads", f"a divisor of heads = {self.heads}", self.kv_heads)
-        if self.rope and self.head_dim % 2:
-            raise InvalidConfig("head_dim", "an even number (RoPE pairs)", self.head_dim)
+        if self.rope and 2 * len(self.rope) != self.head_dim:
+            raise InvalidConfig("rope", f"a number for each pair of head_dim = {self.head_dim}", len(self.rope))
+        if self.unrotated and not self.rope:
+            raise InvalidConfig("unrotated", "none without rotary positions", len(self.unrotated))
 
     def _check_type(self, name: str, value: object) -> None:
         if name in LARGEST:
             if type(value) is not int or not 1 <= value <= LARGEST[name]:
                 raise InvalidConfig(name, f"an integer in 1..{LARGEST[name]}", value)
-        elif name in ("rope_theta", "norm_eps"):
+        elif name == "norm_eps":
             if type(value) is not float or not 0.0 < value < 1e12:
                 raise InvalidConfig(name, "a positive float", value)
-        elif name in ("gated", "rope", "tied"):
+        elif name in ("gated", "parallel", "tied"):
             if type(value) is not bool:
                 raise InvalidConfig(name, "true or false", value)
+        elif name == "rope":
+            if type(value) is not tuple or any(type(f) is not float or not 0.0 <= f <= FULL_TURN for f in value):
+                raise InvalidConfig(name, "floats of up to a full turn", value)
+        elif name == "unrotated":
+            layers = range(self.layers)
+            if type(value) is not tuple or any(type(i) is not int or i not in layers for i in value):
+                raise InvalidConfig(name, f"layers of {self.layers}", value)
+            if list(value) != sorted(set(value)):
+                raise InvalidConfig(name, "layers in ascending order", value)
         else:
-            allowed = get_args(Arch if name == "arch" else Activation)
+            allowed = get_args(NormKind if name == "norm" else Activation)
             if value not in allowed:
                 raise InvalidConfig(name, f"one of {allowed}", value)
 
@@ -73,6 +87,10 @@ class ModelConfig:
     def qkv_width(self) -> int:
         """Rows of the qkv matrix: q heads, then k heads, then v heads."""
         return self.q_width + 2 * self.kv_width
+
+    def rotates(self, layer: int) -> bool:
+        """Whether a layer's queries and keys are turned by their positions."""
+        return bool(self.rope) and layer not in self.unrotated
 
     @property
     def up_width(self) -> int:
@@ -112,4 +130,5 @@ class ModelConfig:
             raise InvalidConfig(sorted(map(str, extra))[0], "no such option", "present")
         if missing := names - set(values):
             raise InvalidConfig(sorted(missing)[0], "a value", None)
-        return cls(**values)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}  # JSON has no tuples
+        return cls(**{**values, **lists})

@@ -28,11 +28,11 @@ def forward(backend: Backend[Value], config: ModelConfig, tokens: Sequence[int],
         x = backend.norm(h, f"layers.{i}.attn_norm")  # [T, d]
         qkv = backend.linear(x, f"layers.{i}.qkv")  # [T, q_width + 2·kv_width]
         x = backend.attention(qkv, i)  # [T, q_width]
-        h = backend.add(h, backend.linear(x, f"layers.{i}.o"))  # [T, d]
-        x = backend.norm(h, f"layers.{i}.mlp_norm")  # [T, d]
+        attended = backend.add(h, backend.linear(x, f"layers.{i}.o"))  # [T, d]
+        x = backend.norm(h if config.parallel else attended, f"layers.{i}.mlp_norm")  # [T, d]
         u = backend.linear(x, f"layers.{i}.up")  # [T, ff], gated: [T, 2·ff]
         x = backend.activation(u, i)  # [T, ff]
-        h = backend.add(h, backend.linear(x, f"layers.{i}.down"))  # [T, d]
+        h = backend.add(attended, backend.linear(x, f"layers.{i}.down"))  # [T, d]
     if want == "none":
         return None
     if want == "last":

@@ -24,6 +24,11 @@ def gelu(x: Floats) -> Floats:
     return (0.5 * x * (1.0 + _erf(x.astype(np.float64) / math.sqrt(2.0)))).astype(x.dtype)
 
 
+def relu(x: Floats) -> Floats:
+    """`max(x, 0)`."""
+    return np.maximum(x, 0)
+
+
 def silu(x: Floats) -> Floats:
     """`x · sigmoid(x)`, written with tanh so that no input overflows."""
     return 0.5 * x * (1.0 + np.tanh(0.5 * x))
@@ -36,4 +41,4 @@ def _erf(x: Floats) -> Floats:
     return np.asarray(np.sign(x) * (1.0 - series * np.exp(-x * x)))
 
 
-ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"gelu_new": gelu_new, "gelu": gelu, "silu": silu}
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"gelu_new": gelu_new, "gelu": gelu, "relu": relu, "silu": silu}

@@ -22,8 +22,6 @@ MAX_ENTRY = 1 << 46
 SHIFT = 5 / 6  # of the way from the chord to the curve
 STEPS = 32  # samples of an interval for a parabola
 
-QUADRATIC = ("gelu", "gelu_new")  # kinds of plain activations
-
 NET_SHIFT, NET_K = 32, 12  # the net of a scalar (A4): of its argument so many bits are cut off, then looked up
 NET_H, NET_INSIDE = 10, 2  # shift of its index, at least; log2 of the segments that a window has
 
@@ -72,9 +70,9 @@ def fit_quadratic(fn: Callable[[Floats], Floats], offset: int, h: int, k: int) -
 
 
 def _activation(f: dict[str, Any]) -> list[IntTable]:
-    """An activation around 0. Quadratic pieces of `2^(2F + bits) · act(x/2^F)`: `A` at scale
-    `2^bits`, `B` at `2^(bits + F)`, `C` at `2^(bits + 2F)`. Linear ones, of gated activations, of
-    `2^(F + bits) · act(x/2^F)`: `A` at scale `2^bits`, `B` at scale `2^(bits + F)`.
+    """An activation around 0. Pieces of degree 2, of plain activations, of `2^(2F + bits) ·
+    act(x/2^F)`: `A` at scale `2^bits`, `B` at `2^(bits + F)`, `C` at `2^(bits + 2F)`. Of degree 1,
+    of gated ones, of `2^(F + bits) · act(x/2^F)`: `A` at scale `2^bits`, `B` at `2^(bits + F)`.
 
     Guard 0: none. 1: the outer quarters of the window, where values are right, but those beyond the
     window are met too.
@@ -82,7 +80,7 @@ def _activation(f: dict[str, Any]) -> list[IntTable]:
     """
     act, k, h = ACTIVATIONS[f["kind"]], f["k"], f["h"]
     start = -(1 << (k + h - 1))
-    if f["kind"] in QUADRATIC:
+    if f["degree"] == 2:
         tables = list(fit_quadratic(lambda x: 2.0 ** (2 * F + f["bits"]) * act(x / 2**F), start, h, k))
     else:
         tables = list(fit(lambda x: 2.0 ** (F + f["bits"]) * act(x / 2**F), start, 0, h, k))
@@ -130,15 +128,12 @@ def _rsqrt(f: dict[str, Any]) -> list[IntTable]:
     return _positive(lambda x: f["numerator"] / np.sqrt(x + f["eps"]), f)
 
 
-def rotary(kind: str, bits: int, theta: float, positions: int, pairs: int) -> IntTable:
-    """`round(2^bits · cos|sin(t·θ^(−i/pairs)))` [positions·pairs], position-major (RoFormer, Su et
-    al. 2021)."""
-    angle = np.arange(positions)[:, None] * theta ** (-np.arange(pairs) / pairs)  # [positions, pairs]
-    return np.rint(2.0**bits * (np.cos(angle) if kind == "rope_cos" else np.sin(angle))).astype(np.int64).reshape(-1)
-
-
 def _rotary(f: dict[str, Any]) -> list[IntTable]:
-    return [rotary(f["kind"], f["bits"], f["theta"], f["positions"], f["pairs"])]
+    """`round(2^bits · cos|sin(t·f_i))` [positions·pairs], position-major, `f_i` the frequency of a
+    pair (RoFormer, Su et al. 2021)."""
+    angle = np.arange(f["positions"])[:, None] * np.array(f["frequencies"], dtype=np.float64)  # [positions, pairs]
+    turned = np.cos(angle) if f["kind"] == "rope_cos" else np.sin(angle)
+    return [np.rint(2.0 ** f["bits"] * turned).astype(np.int64).reshape(-1)]
 
 
 MAKERS: dict[str, Callable[[dict[str, Any]], list[IntTable]]] = {

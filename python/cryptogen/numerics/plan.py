@@ -37,14 +37,12 @@ MAX_SHIFT = 32  # p mod 2^k = 1 holds up to here
 MAX_WEIGHT_BITS = 15  # f_w of a matrix's rows
 LOGIT_ROOM = 62  # log2 of what the head's bound is scaled up to at most: half of what the field holds (A8)
 MAX_LOGIT_SHIFT = 40  # the leading 24 bits of a number modulo p are in units of about 2^40
-ARCHITECTURES = ("gpt2", "llama")
 MAX_WINDOWS = 64  # of one layer's activations
 MAX_ENTRIES = 1 << 26  # of all tables together: 512 MB
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    arch: str
     layers: int
     d: int
     heads: int
@@ -52,7 +50,7 @@ class ModelShape:
     head_dim: int
     ff: int
     gated: bool
-    rope: bool
+    parallel: bool
     vocab: int
     context: int
 
@@ -198,7 +196,7 @@ class NumericPlan:
     logit_bits: int
     logit_bound: int  # more than any logit can be, scale 2^logit_bits
     embed: Embed
-    rope: Rope | None
+    rope: tuple[Rope | None, ...]  # of each layer
     norms: tuple[Norm, ...]
     linears: dict[str, Linear]
     attention: tuple[Attention, ...]
@@ -291,12 +289,10 @@ def check(plan: NumericPlan) -> None:
     m = plan.model
     _equal("f", F, plan.f)
     _within("logit_bits", plan.logit_bits, F, F + MAX_WEIGHT_BITS)
-    if m.arch not in ARCHITECTURES:
-        raise PlanError("model.arch", ARCHITECTURES, m.arch)
     for name in ("layers", "d", "heads", "kv_heads", "head_dim", "ff", "vocab", "context"):
         _within(f"model.{name}", getattr(m, name), 1, 1 << 20)
     _equal("model.heads mod kv_heads", 0, m.heads % m.kv_heads)
-    _equal("rope given", m.rope, plan.rope is not None)
+    _equal("rope", m.layers, len(plan.rope))
     _equal("norms", 2 * m.layers + 1, len(plan.norms))
     _equal("attention", m.layers, len(plan.attention))
     _equal("activations", m.layers, len(plan.activations))
@@ -345,10 +341,10 @@ def check(plan: NumericPlan) -> None:
     for where, _, k, ids in _lookups(plan):
         for number in ids:
             _equal(f"{where}: length of table {number}", 1 << k, sizes[number])
-    if plan.rope:
-        for number in (plan.rope.cos, plan.rope.sin):
-            _within("rope: table", number, 0, plan.tables - 1)
-            _equal(f"rope: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
+    for i, rope in enumerate(plan.rope):
+        for number in (rope.cos, rope.sin) if rope else ():
+            _within(f"rope[{i}]: table", number, 0, plan.tables - 1)
+            _equal(f"rope[{i}]: length of table {number}", m.context * (m.head_dim // 2), sizes[number])
 
 
 def _check_head(where: str, head: Head) -> None:
@@ -363,8 +359,7 @@ def _check_head(where: str, head: Head) -> None:
 
 def _shifts(plan: NumericPlan) -> Iterator[tuple[str, int]]:
     yield "embed.shift", plan.embed.shift
-    if plan.rope:
-        yield "rope.bits", plan.rope.bits
+    yield from ((f"rope[{i}].bits", rope.bits) for i, rope in enumerate(plan.rope) if rope)
     for site, linear in plan.linears.items():
         yield from ((f"{site}: shift", s) for s in (*linear.in_shift, *linear.out_shift))
     for i, norm in enumerate(plan.norms):

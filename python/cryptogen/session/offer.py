@@ -30,7 +30,7 @@ from cryptogen.tokens import ChatML, Tokenizer
 from .messages import parse_object
 from .prefix import Prefix
 
-VERSION = 4
+VERSION = 5
 DOCUMENTS = ("plan", "tokenizer")
 LARGEST_DOCUMENT = 64 << 20
 PIECE = 600_000  # compressed bytes per control message (limit 1 MiB, base64 adds a third)

@@ -95,7 +95,7 @@ class _Rewriting:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint, self._config = checkpoint, checkpoint.config
-        self._centre = checkpoint.config.arch == "gpt2"
+        self._centre = checkpoint.config.norm == "layer"
         self._last: tuple[str, Array] | None = None
         self._balances: dict[int, Balance] = {}
 
@@ -126,7 +126,7 @@ class _Rewriting:
             beta = vectors[f"{norm}.bias"].astype(np.float64)
             folded = np.concatenate([rows.astype(np.float64) @ beta for rows in _slices(self._source(site))])
             b = folded if b is None else b + folded
-        elif b is not None and self._centre:  # `o` and `down`
+        elif b is not None and norm is None and self._centre:  # `o` and `down`
             b -= b.mean()
         if b is None:
             return None

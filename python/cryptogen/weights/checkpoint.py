@@ -1,9 +1,10 @@
 """A model, one layout whatever file it came from.
 
 Tensors are float32, matrices `[d_out, d_in]`, q/k rows in the half-rotation RoPE layout. Names:
-`embed` [vocab, d], `pos` [context, d] (gpt2), and per site of the decoder `{norm}.gain`,
-`{norm}.bias` [d] (gpt2), `{linear}.weight`, `{linear}.bias` [d_out] (gpt2); `head.weight` [vocab,
-d] unless tied to `embed`.
+`embed` [vocab, d], `pos` [context, d] without rotary positions, and per site of the decoder
+`{norm}.gain` [d] and `{linear}.weight`; `head.weight` [vocab, d] unless tied to `embed`. Where the
+model has them: `{norm}.bias` [d], `{linear}.bias` [d_out]. Constants by which a family multiplies
+are in the weights.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Checkpoint:
     stop: frozenset[int] = frozenset()  # any of these ends a generation
 
     def __post_init__(self) -> None:
-        shapes = tensor_shapes(self.config)
+        needed, biases = tensor_shapes(self.config), bias_shapes(self.config)
+        shapes = needed | {name: shape for name, shape in biases.items() if name in self.tensors}
         stored = self.tensors if isinstance(self.tensors, Tensors) else None
         for name, shape in shapes.items():
             if name not in self.tensors:
@@ -67,7 +69,9 @@ class Checkpoint:
         """SHA-256 over configuration and tensors (not the tokenizer): equal models have equal
         digests. Reads every tensor, one at a time."""
         h = hashlib.sha256(json.dumps(self.config.as_dict(), sort_keys=True).encode())
-        for name in tensor_shapes(self.config):
+        for name in (*tensor_shapes(self.config), *bias_shapes(self.config)):
+            if name not in self.tensors:  # a bias that the model does not have
+                continue
             h.update(name.encode() + b"\0")
             h.update(np.ascontiguousarray(self.tensors[name], dtype="<f4").data)
         return h.hexdigest()
@@ -80,20 +84,19 @@ def _check_numbers(name: str, tensor: Array) -> None:
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor that a checkpoint of this configuration has, in digest
+    """Name -> shape of every tensor that a checkpoint of this configuration must have, in digest
     order."""
-    bias = config.arch == "gpt2"
     shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab, config.d)}
     if not config.rope:
         shapes["pos"] = (config.context, config.d)
-    for site in config.norm_sites():
-        shapes[f"{site}.gain"] = (config.d,)
-        if bias:
-            shapes[f"{site}.bias"] = (config.d,)
+    shapes |= {f"{site}.gain": (config.d,) for site in config.norm_sites()}
     for site, shape in config.linear_shapes().items():
-        if site == "head" and config.tied:
-            continue
-        shapes[f"{site}.weight"] = shape
-        if bias and site != "head":
-            shapes[f"{site}.bias"] = shape[:1]
+        if site != "head" or not config.tied:
+            shapes[f"{site}.weight"] = shape
     return shapes
+
+
+def bias_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The same of the biases that it may have."""
+    norms = {f"{site}.bias": (config.d,) for site in config.norm_sites()}
+    return norms | {f"{site}.bias": shape[:1] for site, shape in config.linear_shapes().items()}

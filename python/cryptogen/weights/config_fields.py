@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cryptogen.errors import InvalidConfig, UnsupportedModel
 
 _MISSING = object()
@@ -15,31 +18,48 @@ class ConfigFields:
     """Typed access to a JSON-like mapping. Errors name the option, what was expected and what is
     there."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
+    def __init__(self, values: Mapping[str, Any], within: str = "") -> None:
+        self._values, self._within = values, f"{within}." if within else ""
 
     def integer(self, name: str, default: int | None = None) -> int:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidConfig(name, "an integer", value)
+            raise InvalidConfig(self.named(name), "an integer", value)
         return int(value)
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidConfig(name, "a number", value)
+            raise InvalidConfig(self.named(name), "a number", value)
         return float(value)
+
+    def named(self, name: str) -> str:
+        """What errors call an option."""
+        return self._within + name
+
+    def numbers(self, name: str, count: int) -> NDArray[np.float64]:
+        """A list of positive numbers."""
+        values = self._get(name, None)
+        sound = isinstance(values, list) and len(values) == count
+        if not sound or any(isinstance(x, bool) or not isinstance(x, int | float) or not 0 < x < 1e9 for x in values):
+            raise InvalidConfig(self.named(name), f"{count} positive numbers", values)
+        return np.array(values, dtype=np.float64)
+
+    def known(self, names: Iterable[str]) -> None:
+        """`UnsupportedModel` for an option of another name."""
+        if unknown := sorted(set(map(str, self._values)) - set(names)):
+            raise UnsupportedModel(self.named(unknown[0]), self._values.get(unknown[0]), ["absent"])
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._get(name, default)
         if not isinstance(value, bool):
-            raise InvalidConfig(name, "true or false", value)
+            raise InvalidConfig(self.named(name), "true or false", value)
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
         value = self._get(name, default)
         if not isinstance(value, str):
-            raise InvalidConfig(name, "a string", value)
+            raise InvalidConfig(self.named(name), "a string", value)
         return value
 
     def token_ids(self, name: str) -> list[int]:
@@ -47,19 +67,19 @@ class ConfigFields:
         value = self._values.get(name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if any(isinstance(t, bool) or not isinstance(t, int) for t in ids):
-            raise InvalidConfig(name, "token ids", value)
+            raise InvalidConfig(self.named(name), "token ids", value)
         return ids
 
     def only(self, name: str, supported: Iterable[Any]) -> None:
         """Absent or one of `supported`, else `UnsupportedModel`."""
         value, allowed = self._values.get(name, _MISSING), list(supported)
         if value is not _MISSING and not any(value == a and type(value) is type(a) for a in allowed):
-            raise UnsupportedModel(name, value, allowed)
+            raise UnsupportedModel(self.named(name), value, allowed)
 
     def _get(self, name: str, default: Any) -> Any:
         value = self._values.get(name)
         if value is None:
             value = default
         if value is None:
-            raise InvalidConfig(name, "a value", None)
+            raise InvalidConfig(self.named(name), "a value", None)
         return value

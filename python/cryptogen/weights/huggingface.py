@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from cryptogen.errors import InvalidConfig, MalformedFile, MissingFile, TensorMismatch
-from cryptogen.models.config import ModelConfig
 from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
-from cryptogen.weights.huggingface_config import read_config
+from cryptogen.weights.huggingface_config import read_layout
 from cryptogen.weights.reader import TensorReader
-from cryptogen.weights.tensors import Array, Stored, Tensors, read_converted, read_numbers, stacked, transposed
+from cryptogen.weights.tensors import Array, Stored, Tensors, read_converted, read_numbers
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 # Buffers that old versions of transformers stored beside the weights; they hold no parameters.
-_BUFFERS = r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+_BUFFERS = r".*\.(attn|attention)\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq"
 
 
 def load_folder(folder: Path) -> Checkpoint:
     """Read a folder. Errors: the `WeightsError` family."""
     values = _json(folder / "config.json", "model configuration")
-    config = read_config(values)
+    layout = read_layout(values)
+    config = layout.config
     entries = _tensors(folder)
     refused = {name: entry.refusal(name) for name, entry in entries.items() if entry.dtype not in _DTYPES}
     stored = {name: entry.stored() for name, entry in entries.items() if name not in refused}
     reader = TensorReader(folder, stored, refused, _BUFFERS)
-    tensors = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
+    tensors = layout.tensors(reader)
     reader.finish()
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
     if tokenizer is not None and (chat := _chat_template(folder)) is not None:
@@ -49,47 +49,6 @@ def load_folder(folder: Path) -> Checkpoint:
         stop.add(tokenizer.chat.end_id)
     first, last = bos[0] if bos else None, eos[0] if eos else None
     return Checkpoint(config, Tensors(tensors, folder), tokenizer, folder, first, last, frozenset(stop))
-
-
-def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
-    prefix = "transformer." if "transformer.wte.weight" in reader else ""
-    take = reader.under(prefix)
-    out = {"embed": take("wte.weight", c.vocab, c.d), "pos": take("wpe.weight", c.context, c.d)}
-    for i in range(c.layers):
-        for site, name in (("attn_norm", "ln_1"), ("mlp_norm", "ln_2")):
-            out[f"layers.{i}.{site}.gain"] = take(f"h.{i}.{name}.weight", c.d)
-            out[f"layers.{i}.{site}.bias"] = take(f"h.{i}.{name}.bias", c.d)
-        for site, name in (("qkv", "attn.c_attn"), ("o", "attn.c_proj"), ("up", "mlp.c_fc"), ("down", "mlp.c_proj")):
-            d_out, d_in = c.linear_shapes()[f"layers.{i}.{site}"]
-            stored = take(f"h.{i}.{name}.weight", d_in, d_out)  # GPT-2's Conv1D is [d_in, d_out]
-            out[f"layers.{i}.{site}.weight"] = transposed(stored)
-            out[f"layers.{i}.{site}.bias"] = take(f"h.{i}.{name}.bias", d_out)
-    out["final_norm.gain"], out["final_norm.bias"] = take("ln_f.weight", c.d), take("ln_f.bias", c.d)
-    return out | _head(reader, c)
-
-
-def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
-    out = {"embed": reader.take("model.embed_tokens.weight", c.vocab, c.d)}
-    for i in range(c.layers):
-        take = reader.under(f"model.layers.{i}.", ".weight")
-        out[f"layers.{i}.attn_norm.gain"] = take("input_layernorm", c.d)
-        out[f"layers.{i}.mlp_norm.gain"] = take("post_attention_layernorm", c.d)
-        q = take("self_attn.q_proj", c.q_width, c.d)
-        k, v = (take(f"self_attn.{n}_proj", c.kv_width, c.d) for n in "kv")
-        out[f"layers.{i}.qkv.weight"] = stacked(q, k, v)
-        out[f"layers.{i}.o.weight"] = take("self_attn.o_proj", c.d, c.q_width)
-        gate, up = (take(f"mlp.{n}_proj", c.ff, c.d) for n in ("gate", "up"))
-        out[f"layers.{i}.up.weight"] = stacked(gate, up)
-        out[f"layers.{i}.down.weight"] = take("mlp.down_proj", c.d, c.ff)
-    out["final_norm.gain"] = reader.take("model.norm.weight", c.d)
-    return out | _head(reader, c)
-
-
-def _head(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
-    if c.tied:
-        reader.skip("lm_head.weight")  # some files repeat the embedding
-        return {}
-    return {"head.weight": reader.take("lm_head.weight", c.vocab, c.d)}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
 from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
+from cryptogen.weights.rope import frequencies
 from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_numbers, stacked
 
 _HEADER = struct.Struct("<7i")
@@ -56,9 +57,9 @@ def _read_config(path: Path) -> ModelConfig:
     if heads < 1 or d % heads:
         raise InvalidConfig("n_heads", f"a divisor of dim = {d}", heads)
     return ModelConfig(
-        arch="llama", layers=layers, d=d, heads=heads, kv_heads=kv_heads, head_dim=d // heads, ff=ff, gated=True,
-        rope=True, rope_theta=10000.0, vocab=abs(vocab), context=context, norm_eps=1e-5, activation="silu",
-        tied=vocab > 0,
+        layers=layers, d=d, heads=heads, kv_heads=kv_heads, head_dim=d // heads, ff=ff, gated=True, norm="rms",
+        parallel=False, rope=frequencies(1e4, d // heads), unrotated=(), vocab=abs(vocab), context=context,
+        norm_eps=1e-5, activation="silu", tied=vocab > 0,
     )  # fmt: skip
 
 

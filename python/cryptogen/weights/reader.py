@@ -31,6 +31,10 @@ class TensorReader:
     def __contains__(self, name: str) -> bool:
         return name in self._names()
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor that can be read, if the file has it."""
+        return self._stored[name].shape if name in self._stored else None
+
     def take(self, name: str, *shape: int) -> Stored:
         """The tensor; `MissingTensor`, or `TensorMismatch` on another shape or dtype."""
         if name in self._refused:

@@ -133,6 +133,28 @@ def transposed(matrix: Stored) -> Stored:
     return Stored(matrix.shape[::-1], lambda: np.ascontiguousarray(matrix.read().T))
 
 
+def adjusted(
+    tensor: Stored, scale: float | Array = 1.0, rows: NDArray[np.int64] | None = None, offset: float = 0.0
+) -> Stored:
+    """Some rows of a tensor in another order, plus `offset`, times `scale`: one for all rows, or
+    one for each of those taken, [n]. The tensor itself if nothing is to be done."""
+    factors = np.atleast_1d(np.asarray(scale, dtype=np.float32))
+    if rows is None and not offset and (factors == 1).all():
+        return tensor
+    shape = (tensor.shape[0] if rows is None else len(rows), *tensor.shape[1:])
+
+    def read() -> Array:
+        numbers = tensor.read()
+        if rows is not None:
+            numbers = numbers[rows]
+        if offset:
+            numbers += np.float32(offset)
+        numbers *= factors.reshape(-1, *[1] * (numbers.ndim - 1))
+        return numbers
+
+    return Stored(shape, read)
+
+
 def half_rotated(rows: Stored, heads: int) -> Stored:
     """See `half_rotation`."""
     return Stored(rows.shape, lambda: half_rotation(rows.read(), heads))

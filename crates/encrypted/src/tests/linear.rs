@@ -129,8 +129,8 @@ fn the_papers_counted_stage() {
 }
 
 fn shape(d: usize, heads: usize, kv_heads: usize, head_dim: usize, ff: usize, gated: bool) -> ModelShape {
-    let (arch, vocab, context) = (String::new(), 100, 100);
-    ModelShape { arch, layers: 2, d, heads, kv_heads, head_dim, ff, gated, rope: gated, vocab, context }
+    let (vocab, context) = (100, 100);
+    ModelShape { layers: 2, d, heads, kv_heads, head_dim, ff, gated, parallel: false, vocab, context }
 }
 
 #[test]

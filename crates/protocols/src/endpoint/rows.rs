@@ -153,7 +153,7 @@ impl<P: Side> Endpoint<P> {
             let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
             for l in 0..m.layers {
                 let (ql, kl, vl) = match P::ROLE {
-                    Role::Client => split_qkv::<P>(&self.plan, first + i, &self.qkv_share(material, l)?),
+                    Role::Client => split_qkv::<P>(&self.plan, l, first + i, &self.qkv_share(material, l)?),
                     Role::Server => (
                         material.expand_mask(MaskLabel::Query, l, m.q_dim()),
                         material.expand_mask(MaskLabel::Key, l, m.kv_dim()),

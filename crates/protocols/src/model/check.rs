@@ -19,12 +19,13 @@ const MAX_WEIGHT: i64 = 24;
 impl Plan {
     pub(super) fn check(&self) -> Result<(), PlanError> {
         shift_ok("embed.shift", self.embed.shift)?;
-        if let Some(r) = &self.rope {
-            shift_ok("rope.bits", r.bits)?;
+        for (l, rope) in self.rope.iter().enumerate() {
+            let Some(r) = rope else { continue };
+            shift_ok(&format!("rope.{l}.bits"), r.bits)?;
             let n = (self.model.context * (self.model.head_dim / 2)) as i64;
             for id in [r.cos, r.sin] {
                 let len = self.tables.get(id).map_or(0, Vec::len);
-                expect(&format!("rope: length of table {id}"), n, len as i64)?;
+                expect(&format!("rope.{l}: length of table {id}"), n, len as i64)?;
             }
         }
         for (i, n) in self.norms.iter().enumerate() {

@@ -43,8 +43,6 @@ const MAX_WEIGHT_BITS: i64 = 15;
 /// Shape of the decoder.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct ModelShape {
-    /// `gpt2` or `llama`
-    pub arch: String,
     /// number of layers, `L`
     pub layers: usize,
     /// width of the residual stream
@@ -57,10 +55,10 @@ pub struct ModelShape {
     pub head_dim: usize,
     /// width of the activation
     pub ff: usize,
-    /// whether the activation is SiLU(gate)·up, not GELU
+    /// whether the activation is that of a gate, times up
     pub gated: bool,
-    /// whether positions are rotary, not learned
-    pub rope: bool,
+    /// whether the MLP reads what attention reads, not what attention has been added to
+    pub parallel: bool,
     /// tokens
     pub vocab: usize,
     /// most rows of a session
@@ -306,7 +304,7 @@ struct Document {
     f: u32,
     logit_bound: u64,
     embed: Embed,
-    rope: Option<Rope>,
+    rope: Vec<Option<Rope>>,
     norms: Vec<Norm>,
     linears: BTreeMap<String, Linear>,
     attention: Vec<Attention>,
@@ -320,8 +318,8 @@ pub struct Plan {
     pub model: ModelShape,
     /// embedding
     pub embed: Embed,
-    /// rotary positions, if the model has them
-    pub rope: Option<Rope>,
+    /// a layer each: rotary positions, if it has them
+    pub rope: Vec<Option<Rope>>,
     /// attention norm 0, MLP norm 0, attention norm 1, …, final norm
     pub norms: Vec<Norm>,
     /// a layer each
@@ -372,7 +370,7 @@ impl Plan {
             });
         }
         expect("heads mod kv_heads", 0, (m.heads % m.kv_heads) as i64)?;
-        expect("rope", m.rope as i64, doc.rope.is_some() as i64)?;
+        expect("rope", m.layers as i64, doc.rope.len() as i64)?;
         expect("norms", 2 * m.layers as i64 + 1, doc.norms.len() as i64)?;
         expect("attention", m.layers as i64, doc.attention.len() as i64)?;
         expect("activations", m.layers as i64, doc.activations.len() as i64)?;
@@ -434,14 +432,12 @@ impl Plan {
         LOGIT_ROOM.saturating_sub(log).min(MAX_LOGIT_SHIFT)
     }
 
-    /// `round(2^bits·cos)` and `…sin` of a position, `[head_dim/2]` each; empty without rotary
-    /// positions.
-    pub fn rotation(&self, position: usize) -> (&[i64], &[i64]) {
+    /// Of a layer with rotary positions, their scale `bits`, and `round(2^bits·cos)` and `…sin` of
+    /// a position, `[head_dim/2]` each.
+    pub fn rotation(&self, layer: usize, position: usize) -> Option<(u32, [&[i64]; 2])> {
         let n = self.model.head_dim / 2;
-        match &self.rope {
-            Some(r) => (&self.tables[r.cos][position * n..][..n], &self.tables[r.sin][position * n..][..n]),
-            None => (&[], &[]),
-        }
+        let rope = self.rope[layer].as_ref()?;
+        Some((rope.bits, [rope.cos, rope.sin].map(|id| &self.tables[id][position * n..][..n])))
     }
 
     /// A public integer table.

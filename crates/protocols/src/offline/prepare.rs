@@ -100,17 +100,23 @@ impl<P: Party> Preparer<'_, P> {
     /// # Errors
     /// As [`Preparer::linears`].
     pub fn rows(&mut self, mut linears: Linears, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<()> {
-        let layers = self.plan.model.layers;
+        let (layers, parallel) = (self.plan.model.layers, self.plan.model.parallel);
         let steps = (layers + 1) as u64;
         let (seeds, mut h) = self.embedded(&mut linears, sink)?;
         for l in 0..layers {
             self.outputs(&mut linears, Site::Qkv(l), sink)?;
             self.norm(2 * l, &seeds, &h, sink)?;
             self.attention_product(l, &seeds, sink)?;
-            add(&mut h, &self.outputs(&mut linears, Site::O(l), sink)?);
+            let attended = self.outputs(&mut linears, Site::O(l), sink)?;
+            if !parallel {
+                add(&mut h, &attended);
+            }
             self.norm(2 * l + 1, &seeds, &h, sink)?;
             let up = self.outputs(&mut linears, Site::Up(l), sink)?;
             self.activation(l, &up, &seeds, sink)?;
+            if parallel {
+                add(&mut h, &attended);
+            }
             add(&mut h, &self.outputs(&mut linears, Site::Down(l), sink)?);
             report(progress, "preparing rows", l as u64 + 1, steps)?;
         }

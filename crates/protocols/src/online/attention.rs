@@ -136,17 +136,17 @@ impl<P: Side> Online<P> {
         sums
     }
 
-    /// New rows' queries, keys and values, rotated where the model has rotary positions.
-    fn new_rows(&mut self, qkv: &Tensor<P>) -> NewRows {
+    /// New rows' queries, keys and values, rotated where the layer has rotary positions.
+    fn new_rows(&mut self, qkv: &Tensor<P>, layer: usize) -> NewRows {
         let plan = self.plan.clone();
         let mut new = NewRows { queries: vec![], keys: vec![], values: vec![] };
         for (i, row) in self.active.iter().enumerate() {
-            let (q, k, v) = split_qkv::<P>(&plan, row.position, qkv.row(i));
+            let (q, k, v) = split_qkv::<P>(&plan, layer, row.position, qkv.row(i));
             new.queries.push(q);
             new.keys.push(k);
             new.values.push(v);
         }
-        if plan.rope.is_some() {
+        if plan.rope[layer].is_some() {
             self.trace.truncated(new.queries.iter().flatten().copied());
             self.trace.truncated(new.keys.iter().flatten().copied());
         }

@@ -26,27 +26,32 @@ impl Drop for NewRows {
     }
 }
 
-/// A5.4 on one party's share of a row's heads, in place; a no-op without rotary positions.
-fn rotate<P: Party>(plan: &Plan, position: usize, x: &mut [Fp]) {
-    let Some(rope) = &plan.rope else { return };
-    let (cos, sin) = plan.rotation(position);
+/// A5.4 on one party's share of a row's heads, in place; a no-op in a layer without rotary
+/// positions.
+fn rotate<P: Party>(plan: &Plan, layer: usize, position: usize, x: &mut [Fp]) {
+    let Some((bits, [cos, sin])) = plan.rotation(layer, position) else { return };
     for head in x.chunks_mut(plan.model.head_dim) {
         let (a, b) = head.split_at_mut(cos.len());
         for i in 0..cos.len() {
             let (c, s) = (Fp::from_i64(cos[i]), Fp::from_i64(sin[i]));
             let (x, y) = (a[i], b[i]);
-            a[i] = trunc::<P>(x * c - y * s, rope.bits);
-            b[i] = trunc::<P>(y * c + x * s, rope.bits);
+            a[i] = trunc::<P>(x * c - y * s, bits);
+            b[i] = trunc::<P>(y * c + x * s, bits);
         }
     }
 }
 
 /// A party's share of a rotated query, key and value row from its share of the `qkv` output.
-pub(crate) fn split_qkv<P: Party>(plan: &Plan, position: usize, row: &[Fp]) -> (Vec<Fp>, Vec<Fp>, Vec<Fp>) {
+pub(crate) fn split_qkv<P: Party>(
+    plan: &Plan,
+    layer: usize,
+    position: usize,
+    row: &[Fp],
+) -> (Vec<Fp>, Vec<Fp>, Vec<Fp>) {
     let m = &plan.model;
     let mut q = row[..m.q_dim()].to_vec();
     let mut k = row[m.q_dim()..m.q_dim() + m.kv_dim()].to_vec();
-    rotate::<P>(plan, position, &mut q);
-    rotate::<P>(plan, position, &mut k);
+    rotate::<P>(plan, layer, position, &mut q);
+    rotate::<P>(plan, layer, position, &mut k);
     (q, k, row[m.q_dim() + m.kv_dim()..].to_vec())
 }

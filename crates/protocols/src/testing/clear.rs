@@ -250,13 +250,13 @@ impl<'a> Clear<'a> {
     }
 
     /// A5.4 on rows of whole heads.
-    fn rope(&mut self, x: &[i64], first: usize, width: usize) -> Vec<i64> {
+    fn rope(&mut self, x: &[i64], layer: usize, first: usize, width: usize) -> Vec<i64> {
         let plan = &self.tiny.plan;
-        let Some(rope) = &plan.rope else { return x.to_vec() };
+        let Some(rope) = &plan.rope[layer] else { return x.to_vec() };
         let (d, half) = (plan.model.head_dim, plan.model.head_dim / 2);
         let rotated: Vec<i64> = (0..x.len())
             .map(|i| {
-                let (cos, sin) = plan.rotation(first + i / width);
+                let (_, [cos, sin]) = plan.rotation(layer, first + i / width).expect("a layer that turns");
                 let e = i % d;
                 match e < half {
                     true => product(x[i], cos[e]) - product(x[i + half], sin[e]),
@@ -275,8 +275,8 @@ impl<'a> Clear<'a> {
         let part = |from: usize, n: usize| -> Vec<i64> {
             qkv.chunks(m.q_dim() + 2 * kv).flat_map(|r| r[from..from + n].to_vec()).collect()
         };
-        let q = self.rope(&part(0, m.q_dim()), first, m.q_dim());
-        let k = self.rope(&part(m.q_dim(), kv), first, kv);
+        let q = self.rope(&part(0, m.q_dim()), layer, first, m.q_dim());
+        let k = self.rope(&part(m.q_dim(), kv), layer, first, kv);
         self.k[layer].extend(k);
         self.v[layer].extend(part(m.q_dim() + kv, kv));
 
@@ -403,13 +403,13 @@ impl<'a> Clear<'a> {
             let x = self.norm(&h, Site::Qkv(l));
             let qkv = self.linear(&x, Site::Qkv(l));
             let x = self.attention(&qkv, l, first);
-            let y = self.linear(&x, Site::O(l));
-            add(&mut h, y);
-            let x = self.norm(&h, Site::Up(l));
+            let mut attended = h.clone();
+            add(&mut attended, self.linear(&x, Site::O(l)));
+            let x = self.norm(if m.parallel { &h } else { &attended }, Site::Up(l));
             let u = self.linear(&x, Site::Up(l));
             let x = self.activation(&u, l);
-            let y = self.linear(&x, Site::Down(l));
-            add(&mut h, y);
+            add(&mut attended, self.linear(&x, Site::Down(l)));
+            h = attended;
         }
         let mut events = self.events.split_off(tokens.len() - sampled);
         self.pending += self.events.iter().sum::<u64>();

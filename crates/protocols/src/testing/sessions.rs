@@ -89,11 +89,12 @@ pub fn client_pass_tried(
         let x = tries.step(|| o.norm(ch, &h, Site::Qkv(l)))?;
         let qkv = tries.step(|| o.linear(ch, &x, Site::Qkv(l)))?;
         let x = tries.step(|| o.attention(ch, &qkv, l))?;
-        h = h.add(&tries.step(|| o.linear(ch, &x, Site::O(l)))?)?;
-        let x = tries.step(|| o.norm(ch, &h, Site::Up(l)))?;
+        let attended = h.add(&tries.step(|| o.linear(ch, &x, Site::O(l)))?)?;
+        let read = if o.plan.model.parallel { &h } else { &attended };
+        let x = tries.step(|| o.norm(ch, read, Site::Up(l)))?;
         let u = tries.step(|| o.linear(ch, &x, Site::Up(l)))?;
         let x = tries.step(|| o.activation(ch, &u, l))?;
-        h = h.add(&tries.step(|| o.linear(ch, &x, Site::Down(l)))?)?;
+        h = attended.add(&tries.step(|| o.linear(ch, &x, Site::Down(l)))?)?;
     }
     if sampled == 0 {
         return Ok(Default::default());
@@ -128,11 +129,12 @@ pub fn server_pass_tried(
         let x = tries.step(|| o.norm(ch, &h, Site::Qkv(l)))?;
         let qkv = tries.step(|| o.linear(ch, model, &x, Site::Qkv(l)))?;
         let x = tries.step(|| o.attention(ch, &qkv, l))?;
-        h = h.add(&tries.step(|| o.linear(ch, model, &x, Site::O(l)))?)?;
-        let x = tries.step(|| o.norm(ch, &h, Site::Up(l)))?;
+        let attended = h.add(&tries.step(|| o.linear(ch, model, &x, Site::O(l)))?)?;
+        let read = if o.plan.model.parallel { &h } else { &attended };
+        let x = tries.step(|| o.norm(ch, read, Site::Up(l)))?;
         let u = tries.step(|| o.linear(ch, model, &x, Site::Up(l)))?;
         let x = tries.step(|| o.activation(ch, &u, l))?;
-        h = h.add(&tries.step(|| o.linear(ch, model, &x, Site::Down(l)))?)?;
+        h = attended.add(&tries.step(|| o.linear(ch, model, &x, Site::Down(l)))?)?;
     }
     if sampled == 0 {
         return Ok(());

@@ -180,11 +180,11 @@ pub fn build_with(s: &Settings, change: impl FnOnce(&mut Value, &mut [Vec<i64>])
     }
     sites.push(linear(Site::Head, d, s.vocab));
     let mut plan = json!({
-        "version": 5, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": rope, "norms": norms, "linears": linears,
+        "version": 5, "f": 12, "logit_bound": 1u64 << 40, "embed": {"shift": 8}, "rope": vec![rope; layers], "norms": norms, "linears": linears,
         "attention": attention, "activations": activations, "tables": t.list.len(),
         "model": {
-            "arch": if gated { "llama" } else { "gpt2" }, "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,
-            "head_dim": head_dim, "ff": ff, "gated": gated, "rope": gated, "vocab": s.vocab, "context": context,
+            "layers": layers, "d": d, "heads": heads, "kv_heads": kv_heads,
+            "head_dim": head_dim, "ff": ff, "gated": gated, "parallel": false, "vocab": s.vocab, "context": context,
         },
     });
     change(&mut plan, &mut t.list);

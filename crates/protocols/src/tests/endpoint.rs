@@ -11,9 +11,10 @@ use cryptogen_party::{Client, Party, Role, Server};
 use cryptogen_ring::exponential::{multiply_add, subtract, weight_server};
 use cryptogen_ring::trunc::trunc_client;
 use cryptogen_ring::{Fp, Wiped};
+use serde_json::Value;
 
 use super::clear::Clear;
-use super::tiny::{tiny, Arch, Tiny, BOTH};
+use super::tiny::{build_with, tiny, Arch, Settings, Tiny, BOTH};
 use crate::endpoint::{exponential_bytes, exponentials_needed, Endpoint, Stock};
 use crate::error::{ProtocolError, Result};
 use crate::material::{
@@ -132,6 +133,16 @@ fn private_logits_equal_the_clear_ones() {
         let exponentials = bought(&tiny.plan, exponentials) - exponentials_needed(0, 5);
         assert_eq!(left, Stock { linears: 0, rows: 2, logits: 1, exponentials });
     }
+}
+
+#[test]
+fn residuals_side_by_side_and_a_layer_that_does_not_turn() {
+    let tiny = build_with(&Settings::of(Arch::Llama), |plan, _| {
+        plan["model"]["parallel"] = true.into();
+        plan["rope"][1] = Value::Null;
+    });
+    let want = Stock { linears: 4, rows: 4, logits: 2, exponentials: exponentials_needed(0, 4) };
+    check_session(&tiny, want, &[(&[3, 0, 19], 1), (&[7], 1)]);
 }
 
 #[test]
@@ -342,7 +353,7 @@ fn weights_of_the_server_are_the_masks_of_its_attention_material() {
                         let shift = |i| plan.linear(site).out_shift(i);
                         let share: Vec<Fp> =
                             share.iter().enumerate().map(|(i, c)| trunc_client(*c, shift(i))).collect();
-                        split_qkv::<P>(plan, t, &share).2
+                        split_qkv::<P>(plan, l, t, &share).2
                     }
                     Role::Server => material.expand_mask(MaskLabel::Value, l, m.kv_dim()),
                 };

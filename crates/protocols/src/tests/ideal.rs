@@ -101,6 +101,7 @@ pub fn record(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matr
     let r = embed_mask(&seeds[0], m.vocab);
     ideal.products.push((layout.embed(), Matrix::Embed, multiply(tiny, Matrix::Embed, &r)));
 
+    let mut attended = None; // what is added late, because the MLP does not read it
     for (norm, spec) in plan.norms.iter().enumerate() {
         let cut: Vec<Fp> = h.iter().map(|c| trunc_client(*c, spec.pre_shift)).collect();
         let square = products(&cut, &sm(MaskLabel::NormSquare, norm, d)).into_iter().sum();
@@ -126,8 +127,13 @@ pub fn record(tiny: &Tiny, seeds: &Pair<Seed>, mut client_share: impl FnMut(Matr
             let share = client_share(Matrix::Linear(site));
             let y: Vec<Fp> =
                 share.iter().enumerate().map(|(i, c)| trunc_client(*c, l.out_shift(i))).collect();
-            if matches!(site, Site::O(_) | Site::Down(_)) {
-                h = sums(&h, &y);
+            match site {
+                Site::O(_) if m.parallel => attended = Some(y.clone()),
+                Site::O(_) | Site::Down(_) => h = sums(&h, &y),
+                _ => (),
+            }
+            if matches!(site, Site::Down(_)) {
+                h = attended.take().map_or(h.clone(), |y| sums(&h, &y));
             }
             let matrix = Matrix::Linear(site);
             ideal.products.push((layout.linear(site), matrix, multiply(tiny, matrix, &r)));
@@ -231,7 +237,7 @@ pub fn attention(
     let (d, kv_dim, t) = (m.head_dim, m.kv_dim(), first + known.len() - 1);
     let site = Site::Qkv(layer).index(m.layers);
     let mine: Vec<_> = (known.iter().enumerate())
-        .map(|(i, k)| split_qkv::<Client>(&tiny.plan, first + i, &k.outputs[site]))
+        .map(|(i, k)| split_qkv::<Client>(&tiny.plan, layer, first + i, &k.outputs[site]))
         .collect();
     let theirs = |i: usize, what: MaskLabel| expand_mask(&server_seeds[i], what, layer, width(m, what));
     let nothing = vec![Fp::ZERO; kv_dim];

@@ -67,6 +67,10 @@ fn wrong_values_are_refused() {
         (llama, "/activations/1/windows/2/c", json!(0), "windows: c"),
         (gpt, "/activations/1/of", json!([0, 1]), "of"),
         (gpt, "/activations/1/of/3", json!(3), "of"),
+        (llama, "/rope", json!([null]), "rope"),
+        (llama, "/rope/1/bits", json!(33), "rope.1.bits"),
+        (llama, "/rope/1/cos", json!(2), "rope.1: length of table 2"),
+        (llama, "/rope/0/sin", json!(1u64 << 40), "rope.0: length of table"),
     ] {
         match error(arch, at, value) {
             PlanError::Value { field: got, .. } => assert!(got.contains(field), "{at}: {got}"),

@@ -78,8 +78,10 @@ fn scramble(plan: &mut Value, tables: &mut [Vec<i64>], rng: &mut Prg) {
             *shift = json!(pick(0, 33));
         }
     }
-    if !plan["rope"].is_null() {
-        plan["rope"]["bits"] = json!(pick(0, 33));
+    for l in 0..list(&mut plan["rope"]) {
+        if !plan["rope"][l].is_null() {
+            plan["rope"][l]["bits"] = json!(pick(0, 33));
+        }
     }
     let bits: Vec<usize> = bits.iter().filter_map(Value::as_u64).map(|id| id as usize).collect();
     for (id, table) in tables.iter_mut().enumerate() {

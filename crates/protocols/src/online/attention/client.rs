@@ -32,7 +32,7 @@ impl Online<Client> {
 
         // 1.
         let factors = self.factors(&call)?;
-        let new = self.new_rows(qkv);
+        let new = self.new_rows(qkv, layer);
         let scores = self.products.scores(ch, &call, &self.active, &new)?;
 
         // 2.

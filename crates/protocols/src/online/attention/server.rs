@@ -33,7 +33,7 @@ impl Online<Server> {
 
         // 1.
         let masks = self.factors(&call)?;
-        let new = self.new_rows(qkv);
+        let new = self.new_rows(qkv, layer);
         let scores = self.products.scores(ch, &call, &self.active, &new)?;
         let mut x = self.relative_scores(&call, &scores)?;
 

@@ -275,14 +275,14 @@ impl<'a> Wild<'a> {
     }
 
     /// A5.4 on shares: both parties do the same before they truncate.
-    fn rope(&mut self, x: &[Pair], width: usize) -> Vec<Pair> {
+    fn rope(&mut self, x: &[Pair], layer: usize, width: usize) -> Vec<Pair> {
         let plan = &self.tiny.plan;
-        let Some(rope) = &plan.rope else { return x.to_vec() };
+        let Some(rope) = &plan.rope[layer] else { return x.to_vec() };
         let (d, half) = (plan.model.head_dim, plan.model.head_dim / 2);
         let rotated: Vec<Pair> = (0..x.len())
             .map(|i| {
-                let ((cos, sin), e) = (plan.rotation(i / width), i % d);
-                let [c, s] = [cos, sin].map(|t| Fp::from_i64(t[e % half]));
+                let (tables, e) = (plan.rotation(layer, i / width).expect("a layer that turns").1, i % d);
+                let [c, s] = tables.map(|t| Fp::from_i64(t[e % half]));
                 [0, 1].map(|p| {
                     if e < half {
                         x[i][p] * c - x[i + half][p] * s
@@ -304,8 +304,8 @@ impl<'a> Wild<'a> {
         let part = |from: usize, n: usize| -> Vec<Pair> {
             qkv.chunks(width).flat_map(|r| r[from..from + n].to_vec()).collect()
         };
-        let q = self.rope(&part(0, m.q_dim()), m.q_dim());
-        let k = self.rope(&part(m.q_dim(), kv), kv);
+        let q = self.rope(&part(0, m.q_dim()), layer, m.q_dim());
+        let k = self.rope(&part(m.q_dim(), kv), layer, kv);
         let v = part(m.q_dim() + kv, kv);
         let rows = qkv.len() / width;
         let cached = |j: usize, g: usize| j * kv + g / m.queries_per_kv_head() * d;
