@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,12 @@ class Client:
         return self._link.costs()
 
     @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer of the model."""
+        self.connect()
+        return self._link.offer.stop
+
+    @property
     def length(self) -> int:
         """Tokens of the session so far, those of the server's system prompt included."""
         return self._link.text.length
@@ -221,8 +228,8 @@ class Client:
         material, ahead of their tokens: a prompt of up to as many tokens then costs its passes
         only. They are of this connection, and stay until they are used or the session is reset;
         `generate` of a new text uses them if no text was there before, and then for all of its
-        tokens: the head of the chat format, which the server knows, too. Buys material first if it
-        is short.
+        tokens: the head of the chat template, which the server knows, too. Buys material first if
+        it is short.
 
         Args:
             rows: How many, beside those that are ready; 1 or more. They fit the model's context,
@@ -272,7 +279,7 @@ class Client:
         without `continue_session`.
 
         Rows that the server has computed already are used (`preprocessed`): its system prompt,
-        behind which every text stands, or the head of the chat format, for texts that begin with
+        behind which every text stands, or the head of the chat template, for texts that begin with
         it.
 
         Args:
@@ -381,6 +388,30 @@ class Client:
             self._link.text.take(token)
             found, self._unreported = self._unreported, ahead
             yield token, found
+
+    def keep(self, tokens: Sequence[int]) -> int:
+        """Keeps those rows of the session that a text of these tokens begins with, too, and forgets
+        the others.
+
+        Args:
+            tokens: Token ids of a text from its beginning, without the server's system prompt.
+
+        Returns:
+            How many of the tokens the session has: fewer than there are, so that
+            `generate(tokens[kept:], continue_session=kept > 0)` goes on with that text. 0 where
+            rows would have to be dropped from a cache that cannot (`encrypted-cache`).
+
+        Raises:
+            InputError: The session ended with `NumericFailure` or `RangeExceeded`.
+        """
+        self.connect()
+        self._check_sound()
+        there, link = self._link.text.tokens, self._link
+        kept = min(len(commonprefix([there, list(tokens)])), len(tokens) - 1)
+        if kept < len(there) and link.protocol == ENCRYPTED_CACHE:
+            return 0
+        link.text.keep(kept)
+        return kept
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
         """Every row of a new session, logits and range events: what evaluation needs. It spends

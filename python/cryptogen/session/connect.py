@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cryptogen.errors import MaterialMismatch, PlanError, ProtocolViolation
 from cryptogen.numerics.plan import ModelShape, NumericPlan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import store_name
-from cryptogen.tokens import Tokenizer
+from cryptogen.tokens import ChatTemplate, Tokenizer
 
 from .offer import Offer, receive_offer
 from .trust import Trust
@@ -68,7 +69,7 @@ class Connector:
         except MaterialMismatch as error:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         record = self._folder / "sessions" / f"{name}.json"
-        return Opened(endpoint, offer, numeric, checked, _tokenizer(offer, documents.get("tokenizer")), record)
+        return Opened(endpoint, offer, numeric, checked, _tokenizer(documents), record)
 
     def _way_out(self) -> str:
         return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
@@ -85,9 +86,10 @@ def _received_plan(offer: Offer, document: bytes) -> tuple[NumericPlan, list[NDA
         raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
 
 
-def _tokenizer(offer: Offer, document: bytes | None) -> Tokenizer | None:
-    if document is None:
+def _tokenizer(documents: Mapping[str, bytes]) -> Tokenizer | None:
+    if "tokenizer" not in documents:
         return None
-    tokenizer = Tokenizer.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
-    tokenizer.chat = offer.chat
-    return tokenizer
+    text = documents["tokenizer"].decode("utf-8", errors="replace")
+    chat = documents.get("chat")
+    template = ChatTemplate.from_json(chat.decode("utf-8", errors="replace")) if chat is not None else None
+    return Tokenizer.from_json(text, source="the server's tokenizer").with_chat(template)

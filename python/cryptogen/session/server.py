@@ -75,16 +75,18 @@ class Server:
             keeps none.
         weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
             later starts: GBs, as secret as the model. None encodes a layer when it is first used.
-        system_prompt: A system message that stands before every text, for models with a chat format
-            (ChatML). Clients learn the number of its tokens and what the model makes of it, not the
+        system_prompt: A system message that stands before every text, for models with a chat
+            template. Clients learn the number of its tokens and what the model makes of it, not the
             message. It is computed once, in the clear, and costs clients nothing but attention to
             it. Such a server speaks `preprocessed` only. None: there is none, and the head of the
-            chat format, which clients know, is computed once.
+            chat template, which clients know, is computed once.
 
     Raises:
         InputError: A certificate without its key, or a key without its certificate. A system
-            prompt that is empty, for a model without a chat format, or with numbers outside the
+            prompt that is empty, for a model without a tokenizer, or with numbers outside the
             ranges of the plan; `ContextOverflow` if it fills the model's context.
+        ChatTemplateError: A system prompt for a model without a chat template, or with one that
+            refuses it.
         ConnectionFailed: One of the two cannot be read, or others may read the key.
         WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
         MissingPlan: The model has no plan. A given one raises `MissingFile` if it is not there,
@@ -144,10 +146,12 @@ class Server:
         tokenizer = checkpoint.tokenizer
         if tokenizer is not None:
             self._documents["tokenizer"] = tokenizer.to_json().encode()
+            if tokenizer.chat is not None:
+                self._documents["chat"] = tokenizer.chat.to_json().encode()
         digests = (digest.hex(), tables_digest(made))
         self._known = known_rows(checkpoint, self.plan, self._checked_plan, system_prompt)
         prefix = self._known.public if self._known else None
-        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._documents, prefix)
+        self.offer = make_offer(self.config, checkpoint.stop, digests, self._documents, prefix)
 
     @property
     def fingerprint(self) -> str:

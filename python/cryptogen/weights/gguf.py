@@ -19,7 +19,10 @@ from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.gguf_tokenizer import read_tokenizer
 from cryptogen.weights.reader import TensorReader
+from cryptogen.weights.special import stop_tokens
 from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_converted, stacked
+
+_ENDS = ("bos", "eos", "eot", "eom")  # tokens that the metadata names; all but the first end a generation
 
 
 def load_gguf(path: Path) -> Checkpoint:
@@ -40,15 +43,11 @@ def load_gguf(path: Path) -> Checkpoint:
     out = _tensors(reader, config)
     reader.finish()
     fields = ConfigFields(values)
-    tokenizer = read_tokenizer(values) if "tokenizer.ggml.model" in values else None
-    bos = fields.token_ids("tokenizer.ggml.bos_token_id")
-    eos = fields.token_ids("tokenizer.ggml.eos_token_id")
-    stop = {*eos, *fields.token_ids("tokenizer.ggml.eot_token_id")}
-    if tokenizer is not None and tokenizer.chat is not None:
-        stop.add(tokenizer.chat.end_id)
-    return Checkpoint(
-        config, Tensors(out, path), tokenizer, path, bos[0] if bos else None, eos[0] if eos else None, frozenset(stop)
-    )
+    tokenizer = read_tokenizer(values, path) if "tokenizer.ggml.model" in values else None
+    bos, eos, *others = (fields.token_ids(f"tokenizer.ggml.{name}_token_id") for name in _ENDS)
+    stop = stop_tokens([*eos, *(t for ids in others for t in ids)], config.vocab, tokenizer, path)
+    first, last = (next((t for t in ids if 0 <= t < config.vocab), None) for ids in (bos, eos))
+    return Checkpoint(config, Tensors(out, path), tokenizer, path, first, last, stop)
 
 
 def _read_config(values: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:

@@ -3,25 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from cryptogen.errors import TokenizerError, UnsupportedModel
+from cryptogen.tokens.chat import ChatTemplate
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
 from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.config_fields import ConfigFields
+from cryptogen.weights.special import chat_template
+
+log = logging.getLogger("cryptogen.weights")
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4  # gguf.TokenType
+# What a chat template calls them → what GGUF does.
+_NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator",
+          "pad_token": "padding", "cls_token": "cls", "mask_token": "mask"}  # fmt: skip
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def read_tokenizer(values: Mapping[str, Any]) -> Tokenizer:
+def read_tokenizer(values: Mapping[str, Any], source: Path) -> Tokenizer:
     """`UnsupportedModel` for other kinds, `TokenizerError` for metadata that contradicts itself."""
     fields = ConfigFields(values)
     kind = fields.text("tokenizer.ggml.model")
@@ -43,7 +52,17 @@ def read_tokenizer(values: Mapping[str, Any]) -> Tokenizer:
         tokenizer = bpe_from_pieces(pieces, fields.integer("tokenizer.ggml.unknown_token_id", 0), bos, prefix)
     else:
         raise UnsupportedModel("tokenizer.ggml.model", kind, ["gpt2", "llama"])
-    return Tokenizer(tokenizer).with_chat_template(fields.text("tokenizer.chat_template", ""))
+    return Tokenizer(tokenizer).with_chat(_chat(values, tokens, source))
+
+
+def _chat(values: Mapping[str, Any], tokens: Sequence[str], source: Path) -> ChatTemplate | None:
+    """`tokenizer.chat_template` is the default one; named ones stand beside it."""
+    fields = ConfigFields(values)
+    template = fields.text("tokenizer.chat_template", "") or None
+    if template is None and (named := values.get("tokenizer.chat_templates")):
+        log.warning("%s: no default chat template, only %s", source, str(named)[:100])
+    ids = {name: fields.token_ids(f"tokenizer.ggml.{key}_token_id") for name, key in _NAMED.items()}
+    return chat_template(template, {n: tokens[t[0]] for n, t in ids.items() if t and 0 <= t[0] < len(tokens)}, source)
 
 
 def _byte_level(

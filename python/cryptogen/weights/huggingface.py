@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 
 from cryptogen.errors import InvalidConfig, MalformedFile, MissingFile, TensorMismatch
 from cryptogen.models.config import ModelConfig
-from cryptogen.tokens.tokenizer import Tokenizer
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.huggingface_config import read_config
+from cryptogen.weights.huggingface_tokenizer import folder_tokenizer
 from cryptogen.weights.reader import TensorReader
+from cryptogen.weights.special import stop_tokens
 from cryptogen.weights.tensors import Array, Stored, Tensors, read_converted, read_numbers, stacked, transposed
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
@@ -38,17 +39,13 @@ def load_folder(folder: Path) -> Checkpoint:
     reader = TensorReader(folder, stored, refused, _BUFFERS)
     tensors = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
     reader.finish()
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
-    if tokenizer is not None and (chat := _chat_template(folder)) is not None:
-        tokenizer = tokenizer.with_chat_template(chat)
+    tokenizer = folder_tokenizer(folder, _json)
     generation = folder / "generation_config.json"
     extra = ConfigFields(_json(generation, "generation defaults") if generation.exists() else {})
     bos, eos = ConfigFields(values).token_ids("bos_token_id"), ConfigFields(values).token_ids("eos_token_id")
-    stop = {t for t in [*eos, *extra.token_ids("eos_token_id")] if 0 <= t < config.vocab}
-    if tokenizer is not None and tokenizer.chat is not None:
-        stop.add(tokenizer.chat.end_id)
-    first, last = bos[0] if bos else None, eos[0] if eos else None
-    return Checkpoint(config, Tensors(tensors, folder), tokenizer, folder, first, last, frozenset(stop))
+    stop = stop_tokens([*eos, *extra.token_ids("eos_token_id")], config.vocab, tokenizer, folder)
+    first, last = (next((t for t in ids if 0 <= t < config.vocab), None) for ids in (bos, eos))
+    return Checkpoint(config, Tensors(tensors, folder), tokenizer, folder, first, last, stop)
 
 
 def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
@@ -157,17 +154,6 @@ def _from_bfloat16(raw: NDArray[Any]) -> Array:
     wide = raw.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
-
-
-def _chat_template(folder: Path) -> str | None:
-    """The Jinja text that newer folders keep in its own file, older ones in
-    tokenizer_config.json."""
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if (folder / "tokenizer_config.json").exists():
-        template = _json(folder / "tokenizer_config.json", "tokenizer options").get("chat_template")
-        return template if isinstance(template, str) else None
-    return None
 
 
 def _json(path: Path, what: str) -> dict[str, Any]:
