@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryptogen.errors import MissingFile, UnsupportedModel
 from cryptogen.weights.checkpoint import Checkpoint, tensor_shapes
-from cryptogen.weights.gguf import load_gguf
+from cryptogen.weights.gguf import MAGIC, load_gguf, parts_of
 from cryptogen.weights.huggingface import load_folder
 from cryptogen.weights.llama2c import load_bin
 
@@ -17,8 +17,8 @@ def load(path: str | Path) -> Checkpoint:
     """Reads a model of any format.
 
     Args:
-        path: A Hugging Face folder with config.json, a folder with one .gguf file, a .gguf or a
-            llama2.c .bin file. `~` is the home folder.
+        path: A Hugging Face folder with config.json, a folder with one .gguf file or the parts of a
+            split one, a GGUF file of any name, or a llama2.c .bin file. `~` is the home folder.
 
     Returns:
         Weights, shape and tokenizer; every tensor fits the shape. A tensor is read when it is asked
@@ -32,7 +32,7 @@ def load(path: str | Path) -> Checkpoint:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        packed = sorted(path.glob("*.gguf"))
+        packed = list(dict.fromkeys(parts_of(file)[0] for file in sorted(path.glob("*.gguf"))))
         if not (path / "config.json").exists() and len(packed) == 1:
             return load_gguf(packed[0])
         if not (path / "config.json").exists():
@@ -42,8 +42,17 @@ def load(path: str | Path) -> Checkpoint:
         return load_folder(path)
     if not path.exists():
         raise MissingFile(path, "model")
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" or _begins_with(path, MAGIC):
         return load_gguf(path)
     if path.suffix == ".bin":
         return load_bin(path)
     raise UnsupportedModel("file type", path.suffix, ["folder", ".gguf", ".bin"])
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    """What a file is, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False

@@ -1,4 +1,5 @@
-"""GGUF files of architecture `llama`, in every quantisation that the `gguf` package can expand.
+"""GGUF files of architectures `llama` and `gpt2`, in every quantisation that the `gguf` package can
+expand; one file, or the parts of a split one.
 
 llama.cpp rotates q and k in the interleaved layout, so its converter permuted their rows; they are
 permuted back here.
@@ -6,6 +7,9 @@ permuted back here.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,30 +21,30 @@ from cryptogen.errors import MalformedFile, MissingFile, TensorMismatch, Unsuppo
 from cryptogen.models.config import ModelConfig
 from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
+from cryptogen.weights.gguf_config import read_config
 from cryptogen.weights.gguf_tokenizer import read_tokenizer
 from cryptogen.weights.reader import TensorReader
 from cryptogen.weights.special import stop_tokens
 from cryptogen.weights.tensors import Array, Stored, Tensors, half_rotated, read_converted, stacked
 
+MAGIC = b"GGUF"
 _ENDS = ("bos", "eos", "eot", "eom")  # tokens that the metadata names; all but the first end a generation
+_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def load_gguf(path: Path) -> Checkpoint:
-    """Read a GGUF file, with the tokenizer of its metadata. Errors: the `WeightsError` family,
-    `TokenizerError`."""
+    """Read a GGUF file, with the tokenizer of its metadata; of a split one any part, beside the
+    others. Errors: the `WeightsError` family, `TokenizerError`."""
     if not path.exists():
         raise MissingFile(path, "GGUF weights")
-    try:
-        file = gguf.GGUFReader(path)
-        values = {name: field.contents() for name, field in file.fields.items()}
-    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError, TypeError) as e:
-        size = path.stat().st_size if path.is_file() else 0
-        raise MalformedFile(path, f"a complete GGUF file expected; its header does not fit its {size} bytes") from e
-    tensors = {tensor.name: tensor for tensor in file.tensors}
-    config = _read_config(values, tensors)
-    refused = {name: _refusal(tensor) for name, tensor in tensors.items() if not _known(tensor.tensor_type)}
-    reader = TensorReader(path, {n: _stored(path, t) for n, t in tensors.items() if n not in refused}, refused)
-    out = _tensors(reader, config)
+    parts = [_read(part) for part in parts_of(path)]
+    values = parts[0].values
+    tensors = _all_tensors(parts)
+    stored = {name: _stored(part, t) for name, (part, t) in tensors.items() if _known(t.tensor_type)}
+    refused = {name: _refusal(t) for name, (_, t) in tensors.items() if name not in stored}
+    config = read_config(values, {name: tuple(int(n) for n in reversed(t.shape)) for name, (_, t) in tensors.items()})
+    reader = TensorReader(path, stored, refused)
+    out = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
     reader.finish()
     fields = ConfigFields(values)
     tokenizer = read_tokenizer(values, path) if "tokenizer.ggml.model" in values else None
@@ -50,37 +54,63 @@ def load_gguf(path: Path) -> Checkpoint:
     return Checkpoint(config, Tensors(out, path), tokenizer, path, first, last, stop)
 
 
-def _read_config(values: dict[str, Any], tensors: dict[str, Any]) -> ModelConfig:
-    f = ConfigFields(values)
-    if (arch := f.text("general.architecture")) != "llama":
-        raise UnsupportedModel("general.architecture", arch, ["llama"])
-    f.only("llama.expert_count", [0])
-    f.only("llama.rope.scaling.type", ["none"])
-    f.only("llama.attention.sliding_window", [0])
-    if "rope_freqs.weight" in tensors:  # Llama 3's scaled frequencies
-        raise UnsupportedModel("rope_freqs.weight", "present", ["absent (plain RoPE)"])
-    d, heads = f.integer("llama.embedding_length"), f.integer("llama.attention.head_count")
-    head_dim = f.integer("llama.attention.key_length", d // max(heads, 1))
-    f.only("llama.attention.value_length", [head_dim])
-    f.only("llama.rope.dimension_count", [head_dim])
-    embedding = tensors.get("token_embd.weight")
-    vocab = f.integer("llama.vocab_size", None if embedding is None else int(embedding.shape[-1]))
-    return ModelConfig(
-        arch="llama", layers=f.integer("llama.block_count"), d=d, heads=heads,
-        kv_heads=f.integer("llama.attention.head_count_kv", heads), head_dim=head_dim,
-        ff=f.integer("llama.feed_forward_length"), gated=True, rope=True,
-        rope_theta=f.number("llama.rope.freq_base", 10000.0), vocab=vocab, context=f.integer("llama.context_length"),
-        norm_eps=_decimal(f.number("llama.attention.layer_norm_rms_epsilon")), activation="silu",
-        tied="output.weight" not in tensors,
-    )  # fmt: skip
+def parts_of(path: Path) -> list[Path]:
+    """The parts of a split file in order, `NAME-00001-of-00003.gguf` and so on, of any of them;
+    otherwise the file alone."""
+    found = _PART.fullmatch(path.name)
+    if found is None:
+        return [path]
+    count = int(found["count"])
+    return [path.with_name(f"{found['name']}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
 
 
-def _decimal(value: float) -> float:
-    """The file stores ε in float32: 9.99999974e-06 was written as 1e-5."""
-    return float(np.format_float_scientific(np.float32(value)))
+@dataclass(frozen=True)
+class _Part:
+    """What one file says, without its numbers."""
+
+    path: Path
+    values: Mapping[str, Any]
+    tensors: list[Any]
 
 
-def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
+def _read(path: Path) -> _Part:
+    if not path.exists():
+        raise MissingFile(path, "part of a split GGUF file")
+    try:
+        file = gguf.GGUFReader(path)
+        values = {name: field.contents() for name, field in file.fields.items()}
+    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError, TypeError) as e:
+        size = path.stat().st_size if path.is_file() else 0
+        raise MalformedFile(path, f"a complete GGUF file expected; its header does not fit its {size} bytes") from e
+    if file.byte_order != "I":  # quantised blocks of such files are in either order
+        raise UnsupportedModel("byte order of the file", "big-endian", ["little-endian"])
+    return _Part(path, values, file.tensors)
+
+
+def _all_tensors(parts: list[_Part]) -> dict[str, tuple[_Part, Any]]:
+    """Name → part and tensor; each part has to be the one that its name says."""
+    found: dict[str, tuple[_Part, Any]] = {}
+    for number, part in enumerate(parts):
+        f = ConfigFields(part.values)
+        count, own = f.integer("split.count", 1), f.integer("split.no", 0)
+        if (max(count, 1), own) != (len(parts), number):
+            raise MalformedFile(
+                part.path,
+                f"part {own + 1} of {count} by its metadata, {number + 1} of {len(parts)} by its name "
+                "(NAME-00001-of-00002.gguf)",
+            )
+        for tensor in part.tensors:
+            if tensor.name in found:
+                raise MalformedFile(part.path, f"tensor {tensor.name!r} is in two parts")
+            found[tensor.name] = (part, tensor)
+    wanted = ConfigFields(parts[0].values).integer("split.tensors.count", len(found))
+    if len(found) != wanted:
+        raise MalformedFile(parts[0].path, f"{wanted} tensors expected in all parts, {len(found)} found")
+    return found
+
+
+def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
+    _check_frequencies(reader, c)
     out = {"embed": reader.take("token_embd.weight", c.vocab, c.d)}
     for i in range(c.layers):
         take = reader.under(f"blk.{i}.", ".weight")
@@ -93,6 +123,36 @@ def _tensors(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
         out[f"layers.{i}.up.weight"] = stacked(take("ffn_gate", c.ff, c.d), take("ffn_up", c.ff, c.d))
         out[f"layers.{i}.down.weight"] = take("ffn_down", c.d, c.ff)
     out["final_norm.gain"] = reader.take("output_norm.weight", c.d)
+    if not c.tied:
+        out["head.weight"] = reader.take("output.weight", c.vocab, c.d)
+    return out
+
+
+def _check_frequencies(reader: TensorReader, c: ModelConfig) -> None:
+    """`rope_freqs.weight` divides the frequencies of RoPE (Llama 3.1): only factors of 1 are
+    computed."""
+    if "rope_freqs.weight" in reader:
+        factors = reader.take("rope_freqs.weight", c.head_dim // 2).read()
+        if not np.all(factors == 1):
+            raise UnsupportedModel("rope_freqs.weight", "other factors than 1", ["absent (plain RoPE)"])
+
+
+def _gpt2(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
+    out = {
+        "embed": reader.take("token_embd.weight", c.vocab, c.d),
+        "pos": reader.take("position_embd.weight", c.context, c.d),
+    }
+    for i in range(c.layers):
+        take = reader.under(f"blk.{i}.")
+        for site, name in (("attn_norm", "attn_norm"), ("mlp_norm", "ffn_norm")):
+            out[f"layers.{i}.{site}.gain"] = take(f"{name}.weight", c.d)
+            out[f"layers.{i}.{site}.bias"] = take(f"{name}.bias", c.d)
+        for site, name in (("qkv", "attn_qkv"), ("o", "attn_output"), ("up", "ffn_up"), ("down", "ffn_down")):
+            d_out, d_in = c.linear_shapes()[f"layers.{i}.{site}"]
+            out[f"layers.{i}.{site}.weight"] = take(f"{name}.weight", d_out, d_in)
+            out[f"layers.{i}.{site}.bias"] = take(f"{name}.bias", d_out)
+    for part, name in (("gain", "weight"), ("bias", "bias")):
+        out[f"final_norm.{part}"] = reader.take(f"output_norm.{name}", c.d)
     if not c.tied:
         out["head.weight"] = reader.take("output.weight", c.vocab, c.d)
     return out
@@ -111,12 +171,12 @@ def _refusal(tensor: Any) -> UnsupportedModel:
     return UnsupportedModel("tensor type", tensor.tensor_type.name, ["what gguf.dequantize supports"])
 
 
-def _stored(path: Path, tensor: Any) -> Stored:
+def _stored(part: _Part, tensor: Any) -> Stored:
     """A tensor by its place in the file: the reader's own arrays would keep all that was read
     mapped."""
     shape = tuple(int(n) for n in reversed(tensor.shape))
     place = (tensor.data.dtype.str, tensor.data.shape, int(tensor.data_offset))
-    return Stored(shape, partial(_expand, path, tensor.name, tensor.tensor_type, place))
+    return Stored(shape, partial(_expand, part.path, tensor.name, tensor.tensor_type, place))
 
 
 def _expand(path: Path, name: str, kind: gguf.GGMLQuantizationType, place: tuple[str, tuple[int, ...], int]) -> Array:
