@@ -1,11 +1,13 @@
-"""A Hugging Face folder: config.json, model.safetensors (or shards and their index),
-tokenizer.json."""
+"""A Hugging Face folder: config.json, model.safetensors or pytorch_model.bin (or shards and their
+index), tokenizer.json."""
 
 from __future__ import annotations
 
 import json
+import logging
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from cryptogen.weights.checkpoint import Checkpoint
 from cryptogen.weights.config_fields import ConfigFields
 from cryptogen.weights.huggingface_config import read_config
 from cryptogen.weights.huggingface_tokenizer import folder_tokenizer
+from cryptogen.weights.pytorch import read_tensors
 from cryptogen.weights.reader import TensorReader
 from cryptogen.weights.special import stop_tokens
 from cryptogen.weights.tensors import Array, Stored, Tensors, read_converted, read_numbers, stacked, transposed
 
+log = logging.getLogger("cryptogen.weights")
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 # Buffers that old versions of transformers stored beside the weights; they hold no parameters.
 _BUFFERS = r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
@@ -36,6 +40,7 @@ def load_folder(folder: Path) -> Checkpoint:
     entries = _tensors(folder)
     refused = {name: entry.refusal(name) for name, entry in entries.items() if entry.dtype not in _DTYPES}
     stored = {name: entry.stored() for name, entry in entries.items() if name not in refused}
+    config = _with_own_head(config, stored, folder)
     reader = TensorReader(folder, stored, refused, _BUFFERS)
     tensors = _gpt2(reader, config) if config.arch == "gpt2" else _llama(reader, config)
     reader.finish()
@@ -82,6 +87,22 @@ def _llama(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
     return out | _head(reader, c)
 
 
+def _with_own_head(config: ModelConfig, stored: Mapping[str, Stored], folder: Path) -> ModelConfig:
+    """Some files say that the head is the embedding, and have another one beside it: it counts."""
+    head = stored.get("lm_head.weight")
+    names = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+    embedding = next((stored[name] for name in names if name in stored), None)
+    if not config.tied or head is None or embedding is None:
+        return config
+    if head.shape == embedding.shape and np.array_equal(head.read(), embedding.read()):
+        return config
+    log.warning(
+        "%s: tie_word_embeddings is true, but lm_head.weight is not the embedding: the file's lm_head.weight is used",
+        folder,
+    )
+    return replace(config, tied=False)
+
+
 def _head(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
     if c.tied:
         reader.skip("lm_head.weight")  # some files repeat the embedding
@@ -91,7 +112,7 @@ def _head(reader: TensorReader, c: ModelConfig) -> dict[str, Stored]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor of a safetensors file: where its numbers are and what they are."""
+    """A tensor of a file: where its numbers are and what they are."""
 
     path: Path
     dtype: str
@@ -108,9 +129,12 @@ class _Entry:
 
 def _tensors(folder: Path) -> dict[str, _Entry]:
     """Every tensor in the folder by name."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if single.exists() or not index.exists():
-        return _file_tensors(single)
+    names = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()]
+    indices = [f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")]
+    index = next((folder / name for name in indices if (folder / name).exists()), None)
+    # safetensors first, as transformers does: the other file may be left over.
+    if index is None or (names and not (names == ["pytorch_model.bin"] and index.name == indices[0])):
+        return _file_tensors(folder / (names or ["model.safetensors"])[0])
     shard_of = _json(index, "shard index").get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise MalformedFile(index, "weight_map is not a mapping of tensor names to file names")
@@ -123,10 +147,12 @@ def _tensors(folder: Path) -> dict[str, _Entry]:
 
 
 def _file_tensors(path: Path) -> dict[str, _Entry]:
-    """Tensors of one safetensors file. The library checks header and size; the bytes are read
+    """Tensors of one file. Of safetensors the library checks header and size; the bytes are read
     without it, because its numpy side has no bfloat16."""
     if not path.exists():
         raise MissingFile(path, "weights")
+    if path.suffix == ".bin":
+        return {name: _Entry(path, n.dtype, n.shape, n.offset) for name, n in read_tensors(path).items()}
     try:
         with safe_open(path, framework="np") as file:
             file.keys()
