@@ -13,7 +13,7 @@ import pytest
 
 from cryptogen import errors
 from cryptogen.weights import Checkpoint, load
-from cryptogen.weights.gguf_tokenizer import _RECIPES
+from cryptogen.weights.gguf_tokenizer import RECIPES
 from tiny import SPECIALS, tiny_gpt2, tiny_llama, write_gguf
 
 
@@ -147,7 +147,7 @@ def encoded(model: Checkpoint, path: Path, text: str = "the end", **extra: Any) 
     return tokenizer.encode(text)
 
 
-@pytest.mark.parametrize("pre", sorted(_RECIPES))
+@pytest.mark.parametrize("pre", sorted(RECIPES))
 def test_the_first_token_is_the_default_of_the_recipe(llama: Checkpoint, tmp_path: Path, pre: str) -> None:
     """As llama.cpp does where no key says so (src/llama-vocab.cpp, `load`)."""
     begins = pre in ("llama-bpe", "llama3", "llama-v3", "tekken")
@@ -182,7 +182,7 @@ def test_words_that_no_merge_reaches(llama: Checkpoint, tmp_path: Path) -> None:
 def test_how_text_is_cut(pre: str, words: list[str]) -> None:
     from cryptogen.weights.gguf_tokenizer import _pre_tokenizer
 
-    cut = [w for w, _ in _pre_tokenizer(_RECIPES[pre]).pre_tokenize_str("abc12345's x!\n\n")]
+    cut = [w for w, _ in _pre_tokenizer(RECIPES[pre]).pre_tokenize_str("abc12345's x!\n\n")]
     assert [w.replace("Ġ", " ").replace("Ċ", "\n") for w in cut] == words
 
 

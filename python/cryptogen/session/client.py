@@ -346,7 +346,8 @@ class Client:
         link = self._link
         if not continue_session:
             self._restart()
-        decoder = link.tokenizer.stream() if link.tokenizer else None
+        before = [*(link.text.tokens if continue_session else []), *tokens]
+        decoder = link.tokenizer.stream(before=before) if link.tokenizer else None
         generated = 0
         with link.reporting(progress), self._spoiling():
             for token, events in self._sampled(tokens, limit, sampler, draft):

@@ -165,9 +165,9 @@ class Tokenizer:
             raise InputError("token id outside 0..2^32 − 1")
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special))
 
-    def stream(self, skip_special: bool = True) -> StreamDecoder:
-        """A decoder for tokens that come one at a time."""
-        return StreamDecoder(lambda tokens: self.decode(tokens, skip_special))
+    def stream(self, skip_special: bool = True, before: Sequence[int] = ()) -> StreamDecoder:
+        """A decoder for tokens that come one at a time, behind the tokens `before`."""
+        return StreamDecoder(lambda tokens: self.decode(tokens, skip_special), before)
 
 
 def _user(text: str) -> Message:

@@ -40,7 +40,7 @@ _GPT4O = _CASED % (f"{_ENDINGS}?", f"{_ENDINGS}?", "{1,3}")
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class Recipe:
     """What llama.cpp does for a `tokenizer.ggml.pre`, unless other keys say otherwise.
 
     Attributes:
@@ -56,14 +56,14 @@ class _Recipe:
     whole: bool = False
 
 
-_LLAMA_BPE, _DIGITS = _Recipe(_LLAMA3, bos=True, whole=True), _Recipe(digits=True)
-_RECIPES = {
-    "default": _Recipe(), "gpt-2": _Recipe(), "phi-2": _Recipe(), "olmo": _Recipe(), "mpt": _Recipe(),
+_LLAMA_BPE, _DIGITS = Recipe(_LLAMA3, bos=True, whole=True), Recipe(digits=True)
+RECIPES = {
+    "default": Recipe(), "gpt-2": Recipe(), "phi-2": Recipe(), "olmo": Recipe(), "mpt": Recipe(),
     "smollm": _DIGITS, "starcoder": _DIGITS, "refact": _DIGITS, "command-r": _DIGITS, "codeshell": _DIGITS,
     "llama-bpe": _LLAMA_BPE, "llama3": _LLAMA_BPE, "llama-v3": _LLAMA_BPE,
-    "dbrx": _Recipe(_LLAMA3), "smaug-bpe": _Recipe(_LLAMA3),
-    "qwen2": _Recipe(_QWEN2), "deepseek-r1-qwen": _Recipe(_QWEN2), "stablelm2": _Recipe(_QWEN2),
-    "tekken": _Recipe(_TEKKEN, bos=True, whole=True), "gpt-4o": _Recipe(_GPT4O),
+    "dbrx": Recipe(_LLAMA3), "smaug-bpe": Recipe(_LLAMA3),
+    "qwen2": Recipe(_QWEN2), "deepseek-r1-qwen": Recipe(_QWEN2), "stablelm2": Recipe(_QWEN2),
+    "tekken": Recipe(_TEKKEN, bos=True, whole=True), "gpt-4o": Recipe(_GPT4O),
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def read_tokenizer(values: Mapping[str, Any], source: Path) -> Tokenizer:
         raise TokenizerError(f"tokenizer.ggml.token_type has {len(types)} entries, expected {len(tokens)}")
     if kind not in ("gpt2", "llama"):
         raise UnsupportedModel("tokenizer.ggml.model", kind, ["gpt2", "llama"])
-    recipe = _recipe(values, source) if kind == "gpt2" else _Recipe(bos=True)
+    recipe = _recipe(values, source) if kind == "gpt2" else Recipe(bos=True)
     starts = fields.token_ids("tokenizer.ggml.bos_token_id")
     bos = starts[0] if starts and fields.flag("tokenizer.ggml.add_bos_token", recipe.bos) else None
     if fields.flag("tokenizer.ggml.add_eos_token", False):
@@ -89,7 +89,9 @@ def read_tokenizer(values: Mapping[str, Any], source: Path) -> Tokenizer:
         scores = _list(values, "tokenizer.ggml.scores", float)
         if len(scores) != len(tokens):
             raise TokenizerError(f"tokenizer.ggml.scores has {len(scores)} entries, expected {len(tokens)}")
-        pieces = [Piece(t, s, k in (_UNKNOWN, _CONTROL, _USER)) for t, s, k in zip(tokens, scores, types, strict=True)]
+        pieces = [
+            Piece(t, s, k in (_UNKNOWN, _CONTROL), k == _USER) for t, s, k in zip(tokens, scores, types, strict=True)
+        ]
         prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
         tokenizer = bpe_from_pieces(pieces, fields.integer("tokenizer.ggml.unknown_token_id", 0), bos, prefix)
     return Tokenizer(tokenizer).with_chat(_chat(values, tokens, source))
@@ -106,7 +108,7 @@ def _chat(values: Mapping[str, Any], tokens: Sequence[str], source: Path) -> Cha
 
 
 def _byte_level(
-    values: Mapping[str, Any], tokens: list[str], types: list[int], bos: int | None, recipe: _Recipe
+    values: Mapping[str, Any], tokens: list[str], types: list[int], bos: int | None, recipe: Recipe
 ) -> tokenizers.Tokenizer:
     merges = [tuple(m.split(" ")) for m in _list(values, "tokenizer.ggml.merges", str)]
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -114,29 +116,35 @@ def _byte_level(
         tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=recipe.whole))
     except Exception as e:  # the library raises bare Exception
         raise TokenizerError(f"tokenizer.ggml.merges do not fit the tokens ({e})") from e
-    tokenizer.pre_tokenizer = _pre_tokenizer(recipe)
-    tokenizer.decoder = decoders.ByteLevel()
     named = list(zip(tokens, types, strict=True))
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, k in named if k == _CONTROL])
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in named if k == _USER])
-    if bos is not None:
+    return byte_level(tokenizer, recipe, None if bos is None else tokens[bos])
+
+
+def byte_level(tokenizer: tokenizers.Tokenizer, recipe: Recipe, bos: str | None) -> tokenizers.Tokenizer:
+    """Gives a BPE over bytes what stands around it; `bos`, if given, starts every encoded text."""
+    tokenizer.pre_tokenizer, tokenizer.decoder = _pre_tokenizer(recipe), decoders.ByteLevel()
+    token = None if bos is None else tokenizer.token_to_id(bos)
+    if bos is not None and token is not None:
+        first = [(bos, token)]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A {tokens[bos]} $B", special_tokens=[(tokens[bos], bos)]
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=first
         )
     return tokenizer
 
 
-def _recipe(values: Mapping[str, Any], source: Path) -> _Recipe:
+def _recipe(values: Mapping[str, Any], source: Path) -> Recipe:
     """llama.cpp names the recipes after the model that introduced them."""
     name = ConfigFields(values).text("tokenizer.ggml.pre", "default")
-    if name not in _RECIPES:
-        raise UnsupportedModel("tokenizer.ggml.pre", name, _RECIPES)
+    if name not in RECIPES:
+        raise UnsupportedModel("tokenizer.ggml.pre", name, RECIPES)
     if name == "default":
         log.warning("%s: tokenizer.ggml.pre does not say how text is cut into words; cut as GPT-2 does", source)
-    return _RECIPES[name]
+    return RECIPES[name]
 
 
-def _pre_tokenizer(recipe: _Recipe) -> pre_tokenizers.PreTokenizer:
+def _pre_tokenizer(recipe: Recipe) -> pre_tokenizers.PreTokenizer:
     if recipe.split is not None:
         split = pre_tokenizers.Split(Regex(recipe.split), behavior="isolated")
         return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
