@@ -16,7 +16,7 @@ from transformers import GPT2Tokenizer, Qwen2Tokenizer
 HERE = Path(__file__).parent
 TEXT = ["the rain in the plain", "a cat on the mat", "hello there, the weather is fine", "no one knows", "12 + 30 = 42"]
 PROMPTS = ["the rain", " the rain", "the  cat", "é€🙂", "hello", "the<tool>cat", "42 dogs\nand cats", ""]
-WORDS = ["the", "rain", "hello", "world's", "12345", "Straße", "Straße", " x\n\n y"]
+WORDS = ["the", "rain", "hello", "world's", "12345", "Straße", "cafe\u0301", " x\n\n y"]
 
 
 def main() -> None:
