@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 import zlib
@@ -51,6 +52,7 @@ class Offer:
     stop: frozenset[int]
     documents: dict[str, str]  # name → SHA-256
     prefix: Prefix | None  # rows that texts may begin with for nothing, or that all stand behind
+    server: str = "0" * 64  # what this server calls itself to this client: see `server_name`
 
     @property
     def secret_rows(self) -> int:
@@ -76,6 +78,7 @@ class Offer:
                 "stop": sorted(self.stop),
                 "documents": self.documents,
                 "prefix": asdict(self.prefix) if self.prefix else None,
+                "server": self.server,
             }
         )
 
@@ -83,7 +86,7 @@ class Offer:
     def from_json(text: str) -> Offer:
         """`ProtocolViolation` unless every field is there and well-formed."""
         value = parse_object(text)
-        names = {"version", "config", "model", "tables", "stop", "documents", "prefix"}
+        names = {"version", "config", "model", "tables", "stop", "documents", "prefix", "server"}
         if set(value) != names or value["version"] != VERSION:
             got = str(value.get("version"))[:20]
             raise ProtocolViolation(f"offer: version {got}, expected {VERSION} with {sorted(names)}")
@@ -96,7 +99,7 @@ class Offer:
             raise ProtocolViolation(f"offer: documents expected: plan, maybe others; got {str(documents)[:40]}")
         if "chat" in documents and "tokenizer" not in documents:
             raise ProtocolViolation("offer: a chat template without a tokenizer")
-        for name in ("model", "tables"):
+        for name in ("model", "tables", "server"):
             _digest(name, value[name])
         for name, digest in documents.items():
             _digest(name, digest)
@@ -104,12 +107,19 @@ class Offer:
         if not isinstance(stop, list) or len(stop) > 64 or any(not _token(t, config) for t in stop):
             raise ProtocolViolation("offer: stop is not a list of at most 64 token ids")
         prefix = _prefix(value["prefix"], config)
-        return Offer(config, value["model"], value["tables"], frozenset(stop), documents, prefix)
+        return Offer(config, value["model"], value["tables"], frozenset(stop), documents, prefix, value["server"])
 
 
 def public_plan(plan: NumericPlan) -> NumericPlan:
     """The plan without the record of its calibration, which the protocol does not need."""
     return replace(plan, statistics={})
+
+
+def server_name(secret: bytes, client: str) -> str:
+    """What a server calls itself to a client, whatever certificate, address or name of a host leads
+    to it: HMAC-SHA256 of the client's name. The client's material belongs to that name. Nobody who
+    has not seen it can take it: other clients are told other ones."""
+    return hmac.new(secret, client.encode(), hashlib.sha256).hexdigest()
 
 
 def sha256(data: bytes) -> str:
