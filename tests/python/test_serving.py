@@ -48,6 +48,11 @@ def served(
             process.wait()
 
 
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_with_plan(tmp_path_factory.mktemp("model"))
@@ -75,12 +80,13 @@ def test_sigterm_ends_it(model: Path, tmp_path: Path, first: bool) -> None:
 
 
 def test_no_file_left_for_a_connection_is_said_once_a_second(model: Path, tmp_path: Path) -> None:
-    with served(model, tmp_path, limit=(resource.RLIMIT_NOFILE, 24)) as (_, address, _, log), ExitStack() as held:
+    with served(model, tmp_path, limit=(resource.RLIMIT_NOFILE, 24)) as (process, address, _, log), ExitStack() as held:
         host, port = address.split(":")
         for _ in range(40):
             held.enter_context(socket.create_connection((host, int(port))))
-        before, started = log.read_text(), time.monotonic()
+        before, started, busy = log.read_text(), time.monotonic(), processor_seconds(process.pid)
         time.sleep(3)
+        assert processor_seconds(process.pid) - busy < 0.2  # it waits before it tries again
         lines = log.read_text()[len(before) :].splitlines()
         refused = [line for line in lines if "a connection failed" in line]
         assert 1 <= len(refused) <= time.monotonic() - started + 1 and len(lines) < 40
