@@ -70,6 +70,15 @@ class TokenizerError(CryptogenError):
     """A tokenizer file or its metadata cannot be read, or a token id is unknown to it."""
 
 
+class ChatTemplateError(CryptogenError):
+    """A model's chat template is malformed, takes too long, or refuses these messages; or there is
+    none where one is needed."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"chat template: {problem}")
+
+
 class WeightsError(CryptogenError):
     """Base of everything that can go wrong between a path and a `Checkpoint`."""
 

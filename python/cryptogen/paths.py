@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 
-from cryptogen.errors import InputError, MalformedFile
+from cryptogen.errors import InputError, MalformedFile, MissingFile
 
 
 def data_folder(role: str, override: str | Path | None = None) -> Path:
@@ -33,6 +34,42 @@ def client_id(folder: Path) -> str:
     if not path.exists():
         write_private(path, f"client-{secrets.token_hex(8)}\n")
     return path.read_text(encoding="ascii").strip()
+
+
+def secret_of(folder: Path) -> bytes:
+    """32 random bytes, from which a server derives what it calls itself to each client. Made on
+    first use. `MalformedFile` if they are others."""
+    path = folder / "name.key"
+    if not path.exists():
+        write_private(path, secrets.token_bytes(32))
+    secret = path.read_bytes()
+    if len(secret) != 32:
+        raise MalformedFile(path, f"32 bytes expected, {len(secret)} found")
+    return secret
+
+
+def read_text(path: str | Path, what: str = "text", stdin: bool = False) -> str:
+    """A whole UTF-8 file; with `stdin` the path `-` is the standard input.
+
+    Raises:
+        MissingFile: There is no such file.
+        InputError: A folder, a file that cannot be read, or bytes that are not UTF-8.
+    """
+    if stdin and str(path) == "-":
+        path, data = "stdin", sys.stdin.buffer.read()
+    elif not Path(path).exists():
+        raise MissingFile(Path(path), what)
+    elif Path(path).is_dir():
+        raise InputError(f"{path}: a text file expected, this is a folder ({what})")
+    else:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: a file that can be read expected, {error.strerror} ({what})") from None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: UTF-8 text expected, byte {error.start + 1} is none ({what})") from None
 
 
 class KnownServers:

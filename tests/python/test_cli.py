@@ -277,3 +277,65 @@ def test_clean(tmp_path: Path) -> None:
         folder for folder, is_old in stores.items() if is_old
     }
     assert "nothing is left" in run("clean", data=tmp_path)[0]
+
+
+def test_where_a_prompt_comes_from(served: Served, tmp_path: Path) -> None:
+    """Not from an argument alone, which `ps` and the shell's history show."""
+    where = ["--server", served.address, "--fingerprint", served.fingerprint, "--max-new-tokens", 3]
+    file = tmp_path / "prompt.txt"
+    file.write_text("the end\n")
+    given, _ = run("generate", "the end", *where, data=tmp_path)
+    assert run("generate", "-", *where, stdin="the end\n", data=tmp_path)[0] == given
+    assert run("generate", *where, "--prompt-file", file, data=tmp_path)[0] == given
+    assert run("generate", *where, "--prompt-file", "-", stdin="the end", data=tmp_path)[0] == given
+    one = "one prompt expected: as an argument (-: from stdin) or as --prompt-file"
+    assert one in failing("generate", *where, data=tmp_path)
+    assert one in failing("generate", "x", *where, "--prompt-file", file, data=tmp_path)
+    assert "the prompt is empty" in failing("generate", "-", *where, stdin="\n", data=tmp_path)
+    assert "no such file (prompt)" in failing("generate", *where, "--prompt-file", tmp_path / "none", data=tmp_path)
+    assert "this is a folder (prompt)" in failing("generate", *where, "--prompt-file", tmp_path, data=tmp_path)
+    file.write_bytes(b"caf\xe9")
+    said = failing("generate", *where, "--prompt-file", file, data=tmp_path)
+    assert "prompt.txt: UTF-8 text expected, byte 4 is none (prompt)" in said
+
+
+def test_stop_strings(served: Served, tmp_path: Path) -> None:
+    where = ["--server", served.address, "--fingerprint", served.fingerprint, "--max-new-tokens", 6]
+    whole = json.loads(run("generate", "the end", *where, "--json", data=tmp_path)[0])["text"]
+    stop = whole[len(whole) // 2 :][:1]
+    stops = ["--stop", "nowhere", "--stop", stop]
+    answer = json.loads(run("generate", "the end", *where, *stops, "--json", data=tmp_path)[0])
+    assert answer["text"] == whole[: whole.index(stop)] and answer["complete"]
+    assert "--stop: a text of one character" in failing("generate", "a", *where, "--stop", "", data=tmp_path)
+    assert run("chat", *where, *stops, stdin="a\n", data=tmp_path)[0]
+
+
+def test_a_terminal_that_takes_only_ascii_gets_the_answer(served: Served, tmp_path: Path) -> None:
+    where = ["--server", served.address, "--fingerprint", served.fingerprint, "--data-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "cryptogen", "generate", "the end", *where, "--max-new-tokens", "12"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, timeout=300)
+    assert done.returncode == 0 and b"\\" in done.stdout and done.stdout.isascii(), done.stderr
+
+
+def test_what_was_expected_is_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "server 'localhost': host:port expected" in failing("generate", "x", "--server", "localhost", data=tmp_path)
+    monkeypatch.chdir(model)
+    assert "layers" in run("inspect", ".")[0]
+    (tmp_path / "latin1").write_bytes(b"caf\xe9 " * 99)
+    said = failing("calibrate", model, "--text", tmp_path / "latin1")
+    assert "latin1: UTF-8 text expected, byte 4 is none (calibration text)" in said
+
+
+def test_a_bug_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import cryptogen.cli as cli
+
+    def broken(**_: object) -> None:
+        raise ValueError("a secret of the user's")
+
+    codes: list[int] = []
+    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(cli.os, "_exit", codes.append)
+    cli.main()
+    said = capsys.readouterr().err
+    assert codes == [1] and said.startswith("error: internal error: ValueError at test_cli.py:")
+    assert "secret of" not in said and said.count("\n") == 1

@@ -23,9 +23,8 @@ from cryptogen.models.functions import ACTIVATIONS
 from cryptogen.numerics import NumericPlan, quantise, tables, tables_digest
 from cryptogen.numerics.anchors import ANCHORS, anchor_rows
 from cryptogen.numerics.exponential import MODULI, MODULUS_BITS, PRIMES, mantissas
-from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, fit_quadratic, make, net
 from cryptogen.numerics.functions import check_function
-from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, make, net
+from cryptogen.numerics.pieces import NET_K, NET_SHIFT, F, fit, fit_quadratic, make, net
 from cryptogen.numerics.plan import Range, Scalar
 from cryptogen.numerics.quantise import row_factors, weight_bits
 from cryptogen.weights import load
@@ -116,7 +115,8 @@ def test_quadratic_pieces(kind: str, half: int) -> None:
     windows of up to ±32, twice as many beyond."""
     k, worst, most_noise, most_bias = QUADRATIC_BOUNDS[half]
     act = ACTIVATIONS[kind]
-    pieces = make({"kind": kind, "degree": 2, "tables": [0, 1, 2], "k": k, "h": half + 1 + F - k, "bits": 6, "guard": 0})
+    function = {"kind": kind, "degree": 2, "tables": [0, 1, 2], "bits": 6, "guard": 0}
+    pieces = make({**function, "k": k, "h": half + 1 + F - k})
     assert max(int(np.abs(table).max()) for table in pieces) < 2**38
     reach = (1 << min(half, 4)) - 1 << F  # but for the outermost pieces
     x = np.arange(-reach, reach, 3, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Rows that the server computes in the clear: its system prompt, the head of the chat format."""
+"""Rows that the server computes in the clear: its system prompt, the head of the chat template."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def said(talk: Conversation, text: str, n: int, **options: object) -> list[int]:
     return [t.id for t in talk.say(text, max_new_tokens=n, **options)]
 
 
-# --- what both know: the head of the chat format
+# --- what both know: the head of the chat template
 
 
-def test_a_conversation_begins_with_the_head_of_the_chat_format(llama: Served, tmp_path: Path) -> None:
+def test_a_conversation_begins_with_the_head_of_the_chat_template(llama: Served, tmp_path: Path) -> None:
     tokenizer = llama.model.tokenizer
     assert tokenizer is not None
     head, text = tokenizer.chat_head(), tokenizer.encode_chat([HELLO])
@@ -141,7 +141,7 @@ def test_the_text_stands_behind_a_system_prompt_that_costs_no_rows(secretive: Se
     assert tokenizer is not None
     with secretive.client(tmp_path) as client:
         assert client.secret_rows == len(secret)
-        own = tokenizer.encode_chat([HELLO], begins=False)
+        own = tokenizer.encode_chat([HELLO], behind_system=True)
         assert tokenizer.decode(own, skip_special=False).startswith("<|im_start|>user\nhello")
         talk = Conversation(client)
         first = said(talk, "hello", 3)
@@ -269,8 +269,10 @@ def test_system_prompts_that_cannot_be(tmp_path: Path) -> None:
     plan = quick_plan(model)
     assert model.tokenizer is not None
     bare = type(model.tokenizer).from_json(model.tokenizer.to_json())
-    refused(errors.InputError, "chat format", "x", dataclasses.replace(model, tokenizer=bare), plan=plan)
-    refused(errors.InputError, "chat format", "x", dataclasses.replace(model, tokenizer=None), plan=plan)
+    refused(errors.ChatTemplateError, "has none", "x", dataclasses.replace(model, tokenizer=bare), plan=plan)
+    refused(
+        errors.InputError, "needs a model with a tokenizer", "x", dataclasses.replace(model, tokenizer=None), plan=plan
+    )
     document = json.loads(plan.to_json())
     document["norms"][0]["scalar"]["hi"]["mu"] -= 4  # mean squares are far outside their window then
     narrow = NumericPlan.from_json(json.dumps(document))
@@ -346,7 +348,7 @@ def test_weights_on_demand_are_the_same_integers(tmp_path: Path, kind: str) -> N
     assert made.matrices[site] is not made.matrices[site]
 
 
-def test_the_heads_of_chat_formats(tmp_path: Path) -> None:
+def test_the_heads_of_chat_templates(tmp_path: Path) -> None:
     model = cryptogen.load(tiny_llama(tmp_path / "m"))
     tokenizer = model.tokenizer
     assert tokenizer is not None
@@ -355,4 +357,5 @@ def test_the_heads_of_chat_formats(tmp_path: Path) -> None:
         assert tokenizer.encode_chat([{"role": "user", "content": text}])[: len(head)] == head
     system: list[Message] = [{"role": "system", "content": "Be brief!"}, HELLO]
     assert tokenizer.encode_chat(system)[: len(head)] != head
-    assert type(tokenizer).from_json(tokenizer.to_json()).chat_head() == []
+    with pytest.raises(errors.ChatTemplateError, match="has none"):
+        type(tokenizer).from_json(tokenizer.to_json()).chat_head()

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptogen import errors
-from cryptogen.tokens import ChatML, StreamDecoder, Tokenizer
+from cryptogen.tokens import StreamDecoder, Tokenizer
 from cryptogen.tokens.sentencepiece import Piece, bpe_from_pieces
 from cryptogen.weights import load
-from tiny import tiny_llama, tokenizer_json, write_gguf, write_llama2c
+from tiny import CHAT_TEMPLATE, tiny_llama, tokenizer_json, write_gguf, write_llama2c
 
 TOKENIZER = Tokenizer.from_json(tokenizer_json())
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *"▁aetonih", "th", "the", "▁the", "he", "▁t"]
@@ -74,31 +74,12 @@ def test_tokenizers_of_every_format_agree(tmp_path: Path) -> None:
     assert packed.tokenizer is not None
     text = "the rain, <|im_start|>on 3 plains ✓<|im_end|>"
     assert folder.tokenizer.encode(text) == packed.tokenizer.encode(text)
-    assert folder.tokenizer.chat == packed.tokenizer.chat == ChatML(1, 2, "Be brief.")
+    assert folder.tokenizer.chat is not None and packed.tokenizer.chat is not None
+    assert folder.tokenizer.chat.source == packed.tokenizer.chat.source == CHAT_TEMPLATE
     assert folder.stop == packed.stop == {2}
     small = load(write_llama2c(folder, tmp_path / "m.bin")).tokenizer
     assert small is not None
     assert small.decode(small.encode("the rain ✓")) == "the rain ✓"
-
-
-def test_chat() -> None:
-    tokenizer = TOKENIZER.with_chat_template("<|im_start|>...")
-    assert tokenizer.chat == ChatML(1, 2)
-    tokens = tokenizer.encode_chat([{"role": "user", "content": "hello"}])
-    assert tokenizer.decode(tokens, skip_special=False) == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    assert tokens[0] == 1
-    assert tokens.count(2) == 1
-    polite = ChatML(1, 2, "Be kind.")
-    assert polite.render([{"role": "user", "content": "x"}]).startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
-    own = polite.render([{"role": "system", "content": "Be rude."}, {"role": "user", "content": "x"}])
-    assert "kind" not in own
-    with pytest.raises(errors.InputError):
-        polite.render([])
-    with pytest.raises(errors.InputError):
-        polite.render([{"role": "tool", "content": "x"}])  # type: ignore[typeddict-item]
-    with pytest.raises(errors.InputError):
-        TOKENIZER.encode_chat([{"role": "user", "content": "x"}])
-    assert TOKENIZER.with_chat_template("[INST]").chat is None
 
 
 def test_tokenizer_errors(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}{% endif %}"
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 
@@ -82,26 +83,39 @@ def tiny_llama(folder: Path, seed: int = 0, **overrides: Any) -> Path:
     return _write(folder, config, tensors)
 
 
-def write_gguf(checkpoint: Checkpoint, path: Path, kind: gguf.GGMLQuantizationType | None = None, **extra: Any) -> Path:
-    """A LLaMA checkpoint as GGUF with interleaved q/k rows; matrices quantised as `kind`; `extra`:
-    more metadata."""
-    c, t = checkpoint.config, checkpoint.tensors
-    writer = gguf.GGUFWriter(path, "llama")
+def write_gguf(
+    checkpoint: Checkpoint,
+    path: Path,
+    kind: gguf.GGMLQuantizationType | None = None,
+    tensors_per_part: int = 0,
+    big: bool = False,
+    **extra: Any,
+) -> Path:
+    """A checkpoint as GGUF, with interleaved q/k rows if it is a LLaMA; matrices quantised as
+    `kind`; split into files of so many tensors, of which the first is returned; `extra`: other
+    metadata, `__` for a dot, None to leave a key out."""
+    c = checkpoint.config
+    order = gguf.GGUFEndian.BIG if big else gguf.GGUFEndian.LITTLE
+    arch = "llama" if c.rope else "gpt2"
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=tensors_per_part, endianess=order)
     writer.add_block_count(c.layers)
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.d)
     writer.add_feed_forward_length(c.ff)
     writer.add_head_count(c.heads)
-    writer.add_head_count_kv(c.kv_heads)
-    writer.add_rope_freq_base(1e4)
-    writer.add_rope_dimension_count(c.head_dim)
-    writer.add_key_length(c.head_dim)
-    writer.add_value_length(c.head_dim)
-    writer.add_layer_norm_rms_eps(c.norm_eps)
+    if c.rope:
+        writer.add_head_count_kv(c.kv_heads)
+        writer.add_rope_freq_base(1e4)
+        writer.add_rope_dimension_count(c.head_dim)
+        writer.add_key_length(c.head_dim)
+        writer.add_value_length(c.head_dim)
+        writer.add_layer_norm_rms_eps(c.norm_eps)
+    else:
+        writer.add_layer_norm_eps(c.norm_eps)
     writer.add_vocab_size(c.vocab)
     vocab, merges = _byte_level_vocab()
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(vocab)
     writer.add_token_types([3 if token in SPECIALS else 1 for token in vocab])
     writer.add_token_merges([" ".join(m) for m in merges])
@@ -111,8 +125,26 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: gguf.GGMLQuantizationTy
     writer.add_chat_template(CHAT_TEMPLATE)
     for key, value in extra.items():
         name = key.replace("__", ".")
-        add = writer.add_string if isinstance(value, str) else writer.add_uint32
-        add(name, value)
+        writer.kv_data[0].pop(name, None)
+        if isinstance(value, list):
+            writer.add_array(name, value)
+        elif value is not None:
+            kinds = {str: writer.add_string, float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32}
+            kinds[type(value)](name, value)
+    for name, tensor in (_gguf_llama(checkpoint) if c.rope else _gguf_gpt2(checkpoint)).items():
+        if kind is None or tensor.ndim == 1:
+            writer.add_tensor(name, np.ascontiguousarray(tensor))
+        else:
+            writer.add_tensor(name, gguf.quantize(np.ascontiguousarray(tensor), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if tensors_per_part else path
+
+
+def _gguf_llama(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    c, t = checkpoint.config, checkpoint.tensors
     named = {"token_embd": t["embed"], "output_norm": t["final_norm.gain"]}
     if not c.tied:
         named["output"] = t["head.weight"]
@@ -124,16 +156,20 @@ def write_gguf(checkpoint: Checkpoint, path: Path, kind: gguf.GGMLQuantizationTy
                 "ffn_down": t[f"layers.{i}.down.weight"], "attn_norm": t[f"layers.{i}.attn_norm.gain"],
                 "ffn_norm": t[f"layers.{i}.mlp_norm.gain"]}  # fmt: skip
         named |= {f"blk.{i}.{name}": tensor for name, tensor in rows.items()}
-    for name, tensor in named.items():
-        if kind is None or tensor.ndim == 1:
-            writer.add_tensor(f"{name}.weight", np.ascontiguousarray(tensor))
-        else:
-            writer.add_tensor(f"{name}.weight", gguf.quantize(np.ascontiguousarray(tensor), kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return {f"{name}.weight": tensor for name, tensor in named.items()}
+
+
+def _gguf_gpt2(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    c, t = checkpoint.config, checkpoint.tensors
+    named = {"token_embd.weight": t["embed"], "position_embd.weight": t["pos"]}
+    sites = {"attn_norm": "attn_norm", "mlp_norm": "ffn_norm", "qkv": "attn_qkv", "o": "attn_output", "up": "ffn_up",
+             "down": "ffn_down"}  # fmt: skip
+    for i in range(c.layers):
+        for site, name in sites.items():
+            named[f"blk.{i}.{name}.weight"] = t[f"layers.{i}.{site}.{'gain' if 'norm' in site else 'weight'}"]
+            named[f"blk.{i}.{name}.bias"] = t[f"layers.{i}.{site}.bias"]
+    named |= {"output_norm.weight": t["final_norm.gain"], "output_norm.bias": t["final_norm.bias"]}
+    return named if c.tied else named | {"output.weight": t["head.weight"]}
 
 
 def write_llama2c(checkpoint: Checkpoint, path: Path) -> Path:

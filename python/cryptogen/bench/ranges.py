@@ -16,8 +16,9 @@ import numpy as np
 
 from cryptogen.backends.float import FloatBackend
 from cryptogen.calibration.model import stress_tokens
-from cryptogen.evaluate.texts import Progress, Windows, cropped, faithful_texts, read_text
+from cryptogen.evaluate.texts import Progress, Windows, cropped, faithful_texts
 from cryptogen.models.decoder import forward
+from cryptogen.paths import read_text
 from cryptogen.session.plans import find_plan
 from cryptogen.tokens import Tokenizer
 from cryptogen.weights import Checkpoint, load

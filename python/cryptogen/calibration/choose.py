@@ -214,7 +214,9 @@ def _activation(seen: Observation, layer: int, margins: Margins, limits: Limits,
     for half, guard in kinds:
         h = half + 1 + F - k
         degree = 1 if c.gated else 2
-        ids = tables.add(degree + 1 + (guard > 0), kind=c.activation, degree=degree, k=k, h=h, bits=ACT_BITS, guard=guard)
+        ids = tables.add(
+            degree + 1 + (guard > 0), kind=c.activation, degree=degree, k=k, h=h, bits=ACT_BITS, guard=guard
+        )
         windows.append(Window(h, ids[0], ids[1], None if c.gated else ids[2], ids[-1] if guard else None))
     return Activation(k, tuple(windows), tuple(kinds.index(kind) for kind in wanted))
 

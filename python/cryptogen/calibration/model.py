@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from cryptogen.errors import InputError, PlanError, PlanUnfaithful
-from cryptogen.evaluate.texts import Faithful, Progress, Windows, canonical_of, cropped, faithful_texts, read_text
+from cryptogen.evaluate.texts import Faithful, Progress, Windows, canonical_of, cropped, faithful_texts
 from cryptogen.numerics.plan import NumericPlan
+from cryptogen.paths import read_text
 from cryptogen.processes import in_processes
 from cryptogen.tokens import Tokenizer
 from cryptogen.weights import load
@@ -64,7 +65,7 @@ def calibrate_model(
         raise PlanError("context", f"up to {config.context} rows, the model's", rows)
     if size > config.context:
         raise PlanError("size", f"windows of up to {config.context} tokens, the model's context", size)
-    tokens = tokenizer.encode(read_text(text_file))
+    tokens = tokenizer.encode(read_text(text_file, "calibration text"))
     needed = size * (max(windows) + 1) + 2  # what is behind the last window is checked
     if len(tokens) < needed:
         raise PlanError("calibration text", f"{needed} tokens for window {max(windows)} of {size}", len(tokens))

@@ -3,13 +3,16 @@ exit code ≠ 0."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
 
-from cryptogen.errors import CryptogenError, PlanUnfaithful
+from cryptogen.errors import CryptogenError, InternalError, PlanUnfaithful
 
 from .app import app
 
@@ -20,7 +23,10 @@ USAGE_ERRORS: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 
 
 def main() -> None:
-    """Runs the command; every expected failure is one line on stderr."""
+    """Runs the command; every failure is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # one that takes only ASCII gets escapes, not an error in mid-answer
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -35,8 +41,16 @@ def main() -> None:
     except (CryptogenError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    except Exception as error:
+        if os.environ.get("CRYPTOGEN_TRACEBACK"):
+            traceback.print_exc()
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} at {os.path.basename(last.filename)}:{last.lineno}"  # its text may be secret
+        print(f"error: {InternalError(f'{where} (CRYPTOGEN_TRACEBACK=1 shows all)')}", file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
     # Threads of clients that are still served must not delay the end; the stores are safe at any
     # moment.
     os._exit(code if isinstance(code, int) else 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cryptogen.errors import InputError, MissingFile
+from cryptogen.paths import read_text
 
 if TYPE_CHECKING:
     from cryptogen.session import Draft
@@ -39,6 +40,9 @@ DraftTokens = Annotated[int, typer.Option(min=1, max=63, help="tokens proposed a
 SampleSeed = Annotated[
     int | None, typer.Option("--seed", help="≥ 0; same seed and text, same choices, but for near ties (0.05 logits)")
 ]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", help="end the answer in front of this text; may be given several times")
+]
 OnRange = Annotated[
     str, typer.Option("--on-range", help="at a token whose numbers left the plan's ranges: warn, or stop before it")
 ]
@@ -48,22 +52,19 @@ MOST = 4096  # numbers of an option that takes several
 def access_token_in(path: Path | None) -> str | None:
     if path is None:
         return None
-    existing(path, "access token")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_text(path, "access token").splitlines()
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: an access token on the first line expected, none found")
     return lines[0].strip()
 
 
-def text_in(path: Path | None, what: str) -> str | None:
-    """A whole file. `MissingFile`, `InputError`."""
-    if path is None:
-        return None
-    existing(path, what)
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: UTF-8 text expected, byte {error.start + 1} is none ({what})") from None
+def checked_stops(stops: list[str] | None) -> tuple[str, ...]:
+    """Texts that end an answer. `InputError`."""
+    for text in stops or ():
+        utf8(text, "--stop")
+        if not text:
+            raise InputError("--stop: a text of one character or more expected")
+    return tuple(stops or ())
 
 
 def utf8(text: str, what: str) -> None:

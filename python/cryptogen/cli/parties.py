@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cryptogen.defaults import ADDRESS
 from cryptogen.errors import InputError
+from cryptogen.paths import read_text
 
 from .app import app
 from .options import (
@@ -35,12 +39,13 @@ from .options import (
     Resync,
     SampleSeed,
     ServerAddress,
+    Stop,
     Temperature,
     TopK,
     TopP,
     access_token_in,
+    checked_stops,
     draft_of,
-    text_in,
     utf8,
 )  # fmt: skip
 
@@ -69,11 +74,12 @@ def serve(
     """Serve a model until Ctrl-C. Clients choose the protocol."""
     from cryptogen.session import Server
 
+    signal.signal(signal.SIGTERM, _ended)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     server = Server(
         model, plan, data_dir=data_dir, access_token=access_token_in(access_token_file),
         certificate=certificate, key=key, max_clients=max_clients, cache_dir=cache_dir, weights_cache=weights_cache,
-        system_prompt=text_in(system_prompt, "system prompt"),
+        system_prompt=None if system_prompt is None else read_text(system_prompt, "system prompt"),
     )  # fmt: skip
     server.serve(listen, lambda address, pin: print(f"listening on {address} fingerprint {pin}", flush=True))
 
@@ -107,13 +113,17 @@ def prepare(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="the text to continue")],
     server: ServerAddress,
+    prompt: Annotated[
+        str | None, typer.Argument(help="the text to continue, which `ps` and the shell's history show; -: stdin")
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="file with the text to continue; -: stdin")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = 1.0,
     seed: SampleSeed = None,
+    stop: Stop = None,
     on_range: OnRange = "warn",
     draft: DraftModel = None,
     draft_tokens: DraftTokens = 8,
@@ -129,9 +139,8 @@ def generate(
     protocol: Protocol = "preprocessed",
 ) -> None:
     """Continue a text privately; the answer streams to stdout."""
-    if not prompt:
-        raise InputError("the prompt is empty: at least 1 token expected")
-    utf8(prompt, "prompt")
+    prompt = _prompt(prompt, prompt_file)
+    stops = checked_stops(stop)
     from cryptogen.console import costs_json, draft_json, show_draft
     from cryptogen.session.client import checked_options
 
@@ -145,7 +154,7 @@ def generate(
         try:
             tokens = client.generate(
                 prompt, max_new_tokens=max_new_tokens, draft=proposing, temperature=temperature, top_k=top_k,
-                top_p=top_p, seed=seed, on_range=on_range,
+                top_p=top_p, seed=seed, on_range=on_range, stop_strings=stops,
             )  # fmt: skip
             _show(tokens, answer, silent=as_json)
             complete = True
@@ -175,6 +184,7 @@ def chat(
     top_k: TopK = None,
     top_p: TopP = 1.0,
     seed: SampleSeed = None,
+    stop: Stop = None,
     on_range: OnRange = "warn",
     draft: DraftModel = None,
     draft_tokens: DraftTokens = 8,
@@ -197,11 +207,15 @@ def chat(
     proposing = draft_of(draft, draft_tokens)
     checked_options(protocol, max_new_tokens, temperature, top_k, top_p, seed, proposing, on_range)
     utf8(system or "", "system message")
+    stops = checked_stops(stop)
     with _client(
         server, fingerprint, ca_file, access_token_file, data_dir, batch_tokens, linear_tokens, resync, protocol
     ) as client:
         talk = Conversation(client, system)
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range}
+        options = {
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "on_range": on_range,
+            "stop_strings": stops,
+        }  # fmt: skip
         for line in _lines():
             _show(talk.say(line, max_new_tokens=max_new_tokens, draft=proposing, **options), [])
         if proposing:
@@ -245,6 +259,30 @@ def clean(
         print("nothing is left of earlier versions")
     elif not remove:
         print("delete them with --remove")
+
+
+def _ended(number: int, _: FrameType | None) -> None:
+    """Process 1 of a container gets no signal that it does not ask for. Clients that are being
+    served do not delay the end: the stores are safe at any moment."""
+    logging.getLogger("cryptogen.server").info("ended by signal %d", number)
+    sys.stdout.flush()
+    os._exit(128 + number)
+
+
+def _prompt(given: str | None, file: Path | None) -> str:
+    """The prompt of the command line, of a file or of stdin; of these one line break at the end is
+    not part of it. `InputError`."""
+    if (given is None) == (file is None):
+        raise InputError("one prompt expected: as an argument (-: from stdin) or as --prompt-file")
+    if file is None and given != "-":
+        text = given or ""
+        utf8(text, "prompt")
+    else:
+        text = read_text("-" if file is None else file, "prompt", stdin=True)
+        text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise InputError("the prompt is empty: at least 1 token expected")
+    return text
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from cryptogen import _core
 from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import windows
-from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows, read_text
+from cryptogen.evaluate.texts import Comparison, compare_fixed, float_rows
 from cryptogen.numerics.plan import tables
 from cryptogen.numerics.quantise import quantise
+from cryptogen.paths import read_text
 from cryptogen.processes import ServerProcess
 from cryptogen.protocols import PREPROCESSED, check_protocol
 from cryptogen.session.link import Progress

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from cryptogen.backends.fixed import FixedBackend, Place
 from cryptogen.backends.float import FloatBackend
 from cryptogen.backends.rounding import Random
-from cryptogen.errors import InputError
 from cryptogen.evaluate.perplexity import surprise
 from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward
@@ -197,16 +195,6 @@ def faithful_texts(
         if progress:
             progress("checking texts", len(results), len(texts))
     return results
-
-
-def read_text(path: str | Path) -> str:
-    """A text file. Raises InputError if it is a folder or not UTF-8, OSError."""
-    if Path(path).is_dir():
-        raise InputError(f"{path}: a text file expected, this is a folder")
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: UTF-8 text expected ({e.reason} at byte {e.start})") from None
 
 
 class Loaded:

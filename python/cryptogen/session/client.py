@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from cryptogen.models.decoder import check_tokens
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, check_protocol
 from cryptogen.sampling import Sampler
 from cryptogen.tokens import Tokenizer
+from cryptogen.tokens.stops import StopStrings
 
 from .costs import Costs
 from .draft import Draft
@@ -52,6 +55,14 @@ def checked_options(
     if draft is not None and protocol == ENCRYPTED_CACHE:
         raise InputError(f"draft: protocol {ENCRYPTED_CACHE} cannot drop rows from its cache of ciphertexts")
     return sampler
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What ends an answer: tokens, which belong to it, and texts, which do not."""
+
+    tokens: frozenset[int]
+    strings: tuple[str, ...]
 
 
 class Client:
@@ -178,6 +189,12 @@ class Client:
         return self._link.costs()
 
     @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer of the model."""
+        self.connect()
+        return self._link.offer.stop
+
+    @property
     def length(self) -> int:
         """Tokens of the session so far, those of the server's system prompt included."""
         return self._link.text.length
@@ -221,8 +238,8 @@ class Client:
         material, ahead of their tokens: a prompt of up to as many tokens then costs its passes
         only. They are of this connection, and stay until they are used or the session is reset;
         `generate` of a new text uses them if no text was there before, and then for all of its
-        tokens: the head of the chat format, which the server knows, too. Buys material first if it
-        is short.
+        tokens: the head of the chat template, which the server knows, too. Buys material first if
+        it is short.
 
         Args:
             rows: How many, beside those that are ready; 1 or more. They fit the model's context,
@@ -260,6 +277,7 @@ class Client:
         top_p: float = 1.0,
         seed: int | None = None,
         stop: Collection[int] | None = None,
+        stop_strings: Collection[str] = (),
         continue_session: bool = False,
         draft: Draft | None = None,
         on_range: str = "warn",
@@ -272,7 +290,7 @@ class Client:
         without `continue_session`.
 
         Rows that the server has computed already are used (`preprocessed`): its system prompt,
-        behind which every text stands, or the head of the chat format, for texts that begin with
+        behind which every text stands, or the head of the chat template, for texts that begin with
         it.
 
         Args:
@@ -288,6 +306,9 @@ class Client:
                 anew for every call.
             stop: Token ids that end the generation; the one that came is yielded as the last token.
                 None: the model's own. `()`: none.
+            stop_strings: Texts that end the generation; what is yielded ends in front of the first
+                of them. Text that may be the beginning of one comes with a later token. They need a
+                model with a tokenizer; none may be empty.
             continue_session: Append to what this client has fed and sampled so far, whose cache is
                 kept, instead of starting anew (False, the default).
             draft: A local model that proposes tokens, several of which are verified in one pass:
@@ -322,7 +343,11 @@ class Client:
             raise ContextOverflow(before + len(fed) + max_new_tokens - 1, self.config.context)
         if draft is not None:
             draft.check(self.config, self.tokenizer)
-        ends = self._link.offer.stop if stop is None else frozenset(stop)
+        if isinstance(stop_strings, str) or not all(isinstance(s, str) and s for s in stop_strings):
+            raise InputError("stop_strings: texts of one character or more expected")
+        if stop_strings and self.tokenizer is None:
+            raise InputError("stop_strings: the server's model has no tokenizer")
+        ends = Ends(self._link.offer.stop if stop is None else frozenset(stop), tuple(stop_strings))
         return self._generate(tokens, max_new_tokens, sampler, ends, continue_session, draft, on_range, progress)
 
     def _generate(
@@ -330,7 +355,7 @@ class Client:
         tokens: list[int],
         limit: int,
         sampler: Sampler,
-        stop: frozenset[int],
+        ends: Ends,
         continue_session: bool,
         draft: Draft | None,
         on_range: str,
@@ -339,15 +364,18 @@ class Client:
         link = self._link
         if not continue_session:
             self._restart()
-        decoder = link.tokenizer.stream() if link.tokenizer else None
-        generated = 0
+        before = [*(link.text.tokens if continue_session else []), *tokens]
+        decoder = link.tokenizer.stream(before=before) if link.tokenizer else None
+        generated, strings = 0, StopStrings(ends.strings)
         with link.reporting(progress), self._spoiling():
             for token, events in self._sampled(tokens, limit, sampler, draft):
                 generated += 1
                 if events and on_range == "stop":
                     raise RangeExceeded(events, generated)
-                last = token in stop or generated == limit
+                last = token in ends.tokens or generated == limit
                 text = "" if decoder is None else decoder.push(token) + (decoder.finish() if last else "")
+                text, found = strings.push(text)
+                text, last = (text, True) if found else (text + strings.finish() if last else text, last)
                 link.ledger.tokens += 1
                 yield Token(token, text, events)
                 if last:
@@ -381,6 +409,30 @@ class Client:
             self._link.text.take(token)
             found, self._unreported = self._unreported, ahead
             yield token, found
+
+    def keep(self, tokens: Sequence[int]) -> int:
+        """Keeps those rows of the session that a text of these tokens begins with, too, and forgets
+        the others.
+
+        Args:
+            tokens: Token ids of a text from its beginning, without the server's system prompt.
+
+        Returns:
+            How many of the tokens the session has: fewer than there are, so that
+            `generate(tokens[kept:], continue_session=kept > 0)` goes on with that text. 0 where
+            rows would have to be dropped from a cache that cannot (`encrypted-cache`).
+
+        Raises:
+            InputError: The session ended with `NumericFailure` or `RangeExceeded`.
+        """
+        self.connect()
+        self._check_sound()
+        there, link = self._link.text.tokens, self._link
+        kept = min(len(commonprefix([there, list(tokens)])), len(tokens) - 1)
+        if kept < len(there) and link.protocol == ENCRYPTED_CACHE:
+            return 0
+        link.text.keep(kept)
+        return kept
 
     def score(self, tokens: Sequence[int], progress: Progress | None = None) -> Rows:
         """Every row of a new session, logits and range events: what evaluation needs. It spends

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen import _core
-from cryptogen.errors import MaterialMismatch, PlanError, ProtocolViolation
+from cryptogen.errors import ConnectionFailed, MaterialMismatch, PlanError, ProtocolViolation
 from cryptogen.numerics.plan import ModelShape, NumericPlan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import store_name
-from cryptogen.tokens import Tokenizer
+from cryptogen.tokens import ChatTemplate, Tokenizer
 
 from .offer import Offer, receive_offer
 from .trust import Trust
@@ -46,29 +48,39 @@ class Connector:
     def open(self) -> Opened:
         """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`,
         `AgreementMismatch`, `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        if not re.fullmatch(r".+:[0-9]{1,5}", self._address):
+            raise ConnectionFailed(f"server {self._address[:80]!r}: host:port expected, such as server.example:7766")
         fingerprint = self._trust.pinned(self._address, self._known)
         connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
         connection.hello(self._name, self._trust.access_token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
-        peer = fingerprint or f"certified:{self._address}"
+        shown = fingerprint or f"certified:{self._address}"
         # One folder per server: what the client does not ask for says which documents it has.
-        of_peer = hashlib.sha256(peer.encode()).hexdigest()[:32]
+        of_peer = hashlib.sha256(shown.encode()).hexdigest()[:32]
         offer, documents = receive_offer(connection, self._folder / "documents" / of_peer, self._protocol)
         numeric, made = _received_plan(offer, documents["plan"])
         model, digest = offer.model, offer.documents["plan"]
         connection.agree(model, digest, tables_digest(made))
         checked = _core.CheckedPlan(numeric.to_json(), made)
-        pair = hashlib.sha256(f"{peer} {self._name} {model} {digest}".encode()).hexdigest()[:32]
-        name = store_name(pair, self._protocol)
         stores = self._folder / "stores"
         stores.mkdir(exist_ok=True, mode=0o700)
+        peer, earlier = f"server:{offer.server}", self._store_of(shown, offer)
+        if (stores / earlier).exists() and not (stores / self._store_of(peer, offer)).exists():
+            peer = shown  # what versions before this one went by: its material is used on
+        name = self._store_of(peer, offer)
         try:
             endpoint = connection.open(checked, str(stores / name), peer, model, digest, self._resync, self._protocol)
         except MaterialMismatch as error:
             raise MaterialMismatch(f"{error} ({self._way_out()})") from None
         record = self._folder / "sessions" / f"{name}.json"
-        return Opened(endpoint, offer, numeric, checked, _tokenizer(offer, documents.get("tokenizer")), record)
+        return Opened(endpoint, offer, numeric, checked, _tokenizer(documents), record)
+
+    def _store_of(self, peer: str, offer: Offer) -> str:
+        """The folder of the material for a model of a peer's. The peer is the server that made it,
+        whatever certificate or address leads to it (`server_name`)."""
+        whole = f"{peer} {self._name} {offer.model} {offer.documents['plan']}"
+        return store_name(hashlib.sha256(whole.encode()).hexdigest()[:32], self._protocol)
 
     def _way_out(self) -> str:
         return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
@@ -85,9 +97,10 @@ def _received_plan(offer: Offer, document: bytes) -> tuple[NumericPlan, list[NDA
         raise ProtocolViolation(f"the server's plan cannot be read ({type(error).__name__})") from None
 
 
-def _tokenizer(offer: Offer, document: bytes | None) -> Tokenizer | None:
-    if document is None:
+def _tokenizer(documents: Mapping[str, bytes]) -> Tokenizer | None:
+    if "tokenizer" not in documents:
         return None
-    tokenizer = Tokenizer.from_json(document.decode("utf-8", errors="replace"), source="the server's tokenizer")
-    tokenizer.chat = offer.chat
-    return tokenizer
+    text = documents["tokenizer"].decode("utf-8", errors="replace")
+    chat = documents.get("chat")
+    template = ChatTemplate.from_json(chat.decode("utf-8", errors="replace")) if chat is not None else None
+    return Tokenizer.from_json(text, source="the server's tokenizer").with_chat(template)

@@ -58,7 +58,7 @@ class Costs:
         online: The prompt and the tokens.
         rows: Rows computed: tokens of prompts, generated ones that were fed, drafted ones.
         known_rows: Rows that texts have begun with for nothing: of the server's system prompt, or
-            of the chat format's head.
+            of the chat template's head.
         tokens: Tokens that `generate` has given.
         range_events: Range events of all rows computed, those of drafted tokens that were not
             accepted too.

@@ -1,10 +1,9 @@
 """What the server tells a new client: everything public about its model. The client checks all of
 it.
 
-1. S→C offer: shape, digests (integer weights, plan, tables, tokenizer), stop tokens, chat format,
-   prefix.
-2. C→S which documents it lacks: the plan, the tokenizer (it keeps both, by digest); which protocol
-   it will use.
+1. S→C offer: shape, digests (integer weights, tables, documents), stop tokens, prefix.
+2. C→S which documents it lacks: the plan, the tokenizer, the chat template (it keeps them, by
+   digest); which protocol it will use.
 3. S→C those documents, compressed, in pieces below the limit of a control message.
 4. Both: `agree` on the digests; the client's tables are its own, made from the plan.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 import zlib
@@ -25,13 +25,12 @@ from cryptogen.models.config import ModelConfig
 from cryptogen.numerics.plan import NumericPlan
 from cryptogen.paths import write_private
 from cryptogen.protocols import PREPROCESSED, check_protocol
-from cryptogen.tokens import ChatML, Tokenizer
 
 from .messages import parse_object
 from .prefix import Prefix
 
 VERSION = 5
-DOCUMENTS = ("plan", "tokenizer")
+DOCUMENTS = ("plan", "tokenizer", "chat")
 LARGEST_DOCUMENT = 64 << 20
 PIECE = 600_000  # compressed bytes per control message (limit 1 MiB, base64 adds a third)
 
@@ -51,9 +50,9 @@ class Offer:
     model: str  # SHA-256 of the integer weights
     tables: str
     stop: frozenset[int]
-    chat: ChatML | None
     documents: dict[str, str]  # name → SHA-256
     prefix: Prefix | None  # rows that texts may begin with for nothing, or that all stand behind
+    server: str = "0" * 64  # what this server calls itself to this client: see `server_name`
 
     @property
     def secret_rows(self) -> int:
@@ -70,7 +69,6 @@ class Offer:
             )
 
     def to_json(self) -> str:
-        chat = None if self.chat is None else [self.chat.start_id, self.chat.end_id, self.chat.default_system]
         return json.dumps(
             {
                 "version": VERSION,
@@ -78,9 +76,9 @@ class Offer:
                 "model": self.model,
                 "tables": self.tables,
                 "stop": sorted(self.stop),
-                "chat": chat,
                 "documents": self.documents,
                 "prefix": asdict(self.prefix) if self.prefix else None,
+                "server": self.server,
             }
         )
 
@@ -88,7 +86,7 @@ class Offer:
     def from_json(text: str) -> Offer:
         """`ProtocolViolation` unless every field is there and well-formed."""
         value = parse_object(text)
-        names = {"version", "config", "model", "tables", "stop", "chat", "documents", "prefix"}
+        names = {"version", "config", "model", "tables", "stop", "documents", "prefix", "server"}
         if set(value) != names or value["version"] != VERSION:
             got = str(value.get("version"))[:20]
             raise ProtocolViolation(f"offer: version {got}, expected {VERSION} with {sorted(names)}")
@@ -98,22 +96,30 @@ class Offer:
             raise ProtocolViolation(f"offer: {e}") from None
         documents = value["documents"]
         if not isinstance(documents, dict) or not {"plan"} <= set(documents) <= set(DOCUMENTS):
-            raise ProtocolViolation(f"offer: documents expected: plan, maybe tokenizer; got {str(documents)[:40]}")
-        for name in ("model", "tables"):
+            raise ProtocolViolation(f"offer: documents expected: plan, maybe others; got {str(documents)[:40]}")
+        if "chat" in documents and "tokenizer" not in documents:
+            raise ProtocolViolation("offer: a chat template without a tokenizer")
+        for name in ("model", "tables", "server"):
             _digest(name, value[name])
         for name, digest in documents.items():
             _digest(name, digest)
         stop = value["stop"]
         if not isinstance(stop, list) or len(stop) > 64 or any(not _token(t, config) for t in stop):
             raise ProtocolViolation("offer: stop is not a list of at most 64 token ids")
-        chat = _chat(value["chat"], config)
         prefix = _prefix(value["prefix"], config)
-        return Offer(config, value["model"], value["tables"], frozenset(stop), chat, documents, prefix)
+        return Offer(config, value["model"], value["tables"], frozenset(stop), documents, prefix, value["server"])
 
 
 def public_plan(plan: NumericPlan) -> NumericPlan:
     """The plan without the record of its calibration, which the protocol does not need."""
     return replace(plan, statistics={})
+
+
+def server_name(secret: bytes, client: str) -> str:
+    """What a server calls itself to a client, whatever certificate, address or name of a host leads
+    to it: HMAC-SHA256 of the client's name. The client's material belongs to that name. Nobody who
+    has not seen it can take it: other clients are told other ones."""
+    return hmac.new(secret, client.encode(), hashlib.sha256).hexdigest()
 
 
 def sha256(data: bytes) -> str:
@@ -122,15 +128,13 @@ def sha256(data: bytes) -> str:
 
 def make_offer(
     config: ModelConfig,
-    tokenizer: Tokenizer | None,
     stop: frozenset[int],
     digests: tuple[str, str],
     documents: dict[str, bytes],
     prefix: Prefix | None,
 ) -> Offer:
     """`digests`: of the integer weights and of the tables."""
-    chat = tokenizer.chat if tokenizer else None
-    return Offer(config, *digests, stop, chat, {name: sha256(data) for name, data in documents.items()}, prefix)
+    return Offer(config, *digests, stop, {name: sha256(data) for name, data in documents.items()}, prefix)
 
 
 def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> str:
@@ -214,12 +218,3 @@ def _prefix(value: Any, config: ModelConfig) -> Prefix | None:
 
 def _token(value: Any, config: ModelConfig) -> bool:
     return type(value) is int and 0 <= value < config.vocab
-
-
-def _chat(value: Any, config: ModelConfig) -> ChatML | None:
-    if value is None:
-        return None
-    sound = isinstance(value, list) and len(value) == 3 and isinstance(value[2], str | None)
-    if not sound or not _token(value[0], config) or not _token(value[1], config):
-        raise ProtocolViolation("offer: chat is not [start id, end id, system message]")
-    return ChatML(*value)

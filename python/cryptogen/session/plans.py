@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from cryptogen.weights.checkpoint import Checkpoint
 
 def beside(model: Path) -> Path:
     """Where `cryptogen calibrate` stores a model's plan: `<model>.plan.json`."""
-    return model.with_name(f"{model.name}.plan.json")
+    whole = Path(os.path.abspath(model))  # "." has no name
+    return whole.with_name(f"{whole.name}.plan.json")
 
 
 def find_plan(checkpoint: Checkpoint, plan: NumericPlan | str | Path | None = None) -> NumericPlan:

@@ -1,6 +1,6 @@
 """A prefix: rows that the server computes in the clear, once, and that sessions begin with for
-nothing. Either both parties know its tokens (the head of the chat format), or the server alone (its
-system prompt)."""
+nothing. Either both parties know its tokens (the head of the chat template), or the server alone
+(its system prompt)."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cryptogen.errors import (
     CacheRejected,
     ConnectionLost,
     CryptogenError,
+    DiskFull,
     InputError,
     MaterialShort,
     ProtocolViolation,
@@ -29,7 +31,7 @@ from cryptogen.models.backend import Backend
 from cryptogen.models.decoder import forward, want_of
 from cryptogen.numerics.plan import NumericPlan, tables, tables_digest
 from cryptogen.numerics.quantise import ModelDigest, integer_parts
-from cryptogen.paths import data_folder
+from cryptogen.paths import data_folder, secret_of
 from cryptogen.protocols import ENCRYPTED_CACHE, PREPROCESSED, store_name
 from cryptogen.weights import Checkpoint, load
 from cryptogen.weights.canonical import canonicalise
@@ -37,13 +39,15 @@ from cryptogen.weights.canonical import canonicalise
 from . import messages
 from .known_rows import known_rows
 from .material import POOLS, READY_BYTES, attention_bytes
-from .offer import make_offer, public_plan, send_offer
+from .offer import make_offer, public_plan, send_offer, server_name
 from .plans import find_plan
 
 log = logging.getLogger("cryptogen.server")
 Ready = Callable[[str, str], None]  # (address, fingerprint)
 MOST_TOKENS = 1 << 16  # material that one client may keep here, in rows or logits
 MOST_EXPONENTIALS = 1 << 21  # in pairs of rows: those of a text of 2,048
+MOST_STRANGERS = 256  # connections that have not said who they are yet, each for 30 s at most
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds before the next try when no connection can be accepted
 POLL = 0.5  # seconds between looks at the stop flag
 
 
@@ -75,16 +79,18 @@ class Server:
             keeps none.
         weights_cache: Folder for weights encoded for `encrypted-cache` and `recompute`, kept for
             later starts: GBs, as secret as the model. None encodes a layer when it is first used.
-        system_prompt: A system message that stands before every text, for models with a chat format
-            (ChatML). Clients learn the number of its tokens and what the model makes of it, not the
+        system_prompt: A system message that stands before every text, for models with a chat
+            template. Clients learn the number of its tokens and what the model makes of it, not the
             message. It is computed once, in the clear, and costs clients nothing but attention to
             it. Such a server speaks `preprocessed` only. None: there is none, and the head of the
-            chat format, which clients know, is computed once.
+            chat template, which clients know, is computed once.
 
     Raises:
         InputError: A certificate without its key, or a key without its certificate. A system
-            prompt that is empty, for a model without a chat format, or with numbers outside the
+            prompt that is empty, for a model without a tokenizer, or with numbers outside the
             ranges of the plan; `ContextOverflow` if it fills the model's context.
+        ChatTemplateError: A system prompt for a model without a chat template, or with one that
+            refuses it.
         ConnectionFailed: One of the two cannot be read, or others may read the key.
         WeightsError: The model cannot be read, as `cryptogen.load` says; or `TokenizerError`.
         MissingPlan: The model has no plan. A given one raises `MissingFile` if it is not there,
@@ -115,6 +121,7 @@ class Server:
         self.folder = data_folder("server", data_dir)
         self._access_token, self._idle_timeout = access_token, idle_timeout
         self._places = threading.BoundedSemaphore(max_clients)
+        self._strangers = threading.BoundedSemaphore(MOST_STRANGERS)
         self._max_clients = max_clients
         self._caches = None if cache_dir is None else Path(cache_dir)
         self._stop = threading.Event()
@@ -122,6 +129,7 @@ class Server:
             self._identity = _core.Identity.load_or_create(str(self.folder / "identity"))
         else:
             self._identity = _core.Identity.from_pem(str(certificate), str(key))
+        self._secret = secret_of(self.folder)
         self._prepare_model(checkpoint, system_prompt)
         if weights_cache is not None:
             self._load_encoded(Path(weights_cache))
@@ -144,10 +152,12 @@ class Server:
         tokenizer = checkpoint.tokenizer
         if tokenizer is not None:
             self._documents["tokenizer"] = tokenizer.to_json().encode()
+            if tokenizer.chat is not None:
+                self._documents["chat"] = tokenizer.chat.to_json().encode()
         digests = (digest.hex(), tables_digest(made))
         self._known = known_rows(checkpoint, self.plan, self._checked_plan, system_prompt)
         prefix = self._known.public if self._known else None
-        self.offer = make_offer(self.config, tokenizer, checkpoint.stop, digests, self._documents, prefix)
+        self.offer = make_offer(self.config, checkpoint.stop, digests, self._documents, prefix)
 
     @property
     def fingerprint(self) -> str:
@@ -173,15 +183,23 @@ class Server:
         self._stop.clear()
         if ready:
             ready(listener.address, self.fingerprint)
+        refusals, pause = Seldom(log), 0.0
         while not self._stop.is_set():
             try:
                 connection = listener.accept(POLL)
-            except CryptogenError as error:
-                log.warning("a connection failed: %s", error)
+            except CryptogenError as error:  # no file left for it, for instance: at once it would be so again
+                refusals.warning("a connection failed: %s", error)
+                pause = min(max(2 * pause, SHORTEST_PAUSE), LONGEST_PAUSE)
+                self._stop.wait(pause)
                 continue
-            if connection is not None:
-                # daemon: a busy client must not keep the process from ending; stores are crash-safe
-                threading.Thread(target=self._client, args=(connection,), daemon=True).start()
+            pause = 0.0
+            if connection is None:
+                continue
+            if not self._strangers.acquire(blocking=False):
+                refusals.warning("a connection was refused: %d are waited for to say who they are", MOST_STRANGERS)
+                continue
+            # daemon: a busy client must not keep the process from ending; stores are crash-safe
+            threading.Thread(target=self._client, args=(connection,), daemon=True).start()
 
     def stop(self) -> None:
         """Makes `serve` return; clients that are connected are served on."""
@@ -189,10 +207,13 @@ class Server:
 
     def _client(self, connection: _core.ServerConnection) -> None:
         """One client from handshake to goodbye."""
-        name, wire = "a client", _Replaceable(connection)
-        free = self._places.acquire(blocking=False)
+        name, wire, free = "a client", _Replaceable(connection), False
         try:
-            name = connection.welcome(self._access_token)
+            try:
+                name = connection.welcome(self._access_token)
+            finally:
+                self._strangers.release()
+            free = self._places.acquire(blocking=False)  # not before: who has no access token holds none
             if not free:
                 raise Busy(f"{self._max_clients} clients are connected already")
             log.info("%s: connected", name)
@@ -214,7 +235,8 @@ class Server:
 
     def _session(self, client: str, wire: _Replaceable) -> None:
         connection: _core.ServerConnection = wire.current
-        protocol = send_offer(connection, self.offer, self._documents)
+        offer = replace(self.offer, server=server_name(self._secret, client))
+        protocol = send_offer(connection, offer, self._documents)
         self.offer.check_protocol(protocol)
         plan_digest = self.offer.documents["plan"]
         connection.agree(self.offer.model, plan_digest, self.offer.tables)
@@ -319,6 +341,24 @@ class Server:
             endpoint.send_shape()
 
 
+class Seldom:
+    """A log of what may happen many times a second: one line a second, which says how many there
+    were."""
+
+    def __init__(self, to: logging.Logger) -> None:
+        self._to, self._next, self._left_out = to, 0.0, 0
+
+    def warning(self, text: str, *values: object) -> None:
+        """As `Logger.warning`."""
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        more = f" (and {self._left_out} times before)" if self._left_out else ""
+        self._next, self._left_out = now + 1.0, 0
+        self._to.warning(f"{text}{more}", *values)
+
+
 class _Replaceable:
     """The connection, later the endpoint that took it over: where failures are reported."""
 
@@ -329,6 +369,8 @@ class _Replaceable:
         """Tell the peer the kind of failure; the text only where it speaks of the peer's own
         request."""
         text = str(error) if isinstance(error, ProtocolViolation | Refused) else ""
+        if isinstance(error, DiskFull):  # where and how much is the server's business
+            text = "the server has no disk space left for material"
         try:
             self.current.send_failure(type(error).__name__, text[:200])
         except CryptogenError:

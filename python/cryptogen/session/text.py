@@ -124,6 +124,14 @@ class Text:
         else:
             self._pending = [token]
 
+    def keep(self, tokens: int) -> None:
+        """The text goes on behind its first `tokens` known tokens: the others do not count any
+        more."""
+        rows = self._length - self._unknown
+        assert 0 <= tokens <= rows + len(self._pending), f"{tokens} tokens of {rows} rows"
+        self._length -= max(rows - tokens, 0)
+        self._pending = self._pending[: max(tokens - rows, 0)]
+
     def settled(self) -> None:
         """The rows that do not count are out of the cache."""
         del self._rows[self._length - self._unknown :]

@@ -1,7 +1,7 @@
 """Text to token ids and back: the only place where text exists."""
 
-from cryptogen.tokens.chat import ChatML, Message
+from cryptogen.tokens.chat import ChatTemplate, Message
 from cryptogen.tokens.stream import StreamDecoder
 from cryptogen.tokens.tokenizer import Tokenizer
 
-__all__ = ["ChatML", "Message", "StreamDecoder", "Tokenizer"]
+__all__ = ["ChatTemplate", "Message", "StreamDecoder", "Tokenizer"]

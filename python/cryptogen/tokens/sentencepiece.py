@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from cryptogen.errors import TokenizerError
 
@@ -21,12 +21,16 @@ from cryptogen.errors import TokenizerError
 class Piece:
     text: str  # spaces written as ▁
     score: float
-    special: bool  # never made from text
+    special: bool  # never made from text, and not written: unknown and control pieces
+    user: bool = False  # one token wherever it stands in a text (`user_defined_symbols`)
 
 
-def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, space_prefix: bool) -> tokenizers.Tokenizer:
+def bpe_from_pieces(
+    pieces: Sequence[Piece], unknown: int, bos: int | None, space_prefix: bool, first_only: bool = False
+) -> tokenizers.Tokenizer:
     """Token i is `pieces[i]`. `bos`, if given, starts every encoded text; `space_prefix`: text gets
-    a leading space."""
+    a leading space, behind special and user-defined tokens, too, as llama.cpp and transformers do;
+    with `first_only` (transformers: `legacy` false) only a text's beginning, if there is none."""
     vocab: dict[str, int] = {}
     for token, piece in enumerate(pieces):
         if vocab.setdefault(piece.text, token) != token:
@@ -36,14 +40,17 @@ def bpe_from_pieces(pieces: Sequence[Piece], unknown: int, bos: int | None, spac
     unk = pieces[unknown].text
     model = models.BPE(vocab, _merges(pieces, vocab), unk_token=unk, fuse_unk=True, byte_fallback=True)
     tokenizer = tokenizers.Tokenizer(model)
-    prepend = [normalizers.Prepend("▁")] if space_prefix else []
+    prepend = [normalizers.Prepend("▁")] if space_prefix and not first_only else []
     tokenizer.normalizer = normalizers.Sequence([*prepend, normalizers.Replace(" ", "▁")])
+    if space_prefix and first_only:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
     strip = [decoders.Strip(" ", 1, 0)] if space_prefix else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     specials = [p.text for t, p in enumerate(pieces) if p.special or t in (unknown, bos)]
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+    tokenizer.add_tokens([AddedToken(p.text, special=False, normalized=False) for p in pieces if p.user])
     if bos is not None:
         first = pieces[bos].text
         tokenizer.post_processor = processors.TemplateProcessing(

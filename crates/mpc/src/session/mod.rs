@@ -243,13 +243,21 @@ impl<P: Party> Connection<P> {
     }
 
     /// Tells the peer that we give up: the phase, a kind and a short text (cut at 200 characters),
-    /// no secrets.
+    /// no secrets. Nothing else can be sent or received then; for up to 3 s what the peer is still
+    /// sending is read, so that it comes to read why.
     ///
     /// # Errors
     /// Those of [`Connection::send_bytes`].
     pub fn send_failure(&mut self, kind: &str, text: &str) -> Result<(), SessionError> {
         let message = json!({"phase": self.phase(), "kind": short(kind, 40), "text": short(text, 200)});
-        self.sending(|this| this.write_frame(FAILURE, message.to_string().as_bytes()))
+        self.sending(|this| {
+            this.write_frame(FAILURE, message.to_string().as_bytes())?;
+            this.wire.end();
+            Ok(())
+        })?;
+        self.can_send = false;
+        self.can_receive = false;
+        Ok(())
     }
 
     fn sending(

@@ -2,8 +2,9 @@
 //! write goes on reading: two parties that send at the same time do not lock each other out.
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustls::Connection as Tls;
@@ -18,6 +19,10 @@ const SOCKET_BYTES: usize = 256 << 10;
 const SEND_BYTES: usize = 1 << 20;
 /// Most plaintext kept for later while our own write is stuck; then the peer has to wait.
 const INBOX_BYTES: usize = 64 << 20;
+
+/// How long, and how much, a party that has given up goes on reading.
+const LINGER: Duration = Duration::from_secs(3);
+const LINGER_READS: usize = (1 << 30) / SOCKET_BYTES;
 
 /// Fingerprint of a refused certificate and the one expected, left here by the verifier.
 pub(super) type Refusal = Arc<OnceLock<(String, String)>>;
@@ -201,6 +206,31 @@ impl Wire for TlsWire {
             watch.check()?;
         }
         Ok(())
+    }
+
+    /// A socket that closes with bytes in it that nobody has read resets the connection, and the
+    /// peer's last words of ours with it. So what the peer is still sending is read, for a while.
+    fn end(&mut self) {
+        if self.socket.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let end = Instant::now() + LINGER;
+        for _ in 0..LINGER_READS {
+            match self.socket.read(&mut self.cipher) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if wait_tick(&self.socket, PollFlags::IN).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+            if Instant::now() >= end {
+                return;
+            }
+        }
     }
 }
 

@@ -22,6 +22,9 @@ pub(super) trait Wire: Send {
     /// Appends exactly `n` bytes to `out`. Unless the caller has made room, the allocation follows
     /// what has arrived, not `n`.
     fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError>;
+
+    /// Nothing more will be written: the peer gets time to read what was.
+    fn end(&mut self) {}
 }
 
 /// When to stop waiting.
