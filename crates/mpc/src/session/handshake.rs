@@ -12,7 +12,7 @@ use super::error::{short, SessionError};
 use super::Connection;
 
 /// Version of the wire format and of every message in it. Both parties must have the same.
-pub const PROTOCOL_VERSION: u32 = 9;
+pub const PROTOCOL_VERSION: u32 = 10;
 
 const NAME_MAX: usize = 64;
 const DIGEST_MAX: usize = 256;

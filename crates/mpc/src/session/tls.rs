@@ -2,14 +2,14 @@
 //! write goes on reading: two parties that send at the same time do not lock each other out.
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
 
 use rustix::event::PollFlags;
 use rustls::Connection as Tls;
 
 use super::error::{short, SessionError};
-use super::wire::{append, wait_tick, Watch, Wire};
+use super::wire::{append, wait_tick, Watch, Wire, DROPPED_BYTES};
 use crate::Home;
 
 /// Ciphertext taken from the socket in one call.
@@ -182,7 +182,11 @@ impl Wire for TlsWire {
     }
 
     fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError> {
-        self.handshake(watch)?;
+        match self.handshake(watch) {
+            // The peer takes nothing more. What it said before it closed can still be read.
+            Err(SessionError::Closed) if !self.tls.is_handshaking() => {}
+            done => done?,
+        }
         let target = out.len() + n;
         if self.inbox_at < self.inbox.len() {
             let taken = n.min(self.inbox.len() - self.inbox_at);
@@ -201,6 +205,28 @@ impl Wire for TlsWire {
             watch.check()?;
         }
         Ok(())
+    }
+
+    fn end(&mut self, watch: &mut Watch) {
+        self.tls.send_close_notify();
+        if self.flush(watch).is_err() || self.socket.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        (self.inbox, self.inbox_at) = (Vec::new(), 0);
+        let mut dropped = 0;
+        while dropped < DROPPED_BYTES && watch.check().is_ok() {
+            match self.socket.read(&mut self.cipher) {
+                Ok(0) => return,
+                Ok(n) => dropped += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if wait_tick(&self.socket, PollFlags::IN).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
     }
 }
 

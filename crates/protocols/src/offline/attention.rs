@@ -12,7 +12,7 @@
 //! `q_c`, `k_c`, `v_c` are shares at scale F.
 //! Cost: C→S a message for every 32 ciphertexts of the new rows' keys, of their values and of their
 //! queries, and for each group of weights one per 32 cached rows; S→C one per group of weights, and
-//! for each group of queries and of every block's keys one per 32 results, of values one per 64.
+//! for each group of queries, of values and of every block's keys one per 64 results.
 //! Bytes: 200 736 for each ciphertext there, [`RESULT_BYTES`] for each result back.
 //! Rows of a prefix (`endpoint/prefix.rs`) are cached rows of which the client's shares are 0 and
 //! the server's masks are the keys and values themselves: they enter `q_c·m_k` and `a·w`, and
@@ -33,6 +33,7 @@
 mod packing;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cryptogen_he::shares::{PublicKey, RESULT_BYTES};
 use cryptogen_he::{Ciphertext, Combiner, Params, SecretKey, SeededCiphertext};
@@ -41,7 +42,7 @@ use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
 use self::packing::{encrypt_rows, encrypt_weights, parse, query, Group};
-use super::pipeline::pipeline;
+use super::pipeline::{pipeline, pipeline_of};
 use crate::error::Result;
 use crate::material::{client_shares, hide};
 use crate::model::{ModelShape, Prefix};
@@ -49,11 +50,11 @@ use crate::share::Cost;
 
 /// Ciphertexts in a message of 6.4 MB.
 const AT_ONCE: usize = 32;
-/// Results in a message of scores: their sums take 0.46 MB each, of up to [`pipeline::DEPTH`] + 1
-/// messages.
-const SCORES: usize = 32;
-/// Results in a message of outputs, for which all values are expanded anew.
-const OUTPUTS: usize = 64;
+/// Results in a message of step 3. Their sums take 0.46 MB each, and with fewer of them each
+/// ciphertext would be read for too little.
+const RESULTS: usize = 64;
+/// Messages of step 3 in work at a time: one is made while the other is hidden or sent.
+const IN_WORK: usize = 2;
 
 /// This party's inputs for a block of new rows.
 pub struct NewRows {
@@ -238,8 +239,7 @@ impl Shape<'_> {
         let at_once = match kind {
             // These sums are kept while ciphertexts come in.
             Kind::Weights => usize::MAX,
-            Kind::Keys(_) | Kind::Queries => SCORES,
-            Kind::Values => OUTPUTS,
+            _ => RESULTS,
         };
         let mut parts = vec![];
         for (index, group) in self.groups(kind, packed).into_iter().enumerate() {
@@ -426,13 +426,18 @@ pub fn server(
         shape.add(&part, cache, &shares, &mut out);
     }
     // 3.
-    let mut expanded = Expanded { of: None, cts: vec![] };
-    pipeline(
+    let mut expanded = Expanded::default();
+    pipeline_of(
+        IN_WORK,
         shape.products(cache.packed()).into_iter().map(|part| {
-            let combiner = shape.multiply(params, cache, (&queries, &mut expanded), new, &part)?;
-            Ok((combiner, part, Seed::random(rng)))
+            let cts = expanded.of(&part, params, shape.shared(cache, &queries, &part));
+            Ok((part, cts, Seed::random(rng)))
         }),
-        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed)?, part)),
+        |(part, cts, seed)| {
+            let combiner = shape.multiply(params, cache, &cts, new, &part)?;
+            drop(cts);
+            Ok((hide(client_key, combiner, &seed)?, part))
+        },
         |((shares, bytes), part)| {
             ch.send(&bytes)?;
             shape.add(&part, cache, &shares, &mut out);
@@ -442,32 +447,54 @@ pub fn server(
     Ok(out)
 }
 
-/// Ciphertexts that the last message was made of, and of which group of which kind they are: the
-/// next may be, too.
+/// Ciphertexts that all results of a group are made of, expanded for the last message: the next may
+/// be of the same.
+#[derive(Default)]
 struct Expanded {
     of: Option<(Kind, usize)>,
-    cts: Vec<Ciphertext>,
+    cts: Arc<Vec<Ciphertext>>,
 }
 
 impl Expanded {
-    fn of(&mut self, part: &Part, params: &'static Params, seeded: &[SeededCiphertext]) -> &[Ciphertext] {
+    fn of(
+        &mut self,
+        part: &Part,
+        params: &'static Params,
+        seeded: &[SeededCiphertext],
+    ) -> Arc<Vec<Ciphertext>> {
         if self.of != Some((part.kind, part.index)) {
             // Before others are there.
-            self.cts = vec![];
-            (self.of, self.cts) = (Some((part.kind, part.index)), expand(params, seeded));
+            self.cts = Arc::default();
+            (self.of, self.cts) = (Some((part.kind, part.index)), Arc::new(expand(params, seeded)));
         }
-        &self.cts
+        Arc::clone(&self.cts)
     }
 }
 
 impl Shape<'_> {
+    /// The ciphertexts that a message of scores is made of; of outputs there are too many to keep
+    /// them expanded.
+    fn shared<'a>(
+        &self,
+        cache: &'a EncryptedCache,
+        queries: &'a [SeededCiphertext],
+        part: &Part,
+    ) -> &'a [SeededCiphertext] {
+        let group = part.index * self.m.head_dim..(part.index + 1) * self.m.head_dim;
+        match part.kind {
+            Kind::Keys(block) => cache.blocks[block].held.as_ref().map_or(&[], |held| &held.keys[group]),
+            Kind::Queries => &queries[group],
+            Kind::Values | Kind::Weights => &[],
+        }
+    }
+
     /// Products of the client's ciphertexts with the server's masks: those of one message of step
-    /// 3.
+    /// 3. `cts`: [`Shape::shared`].
     fn multiply(
         &self,
         params: &'static Params,
         cache: &EncryptedCache,
-        (queries, expanded): (&[SeededCiphertext], &mut Expanded),
+        cts: &[Ciphertext],
         new: &NewRows,
         part: &Part,
     ) -> Result<Combiner> {
@@ -478,19 +505,18 @@ impl Shape<'_> {
         };
         let mut combiner = Combiner::new(params, group.layout(), part.results.len());
         match part.kind {
-            Kind::Keys(block) => {
+            Kind::Keys(_) => {
                 let w = multipliers(d, &|i, lambda, e| {
                     let (row, head) = query(m, i, lambda);
                     new.queries[row][head * d + e]
                 });
-                let keys = cache.blocks[block].held.as_ref().map_or(&[][..], |held| &held.keys[i * d..][..d]);
-                combiner.add_block(expanded.of(part, params, keys), &w)?;
+                combiner.add_block(cts, &w)?;
             }
             Kind::Queries => {
                 let masks: Vec<&[Fp]> =
                     cache.held().flat_map(|(_, held)| &held.key_masks).map(|k| &k[..]).collect();
                 let w = multipliers(d, &|j, lambda, e| masks[j][lambda * d + e]);
-                combiner.add_block(expanded.of(part, params, &queries[i * d..][..d]), &w)?;
+                combiner.add_block(cts, &w)?;
             }
             Kind::Values => {
                 for (block, held) in cache.held().filter(|(block, _)| block.packed > 0) {
