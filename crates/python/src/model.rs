@@ -70,7 +70,9 @@ impl Prefix {
         values: Vec<PyReadonlyArray2<'_, i64>>,
     ) -> PyResult<Prefix> {
         let (layers, width) = (plan.inner.model.layers, plan.inner.model.kv_dim());
-        for (what, there) in [("layers of a prefix's keys", keys.len()), ("layers of its values", values.len())] {
+        for (what, there) in
+            [("layers of a prefix's keys", keys.len()), ("layers of its values", values.len())]
+        {
             if there != layers {
                 return Err(errors::protocol(ProtocolError::caller(what, layers, there)));
             }

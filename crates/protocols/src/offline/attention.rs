@@ -12,7 +12,7 @@
 //! `q_c`, `k_c`, `v_c` are shares at scale F.
 //! Cost: C→S a message for every 32 ciphertexts of the new rows' keys, of their values and of their
 //! queries, and for each group of weights one per 32 cached rows; S→C one per group of weights, and
-//! for each group of queries, of values and of every block's keys one per 64 results.
+//! for each group of queries and of every block's keys one per 32 results, of values one per 64.
 //! Bytes: 200 736 for each ciphertext there, [`RESULT_BYTES`] for each result back.
 //! Rows of a prefix (`endpoint/prefix.rs`) are cached rows of which the client's shares are 0 and
 //! the server's masks are the keys and values themselves: they enter `q_c·m_k` and `a·w`, and
@@ -36,12 +36,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cryptogen_he::shares::{PublicKey, RESULT_BYTES};
-use cryptogen_he::{Ciphertext, Combiner, Params, SecretKey, SeededCiphertext};
+use cryptogen_he::{Ciphertext, Combiner, Layout, Params, SecretKey, SeededCiphertext};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use self::packing::{encrypt_rows, encrypt_weights, parse, query, Group};
+use self::packing::{encrypt_rows, encrypt_weights, query, Group};
 use super::pipeline::{pipeline, pipeline_of};
 use crate::error::Result;
 use crate::material::{client_shares, hide};
@@ -50,10 +50,14 @@ use crate::share::Cost;
 
 /// Ciphertexts in a message of 6.4 MB.
 const AT_ONCE: usize = 32;
-/// Results in a message of step 3. Their sums take 0.46 MB each, and with fewer of them each
-/// ciphertext would be read for too little.
-const RESULTS: usize = 64;
-/// Messages of step 3 in work at a time: one is made while the other is hidden or sent.
+/// Results in a message of scores: their sums take 0.46 MB each, and what they are multiplied with
+/// about as much.
+const SCORES: usize = 32;
+/// Results in a message of outputs, for which all values are expanded anew.
+const OUTPUTS: usize = 64;
+/// Values that are expanded at a time, of 0.46 MB each.
+const VALUES: usize = 32;
+/// Messages of step 3 in work at a time: two keep more cores busy than each has parts of its own.
 const IN_WORK: usize = 2;
 
 /// This party's inputs for a block of new rows.
@@ -104,10 +108,19 @@ struct Block {
 /// What the server keeps of a block: the client's encrypted keys and values, its own masks of the
 /// same, `[rows][layers·kv_heads·head_dim]`.
 struct Held {
-    keys: Vec<SeededCiphertext>,
-    values: Vec<SeededCiphertext>,
+    keys: Vec<Stored>,
+    values: Vec<Stored>,
     key_masks: Vec<Vec<Fp>>,
     value_masks: Vec<Vec<Fp>>,
+}
+
+/// A ciphertext as it came, 28 bits for each of its numbers, which are checked.
+struct Stored(Box<[u8]>);
+
+impl Stored {
+    fn expand(&self, params: &'static Params, layout: Layout) -> Result<Ciphertext> {
+        Ok(SeededCiphertext::from_bytes(params, layout, &self.0)?.expand(params))
+    }
 }
 
 /// The session's rows, appended block by block. On the server with the client's ciphertexts, which
@@ -239,7 +252,8 @@ impl Shape<'_> {
         let at_once = match kind {
             // These sums are kept while ciphertexts come in.
             Kind::Weights => usize::MAX,
-            _ => RESULTS,
+            Kind::Keys(_) | Kind::Queries => SCORES,
+            Kind::Values => OUTPUTS,
         };
         let mut parts = vec![];
         for (index, group) in self.groups(kind, packed).into_iter().enumerate() {
@@ -387,7 +401,7 @@ pub fn server(
             .fresh()
             .into_iter()
             .map(|(kind, which)| Ok((kind, ch.recv(which.len() * SeededCiphertext::BYTES)?))),
-        |(kind, bytes)| Ok((kind, parse(params, &bytes, shape.groups(kind, shape.rows)[0].layout())?)),
+        |(kind, bytes)| Ok((kind, stored(params, &bytes, shape.groups(kind, shape.rows)[0].layout())?)),
         |(kind, cts)| {
             match kind {
                 Kind::Keys(_) => keys.extend(cts),
@@ -411,7 +425,7 @@ pub fn server(
                 let bytes = ch.recv(rows.len() * SeededCiphertext::BYTES)?;
                 Ok((rows, bytes))
             }),
-            |(rows, bytes)| Ok((rows, expand(params, &parse(params, &bytes, layout)?))),
+            |(rows, bytes)| Ok((rows, expand_all(params, layout, &bytes)?)),
             |(rows, cts)| {
                 let masks = &value_masks[rows];
                 let w =
@@ -430,7 +444,7 @@ pub fn server(
     pipeline_of(
         IN_WORK,
         shape.products(cache.packed()).into_iter().map(|part| {
-            let cts = expanded.of(&part, params, shape.shared(cache, &queries, &part));
+            let cts = expanded.of(&part, params, shape.shared(cache, &queries, &part))?;
             Ok((part, cts, Seed::random(rng)))
         }),
         |(part, cts, seed)| {
@@ -460,26 +474,22 @@ impl Expanded {
         &mut self,
         part: &Part,
         params: &'static Params,
-        seeded: &[SeededCiphertext],
-    ) -> Arc<Vec<Ciphertext>> {
+        stored: &[Stored],
+    ) -> Result<Arc<Vec<Ciphertext>>> {
         if self.of != Some((part.kind, part.index)) {
             // Before others are there.
-            self.cts = Arc::default();
-            (self.of, self.cts) = (Some((part.kind, part.index)), Arc::new(expand(params, seeded)));
+            (self.of, self.cts) = (None, Arc::default());
+            self.cts = Arc::new(expand(params, part.group.layout(), stored)?);
+            self.of = Some((part.kind, part.index));
         }
-        Arc::clone(&self.cts)
+        Ok(Arc::clone(&self.cts))
     }
 }
 
 impl Shape<'_> {
     /// The ciphertexts that a message of scores is made of; of outputs there are too many to keep
     /// them expanded.
-    fn shared<'a>(
-        &self,
-        cache: &'a EncryptedCache,
-        queries: &'a [SeededCiphertext],
-        part: &Part,
-    ) -> &'a [SeededCiphertext] {
+    fn shared<'a>(&self, cache: &'a EncryptedCache, queries: &'a [Stored], part: &Part) -> &'a [Stored] {
         let group = part.index * self.m.head_dim..(part.index + 1) * self.m.head_dim;
         match part.kind {
             Kind::Keys(block) => cache.blocks[block].held.as_ref().map_or(&[], |held| &held.keys[group]),
@@ -520,10 +530,13 @@ impl Shape<'_> {
             }
             Kind::Values => {
                 for (block, held) in cache.held().filter(|(block, _)| block.packed > 0) {
-                    let w =
-                        multipliers(block.rows, &|i, lambda, j| new.weight(m, i, lambda, block.first + j));
                     let values = &held.values[i * block.rows..][..block.rows];
-                    combiner.add_block(&expand(params, values), &w)?;
+                    for (n, values) in values.chunks(VALUES).enumerate() {
+                        let first = block.first + n * VALUES;
+                        let w =
+                            multipliers(values.len(), &|i, lambda, j| new.weight(m, i, lambda, first + j));
+                        combiner.add_block(&expand(params, group.layout(), values)?, &w)?;
+                    }
                 }
             }
             // Step 2 does these as their ciphertexts come.
@@ -538,6 +551,23 @@ fn batches(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(AT_ONCE).map(move |first| first..n.min(first + AT_ONCE))
 }
 
-fn expand(params: &'static Params, cts: &[SeededCiphertext]) -> Vec<Ciphertext> {
-    cts.par_iter().map(|ct| ct.expand(params)).collect()
+/// Ciphertexts of a message, checked and kept as they came.
+fn stored(params: &'static Params, bytes: &[u8], layout: Layout) -> Result<Vec<Stored>> {
+    bytes
+        .par_chunks(SeededCiphertext::BYTES)
+        .map(|bytes| {
+            SeededCiphertext::from_bytes(params, layout, bytes)?;
+            Ok(Stored(bytes.into()))
+        })
+        .collect()
+}
+
+fn expand(params: &'static Params, layout: Layout, cts: &[Stored]) -> Result<Vec<Ciphertext>> {
+    cts.par_iter().map(|ct| ct.expand(params, layout)).collect()
+}
+
+/// The ciphertexts of a message.
+fn expand_all(params: &'static Params, layout: Layout, bytes: &[u8]) -> Result<Vec<Ciphertext>> {
+    let each = bytes.par_chunks(SeededCiphertext::BYTES);
+    each.map(|bytes| Ok(SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params))).collect()
 }

@@ -260,7 +260,10 @@ fn an_interrupt_reaches_a_waiting_and_a_sending_party() {
 }
 
 /// A client that says hello and then does not read until it has sent everything.
-fn speaks_first(address: &str, identity: &Identity) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+fn speaks_first(
+    address: &str,
+    identity: &Identity,
+) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     use std::io::{Read, Write};
     let (config, _) = pin(identity).config().unwrap();
     let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
