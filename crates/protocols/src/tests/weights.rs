@@ -25,7 +25,8 @@ fn an_embedding_is_the_same_in_whatever_pieces_it_comes() {
     // Up to what fits 24 bits, or the limit; or one large number among others, first or last.
     let (short, limit) = ((1 << 23) - (1 << 7) - 1, (1 << 27) - 1);
     let edges = |most: i32| {
-        let around = [0, 127, 128, -128, -129, 1 << 14, (1 << 14) - 1, -(1 << 14), -(1 << 14) - 1, most, -most];
+        let around =
+            [0, 127, 128, -128, -129, 1 << 14, (1 << 14) - 1, -(1 << 14), -(1 << 14) - 1, most, -most];
         let number = |i: usize| (around[i % around.len()] ^ (i as i32 >> 3)).clamp(-most, most);
         (0..VOCAB * d).map(number).collect::<Vec<i32>>()
     };

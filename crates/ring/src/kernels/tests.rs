@@ -138,7 +138,10 @@ fn linear_layer_agrees_with_field_arithmetic() {
         for isa in Isa::available() {
             let mut columns = vec![Fp::ZERO; t * d_out];
             matvec_i8_rows_on(isa, &short, &split, &mut columns);
-            assert!((0..t * d_out).all(|i| columns[(i % d_out) * t + i / d_out] == out[i]), "{isa:?}, 8 bits");
+            assert!(
+                (0..t * d_out).all(|i| columns[(i % d_out) * t + i / d_out] == out[i]),
+                "{isa:?}, 8 bits"
+            );
         }
     }
 }
