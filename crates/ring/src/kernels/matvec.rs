@@ -1,5 +1,5 @@
-//! The online linear layer: weights of 16 bits, or 8, times field elements. `x = lo + 2^32·hi` with signed
-//! 32-bit halves, so a product is at most `2^46`, and fewer than `2^17` of them fit a 64-bit
+//! The online linear layer: weights of 16 bits, or 8, times field elements. `x = lo + 2^32·hi` with
+//! signed 32-bit halves, so a product is at most `2^46`, and fewer than `2^17` of them fit a 64-bit
 //! accumulator.
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
