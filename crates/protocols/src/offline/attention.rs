@@ -57,7 +57,7 @@ const SCORES: usize = 32;
 const OUTPUTS: usize = 64;
 /// Values that are expanded at a time, of 0.46 MB each.
 const VALUES: usize = 32;
-/// Messages of step 3 in work at a time: two keep more cores busy than each has parts of its own.
+/// Messages of steps 2 and 3 in work at a time on the server: two keep more cores busy than each has parts of its own.
 const IN_WORK: usize = 2;
 
 /// This party's inputs for a block of new rows.
@@ -420,7 +420,8 @@ pub fn server(
     for part in shape.parts(Kind::Weights, 0) {
         let mut combiner = Combiner::new(params, part.group.layout(), part.results.len());
         let layout = part.group.layout();
-        pipeline(
+        pipeline_of(
+            IN_WORK,
             batches(shape.cached()).map(|rows| {
                 let bytes = ch.recv(rows.len() * SeededCiphertext::BYTES)?;
                 Ok((rows, bytes))
