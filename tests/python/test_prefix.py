@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import cryptogen
-from cryptogen import errors
+from cryptogen import _core, errors
 from cryptogen.backends.fixed import FixedBackend
 from cryptogen.backends.rounding import Nearest
 from cryptogen.bench.shapes import quick_plan
 from cryptogen.evaluate.fidelity import fidelity
 from cryptogen.models.decoder import forward
-from cryptogen.numerics.plan import NumericPlan
+from cryptogen.numerics.plan import NumericPlan, tables
 from cryptogen.numerics.quantise import on_demand, quantise
 from cryptogen.protocols import ENCRYPTED_CACHE, RECOMPUTE
 from cryptogen.session import Draft, messages
@@ -359,3 +359,14 @@ def test_the_heads_of_chat_templates(tmp_path: Path) -> None:
     assert tokenizer.encode_chat(system)[: len(head)] != head
     with pytest.raises(errors.ChatTemplateError, match="has none"):
         type(tokenizer).from_json(tokenizer.to_json()).chat_head()
+
+
+def test_a_prefix_has_keys_and_values_of_every_layer_and_no_others(tmp_path: Path) -> None:
+    model = cryptogen.load(tiny_llama(tmp_path / "m"))
+    plan = quick_plan(model)
+    checked, layers = _core.CheckedPlan(plan.to_json(), tables(plan)), model.config.layers
+    row = np.zeros((2, model.config.kv_width), dtype=np.int64)
+    assert _core.Prefix(checked, [row] * layers, [row] * layers).rows == 2
+    for keys, values in ((layers + 1, layers), (layers, layers + 1), (layers + 1, layers + 1), (layers - 1, layers)):
+        with pytest.raises(errors.InputError, match=f"expected {layers}"):
+            _core.Prefix(checked, [row] * keys, [row] * values)

@@ -124,14 +124,17 @@ def test_a_prompt_of_a_hundred_rows_is_one_pass(llama: Served, tmp_path: Path) -
 
 def test_passes_are_as_large_as_memory_allows() -> None:
     config = SHAPES["smollm2"]
-    small = replace(config, vocab=512)
-    assert [rows_of_pass(small, PREPROCESSED, first, 1000) for first in (0, 400)] == [128, 64]
-    for first in (0, 100):
-        rows = rows_of_pass(config, PREPROCESSED, first, 1000)
-        size, more = (16 * config.vocab * n + attention_bytes(config, first, n) for n in (rows, rows + 1))
-        assert rows == 64 or size <= PASS_BYTES < more
+    small, gpt2 = replace(config, vocab=512), SHAPES["gpt2"]
+    assert [rows_of_pass(small, PREPROCESSED, first, 128) for first in (0, 400)] == [128, 64]
+    rows = rows_of_pass(gpt2, PREPROCESSED, 0, 200)
+    size, more = (16 * gpt2.vocab * n + attention_bytes(gpt2, 0, n) for n in (rows, rows + 1))
+    assert rows > 64 and size <= PASS_BYTES < more
     assert attention_bytes(config, 3, 2) == 16 * 30 * 9 * (4 + 5)
     assert rows_of_pass(small, PREPROCESSED, 0, 70) == 70
+    # More than a block of attention material only where it saves a pass: GPT-2's 128 rows are two
+    # passes either way.
+    assert [rows_of_pass(gpt2, PREPROCESSED, 0, rows) for rows in (65, 128)] == [65, 64]
+    assert rows_of_pass(gpt2, PREPROCESSED, 64, 64) == 64
     assert rows_of_pass(config, RECOMPUTE, 0, 70) == 64
 
 

@@ -17,8 +17,8 @@ use crate::noise::check_products;
 use crate::params::{Layout, Params, LIMBS, N};
 use crate::shares::{self, RESULT_BYTES};
 
-/// Multipliers encoded at a time: bounds the memory of a block to about `12·2^20` words.
-const MULTIPLIERS_AT_ONCE: usize = 1 << 20;
+/// Multipliers encoded at a time: bounds the memory of a block to about `12·2^19` words.
+const MULTIPLIERS_AT_ONCE: usize = 1 << 19;
 /// Results at a time: enough for the matrix kernel to use each ciphertext often.
 const RESULTS_AT_ONCE: usize = 64;
 /// Below this many coefficients per slot the matrix kernel has nothing to do and slots are

@@ -69,7 +69,14 @@ impl Prefix {
         keys: Vec<PyReadonlyArray2<'_, i64>>,
         values: Vec<PyReadonlyArray2<'_, i64>>,
     ) -> PyResult<Prefix> {
-        let width = plan.inner.model.kv_dim();
+        let (layers, width) = (plan.inner.model.layers, plan.inner.model.kv_dim());
+        for (what, there) in
+            [("layers of a prefix's keys", keys.len()), ("layers of its values", values.len())]
+        {
+            if there != layers {
+                return Err(errors::protocol(ProtocolError::caller(what, layers, there)));
+            }
+        }
         let numbers = |rows: &PyReadonlyArray2<'_, i64>| -> PyResult<Vec<Fp>> {
             if rows.shape()[1] != width {
                 let other = ProtocolError::caller("width of a prefix", width, rows.shape()[1]);

@@ -67,7 +67,24 @@ def attention_bytes(config: ModelConfig, first: int, rows: int) -> int:
 
 
 def rows_of_pass(config: ModelConfig, protocol: str, first: int, left: int) -> int:
-    """How many of the next `left` rows, the first of which is number `first`, one pass takes."""
+    """How many of the next `left` rows, the first of which is number `first`, one pass takes: 64,
+    as many as a block of attention material, unless more make fewer passes."""
+    passes, block = _fewest_passes(config, protocol, first, left), min(left, LARGEST_BLOCK)
+    if _fewest_passes(config, protocol, first + block, left - block) < passes:
+        return block
+    return _most_rows(config, protocol, first, left)
+
+
+def _fewest_passes(config: ModelConfig, protocol: str, first: int, left: int) -> int:
+    """When each takes as many rows as it may."""
+    passes = 0
+    while left > 0:
+        rows = _most_rows(config, protocol, first, left)
+        passes, first, left = passes + 1, first + rows, left - rows
+    return passes
+
+
+def _most_rows(config: ModelConfig, protocol: str, first: int, left: int) -> int:
     rows = min(left, LARGEST_PASS if protocol == PREPROCESSED else LARGEST_BLOCK)
     # A token is a vector as long as the vocabulary, once as bytes and once as numbers.
     while rows > LARGEST_BLOCK and 16 * config.vocab * rows + attention_bytes(config, first, rows) > PASS_BYTES:

@@ -68,6 +68,9 @@ impl Wire for MemoryWire {
         }
         Ok(())
     }
+
+    /// What was written stays readable without it.
+    fn end(&mut self, _watch: &mut Watch) {}
 }
 
 /// Whether a frame is a control message, and its payload, which may be changed.
@@ -96,6 +99,10 @@ impl Wire for Deviating {
         let result = self.inner.read(out, n, watch);
         self.heard.lock().expect("nobody panics with it").extend_from_slice(&out[start..]);
         result
+    }
+
+    fn end(&mut self, watch: &mut Watch) {
+        self.inner.end(watch);
     }
 }
 

@@ -29,7 +29,7 @@ mod wire;
 mod tests;
 
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cryptogen_party::{Channel, ChannelError, MessageError, Party};
 use serde_json::{json, Value};
@@ -55,6 +55,9 @@ pub const MAX_FRAME: usize = 16 << 20;
 pub const MAX_CONTROL: usize = 1 << 20;
 /// Silence of the peer after which a wait fails, unless set otherwise.
 pub const DEFAULT_IDLE: Duration = Duration::from_secs(600);
+
+/// Longest that a peer is still listened to when we have given up.
+const ENDING: Duration = Duration::from_secs(2);
 
 const MAX_FAILURE: usize = 4 << 10;
 const HEADER: usize = 5;
@@ -124,7 +127,7 @@ impl<P: Party> Connection<P> {
 
     /// Limits everything up to [`Connection::opened`] to `allowed` in total.
     fn limit_handshake(&mut self, allowed: Duration) {
-        self.watch.deadline = Some((Instant::now() + allowed, allowed));
+        self.watch.limit(allowed);
     }
 
     /// The handshake is over.
@@ -243,21 +246,25 @@ impl<P: Party> Connection<P> {
     }
 
     /// Tells the peer that we give up: the phase, a kind and a short text (cut at 200 characters),
-    /// no secrets. Nothing else can be sent or received then; for up to 3 s what the peer is still
-    /// sending is read, so that it comes to read why.
+    /// no secrets. It is the last message of the connection either way.
+    ///
+    /// So that the peer can read it however much it is sending, what still comes is dropped, for
+    /// two seconds and 64 MiB at most: then the connection is over for a peer that goes on.
     ///
     /// # Errors
-    /// Those of [`Connection::send_bytes`].
+    /// Those of [`Connection::send_bytes`]; `Timeout` if the peer does not take it in that time.
     pub fn send_failure(&mut self, kind: &str, text: &str) -> Result<(), SessionError> {
         let message = json!({"phase": self.phase(), "kind": short(kind, 40), "text": short(text, 200)});
-        self.sending(|this| {
+        self.watch.limit(ENDING);
+        let sent = self.sending(|this| {
             this.write_frame(FAILURE, message.to_string().as_bytes())?;
-            this.wire.end();
+            this.wire.end(&mut this.watch);
             Ok(())
-        })?;
-        self.can_send = false;
-        self.can_receive = false;
-        Ok(())
+        });
+        if sent != Err(SessionError::Forked) {
+            (self.can_send, self.can_receive) = (false, false);
+        }
+        sent
     }
 
     fn sending(
@@ -275,9 +282,9 @@ impl<P: Party> Connection<P> {
             self.can_send = false;
         }
         if result == Err(SessionError::Closed) && self.can_receive && self.header.is_empty() {
-            // The peer may have said why before it closed. Nothing here waits: the stream has
-            // ended.
-            if let Err(why @ SessionError::Peer { .. }) = self.read_header() {
+            // The peer may have said why before it closed, behind messages that nobody read.
+            // Nothing here waits: the stream has ended.
+            if let Err(why @ SessionError::Peer { .. }) = self.read_to_the_end() {
                 result = Err(why);
             }
             self.can_receive = false;
@@ -314,6 +321,14 @@ impl<P: Party> Connection<P> {
         header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         header[4] = kind;
         self.wire.write(&header, payload, &mut self.watch)
+    }
+
+    /// Drops frame after frame. The error that ends it may be the peer's.
+    fn read_to_the_end(&mut self) -> Result<(), SessionError> {
+        loop {
+            let (_, size) = self.read_header()?;
+            self.read_small(size, MAX_FRAME)?;
+        }
     }
 
     /// Kind and payload length of the next frame; a failure message becomes the error it reports.

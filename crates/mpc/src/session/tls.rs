@@ -4,13 +4,13 @@
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustls::Connection as Tls;
 
 use super::error::{short, SessionError};
-use super::wire::{append, wait_tick, Watch, Wire};
+use super::wire::{append, wait_tick, Watch, Wire, DROPPED_BYTES};
 use crate::Home;
 
 /// Ciphertext taken from the socket in one call.
@@ -21,8 +21,6 @@ const SEND_BYTES: usize = 1 << 20;
 const INBOX_BYTES: usize = 64 << 20;
 
 /// How long, and how much, a party that has given up goes on reading.
-const LINGER: Duration = Duration::from_secs(3);
-const LINGER_READS: usize = (1 << 30) / SOCKET_BYTES;
 
 /// Fingerprint of a refused certificate and the one expected, left here by the verifier.
 pub(super) type Refusal = Arc<OnceLock<(String, String)>>;
@@ -187,7 +185,11 @@ impl Wire for TlsWire {
     }
 
     fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError> {
-        self.handshake(watch)?;
+        match self.handshake(watch) {
+            // The peer takes nothing more. What it said before it closed can still be read.
+            Err(SessionError::Closed) if !self.tls.is_handshaking() => {}
+            done => done?,
+        }
         let target = out.len() + n;
         if self.inbox_at < self.inbox.len() {
             let taken = n.min(self.inbox.len() - self.inbox_at);
@@ -208,17 +210,17 @@ impl Wire for TlsWire {
         Ok(())
     }
 
-    /// A socket that closes with bytes in it that nobody has read resets the connection, and the
-    /// peer's last words of ours with it. So what the peer is still sending is read, for a while.
-    fn end(&mut self) {
-        if self.socket.shutdown(Shutdown::Write).is_err() {
+    fn end(&mut self, watch: &mut Watch) {
+        self.tls.send_close_notify();
+        if self.flush(watch).is_err() || self.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let end = Instant::now() + LINGER;
-        for _ in 0..LINGER_READS {
+        (self.inbox, self.inbox_at) = (Vec::new(), 0);
+        let mut dropped = 0;
+        while dropped < DROPPED_BYTES && watch.check().is_ok() {
             match self.socket.read(&mut self.cipher) {
                 Ok(0) => return,
-                Ok(_) => {}
+                Ok(n) => dropped += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if wait_tick(&self.socket, PollFlags::IN).is_err() {
@@ -226,9 +228,6 @@ impl Wire for TlsWire {
                     }
                 }
                 Err(_) => return,
-            }
-            if Instant::now() >= end {
-                return;
             }
         }
     }

@@ -10,6 +10,9 @@ use super::error::SessionError;
 /// How often a wait looks at the interrupt hook and the clock.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
+/// Most that is read of a peer behind our own last word, bytes as they travel.
+pub(super) const DROPPED_BYTES: usize = 64 << 20;
+
 /// Asks whether to give up; called about every 100 ms while waiting.
 pub type Interrupt = Box<dyn FnMut() -> bool + Send>;
 
@@ -23,8 +26,10 @@ pub(super) trait Wire: Send {
     /// what has arrived, not `n`.
     fn read(&mut self, out: &mut Vec<u8>, n: usize, watch: &mut Watch) -> Result<(), SessionError>;
 
-    /// Nothing more will be written: the peer gets time to read what was.
-    fn end(&mut self) {}
+    /// Ends this direction behind what was written, and drops what the peer still sends until it
+    /// ends its own, `watch` says to stop, or [`DROPPED_BYTES`] have come. A socket that is closed
+    /// with bytes unread resets the connection, and what was written may never be read.
+    fn end(&mut self, watch: &mut Watch);
 }
 
 /// When to stop waiting.
@@ -32,7 +37,7 @@ pub(super) struct Watch {
     pub(super) interrupt: Option<Interrupt>,
     /// Longest silence of the peer.
     pub(super) idle: Duration,
-    /// End of the handshake, however chatty the peer is.
+    /// End of the handshake, or of a connection that we gave up, however chatty the peer is.
     pub(super) deadline: Option<(Instant, Duration)>,
     last_progress: Instant,
     last_look: Instant,
@@ -42,6 +47,11 @@ impl Watch {
     pub(super) fn new(idle: Duration) -> Watch {
         let now = Instant::now();
         Watch { interrupt: None, idle, deadline: None, last_progress: now, last_look: now }
+    }
+
+    /// Nothing takes longer than `allowed` from here on.
+    pub(super) fn limit(&mut self, allowed: Duration) {
+        self.deadline = Some((Instant::now() + allowed, allowed));
     }
 
     /// Bytes moved (or a new wait begins).

@@ -1,9 +1,10 @@
 //! The server's integer weights, and products with them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use cryptogen_ring::kernels::{matvec_i16_rows, SplitInput, MAX_D_IN};
+use cryptogen_ring::kernels::{matvec_i16_rows, matvec_i8_rows, SplitInput, MAX_D_IN};
 use cryptogen_ring::Fp;
 use rayon::prelude::*;
 
@@ -16,42 +17,130 @@ use crate::error::{ProtocolError, Result};
 pub struct ServerModel {
     weights: BTreeMap<Site, Vec<i16>>,
     biases: BTreeMap<Site, Vec<i64>>,
-    /// the transposed embedding `[d, vocab]` at scale `F + shift`, as `high·2^15 + low`
+    /// the transposed embedding `[d, vocab]` at scale `F + shift`
     embed: Embedding,
     /// `[context, d]`, learned positions
     pub positions: Option<Vec<i32>>,
 }
 
-/// Numbers of more than 16 bits in two halves, `[d, vocab]` each.
+/// Numbers of more than 16 bits in two parts, `[d, vocab]` each.
 #[derive(Default)]
 struct Embedding {
     high: Vec<i16>,
-    low: Vec<i16>,
+    low: Low,
 }
 
-/// Bits of a low half, which is centred.
-const LOW_BITS: u32 = 15;
+/// Low parts, which are centred: with a high part they are numbers of 24 bits, as long as all fit,
+/// or of more.
+enum Low {
+    Short(Vec<i8>),
+    Long(Vec<i16>),
+}
+
+impl Default for Low {
+    fn default() -> Low {
+        Low::Short(vec![])
+    }
+}
+
+/// Bits of a low part.
+const SHORT_BITS: u32 = 8;
+const LONG_BITS: u32 = 15;
+/// Numbers from here on have a high part of more than 16 bits behind a short one.
+const SHORT_LIMIT: u32 = (1 << 23) - (1 << (SHORT_BITS - 1));
 /// Numbers of the embedding are below this in absolute value: larger ones would make `Linear`'s
 /// noise felt.
-const EMBED_LIMIT: i32 = 1 << 27;
+const EMBED_LIMIT: u32 = 1 << 27;
 /// Rows of an embedding whose products with it are computed at once: two 32-bit halves of a row's
 /// inputs are as long as the vocabulary each.
 const EMBED_ROWS: usize = 16;
 
+/// `high·2^bits + low`.
+fn parts(x: i32, bits: u32) -> (i16, i16) {
+    let high = (x + (1 << (bits - 1))) >> bits;
+    (high as i16, (x - (high << bits)) as i16)
+}
+
+fn whole(high: i16, low: i16, bits: u32) -> i32 {
+    (i32::from(high) << bits) + i32::from(low)
+}
+
 impl Embedding {
+    /// Room for `n` numbers.
+    fn new(n: usize) -> Embedding {
+        Embedding { high: vec![0; n], low: Low::Short(vec![0; n]) }
+    }
+
     /// Writes the rows `[n, d]` of the tokens from `first` on.
     fn put(&mut self, first: usize, rows: &[i32], d: usize, vocab: usize) {
-        let n = rows.len() / d;
-        let each = self.high.par_chunks_mut(vocab).zip(self.low.par_chunks_mut(vocab));
-        each.enumerate().for_each(|(j, (high, low))| {
-            let tokens = rows.chunks_exact(d).map(|row| row[j]);
-            let places = high[first..first + n].iter_mut().zip(&mut low[first..first + n]);
-            places.zip(tokens).for_each(|((high, low), x)| {
-                let upper = (x + (1 << (LOW_BITS - 1))) >> LOW_BITS;
-                (*high, *low) = (upper as i16, (x - (upper << LOW_BITS)) as i16);
-            });
-        });
+        if rows.iter().any(|x| x.unsigned_abs() >= SHORT_LIMIT) {
+            self.lengthen();
+        }
+        match &mut self.low {
+            Low::Short(low) => put(&mut self.high, low, first, rows, [d, vocab], |x| {
+                let (high, low) = parts(x, SHORT_BITS);
+                (high, low as i8)
+            }),
+            Low::Long(low) => {
+                put(&mut self.high, low, first, rows, [d, vocab], |x| parts(x, LONG_BITS));
+            }
+        }
     }
+
+    /// Makes low parts long.
+    fn lengthen(&mut self) {
+        if let Low::Short(short) = &self.low {
+            let long = self.high.iter_mut().zip(short).map(|(high, low)| {
+                let (upper, lower) = parts(whole(*high, i16::from(*low), SHORT_BITS), LONG_BITS);
+                *high = upper;
+                lower
+            });
+            self.low = Low::Long(long.collect());
+        }
+    }
+
+    /// The numbers from `place.start` on.
+    fn numbers(&self, place: Range<usize>, out: &mut [i32]) {
+        let out = out.iter_mut().zip(&self.high[place.clone()]);
+        match &self.low {
+            Low::Short(low) => out
+                .zip(&low[place])
+                .for_each(|((out, high), low)| *out = whole(*high, i16::from(*low), SHORT_BITS)),
+            Low::Long(low) => {
+                out.zip(&low[place]).for_each(|((out, high), low)| *out = whole(*high, *low, LONG_BITS));
+            }
+        }
+    }
+
+    /// Its product with inputs of `vocab` numbers, `[rows, d]`.
+    fn multiply(&self, input: &SplitInput, d: usize, rows: usize) -> Vec<Fp> {
+        let mut y = product(&self.high, input, d, rows, matvec_i16_rows);
+        let (bits, low) = match &self.low {
+            Low::Short(low) => (SHORT_BITS, product(low, input, d, rows, matvec_i8_rows)),
+            Low::Long(low) => (LONG_BITS, product(low, input, d, rows, matvec_i16_rows)),
+        };
+        let power = Fp::new(1 << bits);
+        y.iter_mut().zip(low).for_each(|(y, low)| *y = *y * power + low);
+        y
+    }
+}
+
+/// Writes both parts of the rows `[n, d]` of the tokens from `first` on, transposed.
+fn put<L: Send>(
+    high: &mut [i16],
+    low: &mut [L],
+    first: usize,
+    rows: &[i32],
+    [d, vocab]: [usize; 2],
+    parts: impl Fn(i32) -> (i16, L) + Sync,
+) {
+    let n = rows.len() / d;
+    let each = high.par_chunks_mut(vocab).zip(low.par_chunks_mut(vocab));
+    each.enumerate().for_each(|(j, (high, low))| {
+        let places = high[first..first + n].iter_mut().zip(&mut low[first..first + n]);
+        let tokens = rows.chunks_exact(d).map(|row| row[j]);
+        places.zip(tokens).for_each(|((high, low), x)| (*high, *low) = parts(x));
+    });
 }
 
 /// Takes the server's weights some rows at a time, so that nobody has to hold a second copy of
@@ -104,12 +193,12 @@ impl ServerModelBuilder {
         same("width of an embedding", d, width)?;
         narrow("tokens of an embedding", vocab)?;
         fits("embedding", self.tokens, rows.len(), d, vocab)?;
-        if let Some(large) = rows.iter().find(|x| x.unsigned_abs() >= EMBED_LIMIT as u32) {
+        if let Some(large) = rows.iter().find(|x| x.unsigned_abs() >= EMBED_LIMIT) {
             return Err(ProtocolError::caller("embedding entry", format!("below {EMBED_LIMIT}"), large));
         }
         let embed = &mut self.model.embed;
         if embed.high.is_empty() {
-            (embed.high, embed.low) = (vec![0; vocab * d], vec![0; vocab * d]);
+            *embed = Embedding::new(vocab * d);
         }
         embed.put(self.tokens, rows, d, vocab);
         self.tokens += rows.len() / d;
@@ -199,12 +288,7 @@ impl ServerModel {
     pub fn row(&self, matrix: Matrix, row: usize, out: &mut [i32]) {
         let place = row * out.len()..(row + 1) * out.len();
         match matrix {
-            Matrix::Embed => {
-                let halves = self.embed.high[place.clone()].iter().zip(&self.embed.low[place]);
-                out.iter_mut()
-                    .zip(halves)
-                    .for_each(|(out, (h, l))| *out = (i32::from(*h) << LOW_BITS) + i32::from(*l));
-            }
+            Matrix::Embed => self.embed.numbers(place, out),
             Matrix::Linear(site) => {
                 out.iter_mut().zip(&self.weight(site)[place]).for_each(|(out, w)| *out = i32::from(*w));
             }
@@ -218,35 +302,34 @@ impl ServerModel {
 
     /// `W·x` for `rows` rows, `[rows, d_out]`.
     pub fn multiply(&self, plan: &Plan, site: Site, x: &[Fp], rows: usize) -> Vec<Fp> {
-        product(self.weight(site), &SplitInput::new(x, plan.linear(site).d_in), plan.linear(site).d_out, rows)
+        let l = plan.linear(site);
+        product(self.weight(site), &SplitInput::new(x, l.d_in), l.d_out, rows, matvec_i16_rows)
     }
 
     /// `Eᵀ·x` for rows of `vocab` numbers, `[rows, d]`.
     pub fn embed(&self, plan: &Plan, x: &[Fp]) -> Vec<Fp> {
         let (d, vocab) = (plan.model.d, plan.model.vocab);
-        let power = Fp::new(1 << LOW_BITS);
         let mut y = Vec::with_capacity(x.len() / vocab * d);
         for x in x.chunks(EMBED_ROWS * vocab) {
-            let input = SplitInput::new(x, vocab);
-            let half = |w: &[i16]| product(w, &input, d, x.len() / vocab);
-            y.extend(
-                half(&self.embed.high)
-                    .iter()
-                    .zip(half(&self.embed.low))
-                    .map(|(high, low)| *high * power + low),
-            );
+            y.extend(self.embed.multiply(&SplitInput::new(x, vocab), d, x.len() / vocab));
         }
         y
     }
 }
 
 /// `W·x`, `[rows, d_out]`. Parallel over blocks of output rows.
-fn product(w: &[i16], input: &SplitInput, d_out: usize, rows: usize) -> Vec<Fp> {
+fn product<W: Sync>(
+    w: &[W],
+    input: &SplitInput,
+    d_out: usize,
+    rows: usize,
+    kernel: impl Fn(&[W], &SplitInput, &mut [Fp]) + Sync,
+) -> Vec<Fp> {
     let block = d_out.div_ceil(4 * rayon::current_num_threads()).max(16);
     let mut columns = vec![Fp::ZERO; rows * d_out]; // [d_out, T]
     w.par_chunks(block * (w.len() / d_out))
         .zip(columns.par_chunks_mut(block * rows))
-        .for_each(|(w, out)| matvec_i16_rows(w, input, out));
+        .for_each(|(w, out)| kernel(w, input, out));
     if rows == 1 {
         return columns;
     }

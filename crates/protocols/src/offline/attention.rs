@@ -33,15 +33,16 @@
 mod packing;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cryptogen_he::shares::{PublicKey, RESULT_BYTES};
-use cryptogen_he::{Ciphertext, Combiner, Params, SecretKey, SeededCiphertext};
+use cryptogen_he::{Ciphertext, Combiner, Layout, Params, SecretKey, SeededCiphertext};
 use cryptogen_party::Channel;
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
-use self::packing::{encrypt_rows, encrypt_weights, parse, query, Group};
-use super::pipeline::pipeline;
+use self::packing::{encrypt_rows, encrypt_weights, query, Group};
+use super::pipeline::{pipeline, pipeline_of};
 use crate::error::Result;
 use crate::material::{client_shares, hide};
 use crate::model::{ModelShape, Prefix};
@@ -49,11 +50,15 @@ use crate::share::Cost;
 
 /// Ciphertexts in a message of 6.4 MB.
 const AT_ONCE: usize = 32;
-/// Results in a message of scores: their sums take 0.46 MB each, of up to [`pipeline::DEPTH`] + 1
-/// messages.
+/// Results in a message of scores: their sums take 0.46 MB each, and what they are multiplied with
+/// about as much.
 const SCORES: usize = 32;
 /// Results in a message of outputs, for which all values are expanded anew.
 const OUTPUTS: usize = 64;
+/// Values that are expanded at a time, of 0.46 MB each.
+const VALUES: usize = 32;
+/// Messages of steps 2 and 3 in work at a time on the server: two keep more cores busy than each has parts of its own.
+const IN_WORK: usize = 2;
 
 /// This party's inputs for a block of new rows.
 pub struct NewRows {
@@ -103,10 +108,19 @@ struct Block {
 /// What the server keeps of a block: the client's encrypted keys and values, its own masks of the
 /// same, `[rows][layers·kv_heads·head_dim]`.
 struct Held {
-    keys: Vec<SeededCiphertext>,
-    values: Vec<SeededCiphertext>,
+    keys: Vec<Stored>,
+    values: Vec<Stored>,
     key_masks: Vec<Vec<Fp>>,
     value_masks: Vec<Vec<Fp>>,
+}
+
+/// A ciphertext as it came, 28 bits for each of its numbers, which are checked.
+struct Stored(Box<[u8]>);
+
+impl Stored {
+    fn expand(&self, params: &'static Params, layout: Layout) -> Result<Ciphertext> {
+        Ok(SeededCiphertext::from_bytes(params, layout, &self.0)?.expand(params))
+    }
 }
 
 /// The session's rows, appended block by block. On the server with the client's ciphertexts, which
@@ -387,7 +401,7 @@ pub fn server(
             .fresh()
             .into_iter()
             .map(|(kind, which)| Ok((kind, ch.recv(which.len() * SeededCiphertext::BYTES)?))),
-        |(kind, bytes)| Ok((kind, parse(params, &bytes, shape.groups(kind, shape.rows)[0].layout())?)),
+        |(kind, bytes)| Ok((kind, stored(params, &bytes, shape.groups(kind, shape.rows)[0].layout())?)),
         |(kind, cts)| {
             match kind {
                 Kind::Keys(_) => keys.extend(cts),
@@ -406,12 +420,13 @@ pub fn server(
     for part in shape.parts(Kind::Weights, 0) {
         let mut combiner = Combiner::new(params, part.group.layout(), part.results.len());
         let layout = part.group.layout();
-        pipeline(
+        pipeline_of(
+            IN_WORK,
             batches(shape.cached()).map(|rows| {
                 let bytes = ch.recv(rows.len() * SeededCiphertext::BYTES)?;
                 Ok((rows, bytes))
             }),
-            |(rows, bytes)| Ok((rows, expand(params, &parse(params, &bytes, layout)?))),
+            |(rows, bytes)| Ok((rows, expand_all(params, layout, &bytes)?)),
             |(rows, cts)| {
                 let masks = &value_masks[rows];
                 let w =
@@ -426,13 +441,18 @@ pub fn server(
         shape.add(&part, cache, &shares, &mut out);
     }
     // 3.
-    let mut expanded = Expanded { of: None, cts: vec![] };
-    pipeline(
+    let mut expanded = Expanded::default();
+    pipeline_of(
+        IN_WORK,
         shape.products(cache.packed()).into_iter().map(|part| {
-            let combiner = shape.multiply(params, cache, (&queries, &mut expanded), new, &part)?;
-            Ok((combiner, part, Seed::random(rng)))
+            let cts = expanded.of(&part, params, shape.shared(cache, &queries, &part))?;
+            Ok((part, cts, Seed::random(rng)))
         }),
-        |(combiner, part, seed)| Ok((hide(client_key, combiner, &seed)?, part)),
+        |(part, cts, seed)| {
+            let combiner = shape.multiply(params, cache, &cts, new, &part)?;
+            drop(cts);
+            Ok((hide(client_key, combiner, &seed)?, part))
+        },
         |((shares, bytes), part)| {
             ch.send(&bytes)?;
             shape.add(&part, cache, &shares, &mut out);
@@ -442,32 +462,50 @@ pub fn server(
     Ok(out)
 }
 
-/// Ciphertexts that the last message was made of, and of which group of which kind they are: the
-/// next may be, too.
+/// Ciphertexts that all results of a group are made of, expanded for the last message: the next may
+/// be of the same.
+#[derive(Default)]
 struct Expanded {
     of: Option<(Kind, usize)>,
-    cts: Vec<Ciphertext>,
+    cts: Arc<Vec<Ciphertext>>,
 }
 
 impl Expanded {
-    fn of(&mut self, part: &Part, params: &'static Params, seeded: &[SeededCiphertext]) -> &[Ciphertext] {
+    fn of(
+        &mut self,
+        part: &Part,
+        params: &'static Params,
+        stored: &[Stored],
+    ) -> Result<Arc<Vec<Ciphertext>>> {
         if self.of != Some((part.kind, part.index)) {
             // Before others are there.
-            self.cts = vec![];
-            (self.of, self.cts) = (Some((part.kind, part.index)), expand(params, seeded));
+            (self.of, self.cts) = (None, Arc::default());
+            self.cts = Arc::new(expand(params, part.group.layout(), stored)?);
+            self.of = Some((part.kind, part.index));
         }
-        &self.cts
+        Ok(Arc::clone(&self.cts))
     }
 }
 
 impl Shape<'_> {
+    /// The ciphertexts that a message of scores is made of; of outputs there are too many to keep
+    /// them expanded.
+    fn shared<'a>(&self, cache: &'a EncryptedCache, queries: &'a [Stored], part: &Part) -> &'a [Stored] {
+        let group = part.index * self.m.head_dim..(part.index + 1) * self.m.head_dim;
+        match part.kind {
+            Kind::Keys(block) => cache.blocks[block].held.as_ref().map_or(&[], |held| &held.keys[group]),
+            Kind::Queries => &queries[group],
+            Kind::Values | Kind::Weights => &[],
+        }
+    }
+
     /// Products of the client's ciphertexts with the server's masks: those of one message of step
-    /// 3.
+    /// 3. `cts`: [`Shape::shared`].
     fn multiply(
         &self,
         params: &'static Params,
         cache: &EncryptedCache,
-        (queries, expanded): (&[SeededCiphertext], &mut Expanded),
+        cts: &[Ciphertext],
         new: &NewRows,
         part: &Part,
     ) -> Result<Combiner> {
@@ -478,26 +516,28 @@ impl Shape<'_> {
         };
         let mut combiner = Combiner::new(params, group.layout(), part.results.len());
         match part.kind {
-            Kind::Keys(block) => {
+            Kind::Keys(_) => {
                 let w = multipliers(d, &|i, lambda, e| {
                     let (row, head) = query(m, i, lambda);
                     new.queries[row][head * d + e]
                 });
-                let keys = cache.blocks[block].held.as_ref().map_or(&[][..], |held| &held.keys[i * d..][..d]);
-                combiner.add_block(expanded.of(part, params, keys), &w)?;
+                combiner.add_block(cts, &w)?;
             }
             Kind::Queries => {
                 let masks: Vec<&[Fp]> =
                     cache.held().flat_map(|(_, held)| &held.key_masks).map(|k| &k[..]).collect();
                 let w = multipliers(d, &|j, lambda, e| masks[j][lambda * d + e]);
-                combiner.add_block(expanded.of(part, params, &queries[i * d..][..d]), &w)?;
+                combiner.add_block(cts, &w)?;
             }
             Kind::Values => {
                 for (block, held) in cache.held().filter(|(block, _)| block.packed > 0) {
-                    let w =
-                        multipliers(block.rows, &|i, lambda, j| new.weight(m, i, lambda, block.first + j));
                     let values = &held.values[i * block.rows..][..block.rows];
-                    combiner.add_block(&expand(params, values), &w)?;
+                    for (n, values) in values.chunks(VALUES).enumerate() {
+                        let first = block.first + n * VALUES;
+                        let w =
+                            multipliers(values.len(), &|i, lambda, j| new.weight(m, i, lambda, first + j));
+                        combiner.add_block(&expand(params, group.layout(), values)?, &w)?;
+                    }
                 }
             }
             // Step 2 does these as their ciphertexts come.
@@ -512,6 +552,23 @@ fn batches(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(AT_ONCE).map(move |first| first..n.min(first + AT_ONCE))
 }
 
-fn expand(params: &'static Params, cts: &[SeededCiphertext]) -> Vec<Ciphertext> {
-    cts.par_iter().map(|ct| ct.expand(params)).collect()
+/// Ciphertexts of a message, checked and kept as they came.
+fn stored(params: &'static Params, bytes: &[u8], layout: Layout) -> Result<Vec<Stored>> {
+    bytes
+        .par_chunks(SeededCiphertext::BYTES)
+        .map(|bytes| {
+            SeededCiphertext::from_bytes(params, layout, bytes)?;
+            Ok(Stored(bytes.into()))
+        })
+        .collect()
+}
+
+fn expand(params: &'static Params, layout: Layout, cts: &[Stored]) -> Result<Vec<Ciphertext>> {
+    cts.par_iter().map(|ct| ct.expand(params, layout)).collect()
+}
+
+/// The ciphertexts of a message.
+fn expand_all(params: &'static Params, layout: Layout, bytes: &[u8]) -> Result<Vec<Ciphertext>> {
+    let each = bytes.par_chunks(SeededCiphertext::BYTES);
+    each.map(|bytes| Ok(SeededCiphertext::from_bytes(params, layout, bytes)?.expand(params))).collect()
 }

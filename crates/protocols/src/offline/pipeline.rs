@@ -19,11 +19,24 @@ pub const DEPTH: usize = 3;
 pub fn pipeline<T: Send, R: Send>(
     inputs: impl Iterator<Item = Result<T>>,
     work: impl Fn(T) -> Result<R> + Sync,
+    done: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    pipeline_of(DEPTH, inputs, work, done)
+}
+
+/// The same with `depth` inputs in work at a time, for work that takes much memory.
+///
+/// # Errors
+/// Those of [`pipeline`].
+pub fn pipeline_of<T: Send, R: Send>(
+    depth: usize,
+    inputs: impl Iterator<Item = Result<T>>,
+    work: impl Fn(T) -> Result<R> + Sync,
     mut done: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
     let work = &work;
     rayon::in_place_scope(|scope| {
-        let mut begun: VecDeque<Receiver<Result<R>>> = VecDeque::with_capacity(DEPTH);
+        let mut begun: VecDeque<Receiver<Result<R>>> = VecDeque::with_capacity(depth);
         let mut finish = |result: Receiver<Result<R>>| done(result.recv().expect("work does not panic")?);
         for input in inputs {
             let input = input?;
@@ -33,7 +46,7 @@ pub fn pipeline<T: Send, R: Send>(
                 let _ = give.send(work(input));
             });
             begun.push_back(take);
-            if begun.len() == DEPTH {
+            if begun.len() == depth {
                 begun.pop_front().map_or(Ok(()), &mut finish)?;
             }
         }

@@ -22,12 +22,22 @@ fn model(embed: &[i32], step: usize) -> ServerModel {
 fn an_embedding_is_the_same_in_whatever_pieces_it_comes() {
     let plan = &tiny(Arch::Llama).plan;
     let d = plan.model.d;
-    let limit = (1 << 27) - 1;
-    let edges = [0, 1 << 14, (1 << 14) - 1, -(1 << 14), -(1 << 14) - 1, limit, -limit];
-    let number = |i: usize| (edges[i % edges.len()] ^ (i as i32 >> 3)).clamp(-limit, limit);
-    let embed: Vec<i32> = (0..VOCAB * d).map(number).collect();
-    for step in [1, 3, VOCAB] {
-        let model = model(&embed, step);
+    // Up to what fits 24 bits, or the limit; or one large number among others, first or last.
+    let (short, limit) = ((1 << 23) - (1 << 7) - 1, (1 << 27) - 1);
+    let edges = |most: i32| {
+        let around =
+            [0, 127, 128, -128, -129, 1 << 14, (1 << 14) - 1, -(1 << 14), -(1 << 14) - 1, most, -most];
+        let number = |i: usize| (around[i % around.len()] ^ (i as i32 >> 3)).clamp(-most, most);
+        (0..VOCAB * d).map(number).collect::<Vec<i32>>()
+    };
+    let but = |at: usize, number: i32| {
+        let mut embed = edges(short);
+        embed[at] = number;
+        embed
+    };
+    let cases = [edges(short), edges(limit), but(0, short + 1), but(VOCAB * d - 1, -short - 1)];
+    for (embed, step) in cases.iter().flat_map(|embed| [1, 3, VOCAB].map(|step| (embed, step))) {
+        let model = model(embed, step);
         for j in 0..d {
             let mut row = [0; VOCAB];
             model.row(Matrix::Embed, j, &mut row);

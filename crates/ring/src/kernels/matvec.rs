@@ -1,5 +1,5 @@
-//! The online linear layer: 16-bit weights times field elements. `x = lo + 2^32·hi` with signed
-//! 32-bit halves, so a product is at most `2^46`, and fewer than `2^17` of them fit a 64-bit
+//! The online linear layer: weights of 16 bits, or 8, times field elements. `x = lo + 2^32·hi` with
+//! signed 32-bit halves, so a product is at most `2^46`, and fewer than `2^17` of them fit a 64-bit
 //! accumulator.
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -49,7 +49,7 @@ fn split(x: Fp) -> (i32, i32) {
 }
 
 #[inline(always)]
-pub(super) fn rows(w: &[i16], x: &SplitInput, out: &mut [Fp]) {
+pub(super) fn rows<W: Copy + Into<i64>>(w: &[W], x: &SplitInput, out: &mut [Fp]) {
     let (d_in, count) = (x.d_in, x.count());
     let rows = w.len() / d_in;
     assert!(w.len() == rows * d_in && out.len() == rows * count, "matrix shapes disagree");
@@ -59,24 +59,24 @@ pub(super) fn rows(w: &[i16], x: &SplitInput, out: &mut [Fp]) {
     for (row, y) in w.chunks_exact(d_in).zip(out.chunks_exact_mut(count)) {
         let mut t = 0;
         while t + TILE <= count {
-            y[t..t + TILE].copy_from_slice(&dots::<TILE>(row, x, t));
+            y[t..t + TILE].copy_from_slice(&dots::<W, TILE>(row, x, t));
             t += TILE;
         }
         while t < count {
-            y[t] = dots::<1>(row, x, t)[0];
+            y[t] = dots::<W, 1>(row, x, t)[0];
             t += 1;
         }
     }
 }
 
 #[inline(always)]
-fn dots<const T: usize>(row: &[i16], x: &SplitInput, first: usize) -> [Fp; T] {
+fn dots<W: Copy + Into<i64>, const T: usize>(row: &[W], x: &SplitInput, first: usize) -> [Fp; T] {
     let n = row.len();
     let lo: [&[i32]; T] = core::array::from_fn(|t| &x.lo[(first + t) * n..(first + t + 1) * n]);
     let hi: [&[i32]; T] = core::array::from_fn(|t| &x.hi[(first + t) * n..(first + t + 1) * n]);
     let (mut lo_sum, mut hi_sum) = ([0i64; T], [0i64; T]);
     for (i, &w) in row.iter().enumerate() {
-        let w = w as i64;
+        let w: i64 = w.into();
         for t in 0..T {
             lo_sum[t] += w * lo[t][i] as i64;
             hi_sum[t] += w * hi[t][i] as i64;

@@ -264,6 +264,12 @@ kernel! {
     matvec::rows, matvec::rows, matvec::rows
 }
 
+kernel! {
+    /// The same for weights of 8 bits.
+    matvec_i8_rows, matvec_i8_rows_on(w: &[i8], x: &SplitInput, out: &mut [Fp]),
+    matvec::rows, matvec::rows, matvec::rows
+}
+
 /// The canonical representatives.
 pub fn integers(x: &[Fp]) -> &[u64] {
     // SAFETY: `Fp` is a transparent `u64`.

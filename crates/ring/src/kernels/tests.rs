@@ -131,6 +131,18 @@ fn linear_layer_agrees_with_field_arithmetic() {
             matvec_i16_rows_on(isa, &w, &split, &mut columns);
             assert!((0..t * d_out).all(|i| columns[(i % d_out) * t + i / d_out] == expected[i]), "{isa:?}");
         }
+        // Weights of 8 bits as the same numbers of 16.
+        let short: Vec<i8> = w.iter().map(|w| *w as i8).collect();
+        let long: Vec<i16> = short.iter().map(|w| i16::from(*w)).collect();
+        matvec_i16(&long, d_in, &x, &mut out);
+        for isa in Isa::available() {
+            let mut columns = vec![Fp::ZERO; t * d_out];
+            matvec_i8_rows_on(isa, &short, &split, &mut columns);
+            assert!(
+                (0..t * d_out).all(|i| columns[(i % d_out) * t + i / d_out] == out[i]),
+                "{isa:?}, 8 bits"
+            );
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 use std::net::TcpStream;
 use std::path::Path;
 use std::thread::{spawn, JoinHandle};
+use std::time::Instant;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 
+use super::super::wire::DROPPED_BYTES;
 use super::*;
 
 /// A server on a free port that runs `serve` for one client.
@@ -255,4 +257,99 @@ fn an_interrupt_reaches_a_waiting_and_a_sending_party() {
     assert_eq!(client.send_bytes(b"x"), Err(SessionError::Closed), "part of a frame is out");
     drop(done);
     theirs.join().unwrap();
+}
+
+/// A client that says hello and then does not read until it has sent everything.
+fn speaks_first(
+    address: &str,
+    identity: &Identity,
+) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    use std::io::{Read, Write};
+    let (config, _) = pin(identity).config().unwrap();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let tls = rustls::ClientConnection::new(config, name).unwrap();
+    let mut stream = rustls::StreamOwned::new(tls, TcpStream::connect(address).unwrap());
+    let hello = json!({
+        "protocol_version": PROTOCOL_VERSION, "package_version": "0.1.0",
+        "protocol": "preprocessed", "client_id": "alice-1", "access_token": null,
+    });
+    stream.write_all(&frame(CONTROL, hello.to_string().as_bytes())).unwrap();
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).unwrap();
+    let size = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
+    stream.read_exact(&mut vec![0; size]).unwrap();
+    stream
+}
+
+#[test]
+fn a_refused_client_that_sends_much_learns_why() {
+    use std::io::{Read, Write};
+    let dir = TempDir::new().unwrap();
+    let identity = identity(&dir);
+    let refuse = |mut connection: Connection<Server>| {
+        connection.welcome(&policy(None)).unwrap();
+        // Something that the client has not read yet stands before the refusal.
+        connection.send_bytes(&[7; 1000]).unwrap();
+        connection.send_failure("Refused", "why").unwrap();
+        assert_eq!(connection.send_bytes(b"x"), Err(SessionError::Closed), "that was the last word");
+        assert_eq!(connection.recv_bytes(1), Err(SessionError::Closed));
+    };
+
+    // Any client: what it sends is taken, and the refusal reaches it whole.
+    let (address, theirs) = server(&identity, refuse);
+    let mut client = speaks_first(&address, &identity);
+    for _ in 0..32 {
+        client.write_all(&frame(DATA, &vec![0; 1 << 20])).unwrap();
+    }
+    let mut said = vec![];
+    client.read_to_end(&mut said).unwrap(); // TLS and TCP end in order
+    assert!(said.starts_with(&frame(DATA, &[7; 1000])) && String::from_utf8_lossy(&said).contains("why"));
+    drop(client);
+    theirs.join().unwrap();
+
+    // Ours, however much it sends: more than is taken, too.
+    for megabytes in [8, 200] {
+        let (address, theirs) = server(&identity, refuse);
+        let mut client = connect(&address, &pin(&identity), None).unwrap();
+        client.hello(&introduction(None)).unwrap();
+        let sent = (0..megabytes).try_for_each(|_| client.send_bytes(&vec![0; 1 << 20]));
+        let answer = sent.and_then(|()| client.recv_bytes(1000)).and_then(|_| client.recv_bytes(1));
+        assert!(matches!(answer, Err(SessionError::Peer { text, .. }) if text == "why"), "{megabytes} MB");
+        drop(client);
+        theirs.join().unwrap();
+    }
+}
+
+#[test]
+fn a_refused_client_does_not_keep_the_server() {
+    use std::io::Write;
+    let dir = TempDir::new().unwrap();
+    let identity = identity(&dir);
+    let refuse = |mut connection: Connection<Server>| {
+        connection.welcome(&policy(None)).unwrap();
+        let start = Instant::now();
+        let _ = connection.send_failure("Refused", "why");
+        start.elapsed()
+    };
+    // One that goes on without a word or an end.
+    let (address, theirs) = server(&identity, refuse);
+    let silent = speaks_first(&address, &identity);
+    let took = theirs.join().unwrap();
+    assert!(took >= ENDING && took < 2 * ENDING, "{took:?}");
+    drop(silent);
+
+    // One that never stops sending, as fast as it can, or slowly.
+    for pause in [Duration::ZERO, Duration::from_millis(5)] {
+        let (address, theirs) = server(&identity, refuse);
+        let mut loud = speaks_first(&address, &identity);
+        let mut sent = 0;
+        while loud.write_all(&[0; 1 << 16]).is_ok() {
+            sent += 1 << 16;
+            std::thread::sleep(pause);
+        }
+        let took = theirs.join().unwrap();
+        assert!(took < 2 * ENDING, "{took:?}");
+        // What is in the sockets' buffers comes on top.
+        assert!(sent < DROPPED_BYTES + (32 << 20), "{sent} bytes were taken");
+    }
 }

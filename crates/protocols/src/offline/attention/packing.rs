@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use cryptogen_he::noise::max_products;
-use cryptogen_he::{Layout, Params, SecretKey, SeededCiphertext, N};
+use cryptogen_he::{Layout, SecretKey, N};
 use cryptogen_ring::{Fp, Prg, Seed};
 use rayon::prelude::*;
 
@@ -172,11 +172,4 @@ pub(super) fn encrypt_weights(
         })
         .collect();
     Ok(parts?.concat())
-}
-
-pub(super) fn parse(params: &'static Params, bytes: &[u8], lay: Layout) -> Result<Vec<SeededCiphertext>> {
-    bytes
-        .par_chunks(SeededCiphertext::BYTES)
-        .map(|b| Ok(SeededCiphertext::from_bytes(params, lay, b)?))
-        .collect()
 }
