@@ -20,8 +20,6 @@ const SEND_BYTES: usize = 1 << 20;
 /// Most plaintext kept for later while our own write is stuck; then the peer has to wait.
 const INBOX_BYTES: usize = 64 << 20;
 
-/// How long, and how much, a party that has given up goes on reading.
-
 /// Fingerprint of a refused certificate and the one expected, left here by the verifier.
 pub(super) type Refusal = Arc<OnceLock<(String, String)>>;
 
