@@ -240,7 +240,8 @@ def test_requests_beyond_the_context(served: Served, tmp_path: Path) -> None:
     "change",
     [
         {"version": 1}, {"config": {}}, {"config": 3}, {"model": "xyz"}, {"stop": [-1]},
-        {"stop": "all"}, {"chat": [1]}, {"chat": [1, 10**9, None]}, {"documents": {}}, {"documents": {"plan": "../x"}},
+        {"stop": "all"}, {"server": "x"}, {"server": None}, {"documents": {}}, {"documents": {"plan": "../x"}},
+        {"documents": {"plan": "0" * 64, "chat": "0" * 64}}, {"chat": None},
         {"documents": {"plan": "0" * 64, "other": "0" * 64}}, {"more": 1},
         {"prefix": 3}, {"prefix": {"rows": 3}}, {"prefix": {"rows": 0, "digest": None}},
         {"prefix": {"rows": 128, "digest": None}}, {"prefix": {"rows": True, "digest": None}},

@@ -288,6 +288,16 @@ def test_a_chat_without_a_template_says_so(tmp_path: Path) -> None:
         assert list(client.generate("a", max_new_tokens=1))
 
 
+def test_a_server_that_sends_another_document() -> None:
+    from cryptogen.session.connect import _tokenizer
+
+    sound = {"tokenizer": tokenizer_json().encode()}
+    made = _tokenizer(sound | {"chat": ChatTemplate("x", {}).to_json().encode()})
+    assert made is not None and made.chat == ChatTemplate("x", {})
+    with pytest.raises(errors.ProtocolViolation, match="the server's chat template: a JSON object expected"):
+        _tokenizer(sound | {"chat": b"{"})
+
+
 def test_a_refused_turn_leaves_the_conversation(tmp_path: Path) -> None:
     refusing = "{% if messages[-1].content == 'no' %}{{ raise_exception('not that') }}{% endif %}" + CHAT_TEMPLATE
     model = load(tiny_llama(tmp_path / "m"))

@@ -322,7 +322,7 @@ def test_what_was_expected_is_said(model: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(model)
     assert "layers" in run("inspect", ".")[0]
     (tmp_path / "latin1").write_bytes(b"caf\xe9 " * 99)
-    said = failing("calibrate", model, "--text", tmp_path / "latin1")
+    said = failing("calibrate", model, "--text", tmp_path / "latin1", "--size", 64)
     assert "latin1: UTF-8 text expected, byte 4 is none (calibration text)" in said
 
 

@@ -202,7 +202,8 @@ def test_two_secrets_of_one_length_look_alike(secretive: Served, tmp_path: Path)
                     (phase.bytes_sent, phase.bytes_received, phase.round_trips)
                     for phase in (spent.offline, spent.online)
                 ]
-                found.append((offer, counted, spent.spent))
+                # what a server calls itself is random, and its own
+                found.append((dataclasses.replace(offer, server=""), counted, spent.spent))
     assert found[0] == found[1]
 
 

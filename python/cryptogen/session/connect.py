@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen import _core
-from cryptogen.errors import ConnectionFailed, MaterialMismatch, PlanError, ProtocolViolation
+from cryptogen.errors import ChatTemplateError, ConnectionFailed, MaterialMismatch, PlanError, ProtocolViolation
 from cryptogen.numerics.plan import ModelShape, NumericPlan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import store_name
@@ -102,5 +102,8 @@ def _tokenizer(documents: Mapping[str, bytes]) -> Tokenizer | None:
         return None
     text = documents["tokenizer"].decode("utf-8", errors="replace")
     chat = documents.get("chat")
-    template = ChatTemplate.from_json(chat.decode("utf-8", errors="replace")) if chat is not None else None
+    try:
+        template = ChatTemplate.from_json(chat.decode("utf-8", errors="replace")) if chat is not None else None
+    except ChatTemplateError as error:
+        raise ProtocolViolation(f"the server's {error}") from None
     return Tokenizer.from_json(text, source="the server's tokenizer").with_chat(template)
