@@ -120,8 +120,9 @@ def test_context_ends_where_the_computation_would_be_another(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert cryptogen.load(edited(name, tmp_path / "m", **options)).config.context == context
-    assert [reason] * len(caplog.messages) == [r for r in [reason] if r]
-    assert all(reason in m and str(context) in m for m in caplog.messages)
+    messages = [m for m in caplog.messages if "tokenizer" not in m]  # these folders have none
+    assert [reason] * len(messages) == [r for r in [reason] if r]
+    assert all(reason in m and str(context) in m for m in messages)
 
 
 def test_a_file_without_a_window_has_mistral_s_own(tmp_path: Path) -> None:

@@ -31,11 +31,8 @@ def refused(model: Checkpoint, path: Path, key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("llama.rope.scale_linear", 4.0),
-        ("llama.rope.scaling.factor", 4.0),  # linear without a type
         ("llama.rope.scaling.type", "yarn"),
         ("llama.rope.scaling.attn_factor", 1.2),
-        ("llama.rope.dimension_count", 8),
         ("llama.rope.freq_base_swa", 10000.0),
         ("llama.attention.scale", 0.5),
         ("llama.attention.sliding_window", 64),
@@ -50,7 +47,7 @@ def refused(model: Checkpoint, path: Path, key: str, value: object) -> None:
         ("llama.expert_count", 4),
         ("llama.some_new_option", 3),
         ("general.type", "adapter"),
-        ("general.architecture", "qwen2"),
+        ("general.architecture", "mamba"),
     ],
 )
 def test_a_key_that_would_change_the_answer_is_refused_by_name(
@@ -59,10 +56,22 @@ def test_a_key_that_would_change_the_answer_is_refused_by_name(
     refused(llama, tmp_path / "m.gguf", key, value)
 
 
-def test_linear_scaling_by_a_factor_is_refused(llama: Checkpoint, tmp_path: Path) -> None:
-    scaled: dict[str, Any] = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
-    with pytest.raises(errors.UnsupportedModel, match="rope.scaling.factor = 4.0"):
-        load(write_gguf(llama, tmp_path / "m.gguf", **scaled))
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0},
+        {"llama__rope__scaling__factor": 4.0},  # linear without a type
+        {"llama__rope__scale_linear": 4.0},  # its old name
+    ],
+)
+def test_linear_scaling_divides_all_frequencies(llama: Checkpoint, tmp_path: Path, scaled: dict[str, Any]) -> None:
+    packed = load(write_gguf(llama, tmp_path / "m.gguf", **scaled))
+    assert packed.config.rope == pytest.approx(tuple(f / 4 for f in llama.config.rope))
+
+
+def test_a_part_of_a_head_turns(llama: Checkpoint, tmp_path: Path) -> None:
+    packed = load(write_gguf(llama, tmp_path / "m.gguf", llama__rope__dimension_count=8))
+    assert [f > 0 for f in packed.config.rope] == [True] * 4 + [False] * 4
 
 
 def test_keys_that_change_nothing(llama: Checkpoint, tmp_path: Path) -> None:
@@ -87,8 +96,8 @@ def test_a_factor_per_frequency(llama: Checkpoint, tmp_path: Path, monkeypatch: 
         if sound:
             assert load(path).digest == llama.digest
         else:
-            with pytest.raises(errors.UnsupportedModel, match="rope_freqs.weight"):
-                load(path)
+            scaled = np.array(llama.config.rope) / factors
+            assert load(path).config.rope == pytest.approx(tuple(scaled))
 
 
 def test_gpt2(tmp_path: Path) -> None:
