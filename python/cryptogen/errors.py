@@ -234,7 +234,9 @@ class StoreError(MaterialError):
 
 
 class DiskFull(StoreError):
-    """No space left for material; nothing was lost or reused."""
+    """No space left for material, or for a file of ours. Nothing is reused. While material is
+    bought, the other party may have spent `linears` of the batch already, of up to 256 rows: the
+    next session says `MaterialMismatch` then, and `resync` drops them."""
 
 
 class CacheRejected(CryptogenError):
