@@ -16,8 +16,8 @@ from cryptogen.errors import DiskFull, InputError, MalformedFile, MissingFile, S
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def data_folder(role: str, override: str | Path | None = None) -> Path:
-    """The private (mode 0700) folder of a role, `client` or `server`; made if absent.
+def data_folder(role: str, override: str | Path | None = None, make: bool = True) -> Path:
+    """The private (mode 0700) folder of a role, `client` or `server`; made if absent, if `make`.
 
     Below `override`, else `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
     `~/.local/share/cryptogen`.
@@ -27,8 +27,9 @@ def data_folder(role: str, override: str | Path | None = None) -> Path:
     folder = root / role
     if in_the_way := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
         raise InputError(f"data folder {root}: a folder expected, {in_the_way} is a file")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+    if make:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
     return folder
 
 

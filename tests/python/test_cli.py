@@ -62,6 +62,8 @@ def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
     where = ["--server", served.address]
     stdout, _ = run("prepare", *where, "--fingerprint", served.fingerprint, "--tokens", 12, "--json", data=tmp_path)
     assert json.loads(stdout)["left"]["rows"] >= 12
+    _, stderr = run("prepare", *where, "--tokens", 1, "--context", 300, data=tmp_path)
+    assert "warning: --context 300: the model has room for 128 rows" in stderr
     first, _ = run("generate", "the end", *where, "--max-new-tokens", 3, "--json", data=tmp_path)
     answer = json.loads(first)
     assert 1 <= len(answer["tokens"]) <= 3
@@ -121,6 +123,7 @@ def test_calibrate_and_eval(tmp_path: Path) -> None:
         assert result["perplexity"] == pytest.approx(result["perplexity_float"], rel=0.02)
         assert result["agreement_all"] >= 0.75 and result["rows"] == 8
         assert result["flagged"] == 0 and result["largest_error"] < 0.2
+    assert "\nevents: none" in run("eval", text, "--model", model, *options[:-1], "--backend", "float")[0]
     assert "expected one of" in failing("eval", text, "--model", model, "--backend", "magic")
     assert "tokens" in failing("eval", text, "--model", model, "--backend", "float", "--windows", 99)
 
@@ -166,7 +169,10 @@ def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> Non
     assert "128" in failing("generate", "x " * 200, *where, *known, data=tmp_path)
     assert "no such file" in failing("generate", "x", *where, "--access-token-file", tmp_path / "none", data=tmp_path)
     assert "--server" in failing("generate", "x", code=2)
-    assert "refused" in failing("generate", "x", "--server", "127.0.0.1:1", *known, data=tmp_path)
+    said = failing("generate", "x", "--server", "127.0.0.1:1", *known, data=tmp_path)
+    assert "127.0.0.1:1: " in said and "refused" in said
+    (tmp_path / "plan.json").write_text("{}")
+    assert f"plan {tmp_path / 'plan.json'}: version: " in failing("inspect", model, "--plan", tmp_path / "plan.json")
     assert "expected" in failing("calibrate", model, "--text", model / "config.json", "--windows", "a-b")
 
 
@@ -303,7 +309,9 @@ def limited_files(size: int) -> Iterator[None]:
 def test_clean(tmp_path: Path) -> None:
     """Old encrypted models, keys, documents and material go; what is in use or unknown stays."""
     store_format = pytest.importorskip("cryptogen._core").STORE_FORMAT
-    assert "nothing is left" in run("clean", data=tmp_path)[0]
+    assert "nothing is left" in run("clean", data=tmp_path / "none")[0]
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "server").mkdir()
     old = tmp_path / "client" / "models" / "abc"
     old.parent.mkdir(parents=True)
     old.write_bytes(bytes(1000))

@@ -59,7 +59,12 @@ class Connector:
         if not re.fullmatch(r".+:[0-9]{1,5}", self._address):
             raise ConnectionFailed(f"server {self._address[:80]!r}: host:port expected, such as server.example:7766")
         fingerprint = self._trust.pinned(self._address, self._known)
-        connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
+        try:
+            connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
+        except ConnectionFailed as error:
+            if self._address in str(error):
+                raise
+            raise ConnectionFailed(f"{self._address}: {error}") from None
         connection.hello(self._name, self._trust.access_token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
