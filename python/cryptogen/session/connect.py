@@ -55,7 +55,8 @@ class Connector:
 
     def open(self) -> Opened:
         """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`,
-        `AgreementMismatch`, `MaterialMismatch`, `StoreError`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        `AgreementMismatch`, `MaterialMismatch`, `StoreError`, `StoreLocked`, `ProtocolViolation`,
+        `PlanError`."""
         if not re.fullmatch(r".+:[0-9]{1,5}", self._address):
             raise ConnectionFailed(f"server {self._address[:80]!r}: host:port expected, such as server.example:7766")
         fingerprint = self._trust.pinned(self._address, self._known)
