@@ -1,6 +1,6 @@
 """Two turns with a served instruction-tuned model; the second continues from the first one's cache.
 
-python examples/conversation.py HOST:PORT FINGERPRINT
+    python examples/conversation.py HOST:PORT FINGERPRINT
 """
 
 import sys
