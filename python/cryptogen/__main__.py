@@ -1,5 +1,20 @@
-"""`python -m cryptogen` is the `cryptogen` command."""
+"""The `cryptogen` command, and `python -m cryptogen`."""
 
-from .cli import main
+from __future__ import annotations
 
-main()
+import os
+
+
+def main() -> None:
+    """Runs the command. Its imports take a moment, in which Ctrl-C must end it as quietly as
+    later."""
+    try:
+        from .cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

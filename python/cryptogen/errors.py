@@ -39,9 +39,9 @@ class UnknownProtocol(InputError):
 class ContextOverflow(InputError):
     """More tokens than the model has positions for."""
 
-    def __init__(self, positions: int, context: int) -> None:
+    def __init__(self, positions: int, context: int, what: str = "") -> None:
         self.positions, self.context = positions, context
-        super().__init__(f"{positions} positions needed, the model's context has {context}")
+        super().__init__(f"{what and what + ': '}{positions} positions needed, the model's context has {context}")
 
 
 class NumericFailure(CryptogenError):
@@ -234,7 +234,9 @@ class StoreError(MaterialError):
 
 
 class DiskFull(StoreError):
-    """No space left for material; nothing was lost or reused."""
+    """No space left for material, or for a file of ours. Nothing is reused. While material is
+    bought, the other party may have spent `linears` of the batch already, of up to 256 rows: the
+    next session says `MaterialMismatch` then, and `resync` drops them."""
 
 
 class CacheRejected(CryptogenError):
@@ -242,10 +244,12 @@ class CacheRejected(CryptogenError):
 
 
 class PlanError(CryptogenError):
-    """A plan document that cannot be used: which field, what was expected, what came."""
+    """A plan document that cannot be used: which field, what was expected, what came; of which
+    file, if it is one."""
 
-    def __init__(self, field: str, expected: object, actual: object) -> None:
-        super().__init__(f"plan: {field}: expected {expected}, got {actual!r}")
+    def __init__(self, field: str, expected: object, actual: object, file: object = None) -> None:
+        where = "plan" if file is None else f"plan {file}"
+        super().__init__(f"{where}: {field}: expected {expected}, got {actual!r}")
         self.field, self.expected, self.actual = field, expected, actual
 
 
@@ -261,7 +265,8 @@ class PlanUnfaithful(CryptogenError):
     def __init__(self, faults: Mapping[str, Sequence[str]]) -> None:
         self.faults = faults
         named = [f"{name}: {', '.join(found)}" for name, found in faults.items()]
-        super().__init__("\n".join([f"the integers do not follow the model on {len(named)} kinds of text", *named]))
+        kinds = "one kind of text" if len(named) == 1 else f"{len(named)} kinds of text"
+        super().__init__("\n".join([f"the integers do not follow the model on {kinds}", *named]))
 
 
 class MissingPlan(CryptogenError):

@@ -3,17 +3,21 @@ directory."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
 
-from cryptogen.errors import InputError, MalformedFile, MissingFile
+from cryptogen.errors import DiskFull, InputError, MalformedFile, MissingFile, StoreError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def data_folder(role: str, override: str | Path | None = None) -> Path:
-    """The private (mode 0700) folder of a role, `client` or `server`; made if absent.
+def data_folder(role: str, override: str | Path | None = None, make: bool = True) -> Path:
+    """The private (mode 0700) folder of a role, `client` or `server`; made if absent, if `make`.
 
     Below `override`, else `$CRYPTOGEN_DATA_DIR`, else `$XDG_DATA_HOME/cryptogen`, else
     `~/.local/share/cryptogen`.
@@ -23,17 +27,22 @@ def data_folder(role: str, override: str | Path | None = None) -> Path:
     folder = root / role
     if in_the_way := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
         raise InputError(f"data folder {root}: a folder expected, {in_the_way} is a file")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+    if make:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
     return folder
 
 
 def client_id(folder: Path) -> str:
-    """This client's stable random name: servers keep material under it. Made on first use."""
+    """This client's stable random name: servers keep material under it. Made on first use.
+    `MalformedFile` if the file holds something else."""
     path = folder / "client_id"
     if not path.exists():
         write_private(path, f"client-{secrets.token_hex(8)}\n")
-    return path.read_text(encoding="ascii").strip()
+    name = path.read_bytes().decode("ascii", errors="replace").strip()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise MalformedFile(path, "a client id expected: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+    return name
 
 
 def secret_of(folder: Path) -> bytes:
@@ -92,7 +101,7 @@ class KnownServers:
             return {}
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise MalformedFile(self._path, f"a JSON object expected: {e}") from None
         if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
             raise MalformedFile(self._path, "a JSON object of fingerprints expected")
@@ -100,16 +109,33 @@ class KnownServers:
 
 
 def write_private(path: Path, content: str | bytes) -> None:
-    """Replace a file of mode 0600, all of it or nothing."""
+    """Replace a file of mode 0600, all of it or nothing, also where the power fails. `DiskFull`,
+    `StoreError`."""
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(partial, path)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        kind = DiskFull if error.errno in FULL else StoreError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings the names in it to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _xdg_data_home() -> Path:

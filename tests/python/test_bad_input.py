@@ -165,8 +165,7 @@ def test_closed_client_and_batch(served: Served, tmp_path: Path) -> None:
         '{"op": "extend", "rows": 0}', '{"op": "extend", "rows": 129}', '{"op": "extend", "rows": true}',
         '{"op": "extend", "rows": 1.0}', '{"op": "forward", "rows": 4, "sampled": 2}', "[]", "3",
         '{"op": "crop"}', '{"op": "crop", "rows": -1}', '{"op": "crop", "rows": 1}',
-        '{"op": "prepare", "rows": -1, "logits": 0, "exponentials": 0}',
-        '{"op": "prepare", "rows": 99999999999, "logits": 0, "exponentials": 0}',
+        '{"op": "prepare", "linears": 0, "rows": 0, "logits": 0}',
     ],
 )  # fmt: skip
 def test_server_refuses_what_is_not_in_the_protocol(served: Served, tmp_path: Path, text: str) -> None:
@@ -174,6 +173,29 @@ def test_server_refuses_what_is_not_in_the_protocol(served: Served, tmp_path: Pa
     with pytest.raises((errors.PeerFailed, errors.ConnectionLost, errors.ProtocolViolation)):
         endpoint.send_control(text)
         endpoint.recv_control()
+
+
+@pytest.mark.parametrize(
+    ("field", "largest"),
+    [
+        ("linears", messages.LARGEST_BATCH), ("rows", messages.LARGEST_BATCH), ("logits", messages.LARGEST_BATCH),
+        ("exponentials", messages.LARGEST_EXPONENTIALS),
+    ],
+)  # fmt: skip
+def test_server_prepares_so_much_at_once(
+    served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str, largest: int
+) -> None:
+    message = {"op": "prepare", "linears": 0, "rows": 0, "logits": 0, "exponentials": 0}
+    for n, amount in enumerate((-1, largest + 1)):
+        endpoint = _endpoint(served, tmp_path / str(n))
+        endpoint.send_control(json.dumps(message | {field: amount}))
+        with pytest.raises(errors.PeerFailed, match="ProtocolViolation"):
+            endpoint.recv_control()
+        assert f"{field} is {amount}" in caplog.text
+        caplog.clear()
+    endpoint = _endpoint(served, tmp_path / "none")
+    endpoint.send_control(json.dumps(message))  # what is refused above is the amount
+    endpoint.prepare(Need(0, 0, 0))
 
 
 def test_server_takes_no_more_logits_than_a_pass_samples(served: Served, tmp_path: Path) -> None:
@@ -224,13 +246,21 @@ def test_server_survives_garbage(served: Served, tmp_path: Path) -> None:
         assert client.config == served.model.config
 
 
-def test_requests_beyond_the_context(served: Served, tmp_path: Path) -> None:
+def test_requests_beyond_the_context(served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     endpoint = _endpoint(served, tmp_path)
     endpoint.send_control(messages.encode(messages.Extend(1)))  # nothing is prepared: short on both sides alike
     with pytest.raises(errors.MaterialShort):
         endpoint.extend(1)
-    endpoint.send_control(messages.encode(messages.Prepare(1 << 14, 1 << 14, 0, 1 << 26)))
-    endpoint.send_control(json.dumps({"op": "bye"}))
+    endpoint.send_control(messages.encode(messages.Prepare(1, 1, 0, 1)))
+    endpoint.prepare(Need(1, 0, 1, linears=1))
+    endpoint.send_control(messages.encode(messages.Extend(1)))
+    endpoint.extend(1)
+    context = served.model.config.context
+    assert context <= messages.LARGEST_PASS  # so that it is the context that forbids the next request
+    endpoint.send_control(messages.encode(messages.Extend(context)))
+    with pytest.raises(errors.PeerFailed, match="ProtocolViolation"):
+        endpoint.recv_control()
+    assert f"extend: {context} rows more than the context of {context}" in caplog.text
 
 
 # --- a server that does not follow the protocol
@@ -301,12 +331,15 @@ def test_what_a_client_asks_for_says_nothing_of_other_servers(served: Served, tm
 # --- disks
 
 
-def test_full_disk_is_typed_and_loses_nothing(tmp_path: Path) -> None:
-    """A limit on file sizes is what a full disk looks like to the store."""
+def test_full_disk_is_typed_and_loses_linears_at_most(tmp_path: Path) -> None:
+    """A limit on file sizes is what a full disk looks like to the store. The server has spent the
+    `linears` of the batch when the client, which has not, finds no room for it."""
     with serving(tmp_path / "server") as served:
         with served.client(tmp_path) as client:
-            client.prepare(1)
+            client.prepare(2)
+            left = client.costs.left
         before = cursors(tmp_path / "client")
+        assert cursors(tmp_path / "server") == before
         code = (
             "import sys, cryptogen\n"
             "try:\n"
@@ -322,8 +355,16 @@ def test_full_disk_is_typed_and_loses_nothing(tmp_path: Path) -> None:
         assert done.returncode == 7, done.stderr
         assert "disk full" in done.stdout.lower()
         assert cursors(tmp_path / "client") == before
+        spent = {name: at - before[name] for name, at in cursors(tmp_path / "server").items()}
+        assert {name for name, n in spent.items() if n} == {"linears"} and 0 < spent["linears"] <= 60, spent
+        with pytest.raises(errors.MaterialMismatch, match=f"pool linears: .* {before['linears']} of .*: resync"):
+            served.client(tmp_path).connect()
         with served.client(tmp_path, resync=True) as client:
+            now = client.costs.left
+            assert now["linears"] == left["linears"] + 60 - spent["linears"]
+            assert {p: n for p, n in now.items() if p != "linears"} == {p: n for p, n in left.items() if p != "linears"}
             assert len(list(client.generate([3], max_new_tokens=1, stop=()))) == 1
+        assert cursors(tmp_path / "client") == cursors(tmp_path / "server")
 
 
 def test_store_of_another_server(served: Served, tmp_path: Path) -> None:

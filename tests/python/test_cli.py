@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cryptogen import errors
 from cryptogen.bench.decode import PARTS
 from cryptogen.bench.table import row
 from cryptogen.cli.parties import _lines
+from cryptogen.paths import write_private
 from cryptogen.processes import ServerProcess
 from served import Served, model_with_plan, serving
 
@@ -57,6 +62,8 @@ def test_prepare_generate_and_chat(served: Served, tmp_path: Path) -> None:
     where = ["--server", served.address]
     stdout, _ = run("prepare", *where, "--fingerprint", served.fingerprint, "--tokens", 12, "--json", data=tmp_path)
     assert json.loads(stdout)["left"]["rows"] >= 12
+    _, stderr = run("prepare", *where, "--tokens", 1, "--context", 300, data=tmp_path)
+    assert "warning: --context 300: the model has room for 128 rows" in stderr
     first, _ = run("generate", "the end", *where, "--max-new-tokens", 3, "--json", data=tmp_path)
     answer = json.loads(first)
     assert 1 <= len(answer["tokens"]) <= 3
@@ -116,6 +123,7 @@ def test_calibrate_and_eval(tmp_path: Path) -> None:
         assert result["perplexity"] == pytest.approx(result["perplexity_float"], rel=0.02)
         assert result["agreement_all"] >= 0.75 and result["rows"] == 8
         assert result["flagged"] == 0 and result["largest_error"] < 0.2
+    assert "\nevents: none" in run("eval", text, "--model", model, *options[:-1], "--backend", "float")[0]
     assert "expected one of" in failing("eval", text, "--model", model, "--backend", "magic")
     assert "tokens" in failing("eval", text, "--model", model, "--backend", "float", "--windows", 99)
 
@@ -161,7 +169,10 @@ def test_errors_are_one_line(served: Served, model: Path, tmp_path: Path) -> Non
     assert "128" in failing("generate", "x " * 200, *where, *known, data=tmp_path)
     assert "no such file" in failing("generate", "x", *where, "--access-token-file", tmp_path / "none", data=tmp_path)
     assert "--server" in failing("generate", "x", code=2)
-    assert "refused" in failing("generate", "x", "--server", "127.0.0.1:1", *known, data=tmp_path)
+    said = failing("generate", "x", "--server", "127.0.0.1:1", *known, data=tmp_path)
+    assert "127.0.0.1:1: " in said and "refused" in said
+    (tmp_path / "plan.json").write_text("{}")
+    assert f"plan {tmp_path / 'plan.json'}: version: " in failing("inspect", model, "--plan", tmp_path / "plan.json")
     assert "expected" in failing("calibrate", model, "--text", model / "config.json", "--windows", "a-b")
 
 
@@ -247,10 +258,60 @@ def test_client_ctrl_c(served: Served, tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr.read()
 
 
+def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
+    """Imports take most of a short command; here one of them is interrupted."""
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    code = "from cryptogen.__main__ import main; main()"
+    assert 'cryptogen = "cryptogen.__main__:main"' in (ROOT / "pyproject.toml").read_text()
+    for command in (["-m", "cryptogen"], ["-c", code]):
+        done = subprocess.run(
+            [sys.executable, *command, "clean"], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_damaged_files_of_the_client_are_named(tmp_path: Path) -> None:
+    client = tmp_path / "client"
+    client.mkdir()
+    generate = ["generate", "x", "--server", "127.0.0.1:1"]
+    for name in (b"", b"\xff", b"a b", b"-x", b"x" * 65):
+        (client / "client_id").write_bytes(name)
+        assert f"{client / 'client_id'}: a client id expected" in failing(*generate, data=tmp_path)
+    (client / "client_id").write_text("x\n")
+    for known in (b"{", b"\xff", b"[" * 100_000, b"3", b'{"127.0.0.1:1": 3}'):
+        (client / "known_servers").write_bytes(known)
+        assert f"{client / 'known_servers'}: a JSON object" in failing(*generate, data=tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    for limit, error in ((0, errors.DiskFull), (1 << 20, None)):
+        with limited_files(limit), pytest.raises(error) if error else nullcontext():
+            write_private(tmp_path / "client_id", "x" * 100)
+    assert [p.name for p in tmp_path.iterdir()] == ["client_id"]
+    with pytest.raises(errors.StoreError, match="no/such: cannot be written: No such file"):
+        write_private(tmp_path / "no" / "such", "x")
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """What a full disk looks like: files of this process cannot grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
 def test_clean(tmp_path: Path) -> None:
     """Old encrypted models, keys, documents and material go; what is in use or unknown stays."""
     store_format = pytest.importorskip("cryptogen._core").STORE_FORMAT
-    assert "nothing is left" in run("clean", data=tmp_path)[0]
+    assert "nothing is left" in run("clean", data=tmp_path / "none")[0]
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "server").mkdir()
     old = tmp_path / "client" / "models" / "abc"
     old.parent.mkdir(parents=True)
     old.write_bytes(bytes(1000))

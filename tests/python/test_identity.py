@@ -96,3 +96,30 @@ def test_what_a_server_calls_itself_is_told_to_one_client() -> None:
     names = {server_name(secret, client) for secret in (bytes(32), bytes([1] * 32)) for client in ("a", "b")}
     assert len(names) == 4 and all(len(name) == 64 for name in names)
     assert server_name(bytes(32), "a") in names
+
+
+def test_what_is_lost_with_one_server_is_not_lost_with_others(tmp_path: Path) -> None:
+    """Doing what the error says, with two servers."""
+    data = tmp_path / "client"
+    with serving(tmp_path / "one") as one, serving(tmp_path / "two") as two:
+        with one.client(data) as client:
+            client.prepare(PREPARED)
+        (mine,) = (data / "client" / "stores").iterdir()
+        with two.client(data) as client:
+            client.prepare(PREPARED)
+        state = mine / "state.json"
+        state.write_text(state.read_text()[:50])
+        with pytest.raises(errors.StoreError, match=f"state.json .*: remove {mine} here and stores/client-") as found:
+            one.client(data).connect()
+        theirs = str(found.value).partition(" here and ")[2].partition(" in the server's folder")[0]
+        shutil.rmtree(mine)
+        with pytest.raises(errors.MaterialMismatch, match=f"resync; .* remove {mine} here and {theirs} in the server"):
+            one.client(data, resync=True).connect()
+        assert (one.folder / "server" / theirs / "state.json").exists()
+        shutil.rmtree(mine)
+        shutil.rmtree(one.folder / "server" / theirs)
+        with one.client(data) as client:
+            assert client.costs.left["rows"] == 0
+            client.prepare(PREPARED)
+        with two.client(data) as client:
+            assert client.costs.left["rows"] == PREPARED

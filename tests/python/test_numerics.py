@@ -755,7 +755,9 @@ def test_a_head_has_the_primes_that_reach_below_its_scores(low: float, high: flo
 
 def test_a_head_that_six_primes_do_not_hold_is_refused() -> None:
     anchored(-296, 0, [0.0]).refuse("attention[3].heads[1]")
-    with pytest.raises(PlanError, match=r"attention\[3\].heads\[1\]: scores: .* at most 216 nats .* '217 with margin'"):
+    with pytest.raises(
+        PlanError, match=r"attention\[3\].heads\[1\]: scores: .* at most 216 nats .*--context.* '217 with margin'"
+    ):
         anchored(-299, 0, [0.0]).refuse("attention[3].heads[1]")
 
 

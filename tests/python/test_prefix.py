@@ -266,7 +266,7 @@ def test_system_prompts_that_cannot_be(tmp_path: Path) -> None:
             cryptogen.Server(served, data_dir=tmp_path / "data", system_prompt=text, **options)  # type: ignore[arg-type]
 
     refused(errors.InputError, "empty", " \n ")
-    refused(errors.ContextOverflow, "the model's context has 128", "the rain " * 80)
+    refused(errors.ContextOverflow, "the system prompt and a token: .* the model's context has 128", "the rain " * 80)
     plan = quick_plan(model)
     assert model.tokenizer is not None
     bare = type(model.tokenizer).from_json(model.tokenizer.to_json())

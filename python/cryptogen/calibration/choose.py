@@ -299,7 +299,8 @@ class _Sketch:
         nats = math.log(2)
         if self.bottom - 1 < -self.low:
             possible, needed = f"{(self.bottom - 1) * nats:.0f}", f"{-self.low * nats:.0f}"
-            raise PlanError(f"{where}: scores", f"at most {possible} nats below their anchor", f"{needed} with margin")
+            expected = f"at most {possible} nats below their anchor (shorter windows and --context spread them less)"
+            raise PlanError(f"{where}: scores", expected, f"{needed} with margin")
 
     def ranges(self, two: bool) -> Ranges:
         return ranges(2.0**self.bits, 2.0 ** (self.bits + self.reach), self.sigma_k, two)

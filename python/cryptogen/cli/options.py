@@ -101,4 +101,5 @@ def numbers(text: str, what: str = "windows") -> list[int]:
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(result) if as_json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    lines = (f"{key}: {'none' if value == () else value}" for key, value in result.items())
+    print(json.dumps(result) if as_json else "\n".join(lines))

@@ -107,6 +107,11 @@ def prepare(
     with _client(
         server, fingerprint, ca_file, access_token_file, data_dir, None, linear_tokens, resync, protocol
     ) as client:
+        if context is not None and context > (room := client.config.context - client.secret_rows):
+            print(
+                f"warning: --context {context}: the model has room for {room} rows, it is bought for these",
+                file=sys.stderr,
+            )
         client.prepare(512 if tokens is None and context is None else tokens, context)
         _report(client, as_json)
 

@@ -253,8 +253,11 @@ class NumericPlan:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise PlanError("document", "UTF-8 text", f"{error.reason} at byte {error.start}") from None
-        return NumericPlan.from_json(text)
+            raise PlanError("document", "UTF-8 text", f"{error.reason} at byte {error.start}", path) from None
+        try:
+            return NumericPlan.from_json(text)
+        except PlanError as error:
+            raise PlanError(error.field, error.expected, error.actual, path) from None
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, hex."""

@@ -149,7 +149,9 @@ class Client:
             PeerFailed: The server refuses: all places are taken, or it failed.
             VersionMismatch: The parties speak different versions of the protocol.
             AgreementMismatch: They do not mean the same model, plan or tables.
-            MaterialMismatch: Their stores differ; see `resync`.
+            MaterialMismatch: Their stores differ; see `resync`. If one is lost, the text says which
+                two folders to remove.
+            StoreError: This client's store cannot be read or is damaged. The text says the same.
             StoreLocked: Another client uses this one's store.
             InputError: `fingerprint` is not one.
             ProtocolViolation: The server sends something else than the protocol says.

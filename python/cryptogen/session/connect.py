@@ -12,13 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryptogen import _core
-from cryptogen.errors import ChatTemplateError, ConnectionFailed, MaterialMismatch, PlanError, ProtocolViolation
+from cryptogen.errors import (
+    ChatTemplateError,
+    ConnectionFailed,
+    DiskFull,
+    MaterialMismatch,
+    PlanError,
+    ProtocolViolation,
+    StoreError,
+)
 from cryptogen.numerics.plan import ModelShape, NumericPlan, tables, tables_digest
 from cryptogen.paths import KnownServers, client_id, data_folder
 from cryptogen.protocols import store_name
 from cryptogen.tokens import ChatTemplate, Tokenizer
 
-from .offer import Offer, receive_offer
+from .offer import Offer, pair_of, receive_offer
 from .trust import Trust
 
 
@@ -47,11 +55,17 @@ class Connector:
 
     def open(self) -> Opened:
         """Errors: `ConnectionFailed`, `WrongFingerprint`, `WrongAccessToken`, `VersionMismatch`,
-        `AgreementMismatch`, `MaterialMismatch`, `StoreLocked`, `ProtocolViolation`, `PlanError`."""
+        `AgreementMismatch`, `MaterialMismatch`, `StoreError`, `StoreLocked`, `ProtocolViolation`,
+        `PlanError`."""
         if not re.fullmatch(r".+:[0-9]{1,5}", self._address):
             raise ConnectionFailed(f"server {self._address[:80]!r}: host:port expected, such as server.example:7766")
         fingerprint = self._trust.pinned(self._address, self._known)
-        connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
+        try:
+            connection = _core.ClientConnection.connect(self._address, fingerprint, self._trust.ca_file)
+        except ConnectionFailed as error:
+            if self._address in str(error):
+                raise
+            raise ConnectionFailed(f"{self._address}: {error}") from None
         connection.hello(self._name, self._trust.access_token)
         if fingerprint is not None:
             self._known.put(self._address, fingerprint)  # the server has just proved to own it
@@ -72,7 +86,11 @@ class Connector:
         try:
             endpoint = connection.open(checked, str(stores / name), peer, model, digest, self._resync, self._protocol)
         except MaterialMismatch as error:
-            raise MaterialMismatch(f"{error} ({self._way_out()})") from None
+            raise MaterialMismatch(f"{error} (after a crash: resync; {self._anew(stores / name, offer)})") from None
+        except StoreError as error:
+            if isinstance(error, DiskFull):
+                raise
+            raise StoreError(f"{error} ({self._anew(stores / name, offer)})") from None
         record = self._folder / "sessions" / f"{name}.json"
         return Opened(endpoint, offer, numeric, checked, _tokenizer(documents), record)
 
@@ -82,8 +100,13 @@ class Connector:
         whole = f"{peer} {self._name} {offer.model} {offer.documents['plan']}"
         return store_name(hashlib.sha256(whole.encode()).hexdigest()[:32], self._protocol)
 
-    def _way_out(self) -> str:
-        return f"after a crash: resync; if one party's store is lost: delete {self._folder / 'client_id'} to start anew"
+    def _anew(self, store: Path, offer: Offer) -> str:
+        """How to lose this pair's material and no other's: both parties' part of it has to go."""
+        theirs = store_name(pair_of(offer), self._protocol)
+        return (
+            f"if a store is lost or damaged, start this pair anew: remove {store} here and "
+            f"stores/{self._name}/{theirs} in the server's folder"
+        )
 
 
 def _received_plan(offer: Offer, document: bytes) -> tuple[NumericPlan, list[NDArray[np.int64]]]:

@@ -47,7 +47,7 @@ def known_rows(
     if system_prompt is not None:
         tokens = _of_system_prompt(tokenizer, system_prompt)
         if len(tokens) >= checkpoint.config.context:
-            raise ContextOverflow(len(tokens) + 1, checkpoint.config.context)
+            raise ContextOverflow(len(tokens) + 1, checkpoint.config.context, "the system prompt and a token")
         numbers, events = _computed(checkpoint, plan, checked, tokens)
         if events:
             raise InputError(f"the system prompt has {events} range events, 0 expected (docs/guide/ranges.md)")

@@ -41,7 +41,7 @@ def leftovers(data_dir: str | Path | None = None) -> list[Leftover]:
     Args:
         data_dir: As for `Client` and `Server`.
     """
-    client, server = data_folder("client", data_dir), data_folder("server", data_dir)
+    client, server = (data_folder(role, data_dir, make=False) for role in ("client", "server"))
     found = [(path, "encrypted model of wire protocol 5") for path in _inside(client / "models")]
     found += [(path, "document of an earlier version") for path in _inside(client / "documents") if path.is_file()]
     found += [(server / "lattice.key", "lattice key of wire protocol 5")] if (server / "lattice.key").exists() else []

@@ -157,6 +157,11 @@ def send_offer(wire: Wire, offer: Offer, documents: dict[str, bytes]) -> str:
     return protocol
 
 
+def pair_of(offer: Offer) -> str:
+    """The name, in a client's folder at the server, of what belongs to this model and plan."""
+    return sha256(f"{offer.model} {offer.documents['plan']}".encode())[:32]
+
+
 def receive_offer(wire: Wire, cache: Path, protocol: str = PREPROCESSED) -> tuple[Offer, dict[str, bytes]]:
     """The client's side of steps 1 to 3; documents are kept in `cache` under their digest."""
     offer = Offer.from_json(wire.recv_control())

@@ -3,7 +3,6 @@ for."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
@@ -39,7 +38,7 @@ from cryptogen.weights.canonical import canonicalise
 from . import messages
 from .known_rows import known_rows
 from .material import POOLS, READY_BYTES, attention_bytes
-from .offer import make_offer, public_plan, send_offer, server_name
+from .offer import make_offer, pair_of, public_plan, send_offer, server_name
 from .plans import find_plan
 
 log = logging.getLogger("cryptogen.server")
@@ -240,7 +239,7 @@ class Server:
         self.offer.check_protocol(protocol)
         plan_digest = self.offer.documents["plan"]
         connection.agree(self.offer.model, plan_digest, self.offer.tables)
-        pair = hashlib.sha256(f"{self.offer.model} {plan_digest}".encode()).hexdigest()[:32]
+        pair = pair_of(self.offer)
         store = self.folder / "stores" / client / store_name(pair, protocol)
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         endpoint = connection.open(
