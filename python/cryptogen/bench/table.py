@@ -84,7 +84,8 @@ def measured(folder: Path) -> list[Figures]:
     """Outputs of `bench decode`; those of `bench paper`, `bench peers` and `bench ranges` are not
     such."""
     others = ("paper-", "peers-", "ranges-")
-    return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if not p.name.startswith(others)]
+    paths = [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(others)]
+    return sorted((json.loads(p.read_text()) for p in paths), key=lambda f: (f["shape"], f["context"]))
 
 
 def by_length(figures: list[Figures]) -> dict[str, list[Figures]]:
