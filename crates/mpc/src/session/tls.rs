@@ -4,7 +4,6 @@
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustls::Connection as Tls;
