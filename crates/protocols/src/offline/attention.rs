@@ -57,7 +57,8 @@ const SCORES: usize = 32;
 const OUTPUTS: usize = 64;
 /// Values that are expanded at a time, of 0.46 MB each.
 const VALUES: usize = 32;
-/// Messages of steps 2 and 3 in work at a time on the server: two keep more cores busy than each has parts of its own.
+/// Messages of steps 2 and 3 in work at a time on the server: two keep more cores busy than each
+/// has parts of its own.
 const IN_WORK: usize = 2;
 
 /// This party's inputs for a block of new rows.

@@ -50,7 +50,7 @@ impl<P: Party> Preparer<'_, P> {
         } else {
             // client: u against server: mask of u
             let z = match P::ROLE {
-                Role::Client => self.cross(&[factor.clone()])?,
+                Role::Client => self.cross(std::slice::from_ref(&factor))?,
                 Role::Server => self.cross(&[masks(seeds, MaskLabel::Up, layer, ff)])?,
             };
             let twice: Vec<Fp> = z.into_iter().map(|z| z + z).collect();
