@@ -28,21 +28,12 @@ _LLAMA = Names(
     o="layers.{}.self_attn.o_proj", up=("layers.{}.mlp.gate_proj", "layers.{}.mlp.up_proj"),
     down="layers.{}.mlp.down_proj",
 )  # fmt: skip
-_PHI3 = Names(
-    prefixes=("model.",), embed="embed_tokens", attn_norm="layers.{}.input_layernorm",
-    mlp_norm="layers.{}.post_attention_layernorm", final_norm="norm", qkv=("layers.{}.self_attn.qkv_proj",),
-    o="layers.{}.self_attn.o_proj", up=("layers.{}.mlp.gate_up_proj",), down="layers.{}.mlp.down_proj",
+_PHI3 = replace(_LLAMA, qkv=("layers.{}.self_attn.qkv_proj",), up=("layers.{}.mlp.gate_up_proj",))
+_PHI = replace(
+    _LLAMA, mlp_norm=_LLAMA.attn_norm, final_norm="final_layernorm", o="layers.{}.self_attn.dense",
+    up=("layers.{}.mlp.fc1",), down="layers.{}.mlp.fc2",
 )  # fmt: skip
-_PHI = Names(
-    prefixes=("model.",), embed="embed_tokens", attn_norm="layers.{}.input_layernorm",
-    mlp_norm="layers.{}.input_layernorm", final_norm="final_layernorm", qkv=_LLAMA.qkv,
-    o="layers.{}.self_attn.dense", up=("layers.{}.mlp.fc1",), down="layers.{}.mlp.fc2",
-)  # fmt: skip
-_STARCODER2 = Names(
-    prefixes=("model.",), embed="embed_tokens", attn_norm="layers.{}.input_layernorm",
-    mlp_norm="layers.{}.post_attention_layernorm", final_norm="norm", qkv=_LLAMA.qkv, o=_LLAMA.o,
-    up=("layers.{}.mlp.c_fc",), down="layers.{}.mlp.c_proj",
-)  # fmt: skip
+_STARCODER2 = replace(_LLAMA, up=("layers.{}.mlp.c_fc",), down="layers.{}.mlp.c_proj")
 _GPT2 = Names(
     prefixes=("transformer.", ""), embed="wte", pos="wpe", attn_norm="h.{}.ln_1", mlp_norm="h.{}.ln_2",
     final_norm="ln_f", qkv=("h.{}.attn.c_attn",), o="h.{}.attn.c_proj", up=("h.{}.mlp.c_fc",),
@@ -136,8 +127,7 @@ def _smollm3(f: ConfigFields, values: Mapping[str, Any]) -> Layout:
 
 def _phi3(f: ConfigFields, values: Mapping[str, Any]) -> Layout:
     f.only("attention_bias", [False])
-    window = f.integer("sliding_window") if values.get("sliding_window") is not None else None
-    return _like_llama(values, names=_PHI3, window=window, part=1.0, eps=1e-5)
+    return _like_llama(values, names=_PHI3, window=_window(f, values), part=1.0, eps=1e-5)
 
 
 def _gemma(f: ConfigFields, values: Mapping[str, Any]) -> Layout:
@@ -165,11 +155,10 @@ def _stablelm(f: ConfigFields, values: Mapping[str, Any]) -> Layout:
 
 
 def _starcoder2(f: ConfigFields, values: Mapping[str, Any]) -> Layout:
-    window = f.integer("sliding_window") if values.get("sliding_window") is not None else None
     biased = _ALL if f.flag("use_bias", True) else frozenset({"norm"})
     return _like_llama(
         values, names=_STARCODER2, biased=biased, norm="layer", eps_option="norm_epsilon", eps=1e-5, gated=False,
-        activation=_activation(f, "hidden_act", "gelu_pytorch_tanh"), window=window, tied=True,
+        activation=_activation(f, "hidden_act", "gelu_pytorch_tanh"), window=_window(f, values), tied=True,
     )  # fmt: skip
 
 
@@ -298,6 +287,11 @@ def limited_context(longest: int, rotation: Rotation, window: int | None) -> int
         reason = "its rows attend to that many" if context == window else "it turns otherwise in longer texts"
         log.warning("context limited to %d rows of the model's %d: %s", context, longest, reason)
     return context
+
+
+def _window(f: ConfigFields, values: Mapping[str, Any]) -> int | None:
+    """Rows that a row attends to, if the file limits them."""
+    return f.integer("sliding_window") if values.get("sliding_window") is not None else None
 
 
 def _used_window(f: ConfigFields) -> int | None:
