@@ -33,6 +33,10 @@ use crate::model::{Plan, Site, Window};
 use crate::share::local::{client_index, index, join, lift, rotation, sub_public};
 use crate::share::{Cost, Kind, Opened, Opening, Tensor};
 
+/// The payloads that pad `w` and `up`: the label of given ones, the number of drawn ones.
+const OF_PRODUCT: (MaskLabel, usize) = (MaskLabel::Activation, PRODUCT);
+const OF_FACTOR: (MaskLabel, usize) = (MaskLabel::UpPayload, FACTOR);
+
 /// Words that the server opens of an element.
 fn opened(plan: &Plan) -> usize {
     if plan.model.gated {
@@ -110,11 +114,18 @@ impl<P: Side> Online<P> {
         self.active.par_iter_mut().map(|row| row.material.activation_keys(layout, plan, layer)).collect()
     }
 
-    /// This party's payload shares of a row's products, from its seed or its keys.
-    fn product_payloads(&self, row: usize, keys: &TableKeys, layer: usize) -> Vec<Word> {
+    /// This party's shares of a payload of a row's keys: given ones from its seed, of a gated layer,
+    /// drawn ones from the keys.
+    fn payloads(
+        &self,
+        row: usize,
+        keys: &TableKeys,
+        layer: usize,
+        (given, drawn): (MaskLabel, usize),
+    ) -> Vec<Word> {
         match self.plan.model.gated {
-            true => self.active[row].material.mask_words(MaskLabel::Activation, layer, self.plan.model.ff),
-            false => keys.drawn(PRODUCT).collect(),
+            true => self.active[row].material.mask_words(given, layer, self.plan.model.ff),
+            false => keys.drawn(drawn).collect(),
         }
     }
 }
@@ -141,7 +152,7 @@ impl Online<Client> {
             .collect();
         let remasks: Vec<Vec<Word>> = (0..n).map(|row| self.active[row].remask_words(&plan, layer)).collect();
         let betas: Vec<Vec<Word>> =
-            keys.iter().enumerate().map(|(row, keys)| self.product_payloads(row, keys, layer)).collect();
+            keys.iter().enumerate().map(|(row, keys)| self.payloads(row, keys, layer, OF_PRODUCT)).collect();
         let mut m1 = Opened::recv(ch, n * ff * opened(&plan), n * ff)?;
         let theirs = m1.rotations(n * ff)?;
         rotations.iter_mut().zip(theirs).for_each(|(d, theirs)| *d = join(*d, theirs, spec.k));
@@ -217,11 +228,7 @@ impl Online<Server> {
             let w: Vec<Word> = (0..ff).map(|j| lift::<Server>(g[j] * up[j] + z[j])).collect();
             self.trace.lifted(w.iter().copied());
             let up: Vec<Word> = up.iter().map(|x| lift::<Server>(*x)).collect();
-            let beta_up = match plan.model.gated {
-                true => material.mask_words(MaskLabel::UpPayload, layer, ff),
-                false => keys.drawn(FACTOR).collect(),
-            };
-            let beta = self.product_payloads(row, keys, layer);
+            let [beta_up, beta] = [OF_FACTOR, OF_PRODUCT].map(|which| self.payloads(row, keys, layer, which));
             payloads.masked_words(&up, &beta_up);
             ws.masked_words(&w, &beta);
             let delta_up: Vec<Word> = up.iter().zip(&beta_up).map(|(a, b)| *a - *b).collect();
