@@ -114,8 +114,8 @@ impl<P: Side> Online<P> {
         self.active.par_iter_mut().map(|row| row.material.activation_keys(layout, plan, layer)).collect()
     }
 
-    /// This party's shares of a payload of a row's keys: given ones from its seed, of a gated layer,
-    /// drawn ones from the keys.
+    /// This party's shares of a payload of a row's keys: given ones, of a gated layer, from its
+    /// seed, drawn ones from the keys.
     fn payloads(
         &self,
         row: usize,
